@@ -1,0 +1,66 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What all modules of this collection document in the same words."""
+
+
+class ModuleDocFragment:
+
+    DOCUMENTATION = r"""
+options:
+  root:
+    description:
+      - Root directory of the machine to work on. Another directory than V(/) is a machine that is not running,
+        such as an image being built or a mounted disk. Symlinks are resolved inside it.
+    type: path
+    default: /
+attributes:
+  platform:
+    description: Target operating systems that the module works on.
+    platforms: linux
+    support: full
+  action:
+    description: Has a part that runs on the controller.
+    support: full
+  async:
+    description: Supports being run with C(async).
+    support: full
+"""
+
+    INFO = r"""
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status prediction without modifying target.
+    support: full
+    details: The module never changes anything.
+  diff_mode:
+    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff mode.
+    support: N/A
+    details: The module never changes anything.
+  idempotent:
+    description: Running it twice in a row gives the same result.
+    support: full
+"""
+
+    CHANGE = r"""
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff mode.
+    support: full
+  idempotent:
+    description: Running it twice in a row changes nothing the second time.
+    support: full
+"""
+
+    ACTIONGROUP_KMOD = r"""
+attributes:
+  action_group:
+    description: Use C(group/outoftree.kmod.kmod) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - outoftree.kmod.kmod
+"""

@@ -1,0 +1,28 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What every module of the collection does around its one call into the core.
+
+Imports nothing of Ansible: it is handed the AnsibleModule.
+"""
+from typing import Any, Callable, Dict, Tuple
+
+from .errors import KmodError
+from .host import Host
+from .plan import Plan
+
+Work = Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str, Any]]]
+
+
+def run(module: Any, work: Work) -> None:
+    """Plan under the host's lock, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
+    try:
+        host = Host(module.params["root"])
+        with host.lock():
+            plan, result = work(host, module.params)
+            if plan and not module.check_mode:
+                plan.apply()
+    except KmodError as error:
+        module.fail_json(msg=str(error), code=error.code)
+    module.exit_json(changed=bool(plan), diff=plan.diff(), **result)
