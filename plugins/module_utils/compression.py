@@ -291,5 +291,3 @@ class _Lz4:
         if count < 0:
             raise DamagedError("bad block")
         return self.output.raw[:count]
-
-

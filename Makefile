@@ -1,0 +1,63 @@
+# Every target sets up what it needs under build/ and changes nothing else on the machine.
+PYTHON ?= python3
+VENV := build/venv
+BIN := $(CURDIR)/$(VENV)/bin
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
+# The project's own tools before the machine's.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help demo test lint sanity molecule kmodctl test-kernels test-boot bench fuzz clean
+
+help:
+	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
+	@echo "make test          unit tests and the integration tests that need no root"
+	@echo "make lint          ruff, mypy, ansible-lint, changelog"
+	@echo "make sanity        ansible-test sanity"
+	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
+	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
+	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
+	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
+	@echo "make bench         figures against the peers"
+
+$(VENV)/.demo: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV) ..."
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV) || { echo "The venv module of Python is needed (Debian: apt install python3-venv)"; exit 1; }
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@mkdir -p build/collections/ansible_collections/outoftree
+	@ln -sfn ../../../.. build/collections/ansible_collections/outoftree/kmod
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo tests/requirements.txt
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python demo/demo.py
+
+test: $(VENV)/.test
+	$(BIN)/pytest tests/unit tests/integration
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy plugins/module_utils plugins/plugin_utils
+	tests/in-collection-path $(BIN)/ansible-lint --offline --profile production
+	$(BIN)/antsibull-changelog lint
+
+sanity: $(VENV)/.test
+	tests/in-collection-path tests/sanity/run
+
+molecule: $(VENV)/.test
+	tests/molecule/run
+
+kmodctl: $(VENV)/.demo
+	@$(BIN)/python tools/build_kmodctl.py build/kmodctl
+
+test-kernels: $(VENV)/.test
+	tests/kernel/run $(if $(filter fast,$(ONLY)),--fast)
+
+test-boot: $(VENV)/.test
+	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
+
+clean:
+	rm -rf build
