@@ -1,0 +1,176 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""make demo: a vendor's driver goes to a fleet of five directory hosts, and comes back from it.
+
+Everything happens below build/demo; nothing on this machine is changed. Ends with status 1 if a promise was not kept.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(CHECKOUT / "demo"), str(CHECKOUT / "tests"), str(CHECKOUT / "build/collections")]
+
+import fleet  # noqa: E402
+import kernels as source  # noqa: E402
+
+WORK = CHECKOUT / "build/demo"
+HOSTS = {"el9": (1, 2, 3), "el7": (0, 1), "debian12": (2, 3), "sles15": (0, 3), "el6": (0, 1, 2)}  # which of the four kernels each has
+
+
+def main() -> int:
+    begun = time.monotonic()
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    say("Kernels and a vendor's driver")
+    stock = source.get(WORK / "stock")
+    for line in stock.notes:
+        print("  " + line)
+    prepared = time.monotonic()
+    say("A fleet of %d hosts" % len(fleet.FAMILIES))
+    roots = {family.name: WORK / "fleet" / family.name for family in fleet.FAMILIES}
+    for family in fleet.FAMILIES:
+        family.build(roots[family.name], [stock.kernels[number] for number in HOSTS[family.name]])
+        print("  %-9s %s" % (family.name, (family.build.__doc__ or "").split("\n")[0]))
+    (WORK / "fresh").mkdir()
+    fleet.el9(WORK / "fresh/el9", [stock.kernels[number] for number in HOSTS["el9"]])
+    shipped = {name: snapshot(root) for name, root in roots.items()}
+
+    say("ansible-playbook outoftree.kmod.deploy -e kmod_driver=%s -e kmod_src=%s" % (stock.driver, stock.builds.relative_to(CHECKOUT)))
+    first = play("deploy", roots, stock)
+    table(first["results"], stock)
+
+    failed = [check("every host took its part", not trouble(first))]
+    failed.append(check("nothing that was shipped has changed", all(kept(shipped[name], snapshot(root)) for name, root in roots.items())))
+
+    say("The same again")
+    deployed = {name: snapshot(root, times=True) for name, root in roots.items()}
+    second = play("deploy", roots, stock)
+    failed.append(check("a second run changes nothing: no file was written", not trouble(second) and changed(second) == 0
+                        and all(snapshot(root, times=True) == deployed[name] for name, root in roots.items())))
+
+    say("Check mode on a host that has nothing yet")
+    fresh = {"el9": WORK / "fresh/el9"}
+    before = snapshot(fresh["el9"], times=True)
+    checked = play("deploy", fresh, stock, "--check")
+    failed.append(check("check mode writes nothing", not trouble(checked) and snapshot(fresh["el9"], times=True) == before))
+    failed.append(check("and announces what the real run did", changed(checked) > 0 and links(checked, "el9") == links(first, "el9")))
+
+    say("ansible-playbook outoftree.kmod.remove -e kmod_driver=%s" % stock.driver)
+    removed = play("remove", roots, stock)
+    failed.append(check("removal brings every tree back to the byte", not trouble(removed)
+                        and all(snapshot(root) == shipped[name] for name, root in roots.items())))
+    print("\n%d hosts, %d kernels, %.0f s (and %.0f s to fetch and unpack), %.0f MiB below %s" % (
+        len(roots), sum(map(len, HOSTS.values())), time.monotonic() - prepared, prepared - begun, size(WORK) / 2**20, WORK.relative_to(CHECKOUT)))
+    return 1 if any(failed) else 0
+
+
+def say(text: str) -> None:
+    print("\n\033[1m%s\033[0m" % text if sys.stdout.isatty() else "\n" + text, flush=True)
+
+
+def check(promise: str, held: bool) -> bool:
+    """Print whether a promise held; answers with whether it was broken."""
+    print("  %s  %s" % ("ok " if held else "NO ", promise), flush=True)
+    return not held
+
+
+def play(name: str, roots: dict[str, Path], stock: source.Stock, *options: str) -> dict:
+    """Run a playbook of the collection over the hosts; answers with {"results": {host: {module: result}}, "totals": {host: counts}}."""
+    inventory = {"all": {"hosts": {host: {"kmod_root": str(root)} for host, root in roots.items()}, "vars": {
+        "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
+        "kmod_driver": stock.driver, "kmod_src": str(stock.builds)}}}
+    (WORK / "inventory.json").write_text(json.dumps(inventory, indent=1))
+    results = WORK / ("%s.json" % name)
+    results.unlink(missing_ok=True)
+    environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(CHECKOUT / "build/collections"), ANSIBLE_STDOUT_CALLBACK="progress",
+                       ANSIBLE_CALLBACK_PLUGINS=str(CHECKOUT / "demo/callback_plugins"), ANSIBLE_FORKS=str(len(roots)), ANSIBLE_PIPELINING="true",
+                       ANSIBLE_LOCAL_TEMP=str(WORK / "tmp"), ANSIBLE_REMOTE_TEMP=str(WORK / "tmp"), DEMO_RESULTS=str(results), ANSIBLE_CONFIG=os.devnull)
+    subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(WORK / "inventory.json"), "outoftree.kmod." + name, *options],
+                   env=environment, check=False)
+    return json.loads(results.read_text()) if results.exists() else {"results": {}, "totals": {}}
+
+
+def trouble(run: dict) -> bool:
+    return not run["totals"] or any(total["failures"] or total["unreachable"] for total in run["totals"].values())
+
+
+def changed(run: dict) -> int:
+    return sum(total["changed"] for total in run["totals"].values())
+
+
+def links(run: dict, host: str) -> list[tuple]:
+    return [(row["kernel"], row.get("link")) for row in run["results"].get(host, {}).get("kmod_link", {}).get("kernels", [])]
+
+
+def table(results: dict, stock: source.Stock) -> None:
+    """Host, kernel, verdict with its first reason, link, variant and boot entry: one row a kernel."""
+    rows = [("host", "kernel", "verdict", "module from", "initramfs variant", "boot entry")]
+    for host, answers in results.items():
+        variants = {row["kernel"]: row for row in answers.get("initrd_variant", {}).get("kernels", [])}
+        entries = {row["kernel"]: row for row in answers.get("grub_entry", {}).get("kernels", [])}
+        for row in answers.get("kmod_link", {}).get("kernels", []):
+            release = row["kernel"]
+            verdict = row["verdict"] + (": " + row["reason"] if row.get("reason") else "")
+            rows.append((host, release, verdict, row.get("build") or "-", os.path.basename(variants.get(release, {}).get("path") or "-"),
+                         entries.get(release, {}).get("id") or "-"))
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
+    print()
+    for row in rows:
+        print("  " + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def snapshot(root: Path, times: bool = False) -> dict[str, tuple]:
+    """Every path below a root with its type, mode and contents; with ``times``, also when it was written and as which inode."""
+    seen = {}
+    for directory, names, files in os.walk(root):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            entry: tuple = (status.st_mode,)
+            if stat.S_ISLNK(status.st_mode):
+                entry += (os.readlink(path),)
+            elif stat.S_ISREG(status.st_mode):
+                entry += (digest(path, status),)
+            seen[os.path.relpath(path, root)] = entry + ((status.st_mtime_ns, status.st_ino) if times else ())
+    return seen
+
+
+_digests: dict[tuple, str] = {}
+
+
+def digest(path: str, status: os.stat_result) -> str:
+    key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    if key not in _digests:
+        with open(path, "rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
+
+
+def kept(before: dict[str, tuple], after: dict[str, tuple]) -> bool:
+    """Whether all that was there still is as it was, depmod's own indexes apart."""
+    return all(after.get(path) == entry for path, entry in before.items() if not os.path.basename(path).startswith("modules."))
+
+
+def size(path: Path) -> int:
+    """Bytes on disk, each inode once."""
+    inodes = {}
+    for directory, _names, files in os.walk(path):
+        for name in files:
+            status = os.lstat(os.path.join(directory, name))
+            inodes[status.st_ino] = status.st_blocks * 512
+    return sum(inodes.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Directory hosts laid out as the families' machines are: each function turns an empty directory into one.
+
+What boots them (kernels, modules, depmod's indexes) is given: real kernels of packages, or generated ones. The initramfs images hold a few
+modules and an init script and would not boot by themselves.
+"""
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+
+class Kernel(NamedTuple):
+    """An unpacked kernel: ``tree`` holds boot/ and lib/modules/RELEASE; ``symvers`` is its symbol versions, None where they are not at hand."""
+
+    release: str
+    tree: Path
+    symvers: bytes | None
+
+
+class Family(NamedTuple):
+    name: str
+    build: Callable[[Path, list[Kernel]], None]
+
+
+def write(path: Path, text: str | bytes, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(mode)
+
+
+def hardlink_tree(source: Path, target: Path) -> None:
+    """Copy a tree without its bytes where the file system allows it: nothing in the demo writes into a file in place."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(one, other, follow_symlinks=False)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=link, dirs_exist_ok=True)
+
+
+def install(host: Path, kernel: Kernel, initrd: str, usr: bool) -> None:
+    """A kernel's modules, image, configuration and initramfs."""
+    hardlink_tree(kernel.tree / "lib/modules", host / ("usr/lib/modules" if usr else "lib/modules"))
+    hardlink_tree(kernel.tree / "boot", host / "boot")
+    write(host / "boot" / initrd, kernel.tree.joinpath("initramfs").read_bytes(), 0o600)
+    if usr and not (host / "lib").exists():
+        (host / "lib").symlink_to("usr/lib")
+
+
+def initramfs(kernel: Kernel, drivers: list[Path]) -> bytes:
+    """A gzip'ed cpio with an init script and some of the kernel's modules, indexed by depmod."""
+    scratch = kernel.tree / "initramfs.d"
+    modules = scratch / "usr/lib/modules" / kernel.release
+    for path in drivers:
+        target = modules / path.relative_to(kernel.tree / "lib/modules" / kernel.release)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    (scratch / "lib").symlink_to("usr/lib")
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        source = kernel.tree / "lib/modules" / kernel.release / name
+        if source.exists():
+            shutil.copyfile(source, modules / name)
+    write(scratch / "init", "#!/bin/sh\nexec /sbin/init\n", 0o755)
+    subprocess.run(["depmod", "-b", str(scratch), kernel.release], check=True)
+    names = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
+    image = b"".join(newc(name, scratch / name, number) for number, name in enumerate(names, 1)) + newc("TRAILER!!!", None, 0)
+    shutil.rmtree(scratch)
+    return gzip.compress(image, 6, mtime=0)
+
+
+def newc(name: str, path: Path | None, number: int) -> bytes:
+    """One member of a cpio archive in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    mode, data = 0, b""
+    if path is not None:
+        mode = path.lstat().st_mode
+        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+    label = name.encode() + b"\0"
+    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
+    head = b"070701" + b"".join(b"%08X" % field for field in fields) + label
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+ROOT = "root=UUID=11111111-2222-3333-4444-555555555555 ro"
+
+
+def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrestricted: str = "") -> str:
+    """What grub-mkconfig writes, shortened to the parts that matter: one entry a kernel and the stanza of 41_custom."""
+    entries = "".join(
+        """menuentry '%(title)s, with Linux %(release)s' --class gnu-linux --class os %(unrestricted)s$menuentry_id_option 'gnulinux-%(release)s-advanced-11111111' {
+\tload_video
+\tinsmod gzio
+\tinsmod part_gpt
+\tinsmod ext2
+\tsearch --no-floppy --fs-uuid --set=root 11111111-2222-3333-4444-555555555555
+\techo\t'Loading Linux %(release)s ...'
+\tlinux\t%(boot)svmlinuz-%(release)s %(root)s quiet
+\techo\t'Loading initial ramdisk ...'
+\tinitrd\t%(boot)s%(initrd)s
+}
+""" % {"title": title, "release": kernel.release, "unrestricted": unrestricted, "boot": boot, "root": ROOT, "initrd": initrd % kernel.release}
+        for kernel in reversed(kernels))
+    return """set default="0"
+if [ x"${feature_menuentry_id}" = xy ]; then
+  menuentry_id_option="--id"
+else
+  menuentry_id_option=""
+fi
+### BEGIN /etc/grub.d/10_linux ###
+%s### END /etc/grub.d/10_linux ###
+### BEGIN /etc/grub.d/41_custom ###
+if [ -f  ${config_directory}/custom.cfg ]; then
+  source ${config_directory}/custom.cfg
+elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
+  source $prefix/custom.cfg
+fi
+### END /etc/grub.d/41_custom ###
+""" % entries
+
+
+def el9(host: Path, kernels: list[Kernel]) -> None:
+    """Enterprise Linux 9: usr-merged, /boot apart, BLS entries, symvers in the modules' directory and a link to it in /boot."""
+    machine = "5f3c9d0e8b7a4c21a6d4e0f1b2c3d4e5"
+    write(host / "etc/os-release", 'NAME="Rocky Linux"\nVERSION_ID="9.6"\nID="rocky"\nID_LIKE="rhel centos fedora"\n')
+    write(host / "etc/machine-id", machine + "\n")
+    write(host / "usr/lib/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
+    for kernel in kernels:
+        install(host, kernel, "initramfs-%s.img" % kernel.release, usr=True)
+        modules = host / "usr/lib/modules" / kernel.release
+        for name in ("extra", "updates", "weak-updates"):
+            (modules / name).mkdir()
+        if kernel.symvers:
+            write(modules / "symvers.gz", gzip.compress(kernel.symvers, 6, mtime=0))
+            (host / "boot" / ("symvers-%s.gz" % kernel.release)).symlink_to("/lib/modules/%s/symvers.gz" % kernel.release)
+        write(host / "boot/loader/entries" / ("%s-%s.conf" % (machine, kernel.release)), """title Rocky Linux (%(release)s) 9.6 (Blue Onyx)
+version %(release)s
+linux /vmlinuz-%(release)s
+initrd /initramfs-%(release)s.img $tuned_initrd
+options %(root)s crashkernel=1G-4G:192M $tuned_params
+grub_users $grub_users
+grub_arg --unrestricted
+grub_class rocky
+""" % {"release": kernel.release, "root": ROOT})
+    write(host / "boot/grub2/grub.cfg", 'set default="${saved_entry}"\ninsmod blscfg\nblscfg\n'
+          'if [ -f  ${config_directory}/custom.cfg ]; then\n  source ${config_directory}/custom.cfg\nfi\n')
+    write(host / "boot/grub2/grubenv", grubenv("saved_entry=%s-%s" % (machine, kernels[-1].release)))
+    write(host / "etc/default/grub", "GRUB_DEFAULT=saved\nGRUB_ENABLE_BLSCFG=true\n")
+
+
+def el7(host: Path, kernels: list[Kernel]) -> None:
+    """Enterprise Linux 7: GRUB 2 without BLS, symvers in /boot."""
+    write(host / "etc/os-release", 'NAME="CentOS Linux"\nVERSION_ID="7"\nID="centos"\nID_LIKE="rhel fedora"\n')
+    write(host / "etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
+    for kernel in kernels:
+        install(host, kernel, "initramfs-%s.img" % kernel.release, usr=True)
+        modules = host / "usr/lib/modules" / kernel.release
+        for name in ("extra", "updates", "weak-updates"):
+            (modules / name).mkdir()
+        if kernel.symvers:
+            write(host / "boot" / ("symvers-%s.gz" % kernel.release), gzip.compress(kernel.symvers, 6, mtime=0))
+    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "CentOS Linux (Core)", "initramfs-%s.img", "/", "--unrestricted "), 0o600)
+    write(host / "boot/grub2/grubenv", grubenv())
+    write(host / "etc/default/grub", "GRUB_DEFAULT=saved\n")
+
+
+def debian(host: Path, kernels: list[Kernel]) -> None:
+    """Debian 12: no symvers at all, the exports are read out of the kernel image and its modules."""
+    write(host / "etc/os-release", 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
+    for kernel in kernels:
+        install(host, kernel, "initrd.img-%s" % kernel.release, usr=True)
+    write(host / "boot/grub/grub.cfg", grub2_menu(kernels, "Debian GNU/Linux", "initrd.img-%s", "/boot/"), 0o600)
+    write(host / "boot/grub/grubenv", grubenv())
+    write(host / "etc/default/grub", "GRUB_DEFAULT=0\n")
+
+
+def sles(host: Path, kernels: list[Kernel]) -> None:
+    """SUSE Linux Enterprise Server 15: weak-updates before built-in in depmod's search order, initrd without suffix."""
+    write(host / "etc/os-release", 'NAME="SLES"\nVERSION_ID="15.6"\nID="sles"\nID_LIKE="suse"\n')
+    write(host / "lib/depmod.d/00-system.conf", "search updates extra weak-updates kgraft built-in\n")
+    for kernel in kernels:
+        install(host, kernel, "initrd-%s" % kernel.release, usr=False)
+        if kernel.symvers:
+            write(host / "boot" / ("symvers-%s.gz" % kernel.release), gzip.compress(kernel.symvers, 6, mtime=0))
+    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "SLES 15-SP6", "initrd-%s", "/boot/"), 0o600)
+    write(host / "boot/grub2/grubenv", grubenv())
+    write(host / "etc/default/grub", "GRUB_DEFAULT=saved\n")
+
+
+def el6(host: Path, kernels: list[Kernel]) -> None:
+    """Enterprise Linux 6: GRUB legacy, /etc/grub.conf a symlink, nothing usr-merged."""
+    write(host / "etc/redhat-release", "CentOS release 6.10 (Final)\n")
+    write(host / "etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
+    for kernel in kernels:
+        install(host, kernel, "initramfs-%s.img" % kernel.release, usr=False)
+        for name in ("extra", "updates", "weak-updates"):
+            (host / "lib/modules" / kernel.release / name).mkdir()
+        if kernel.symvers:
+            write(host / "boot" / ("symvers-%s.gz" % kernel.release), gzip.compress(kernel.symvers, 6, mtime=0))
+    titles = "".join("title CentOS (%(release)s)\n\troot (hd0,0)\n\tkernel /vmlinuz-%(release)s ro root=/dev/sda2 quiet\n"
+                     "\tinitrd /initramfs-%(release)s.img\n" % {"release": kernel.release} for kernel in reversed(kernels))
+    write(host / "boot/grub/grub.conf", "# grub.conf generated by anaconda\ndefault=0\ntimeout=5\nhiddenmenu\n" + titles, 0o600)
+    (host / "etc/grub.conf").symlink_to("../boot/grub/grub.conf")
+    (host / "boot/grub/menu.lst").symlink_to("./grub.conf")
+
+
+def grubenv(*lines: str) -> str:
+    """GRUB's environment block: 1024 bytes, padded with #."""
+    return ("# GRUB Environment Block\n" + "".join(line + "\n" for line in lines)).ljust(1024, "#")
+
+
+FAMILIES = [Family("el9", el9), Family("el7", el7), Family("debian12", debian), Family("sles15", sles), Family("el6", el6)]

@@ -1,0 +1,61 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the demo deploys and to what: real kernels of Debian packages and a real module, or generated ones where packages cannot be had."""
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from fleet import Kernel, hardlink_tree, initramfs
+from lab import debian
+
+COUNT = 4
+# Drivers that clouds ship out of tree as well: taken out of the kernel packages, they are what a vendor would hand out.
+DRIVERS = ("ena", "gve", "mana")
+IN_INITRAMFS = ("virtio_blk", "virtio_net", "nvme", "ext4", "dm-mod")
+
+
+class Stock(NamedTuple):
+    kernels: list[Kernel]  # oldest first
+    driver: str
+    builds: Path  # one directory a release, each with the driver's module
+    notes: list[str]
+
+
+def get(directory: Path) -> Stock:
+    reason = debian.available()
+    if reason is None:
+        return packaged(directory)
+    return generated(directory, reason)
+
+
+def packaged(directory: Path) -> Stock:
+    """The four newest kernels of Debian's cloud flavour, and a driver built for the two in the middle."""
+    images = debian.kernels("bookworm", "amd64", "cloud-amd64")[-COUNT:]
+    kernels = []
+    driver = ""
+    for number, image in enumerate(images):
+        print("  %s (%d MB)" % (image.package, image.size // 10**6), flush=True)
+        tree = directory / image.release
+        unpacked = debian.tree(image)
+        modules = tree / "lib/modules"
+        hardlink_tree(next(path for path in (unpacked / "usr/lib/modules", unpacked / "lib/modules") if path.is_dir()), modules)
+        hardlink_tree(unpacked / "boot", tree / "boot")
+        found = {path.name.split(".")[0]: path for path in modules.rglob("*.ko*")}
+        driver = driver or next(name for name in DRIVERS if name in found)
+        if number in (1, 2):
+            build = directory / "builds" / image.release
+            build.mkdir(parents=True)
+            shutil.copy2(found[driver], build)
+        found[driver].unlink()  # out of the tree, for real
+        subprocess.run(["depmod", "-b", str(tree), image.release], check=True)
+        kernel = Kernel(image.release, tree, debian.symvers(image).read_bytes())
+        (tree / "initramfs").write_bytes(initramfs(kernel, [found[name] for name in IN_INITRAMFS if name in found]))
+        kernels.append(kernel)
+    return Stock(kernels, driver, directory / "builds", [
+        "real kernels, and their own %s driver taken out of them, as its vendor ships it: built for %s and %s" % (
+            driver, images[1].release, images[2].release)])
