@@ -35,7 +35,9 @@ def get(directory: Path) -> Stock:
 
 def packaged(directory: Path) -> Stock:
     """The four newest kernels of Debian's cloud flavour, and a driver built for the two in the middle."""
-    images = debian.kernels("bookworm", "amd64", "cloud-amd64")[-COUNT:]
+    offered = debian.kernels("bookworm", "amd64", "cloud-amd64")
+    series = ".".join(offered[0].release.split(".")[:2]) + "."  # the suite's own; newer ones are backports, and never neighbours
+    images = [image for image in offered if image.release.startswith(series)][-COUNT:]
     kernels = []
     driver = ""
     for number, image in enumerate(images):

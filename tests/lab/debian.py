@@ -378,8 +378,9 @@ def build_directory(kernel: Image) -> Path:
 
 
 def symvers(kernel: Image) -> Path:
-    """The kernel's Module.symvers."""
-    return build_directory(kernel) / "Module.symvers"
+    """The kernel's Module.symvers, out of the one small package that has it."""
+    name = "linux-headers-" + kernel.release
+    return unpack(package(name, kernel.suite, kernel.arch, kernel.version)) / "usr" / "src" / name / "Module.symvers"
 
 
 def main() -> int:
