@@ -161,6 +161,17 @@ def _pockets(suite: str, backports: bool) -> List[Tuple[Paragraph, str]]:
     return found + ([(main, suite + "-backports")] if backports else [])
 
 
+def _deb822(source: Paragraph, suite: str) -> str:
+    signed = "Signed-By: %s\n" % source["signed-by"] if source.get("signed-by") else ""
+    return "Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n%s" % (source["uris"].split()[0], suite, signed)
+
+
+def sources(suite: str) -> str:
+    """A .sources file for the suite, from the mirror that this machine uses."""
+    source, name = _pockets(suite, False)[0]
+    return _deb822(source, name)
+
+
 def _configuration(suite: str, arch: str, backports: bool) -> Path:
     """A private apt configuration (its apt.conf), made once and brought up to date at most once a day."""
     base = cache() / "apt" / ("%s%s-%s" % (suite, "+backports" if backports else "", arch))
@@ -181,8 +192,7 @@ def _configuration(suite: str, arch: str, backports: bool) -> Path:
         usable = []
         for number, (source, name) in enumerate(_pockets(suite, backports)):
             path = base / "etc" / "sources.list.d" / ("%d.sources" % number)
-            signed = "Signed-By: %s\n" % source["signed-by"] if source.get("signed-by") else ""
-            path.write_text("Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n%s" % (source["uris"].split()[0], name, signed))
+            path.write_text(_deb822(source, name))
             say("apt-get update: %s (%s)" % (name, arch))
             try:
                 run(["apt-get", "update", "-q", "-o", "Dir::Etc::sourcelist=%s" % path, "-o", "Dir::Etc::sourceparts=none",
