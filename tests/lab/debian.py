@@ -172,6 +172,11 @@ def sources(suite: str) -> str:
     return _deb822(source, name)
 
 
+def inherited() -> List[str]:
+    """This machine's own apt configuration (proxies and the like) without what is decided here."""
+    return [line for line in run(["apt-config", "dump"]).splitlines() if not line.startswith(NOT_INHERITED)]
+
+
 def _configuration(suite: str, arch: str, backports: bool) -> Path:
     """A private apt configuration (its apt.conf), made once and brought up to date at most once a day."""
     base = cache() / "apt" / ("%s%s-%s" % (suite, "+backports" if backports else "", arch))
@@ -182,9 +187,8 @@ def _configuration(suite: str, arch: str, backports: bool) -> Path:
             return conf
         for name in ("etc/sources.list.d", "state/lists/partial", "cache/archives/partial"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        inherited = [line for line in run(["apt-config", "dump"]).splitlines() if not line.startswith(NOT_INHERITED)]
         (base / "status").write_text("")
-        conf.write_text("\n".join(inherited + [
+        conf.write_text("\n".join(inherited() + [
             'Dir "%s/";' % base, 'Dir::Etc "etc";', 'Dir::Etc::parts "none";', 'Dir::Etc::main "none";', 'Dir::Etc::trusted "/etc/apt/trusted.gpg";',
             'Dir::Etc::trustedparts "/etc/apt/trusted.gpg.d";', 'Dir::State "state";', 'Dir::State::status "%s/status";' % base,
             'Dir::Cache "cache";', 'APT::Architecture "%s";' % arch, 'APT::Architectures "%s";' % arch, 'APT::Sandbox::User "%s";' % _user(),

@@ -61,7 +61,6 @@ def _toolchain(kernel: Image) -> Tuple[List[str], str]:
         return [], "CC=gcc"
     major = wanted.group(1) if wanted else ""
     root = _chroot(kernel.suite, major)
-    kept = str(debian.cache())
     return ["unshare", "--mount", "sh", "-ec", INSIDE, str(debian.cache()), str(root)], ""
 
 
@@ -72,9 +71,10 @@ def _chroot(suite: str, major: str) -> Path:
 
     def make(temporary: Path) -> None:
         say("making a system of %s with gcc %s" % (suite, major))
-        mirror = debian.sources(suite)
-        run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=gcc-%s,make,dwarves,bc,kmod" % major, suite, str(temporary / "root")],
-            input=mirror)
+        configuration = temporary / "apt.conf"
+        configuration.write_text("\n".join(debian.inherited()) + "\n")
+        run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--include=gcc-%s,make,dwarves,bc,kmod" % major,
+             suite, str(temporary / "root")], input=debian.sources(suite))
         (temporary / "root" / str(debian.cache()).lstrip("/")).mkdir(parents=True)
 
     return once(debian.cache() / "chroots" / ("%s-gcc%s" % (suite, major)), make) / "root"
