@@ -167,9 +167,8 @@ def _deb822(source: Paragraph, suite: str) -> str:
 
 
 def sources(suite: str) -> str:
-    """A .sources file for the suite, from the mirror that this machine uses."""
-    source, name = _pockets(suite, False)[0]
-    return _deb822(source, name)
+    """A .sources file for the suite (its updates and security too), from the mirror that this machine uses."""
+    return "\n".join(_deb822(source, name) for source, name in _pockets(suite, False))
 
 
 def inherited() -> List[str]:

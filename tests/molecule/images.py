@@ -1,0 +1,61 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Container images of two Debian releases with real kernels and real initramfs images, and builds of a driver for those kernels.
+
+The images are kept in podman's own storage, their roots in the lab's cache. Prints the environment that the scenario reads.
+"""
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(CHECKOUT / "tests"))
+
+from lab import debian  # noqa: E402
+
+# How many kernels each gets: bookworm's two newest are neighbours, of which the newer takes what was built for the older.
+KERNELS = {"bookworm": 2, "trixie": 1}
+DRIVER = "ena"
+FLAVOUR = "cloud-amd64"
+
+
+def newest(suite: str) -> "list[debian.Image]":
+    """The newest kernels of the suite's own series, oldest first."""
+    offered = debian.kernels(suite, flavour=FLAVOUR)
+    series = ".".join(offered[0].release.split(".")[:2]) + "."
+    return [image for image in offered if image.release.startswith(series)][-KERNELS[suite]:]
+
+
+def root(suite: str, images: "list[debian.Image]") -> Path:
+    """A tarball with Python, kmod, initramfs-tools and the kernels; the driver's in-tree twin is taken out."""
+    packages = ["python3-minimal", "python3", "kmod", "initramfs-tools", "zstd", "xz-utils", "findutils"] + [image.package for image in images]
+
+    def make(directory: Path) -> None:
+        sources = directory / "apt.sources"
+        sources.write_text(debian.sources(suite))
+        hook = ("find $1/usr/lib/modules -name '%s.ko*' -delete; for tree in $1/usr/lib/modules/*; do depmod -b $1 ${tree##*/}; done" % DRIVER)
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=" + ",".join(packages), "--customize-hook=" + hook,
+                        suite, str(directory / "root.tar"), str(sources)], check=True, stdout=sys.stderr)
+
+    return debian.once(debian.cache() / "containers" / ("%s_%s" % (suite, "_".join(image.release for image in images))), make) / "root.tar"
+
+
+def main() -> None:
+    builds = CHECKOUT / "build" / "molecule" / "builds"
+    shutil.rmtree(builds, ignore_errors=True)
+    for suite in KERNELS:
+        images = newest(suite)
+        subprocess.run(["podman", "--runtime", "runc", "import", "--quiet", str(root(suite, images)), "localhost/kmod-" + suite], check=True, stdout=sys.stderr)
+        oldest = images[0]
+        (builds / oldest.release).mkdir(parents=True)
+        module = next(debian.tree(oldest).rglob(DRIVER + ".ko*"))
+        shutil.copy2(module, builds / oldest.release)
+    print("KMOD_DRIVER=%s KMOD_BUILDS=%s" % (DRIVER, shlex.quote(str(builds))))
+
+
+if __name__ == "__main__":
+    main()
