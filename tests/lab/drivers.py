@@ -8,19 +8,63 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, List, Tuple
 
 import debian
 from debian import Image, LabError, once, run, say
 
 # The cache is seen at its own path inside, since the headers are named by absolute paths.
 INSIDE = 'root=$1; mount --bind "$0" "$root$0"; mount -t proc proc "$root/proc"; shift; exec chroot "$root" "$@"'
+# Debian packages that hold drivers of every kind: one module and many, exports of their own, filters, file systems, block, input, net.
+NAMES = ("acpi-call", "apfs", "bbswitch", "dahdi", "ddcci", "digimend", "dm-writeboost", "dpdk-kmods", "evdi", "gost-crypto", "iptables-netflow",
+         "jool", "librem-ec-acpi", "lttng-modules", "nat-rtsp", "openrazer-driver", "openvpn-dco", "rapiddisk", "rtpengine-kernel", "tp-smapi",
+         "v4l2loopback", "vpoll", "xtrx")
+# What dkms does with a dkms.conf, as far as these packages need it.
+DKMS = r"""
+for name in $(grep -rlE --include=dkms.conf --include='*akefile*' --include=Kbuild --include=configure '/lib/modules/[^ ]*/build' .); do
+    sed -i -E "s#/lib/modules/[^ \"']*/build#$kernel_source_dir#g" "$name"
+done
+dkms_tree=$(mktemp -d); trap 'rm -r "$dkms_tree"' EXIT
+source_tree=$dkms_tree/source
+set +e; . ./dkms.conf; set -e
+mkdir -p "$dkms_tree/$PACKAGE_NAME/$PACKAGE_VERSION" "$source_tree"
+ln -s "$PWD" "$dkms_tree/$PACKAGE_NAME/$PACKAGE_VERSION/build"
+ln -s "$PWD" "$source_tree/$PACKAGE_NAME-$PACKAGE_VERSION"
+set +e; . ./dkms.conf; set -e
+for number in "${!PATCH[@]}"; do
+    [[ ! ${PATCH_MATCH[$number]:-} || $kernelver =~ ${PATCH_MATCH[$number]} ]] && patch -p1 < "patches/${PATCH[$number]}"
+done
+if [ -n "${PRE_BUILD:-}" ]; then eval "./$PRE_BUILD"; fi
+eval "${MAKE[0]:-make -C $kernel_source_dir M=$PWD}"
+"""
 HERE = Path(__file__).resolve().parent
 
 
 def edu(kernel: Image) -> List[Path]:
     """ootedu.ko (a PCI driver that exports one symbol) and ootedu_user.ko (which needs it), for one kernel."""
     return compiled("edu", HERE / "edu", kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')
+
+
+def dkms(name: str, kernel: Image) -> List[Path]:
+    """The modules of a driver out of the dkms package that the kernel's suite has, for that kernel."""
+    source = debian.unpack(debian.package(name + "-dkms", kernel.suite))
+    return compiled(name, next(source.glob("usr/src/*/dkms.conf")).parent, kernel, DKMS)
+
+
+def all_dkms(kernel: Image) -> Dict[str, List[Path]]:
+    """Every driver of ``NAMES`` that compiles for the kernel; what does not is told on standard error and not tried again."""
+    found = {}
+    for name in NAMES:
+        failed = debian.cache() / "drivers" / "failed" / ("%s-%s_%s" % (name, kernel.release, kernel.version))
+        if failed.exists():
+            continue
+        try:
+            found[name] = dkms(name, kernel)
+        except LabError as error:
+            say("  left out: %s" % str(error)[-160:].replace("\n", " | "))
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            failed.write_text(str(error))
+    return found
 
 
 def compiled(name: str, source: Path, kernel: Image, recipe: str) -> List[Path]:
@@ -58,10 +102,10 @@ def _toolchain(kernel: Image) -> Tuple[List[str], str]:
     wanted = re.search(r'^CONFIG_CC_VERSION_TEXT=".*?gcc-(\d+)', text, re.M)
     have = re.match(r"\d+", run(["gcc", "-dumpversion"])) if shutil.which("gcc") else None
     if wanted and have and int(wanted.group(1)) <= int(have.group()):
-        return [], "CC=gcc"
+        return [], "-j2 -- CC=gcc"
     major = wanted.group(1) if wanted else ""
     root = _chroot(kernel.suite, major)
-    return ["unshare", "--mount", "sh", "-ec", INSIDE, str(debian.cache()), str(root)], ""
+    return ["unshare", "--mount", "sh", "-ec", INSIDE, str(debian.cache()), str(root)], "-j2"
 
 
 def _chroot(suite: str, major: str) -> Path:
