@@ -29,6 +29,7 @@ class Stock(NamedTuple):
 def get(directory: Path) -> Stock:
     reason = debian.available()
     if reason is None:
+        debian.borrow_kmod()
         return packaged(directory)
     return generated(directory, reason)
 

@@ -222,7 +222,7 @@ def _environment(conf: Path) -> Dict[str, str]:
 
 def available() -> Optional[str]:
     """None where Debian packages can be fetched, else the reason why not."""
-    for tool in ("apt-get", "apt-config", "dpkg-deb", "depmod"):
+    for tool in ("apt-get", "apt-config", "dpkg-deb"):
         if shutil.which(tool, path=_path()) is None:
             return "no %s on this machine" % tool
     try:
@@ -230,6 +230,23 @@ def available() -> Optional[str]:
     except (LabError, OSError) as error:
         return str(error)
     return None
+
+
+def borrow_kmod() -> None:
+    """Give this process and its children depmod and modprobe out of Debian's packages where the machine has none: nothing is installed."""
+    if shutil.which("depmod", path=_path()):
+        return
+    suite = _own_suite()
+    libraries = [next(unpack(package(name, suite)).rglob(soname)).parent for name, soname in (
+        ("libkmod2", "libkmod.so.2"), ("libssl3" if packages("libssl3", suite) else "libssl3t64", "libcrypto.so.3"))]
+    tools = cache() / "kmod"
+    tools.mkdir(parents=True, exist_ok=True)
+    binary = unpack(package("kmod", suite)) / "usr" / "bin" / "kmod"
+    for name in ("depmod", "modprobe", "modinfo"):
+        script = tools / name
+        script.write_text("#!/bin/bash\nLD_LIBRARY_PATH=%s exec -a %s %s \"$@\"\n" % (":".join(map(str, libraries)), name, binary))
+        script.chmod(0o755)
+    os.environ["PATH"] = "%s:%s" % (tools, os.environ["PATH"])
 
 
 def _own_suite() -> str:
