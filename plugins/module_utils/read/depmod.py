@@ -1,0 +1,109 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which module file of each name a kernel loads: depmod's choice.
+
+modprobe goes by ``modules.dep``, so that is the answer where depmod has run. A tree where it has not (a package just unpacked) is searched
+as depmod would (``kmod: tools/depmod.c``).
+"""
+import os
+import re
+from typing import Dict, Iterator, List, NamedTuple, Tuple
+
+from ..errors import KmodError
+from ..host import Host
+
+SUFFIX = re.compile(r"\.ko(\.gz|\.xz|\.zst)?\Z")
+DIRECTORIES = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
+BUILT_IN = "built-in"
+
+
+class Config(NamedTuple):
+    """depmod.d for one kernel: directories in falling priority, overridden modules as DIRECTORY/NAME, directories that are skipped."""
+
+    search: Tuple[str, ...]
+    overrides: Tuple[str, ...]
+    exclude: Tuple[str, ...]
+
+
+def module_name(path: str) -> str:
+    """The name under which the kernel knows the module in this file (``kmod: shared/util.c path_to_modname``)."""
+    return os.path.basename(path).split(".")[0].replace("-", "_")
+
+
+def chosen(host: Host, modules_dir: str) -> Dict[str, str]:
+    """The path of the one file of each module name that is loaded for the kernel whose modules lie in /lib/modules/REL."""
+    index = modules_dir + "/modules.dep"
+    listed = [line.split(":")[0] for line in host.read_text(index, limit=64 << 20).splitlines()] if host.is_file(index) else []
+    if listed:
+        return {module_name(path): os.path.join(modules_dir, path) for path in listed}
+    return search(host, modules_dir)
+
+
+def search(host: Host, modules_dir: str) -> Dict[str, str]:
+    """What depmod would choose now. Of two files of the same rank, where depmod takes the one that its file system names first, the first by name."""
+    rules = config(host, os.path.basename(modules_dir))
+    best: Dict[str, Tuple[int, str]] = {}
+    for path in _files(host, modules_dir, rules.exclude):
+        name, rank = module_name(path), rank_of(path[len(modules_dir) + 1:], rules)
+        if name not in best or rank > best[name][0]:
+            best[name] = (rank, path)
+    return {name: path for name, (_, path) in best.items()}
+
+
+def rank_of(path: str, rules: Config) -> int:
+    """The priority of a module file, given relative to /lib/modules/REL; higher wins (``depmod_module_is_higher_priority``)."""
+    if SUFFIX.sub("", path) in rules.overrides:
+        return len(rules.search) + 1
+    falling = list(rules.search)
+    place = next((entry for entry in falling if entry != BUILT_IN and path.startswith(entry.rstrip("/") + "/")), BUILT_IN)
+    return len(falling) - falling.index(place) if place in falling else 0
+
+
+def config(host: Host, release: str) -> Config:
+    """The depmod.d files of all directories in the order of their names; of two with the same name the first directory's."""
+    files: Dict[str, str] = {}
+    for directory in DIRECTORIES:
+        for name in host.listdir(directory):
+            if name.endswith(".conf") and not name.startswith("."):
+                files.setdefault(name, directory + "/" + name)
+    searched: List[str] = []
+    overrides: List[str] = []
+    excluded = ["build", "source"]
+    for name in sorted(files):
+        for line in host.read_text(files[name]).replace("\\\n", " ").splitlines():
+            words = line.split()
+            if words[:1] == ["search"]:
+                searched += words[1:]
+            elif words[:1] == ["override"] and len(words) > 3 and _matches(words[2], release):
+                overrides.append(words[3].strip("/") + "/" + words[1])
+            elif words[:1] == ["exclude"]:
+                excluded += words[1:]
+    return Config(tuple(searched or ["updates"]), tuple(overrides), tuple(excluded))
+
+
+def _matches(pattern: str, release: str) -> bool:
+    try:
+        return pattern == "*" or re.search(pattern, release) is not None
+    except re.error:
+        return False
+
+
+def _files(host: Host, directory: str, exclude: Tuple[str, ...], above: Tuple[str, ...] = ()) -> Iterator[str]:
+    """All module files below a directory, symlinks resolved inside the root; a symlink to a directory above ends there."""
+    try:
+        real = host.real(directory)
+        entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+    except (OSError, KmodError):
+        return
+    if real in above:
+        return
+    for entry in entries:
+        path = directory + "/" + entry.name
+        if entry.name in exclude:
+            continue
+        if SUFFIX.search(entry.name):
+            if entry.is_file(follow_symlinks=False) or host.is_file(path):
+                yield path
+        elif entry.is_dir(follow_symlinks=False) or entry.is_symlink():
+            yield from _files(host, path, exclude, above + (real,))
