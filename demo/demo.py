@@ -70,8 +70,9 @@ def main() -> int:
     removed = play("remove", roots, stock)
     failed.append(check("removal brings every tree back to the byte", not trouble(removed)
                         and all(snapshot(root) == shipped[name] for name, root in roots.items())))
-    print("\n%d hosts, %d kernels, %.0f s (and %.0f s to fetch and unpack), %.0f MiB below %s" % (
-        len(roots), sum(map(len, HOSTS.values())), time.monotonic() - prepared, prepared - begun, size(WORK) / 2**20, WORK.relative_to(CHECKOUT)))
+    print("\n%d hosts, %d kernels, %.0f s (after %.0f s to fetch and unpack), %.0f MiB below %s" % (
+        len(roots), sum(map(len, HOSTS.values())), time.monotonic() - prepared, prepared - begun, size(WORK) / 2**20,
+        WORK.relative_to(CHECKOUT)))
     return 1 if any(failed) else 0
 
 
@@ -95,7 +96,8 @@ def play(name: str, roots: dict[str, Path], stock: source.Stock, *options: str) 
     results.unlink(missing_ok=True)
     environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(CHECKOUT / "build/collections"), ANSIBLE_STDOUT_CALLBACK="progress",
                        ANSIBLE_CALLBACK_PLUGINS=str(CHECKOUT / "demo/callback_plugins"), ANSIBLE_FORKS=str(len(roots)), ANSIBLE_PIPELINING="true",
-                       ANSIBLE_LOCAL_TEMP=str(WORK / "tmp"), ANSIBLE_REMOTE_TEMP=str(WORK / "tmp"), DEMO_RESULTS=str(results), ANSIBLE_CONFIG=os.devnull)
+                       ANSIBLE_LOCAL_TEMP=str(WORK / "tmp"), ANSIBLE_REMOTE_TEMP=str(WORK / "tmp"), DEMO_RESULTS=str(results),
+                       ANSIBLE_CONFIG=os.devnull)
     subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(WORK / "inventory.json"), "outoftree.kmod." + name, *options],
                    env=environment, check=False)
     return json.loads(results.read_text()) if results.exists() else {"results": {}, "totals": {}}

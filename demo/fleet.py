@@ -96,7 +96,7 @@ ROOT = "root=UUID=11111111-2222-3333-4444-555555555555 ro"
 def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrestricted: str = "") -> str:
     """What grub-mkconfig writes, shortened to the parts that matter: one entry a kernel and the stanza of 41_custom."""
     entries = "".join(
-        """menuentry '%(title)s, with Linux %(release)s' --class gnu-linux --class os %(unrestricted)s$menuentry_id_option 'gnulinux-%(release)s-advanced-11111111' {
+        """menuentry '%(title)s, with Linux %(release)s' --class gnu-linux %(unrestricted)s$menuentry_id_option 'gnulinux-%(release)s-advanced' {
 \tload_video
 \tinsmod gzio
 \tinsmod part_gpt

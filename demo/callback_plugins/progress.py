@@ -38,7 +38,8 @@ class CallbackModule(CallbackBase):
             module = task.action.rsplit(".", 1)[1]
             seconds = time.monotonic() - self.started[host, task._uuid]
             answer = result._result
-            print("  %-9s %-40s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], word or ("changed" if answer.get("changed") else "ok"), seconds), flush=True)
+            outcome = word or ("changed" if answer.get("changed") else "ok")
+            print("  %-9s %-40s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True)
             if word:
                 print("            " + str(answer.get("msg")), flush=True)
             self.results.setdefault(host, {})[module] = answer

@@ -49,7 +49,8 @@ def main() -> None:
     shutil.rmtree(builds, ignore_errors=True)
     for suite in KERNELS:
         images = newest(suite)
-        subprocess.run(["podman", "--runtime", "runc", "import", "--quiet", str(root(suite, images)), "localhost/kmod-" + suite], check=True, stdout=sys.stderr)
+        subprocess.run(["podman", "--runtime", "runc", "import", "--quiet", str(root(suite, images)), "localhost/kmod-" + suite],
+                       check=True, stdout=sys.stderr)
         oldest = images[0]
         (builds / oldest.release).mkdir(parents=True)
         module = next(debian.tree(oldest).rglob(DRIVER + ".ko*"))

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from ansible_collections.outoftree.kmod.plugins.module_utils.compression import Decoder, decompress, detect
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 

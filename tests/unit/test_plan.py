@@ -7,6 +7,7 @@ import os
 import stat
 
 import pytest
+
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Change, Content, Directory, File, Link, Plan
@@ -25,7 +26,8 @@ def tree(host):
         for name in names + files:
             path = os.path.join(directory, name)
             mode = os.lstat(path).st_mode
-            seen[os.path.relpath(path, host.root)] = (mode, os.readlink(path) if stat.S_ISLNK(mode) else b"" if stat.S_ISDIR(mode) else open(path, "rb").read())
+            held = os.readlink(path) if stat.S_ISLNK(mode) else b"" if stat.S_ISDIR(mode) else host.read(host.inside(path))
+            seen[os.path.relpath(path, host.root)] = (mode, held)
     return seen
 
 

@@ -4,6 +4,7 @@
 
 """Around every module: plan, then apply unless in check mode, and one clear message on failure."""
 import pytest
+
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Link, Plan

@@ -1,0 +1,99 @@
+#!/usr/bin/python
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: kmod_compat
+short_description: Say which installed kernels would load an out-of-tree kernel module, and why not
+version_added: 0.1.0
+author: Contributors to the outoftree.kmod project (@outoftree)
+description:
+  - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading anything, and without
+    a C(symvers) file where the distribution ships none.
+  - Fails where O(require) is not met, so that it can be used as an assertion. It never changes anything.
+options:
+  path:
+    description:
+      - Modules on the host. C(.ko) files, compressed or not, or directories that are searched for them.
+      - The modules given are one driver. They may use each other's symbols.
+    type: list
+    elements: path
+  src:
+    description:
+      - The same on the controller. The files are read there; what they need travels to the host, they themselves do not.
+    type: list
+    elements: path
+  described:
+    description:
+      - The same as plain data. Filled in from O(src) on the controller, where each file is read once for all hosts.
+    type: list
+    elements: dict
+  kernels:
+    description:
+      - The kernels to judge against, as releases or shell patterns of them.
+      - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest release.
+    type: list
+    elements: str
+    default: [all]
+  require:
+    description:
+      - When to fail. V(all) unless all the kernels chosen take every module, V(any) unless at least one of them takes every module,
+        V(none) never.
+      - A verdict of V(unknown) is not taken for V(compatible).
+      - Where several builds of a module are given, a kernel takes the module if it takes one of its builds.
+    type: str
+    choices: [all, any, none]
+    default: all
+  each:
+    description: Judge every module on its own, instead of offering all to each other as providers of symbols.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - outoftree.kmod.common
+  - outoftree.kmod.common.info
+  - outoftree.kmod.common.actiongroup_kmod
+seealso:
+  - module: outoftree.kmod.kmod_link
+"""
+
+EXAMPLES = r"""
+# ansible all -m outoftree.kmod.kmod_compat -a 'src=builds/mydriver/mydriver.ko'
+- name: Fail unless every installed kernel takes the driver
+  outoftree.kmod.kmod_compat:
+    src: builds/mydriver/mydriver.ko
+
+- name: See what would happen on the newest kernel
+  outoftree.kmod.kmod_compat:
+    path: /opt/vendor/modules
+    kernels: newest
+    require: none
+  register: verdicts
+"""
+
+RETURN = r"""
+"""
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            root=dict(type="path", default="/"),
+            path=dict(type="list", elements="path"),
+            src=dict(type="list", elements="path"),
+            described=dict(type="list", elements="dict"),
+            kernels=dict(type="list", elements="str", default=["all"]),
+            require=dict(type="str", choices=["all", "any", "none"], default="all"),
+            each=dict(type="bool", default=False),
+        ),
+        required_one_of=[("path", "src", "described")],
+        supports_check_mode=True,
+    )
+    task.report(module, report.compat)
+
+
+if __name__ == "__main__":
+    main()
