@@ -74,6 +74,7 @@ EXAMPLES = r"""
 RETURN = r"""
 """
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
 
