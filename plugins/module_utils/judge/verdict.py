@@ -1,0 +1,66 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is said of a module and a kernel."""
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+COMPATIBLE, INCOMPATIBLE, UNKNOWN = "compatible", "incompatible", "unknown"
+REFUSE = "refuse"  # the loader refuses the module for this
+TAINT = "taint"
+DOUBT = "unknown"  # whether the loader refuses it cannot be told from here
+NOTE = "note"  # never changes a verdict
+
+
+class Finding(NamedTuple):
+    """One reason, of a kind named by ``code``. ``wanted`` is the module's side and ``found`` the kernel's.
+
+    ``errno`` is what the loader returns for it and ``dmesg`` the line that it prints, as far as it has one.
+    """
+
+    code: str
+    effect: str  # refuse, taint, unknown, note
+    message: str
+    symbol: Optional[str] = None
+    wanted: Optional[str] = None
+    found: Optional[str] = None
+    errno: Optional[str] = None
+    dmesg: Optional[str] = None
+
+    def as_dict(self) -> Dict[str, Any]:
+        """code, effect and message always; symbol, wanted and found where they say something."""
+        answer = {"code": self.code, "effect": self.effect, "message": self.message}
+        answer.update((name, value) for name, value in (("symbol", self.symbol), ("wanted", self.wanted), ("found", self.found)) if value is not None)
+        return answer
+
+
+class Verdict(NamedTuple):
+    """The answer for one module (its path and name) on one kernel (its release).
+
+    ``errno`` is that of the refusing loader, None unless incompatible; ``dmesg`` is the first line that it prints then.
+    """
+
+    module: str
+    name: str
+    kernel: str
+    verdict: str  # compatible, incompatible, unknown
+    errno: Optional[str]
+    findings: Tuple[Finding, ...]
+    dmesg: Optional[str] = None
+
+    @property
+    def compatible(self) -> bool:
+        return self.verdict == COMPATIBLE
+
+    @property
+    def reason(self) -> Optional[Finding]:
+        """The finding that decides: the first that refuses, else the first that leaves it open."""
+        for effect in (REFUSE, DOUBT):
+            for finding in self.findings:
+                if finding.effect == effect:
+                    return finding
+        return None
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"module": self.module, "name": self.name, "kernel": self.kernel, "verdict": self.verdict, "errno": self.errno,
+                "findings": [finding.as_dict() for finding in self.findings]}

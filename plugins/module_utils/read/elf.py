@@ -1,0 +1,246 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Relocatable ELF files as the kernel's loader sees them: the header by pyelftools, the tables from the sections' bytes.
+
+The loader looks neither at EI_CLASS nor at EI_DATA: it decodes with its own word size and byte order. So both follow from e_machine here,
+and e_ident decides only where a machine has several. What the loader would stumble over is a Fault, not an error: which kernel refuses
+it for which fault is for the judge to say.
+"""
+import functools
+import struct
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from ..errors import KmodError
+
+try:
+    from ansible.module_utils.elftools.common.exceptions import ELFParseError  # type: ignore[import-not-found]
+    from ansible.module_utils.elftools.construct import ConstructError  # type: ignore[import-not-found]
+    from ansible.module_utils.elftools.elf.constants import SH_FLAGS, SHN_INDICES  # type: ignore[import-not-found]
+    from ansible.module_utils.elftools.elf.enums import ENUM_E_MACHINE, ENUM_SH_TYPE_BASE  # type: ignore[import-not-found]
+    from ansible.module_utils.elftools.elf.structs import ELFStructs  # type: ignore[import-not-found]
+except ImportError:
+    from elftools.common.exceptions import ELFParseError
+    from elftools.construct import ConstructError
+    from elftools.elf.constants import SH_FLAGS, SHN_INDICES
+    from elftools.elf.enums import ENUM_E_MACHINE, ENUM_SH_TYPE_BASE
+    from elftools.elf.structs import ELFStructs
+
+ALLOC = SH_FLAGS.SHF_ALLOC
+UNDEF, COMMON, ABSOLUTE = SHN_INDICES.SHN_UNDEF, SHN_INDICES.SHN_COMMON, SHN_INDICES.SHN_ABS
+NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = (
+    ENUM_SH_TYPE_BASE["SHT_" + name] for name in ("NULL", "PROGBITS", "SYMTAB", "STRTAB", "RELA", "NOBITS", "REL"))
+
+# What Linux runs on: e_machine, bits, byte order (None: both exist), uname -m. The order matters where e_ident is no help.
+_MACHINES = (
+    ("EM_X86_64", 64, "<", "x86_64"),
+    ("EM_386", 32, "<", "i686"),
+    ("EM_AARCH64", 64, "<", "aarch64"),
+    ("EM_ARM", 32, "<", "armv7l"),
+    ("EM_PPC64", 64, "<", "ppc64le"),
+    ("EM_PPC64", 64, ">", "ppc64"),
+    ("EM_PPC", 32, ">", "ppc"),
+    ("EM_S390", 64, ">", "s390x"),
+    ("EM_RISCV", 64, "<", "riscv64"),
+    ("EM_RISCV", 32, "<", "riscv32"),
+    ("EM_LOONGARCH", 64, "<", "loongarch64"),
+    ("EM_MIPS", 64, "<", "mips64el"),
+    ("EM_MIPS", 64, ">", "mips64"),
+    ("EM_MIPS", 32, "<", "mipsel"),
+    ("EM_MIPS", 32, ">", "mips"),
+    ("EM_SPARCV9", 64, ">", "sparc64"),
+    ("EM_PARISC", 32, ">", "parisc"),
+    ("EM_PARISC", 64, ">", "parisc64"),
+    ("EM_68K", 32, ">", "m68k"),
+    ("EM_SH", 32, "<", "sh4"),
+)
+
+
+class Fault(NamedTuple):
+    """Something in a file that the loader of some kernel generation refuses; ``code`` as in a verdict's findings."""
+
+    code: str
+    message: str
+
+
+class Section(NamedTuple):
+    name: str
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    entsize: int
+
+
+class Symbol(NamedTuple):
+    name: str
+    bind: int  # 0 local, 1 global, 2 weak
+    shndx: int
+    value: int
+
+
+class Relocation(NamedTuple):
+    offset: int
+    type: int
+    symbol: int
+    addend: int
+
+
+class Elf(NamedTuple):
+    """``machine`` is what ``uname -m`` says there ("e_machine 77" for what Linux does not run on), ``order`` is struct's byte order."""
+
+    data: bytes
+    machine: str
+    bits: int
+    order: str
+    sections: Tuple[Section, ...]
+    faults: Tuple[Fault, ...]
+
+    def find(self, name: str) -> Optional[Section]:
+        """The first section of that name which gets loaded (``kernel/module/main.c: find_sec``)."""
+        return next((section for section in self.sections if section.name == name and section.flags & ALLOC), None)
+
+    def find_any(self, name: str) -> Optional[Section]:
+        return next((section for section in self.sections if section.name == name), None)
+
+    def bytes(self, section: Optional[Section]) -> bytes:
+        """What the section holds in the file: for a NOBITS one too, since the loader's tables are read without looking at the type."""
+        return self.data[section.offset:section.offset + section.size] if section else b""
+
+
+@functools.lru_cache(maxsize=4)
+def _structs(little: bool, bits: int) -> Any:
+    structs = ELFStructs(little_endian=little, elfclass=bits)
+    structs.create_basic_structs()
+    return structs
+
+
+def machine_of(data: bytes) -> Optional[Tuple[str, int, str]]:
+    """(machine, bits, byte order) of an ELF header; None for a machine that Linux does not run on."""
+    ident = (64 if data[4:5] == b"\2" else 32, ">" if data[5:6] == b"\2" else "<")
+    known = [(name, bits, order) for machine, bits, order, name in _MACHINES
+             if struct.unpack_from(order + "H", data, 18)[0] == ENUM_E_MACHINE[machine]]
+    return next((each for each in known if each[1:] == ident), known[0] if known else None)
+
+
+def parse(data: bytes, what: str) -> Elf:
+    """Any bytes at all. Faults stop at the first that leaves nothing to be read behind it."""
+    if not data:
+        return _faulty(data, "FILE_EMPTY", "the file is empty")
+    if data[:4] != b"\x7fELF"[:len(data)]:
+        return _faulty(data, "ELF_MAGIC", "not an ELF file")
+    if len(data) < 52:
+        return _faulty(data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data))
+    machine = machine_of(data)
+    if machine is None:
+        return _faulty(data, "ELF_MACHINE", "made for a machine that Linux does not run on")
+    name, bits, order = machine
+    if len(data) < bits:  # Elf64_Ehdr has 64 bytes
+        return _faulty(data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data), machine)
+    try:
+        header = _structs(order == "<", bits).Elf_Ehdr.parse(data[:64])
+    except (ELFParseError, ConstructError) as error:
+        raise KmodError(what, "its ELF header cannot be read: %s" % error, "Copy the file again", "ELF_HEADER") from None
+    faults = []
+    ident = (header["e_ident"]["EI_CLASS"], header["e_ident"]["EI_DATA"])
+    if ident != ("ELFCLASS%d" % bits, "ELFDATA2LSB" if order == "<" else "ELFDATA2MSB"):
+        faults.append(Fault("WARN_ELF_IDENT", "the header's class and byte order are not those of %s; the loader does not look at them" % name))
+    if header["e_type"] != "ET_REL":
+        faults.append(Fault("ELF_TYPE", "not a relocatable file (%s)" % header["e_type"]))
+    sections: Tuple[Section, ...] = ()
+    fault = _header_fault(header, len(data), bits)
+    if fault is None:
+        sections, fault = _sections(data, header, bits, order)
+    return Elf(data, name, bits, order, sections, tuple(faults + ([fault] if fault else [])))
+
+
+def _faulty(data: bytes, code: str, message: str, machine: Tuple[str, int, str] = ("", 64, "<")) -> Elf:
+    return Elf(data, machine[0], machine[1], machine[2], (), (Fault(code, message),))
+
+
+def _header_fault(header: Any, size: int, bits: int) -> Optional[Fault]:
+    """kernel/module/main.c: elf_validity_ehdr, elf_validity_cache_sechdrs"""
+    expected = 64 if bits == 64 else 40
+    if header["e_shentsize"] != expected:
+        return Fault("ELF_SHDR", "section headers of %d bytes, not %d" % (header["e_shentsize"], expected))
+    if header["e_shoff"] >= size or header["e_shnum"] * expected > size - header["e_shoff"]:
+        return Fault("ELF_TRUNCATED", "the section headers (%d at byte %d) lie outside of the file's %d bytes: it is cut off or damaged"
+                     % (header["e_shnum"], header["e_shoff"], size))
+    if header["e_shnum"] == 0:
+        return Fault("ELF_SHDR", "no section headers")
+    if not 0 < header["e_shstrndx"] < header["e_shnum"]:
+        return Fault("ELF_SHDR", "the index of the section names (%d) is none of the %d sections" % (header["e_shstrndx"], header["e_shnum"]))
+    return None
+
+
+def _sections(data: bytes, header: Any, bits: int, order: str) -> Tuple[Tuple[Section, ...], Optional[Fault]]:
+    """kernel/module/main.c: elf_validity_cache_sechdrs, elf_validity_cache_secstrings"""
+    form = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
+    start, count, size = header["e_shoff"], header["e_shnum"], len(data)
+    rows = [form.unpack_from(data, start + index * form.size) for index in range(count)]
+    for index, row in enumerate(rows):
+        if index and row[1] not in (NULL, NOBITS) and (row[4] > size or row[5] > size - row[4]):
+            return (), Fault("ELF_SECTION_BOUNDS", "section %d (type %d) lies outside of the file's %d bytes" % (index, row[1], size))
+    names = rows[header["e_shstrndx"]]
+    table = data[names[4]:names[4] + names[5]]
+    if not table or table[-1]:
+        return (), Fault("ELF_SHDR", "the section names do not end with a NUL")
+    if any(row[0] >= len(table) for row in rows):
+        return (), Fault("ELF_SHDR", "a section's name lies outside of the section names")
+    return tuple(Section(text(table, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[9]) for row in rows), None
+
+
+def text(table: bytes, start: int) -> str:
+    """The NUL-terminated string at ``start``; bytes that are no UTF-8 are spelt out."""
+    end = table.find(b"\0", start)
+    return table[start:end if end >= 0 else len(table)].decode("utf-8", "backslashreplace")
+
+
+def strings(table: bytes) -> List[str]:
+    """NUL-separated strings, without the empty ones."""
+    return [piece.decode("utf-8", "backslashreplace") for piece in table.split(b"\0") if piece]
+
+
+def symbols(elf: Elf) -> Iterator[Symbol]:
+    """The symbol table's entries in their order, the first (null) one included."""
+    table = next((section for section in elf.sections if section.type == SYMTAB), None)
+    if table is None or table.link >= len(elf.sections):
+        return
+    names = elf.bytes(elf.sections[table.link])
+    form = struct.Struct(elf.order + ("IBxHQ8x" if elf.bits == 64 else "II4xBxH"))
+    data = elf.bytes(table)
+    for entry in form.iter_unpack(data[:len(data) // form.size * form.size]):
+        name, info, shndx, value = entry if elf.bits == 64 else (entry[0], entry[2], entry[3], entry[1])
+        yield Symbol(text(names, name), info >> 4, shndx, value)
+
+
+def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
+    """The entries of a RELA or REL section; an addend that REL keeps in place is 0 here."""
+    data = elf.bytes(section)
+    word = "Q" if elf.bits == 64 else "I"
+    form = struct.Struct(elf.order + word * 2 + (word.lower() if section.type == RELA else ""))
+    shift, mask = (32, 0xffffffff) if elf.bits == 64 else (8, 0xff)
+    for entry in form.iter_unpack(data[:len(data) // form.size * form.size]):
+        yield Relocation(entry[0], entry[1] & mask, entry[1] >> shift, entry[2] if section.type == RELA else 0)
+
+
+def in_place(elf: Elf, section: Optional[Section], offset: int) -> int:
+    """The addend that a REL relocation keeps where it applies (``Elf32_Rel``)."""
+    data = elf.bytes(section)[offset:offset + 4]
+    return struct.unpack(elf.order + "i", data)[0] if len(data) == 4 else 0
+
+
+def words(elf: Elf, section: Optional[Section], size: int) -> List[int]:
+    """A section as an array of unsigned numbers of ``size`` bytes; an incomplete last one is left out."""
+    data = elf.bytes(section)
+    count = len(data) // size
+    return list(struct.unpack("%s%d%s" % (elf.order, count, {1: "B", 4: "I", 8: "Q"}[size]), data[:count * size]))
+
+
+def by_name(elf: Elf) -> Dict[str, Section]:
+    """The loaded sections by name, the first where several share it."""
+    return {section.name: section for section in reversed(elf.sections) if section.flags & ALLOC}

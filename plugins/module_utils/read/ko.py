@@ -1,0 +1,285 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A kernel module file as plain data: what it needs and what it gives.
+
+Everything that a verdict depends on is in the KernelModule, and it goes to and from JSON, so a module can be read on one machine and
+judged on another. A file that no kernel would load is still a KernelModule, with faults.
+"""
+import hashlib
+import re
+import struct
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from .. import compression
+from ..errors import KmodError
+from ..host import Host
+from . import elf
+from . import signature as signatures
+from .elf import Elf, Fault
+from .signature import Signature
+
+LIMIT = 192 << 20  # the largest modules (amdgpu with its debug information left in) stay below
+THIS_MODULE = ".gnu.linkonce.this_module"
+MODVERSION = 64  # bytes of a struct modversion_info: an unsigned long and a name (include/linux/module.h)
+
+
+class Undefined(NamedTuple):
+    """A symbol that the module needs, or (``common``) one that the loader will not have."""
+
+    name: str
+    weak: bool = False
+    common: bool = False
+
+
+class Version(NamedTuple):
+    """The CRC that a symbol had when the module was built: all of the field, which 64-bit kernels compare in full."""
+
+    name: str
+    crc: int
+
+
+class Exported(NamedTuple):
+    """A symbol that the module gives to others. ``crc`` is None where it keeps none."""
+
+    name: str
+    crc: Optional[int]
+    gpl: bool
+    namespace: str
+
+
+class KernelModule(NamedTuple):
+    """``versions`` and ``ext_versions`` are None where the module has no such table; all tables are in the file's order."""
+
+    path: str
+    name: str
+    sha256: str  # of the uncompressed file
+    size: int
+    machine: str
+    modinfo: Tuple[Tuple[str, str], ...] = ()
+    undefined: Tuple[Undefined, ...] = ()
+    versions: Optional[Tuple[Version, ...]] = None
+    ext_versions: Optional[Tuple[Version, ...]] = None
+    exports: Tuple[Exported, ...] = ()
+    exports_crcs: bool = False  # has a __kcrctab
+    exports_flags: bool = False  # has a __kflagstab
+    struct_size: int = 0  # of .gnu.linkonce.this_module
+    init_offset: Optional[int] = None  # where in it the address of init_module goes
+    exit_offset: Optional[int] = None
+    btf: bool = False
+    signature: Optional[Signature] = None
+    faults: Tuple[Fault, ...] = ()
+
+    def info(self, key: str) -> Optional[str]:
+        """The first value of a .modinfo key, as the loader takes it (``kernel/module/main.c: get_modinfo``)."""
+        return next((value for name, value in self.modinfo if name == key), None)
+
+    def infos(self, key: str) -> List[str]:
+        return [value for name, value in self.modinfo if name == key]
+
+    @property
+    def vermagic(self) -> Optional[str]:
+        return self.info("vermagic")
+
+    @property
+    def built_for(self) -> str:
+        """The kernel release it was built for; "" if it does not say."""
+        return (self.vermagic or "").split(" ")[0]
+
+    @property
+    def version(self) -> Optional[str]:
+        return self.info("version")
+
+    @property
+    def srcversion(self) -> Optional[str]:
+        return self.info("srcversion")
+
+    @property
+    def license(self) -> Optional[str]:
+        return self.info("license")
+
+    @property
+    def depends(self) -> List[str]:
+        return [normal(name) for name in (self.info("depends") or "").split(",") if name]
+
+    @property
+    def firmware(self) -> List[str]:
+        return self.infos("firmware")
+
+    @property
+    def aliases(self) -> List[str]:
+        return self.infos("alias")
+
+    @property
+    def namespaces(self) -> List[str]:
+        return self.infos("import_ns")
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Nothing but what JSON has."""
+        answer: Dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
+        if self.signature is not None:
+            answer["signature"] = self.signature._asdict()
+        return answer
+
+    @classmethod
+    def from_dict(cls, data: Dict[str, Any]) -> "KernelModule":
+        """The inverse of ``as_dict``, also after a trip through JSON. Error: MODULE_DATA for anything else."""
+        try:
+            rows = {name: _rows(kind, data[name]) for name, kind in _ROWS.items()}
+            signature = data["signature"] and Signature(**data["signature"])
+            return cls(**dict(data, modinfo=_rows(lambda key, value: (key, value), data["modinfo"]), signature=signature, **rows))
+        except (KeyError, TypeError, ValueError) as error:
+            raise KmodError(str(data.get("path") if isinstance(data, dict) else data)[:200], "is no description of a module (%r)" % (error,),
+                            "Use the same version of the collection on both sides", "MODULE_DATA") from None
+
+
+_ROWS: Dict[str, Any] = {"undefined": Undefined, "versions": Version, "ext_versions": Version, "exports": Exported, "faults": Fault}
+
+
+def _rows(kind: Any, rows: Optional[Sequence[Any]]) -> Any:
+    return None if rows is None else tuple(kind(*row) for row in rows)
+
+
+def normal(name: str) -> str:
+    """A module's name as the kernel has it: of "snd-hda-intel.ko.xz" it is snd_hda_intel."""
+    return re.sub(r"\.ko(\.\w+)?$", "", name.rsplit("/", 1)[-1]).replace("-", "_")
+
+
+def read(host: Host, path: str) -> KernelModule:
+    """The module in a file, compressed or not. Errors: those of ``Host.open`` and of ``compression.decompress``."""
+    return parse(compression.decompress(host.read(path, LIMIT), path, LIMIT), path)
+
+
+def parse(data: bytes, path: str) -> KernelModule:
+    """The module in the uncompressed bytes of a file."""
+    body, signature = signatures.split(data)
+    file = elf.parse(body, path)
+    faults = list(file.faults)
+    module = KernelModule(path, normal(path), hashlib.sha256(data).hexdigest(), len(data), file.machine, signature=signature)
+    if file.sections:
+        faults += _section_faults(file)
+        module = _tables(module, file, faults)
+    return module._replace(faults=tuple(faults))
+
+
+def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModule:
+    sections = elf.by_name(file)
+    modinfo = tuple((key, value) for key, _, value in (entry.partition("=") for entry in elf.strings(file.bytes(file.find_any(".modinfo")))))
+    this = file.find_any(THIS_MODULE)
+    symbols = list(elf.symbols(file))
+    name = next((value for key, value in modinfo if key == "name"), None) or _struct_name(file, this) or module.name
+    if any(symbol.shndx not in (elf.COMMON, elf.ABSOLUTE, 0xff20) and symbol.shndx >= len(file.sections) for symbol in symbols):
+        faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
+    entries = {symbol.name: offset for offset, symbol, _ in _targets(file, this, symbols)}
+    return module._replace(
+        name=name.replace("-", "_"), modinfo=modinfo, undefined=_undefined(symbols),
+        versions=_versions(file) if "__versions" in sections else None, ext_versions=_ext_versions(file, faults),
+        exports=tuple(_exports(file, symbols)), exports_crcs=any(each in sections for each in ("__kcrctab", "__kcrctab_gpl")),
+        exports_flags="__kflagstab" in sections, struct_size=this.size if this else 0,
+        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=file.find_any(".BTF") is not None)
+
+
+def _struct_name(file: Elf, this: Optional[elf.Section]) -> str:
+    """``struct module.name``: behind the state and the list head (``include/linux/module.h``)."""
+    start = 24 if file.bits == 64 else 12
+    return elf.text(file.bytes(this)[:start + 64 - file.bits // 8], start)
+
+
+def _undefined(symbols: List[elf.Symbol]) -> Tuple[Undefined, ...]:
+    """What ``kernel/module/main.c: simplify_symbols`` would look up, in its order."""
+    return tuple(Undefined(symbol.name, symbol.bind == 2, symbol.shndx == elf.COMMON) for symbol in symbols[1:]
+                 if symbol.shndx == elf.UNDEF or (symbol.shndx == elf.COMMON and not symbol.name.startswith("__gnu_lto")))
+
+
+def _versions(file: Elf) -> Tuple[Version, ...]:
+    data = file.bytes(file.find("__versions"))
+    form = struct.Struct(file.order + ("Q56s" if file.bits == 64 else "I60s"))
+    return tuple(Version(elf.text(name, 0), crc) for crc, name in form.iter_unpack(data[:len(data) // MODVERSION * MODVERSION]))
+
+
+def _ext_versions(file: Elf, faults: List[Fault]) -> Optional[Tuple[Version, ...]]:
+    """kernel/module/main.c: elf_validity_cache_index_versions; kernel/module/version.c: modversion_ext_start"""
+    crcs, names = file.find("__version_ext_crcs"), file.find("__version_ext_names")
+    if crcs is None and names is None:
+        return None
+    table = file.bytes(names)
+    found = table.split(b"\0")[:-1]
+    numbers = elf.words(file, crcs, 4)
+    if crcs is None or names is None or len(found) < len(numbers) or (table and table[-1]):
+        faults.append(Fault("MODVERSIONS_EXT_BAD", "%d extended versions for %d names" % (len(numbers), len(found))))
+    return tuple(Version(name.decode("utf-8", "backslashreplace"), crc) for name, crc in zip(found, numbers))
+
+
+def _exports(file: Elf, symbols: List[elf.Symbol]) -> Iterator[Exported]:
+    """The entries of __ksymtab and __ksymtab_gpl, by their relocations: value, name and perhaps namespace (``struct kernel_symbol``)."""
+    flags = file.bytes(file.find("__kflagstab"))
+    strings = next((index for index, section in enumerate(file.sections) if section.name == "__ksymtab_strings"), -1)
+    for suffix in ("", "_gpl"):
+        entries: List[List[str]] = []
+        for _, symbol, addend in _targets(file, file.find("__ksymtab" + suffix), symbols):
+            if symbol.shndx != strings:
+                entries.append([])
+            elif entries:
+                entries[-1].append(elf.text(file.bytes(file.sections[strings]), symbol.value + addend))
+        named = [entry for entry in entries if entry]
+        crcs = _crcs(file, file.find("__kcrctab" + suffix), symbols, len(named))
+        for place, entry in enumerate(named):
+            gpl = bool(flags[place] & 1) if place < len(flags) else bool(suffix)
+            yield Exported(entry[0], crcs[place], gpl, entry[1] if len(entry) > 1 else "")
+
+
+def _crcs(file: Elf, section: Optional[elf.Section], symbols: List[elf.Symbol], count: int) -> List[Optional[int]]:
+    """A __kcrctab: numbers (from 5.19 on), or relocations to __crc_NAME, whose value is the CRC or (MODULE_REL_CRCS) where the CRC lies."""
+    if section is None or not count:
+        return [None] * count
+    size = section.size // count
+    found: List[Optional[int]] = list(elf.words(file, section, size)) if size in (4, 8) else []
+    found += [None] * (count - len(found))
+    for offset, symbol, _ in _targets(file, section, symbols):
+        if offset // size < count:
+            found[offset // size] = _crc(file, symbol)
+    return found[:count]
+
+
+def _crc(file: Elf, symbol: elf.Symbol) -> int:
+    if not 0 < symbol.shndx < len(file.sections):
+        return symbol.value & 0xffffffff
+    data = file.bytes(file.sections[symbol.shndx])[symbol.value:symbol.value + 4]
+    return struct.unpack(file.order + "I", data)[0] if len(data) == 4 else 0
+
+
+def _targets(file: Elf, section: Optional[elf.Section], symbols: List[elf.Symbol]) -> List[Tuple[int, elf.Symbol, int]]:
+    """The relocations of a section, by offset: (offset, symbol, addend). Those of type 0 (R_*_NONE everywhere) are left out."""
+    found = []
+    index = file.sections.index(section) if section else -1
+    for table in file.sections:
+        if table.info == index and table.type in (elf.RELA, elf.REL):
+            for entry in elf.relocations(file, table):
+                if entry.type and entry.symbol < len(symbols):
+                    addend = entry.addend if table.type == elf.RELA else elf.in_place(file, section, entry.offset)
+                    found.append((entry.offset, symbols[entry.symbol], addend))
+    return sorted(found, key=lambda target: target[0])
+
+
+def _section_faults(file: Elf) -> List[Fault]:
+    """kernel/module/main.c: elf_validity_cache_index_info, _mod, _sym and _str"""
+    faults = []
+    names = [section.name for section in file.sections]
+    if names.count(".modinfo") > 1:
+        faults.append(Fault("MODINFO_DUP", "%d .modinfo sections" % names.count(".modinfo")))
+    this = [section for section in file.sections if section.name == THIS_MODULE]
+    if not this:
+        faults.append(Fault("ELF_NO_THIS_MODULE", "no %s section: not a kernel module" % THIS_MODULE))
+    elif len(this) > 1 or this[0].type == elf.NOBITS or not this[0].flags & elf.ALLOC:
+        faults.append(Fault("ELF_THIS_MODULE", "%s is not one loaded section with contents" % THIS_MODULE))
+    tables = [section for section in file.sections[1:] if section.type == elf.SYMTAB]
+    if len(tables) != 1:
+        faults.append(Fault("ELF_NO_SYMTAB", "no symbol table: it was stripped" if not tables else "%d symbol tables" % len(tables)))
+        return faults
+    link = tables[0].link
+    if not 0 < link < len(file.sections):
+        faults.append(Fault("ELF_SHDR", "the symbol names are in section %d of %d" % (link, len(file.sections))))
+    elif file.sections[link].type != elf.STRTAB:
+        faults.append(Fault("ELF_STRTAB", "the symbol names are in a section of type %d, not STRTAB" % file.sections[link].type))
+    return faults
