@@ -1,0 +1,121 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Boot Loader Specification entries (type 1): one file an entry, read by GRUB's blscfg and by systemd-boot."""
+import functools
+import itertools
+import re
+from typing import List, NamedTuple, Optional, Tuple
+
+from ...errors import KmodError
+from .menu import MARKER, Entry, Loader, New, View
+
+_MARK = re.compile(r"^# %s (?P<driver>\S+) (?P<kernel>\S+)$" % re.escape(MARKER), re.M)
+
+
+class Line(NamedTuple):
+    key: str
+    value: str
+    number: int
+
+
+def lines(text: str) -> List[Line]:
+    """The keys of an entry. A line without a value ends it, as it does for GRUB's blscfg."""
+    found = []
+    for number, line in enumerate(text.splitlines()):
+        if line.lstrip(" \t").startswith("#"):
+            continue
+        key, _, value = line.strip(" \t").replace("\t", " ").partition(" ")
+        if not value.strip():
+            break
+        found.append(Line(key, value.strip(), number))
+    return found
+
+
+def entry(path: str, text: str) -> Optional[Entry]:
+    """The entry in a file, None where it boots no kernel."""
+    found = lines(text)
+    first = {each.key: each.value for each in reversed(found)}
+    if "linux" not in first:
+        return None
+    initrd = tuple(word for each in found if each.key == "initrd" for word in each.value.split())
+    args = " ".join(each.value for each in found if each.key == "options")
+    mark = _MARK.search(text)
+    return Entry(identity(path), first.get("title", first["linux"]), first["linux"], initrd, args, path, text,
+                 driver=mark.group("driver") if mark else None, kernel=mark.group("kernel") if mark else None)
+
+
+def identity(path: str) -> str:
+    """What loaders call the entry: its file's name without .conf."""
+    return path.rsplit("/", 1)[1][:-len(".conf")]
+
+
+def entries(view: View, loader: Loader) -> List[Entry]:
+    """The entries as GRUB shows them: sorted by file name, the highest version first."""
+    names = [name for name in view.names(loader.entries) if name.endswith(".conf") and not name.startswith(".")]
+    names.sort(key=lambda name: functools.cmp_to_key(compare)(split(name[:-len(".conf")])), reverse=True)
+    found = [entry(loader.entries + "/" + name, view.text(loader.entries + "/" + name) or "") for name in names]
+    return [each for each in found if each is not None]
+
+
+def split(name: str) -> Tuple[str, str, str]:
+    """Name, version and release, split at the last two hyphens as those of a package are."""
+    parts = name.rsplit("-", 2)
+    return (parts[0], parts[1] if len(parts) > 1 else "", parts[2] if len(parts) > 2 else "")
+
+
+def compare(one: Tuple[str, ...], other: Tuple[str, ...]) -> int:
+    """-1, 0 or 1 as the first is older than the other, of the same age, or newer."""
+    return next((result for result in map(vercmp, one, other) if result), 0)
+
+
+def vercmp(one: str, other: str) -> int:
+    """rpm's comparison of versions, which GRUB of Fedora and Enterprise Linux has (rpmio/rpmvercmp.c): ~ comes before everything."""
+    pattern = re.compile(r"~|\d+|[a-zA-Z]+")
+    ones, others = pattern.findall(one), pattern.findall(other)
+    for left, right in itertools.zip_longest(ones, others, fillvalue=""):
+        left, right = (part.lstrip("0") or "0" if part.isdigit() else part for part in (left, right))
+        if left != right:
+            return 1 if _weight(left) > _weight(right) else -1
+    return 0
+
+
+def _weight(part: str) -> Tuple[int, int, str]:
+    """Of one segment: ~ below the end, then letters, then numbers."""
+    return ("~", "").index(part) if part in ("~", "") else 3 if part.isdigit() else 2, len(part) if part.isdigit() else 0, part
+
+
+def path(shipped: Entry, new: New) -> str:
+    """Our file's name: the shipped one's, ``~`` and the driver.
+
+    ``~`` sorts below what it follows, so that ours never comes before the shipped entry; any other suffix would, and so would a
+    hyphen, since names are split at hyphens before they are compared.
+    """
+    return "%s~%s.conf" % (shipped.path[:-len(".conf")], re.sub(r"[^A-Za-z0-9.]", "_", new.driver))
+
+
+def compose(shipped: Entry, new: New, title: str = "") -> str:
+    """The shipped entry's own text with another title and initrd, and with arguments appended; variables in it stay as they are."""
+    text = shipped.text.splitlines()
+    found = lines(shipped.text)
+    for each in found:
+        if each.key == "title":
+            text[each.number] = "title " + new.title(each.value)
+        elif each.key == "initrd":
+            words = [" ".join(new.initrd) if word == new.replaces else word for word in each.value.split()]
+            text[each.number] = "initrd " + " ".join(words)
+    options = [each for each in found if each.key == "options"]
+    if options:
+        text[options[-1].number] = "options %s %s" % (options[-1].value, new.args)
+    else:
+        text.insert(found[-1].number + 1, "options " + new.args)
+    return "# %s\n" % new.mark + "".join(line + "\n" for line in text)
+
+
+def add(view: View, shipped: Entry, new: New) -> None:
+    file = path(shipped, new)
+    old = view.text(file)
+    if old is not None and new.mark not in old:
+        raise KmodError(file, "is there and is not ours", "Move it away, or give the driver another name", "ENTRY_TAKEN")
+    view.put(file, compose(shipped, new), like=shipped.path)

@@ -1,0 +1,210 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""New boot entries beside the shipped ones: planned as a whole, and read back before anything is written."""
+import functools
+import os
+import re
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from ...errors import KmodError
+from ...host import Host
+from ...plan import Plan
+from . import bls, detect, grub2, grub_legacy
+from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
+
+LOADERS = {"grub2": grub2, "bls": grub2, "grub-legacy": grub_legacy}
+# A dead kernel or initramfs comes back by itself: panic= also makes the script of initramfs-tools reboot instead of giving a shell,
+# the others do it for dracut.
+FALLBACK_ARGS = "panic=10 rd.shell=0 rd.emergency=reboot"
+_RECOVERY = re.compile(r"(^|\s)(single|recovery|emergency|rescue|1|s|S|systemd\.unit=(rescue|emergency)\.target)(\s|$)")
+
+
+class Request(NamedTuple):
+    """What is asked for besides the kernels."""
+
+    driver: str
+    args: str = ""
+    fallback_args: str = FALLBACK_ARGS
+    boot: str = "none"  # none, once, default
+    copy_of: str = ""  # title or id of the entry to copy
+
+
+def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
+    """Plan an entry of the driver for each kernel: release to the initramfs images on the host, newest kernel last.
+
+    Answers with ``loader``, ``config``, ``default``, ``next`` and a row for each of the ``kernels``.
+    """
+    _check_driver(request.driver)
+    loader = detect.detect(host, kind)
+    module = LOADERS[loader.kind]
+    before = module.menu(View(host), loader)
+    view = View(host)
+    made = {}
+    for release, images in kernels.items():
+        shipped = choose(before, release, loader, request.copy_of)
+        made[release] = New(request.driver, release, *_initrd(host, shipped, release, images), args=_arguments(request))
+        taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
+        if taken:
+            raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name", "ENTRY_TAKEN")
+        module.add(view, loader, shipped, made[release])
+    for entry in before.entries:
+        if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None:
+            _drop(view, loader, entry)  # its kernel is gone
+    running = booted(host, request.driver)
+    if request.boot != "none" and made:
+        release = next((each for each in made if before.default and boots(before.default, each)), list(made)[-1])
+        entry = _ours(module.menu(view, loader), request.driver, release)
+        if request.boot == "default":
+            module.set_default(view, loader, entry)
+        elif running != release and not _same(before.default, entry):
+            module.set_once(view, loader, entry)
+    after = module.menu(view, loader)
+    _check(loader, before, after, made, request.boot == "default")
+    rows = [_row(before, after, _ours(after, request.driver, release), new) for release, new in made.items()]
+    return view.plan(), _result(loader, after, rows, running)
+
+
+def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
+    """Plan that no entry of the driver is left, for these kernels or for all."""
+    _check_driver(driver)
+    loader = detect.detect(host, kind)
+    module = LOADERS[loader.kind]
+    before = module.menu(View(host), loader)
+    view = View(host)
+    gone = [entry for entry in before.entries if entry.driver == driver and (not kernels or entry.kernel in kernels)]
+    for entry in gone:
+        _drop(view, loader, entry)
+    after = module.menu(view, loader)
+    _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
+    rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
+    return view.plan(), _result(loader, after, rows, booted(host, driver))
+
+
+def _drop(view: View, loader: Loader, entry: Entry) -> None:
+    module = LOADERS[loader.kind]
+    entry = _ours(module.menu(view, loader), entry.driver or "", entry.kernel or "")  # as it stands by now: numbers may have moved
+    module.forget(view, loader, entry)
+    module.drop(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
+
+
+def _check_driver(driver: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", driver):
+        raise KmodError(driver, "is no name for a driver", "Use letters, digits, and _ . + - between them", "DRIVER_NAME")
+
+
+def _arguments(request: Request) -> str:
+    return " ".join(each for each in ("%s=%s" % (MARKER, request.driver), check_args(request.args), check_args(request.fallback_args)) if each)
+
+
+def choose(menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
+    """The shipped entry of a kernel: generated ones before hand-made ones, no recovery, and no two that differ."""
+    found = [entry for entry in menu.entries if boots(entry, release) and entry.driver is None]
+    if copy_of:
+        found = [entry for entry in found if copy_of in (entry.id, entry.title)]
+    else:
+        found = [entry for entry in found if not _RECOVERY.search(entry.args)]
+        found = [entry for entry in found if entry.section.startswith("/etc/grub.d/10_")] or found
+    if not found:
+        raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
+                        "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
+    different = {(entry.linux, entry.initrd, entry.args) for entry in found}
+    if len(different) > 1:
+        raise KmodError(loader.config, "%d entries boot %s and differ: %s" % (len(found), release, ", ".join(repr(entry.title) for entry in found)),
+                        "Say which one to copy with copy_of", "ENTRY_AMBIGUOUS")
+    return next((entry for entry in found if release in entry.title), found[0])
+
+
+def locate(host: Host, path: str) -> Optional[str]:
+    """The file on the host that a loader's path means: it starts at a file system's root, or at a subvolume of it."""
+    parts = [part for part in re.sub(r"^\([^)]*\)|^\$\w+|^\(\$root\)", "", path).split("/") if part]
+    for skip in range(len(parts)):
+        for mount in ("/boot", "", "/efi", "/boot/efi"):
+            candidate = mount + "/" + "/".join(parts[skip:])
+            if host.is_file(candidate):
+                return candidate
+    return None
+
+
+def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> Tuple[Tuple[str, ...], str]:
+    """The images as the entry has to name them, and its own that they stand in for."""
+    words = [word for word in shipped.initrd if release in word] or [word for word in shipped.initrd if "$" not in word]
+    if len(words) != 1:
+        named = " ".join(shipped.initrd) or "none"
+        raise KmodError(shipped.path, "the entry %r does not name one initramfs of %s: %s" % (shipped.title, release, named),
+                        "Name the entry to copy with copy_of", "ENTRY_MALFORMED")
+    directory, name = words[0].rsplit("/", 1)
+    original = locate(host, words[0])
+    if original is None:
+        raise KmodError(words[0], "the entry %r starts it, and it is not there" % shipped.title, "Have the distribution's own tool make it",
+                        "INITRD_MISSING")
+    for image in images:
+        if not host.is_file(image):
+            raise KmodError(image, "is not there", "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+        if os.path.dirname(host.real(image)) != os.path.dirname(host.real(original)):
+            raise KmodError(image, "does not lie beside the shipped %s" % original, "Put it into that directory, which the loader can read",
+                            "INITRD_ELSEWHERE")
+    return tuple(directory + "/" + os.path.basename(image) for image in images), words[0]
+
+
+def variants(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, Tuple[str, ...]]:
+    """The initramfs images to load for each kernel that has a variant with the driver (or of the named ones), oldest kernel first."""
+    from ..initramfs import variant
+
+    found: Dict[str, Tuple[str, ...]] = {}
+    for each in sorted(variant.found(host), key=lambda each: -len(each.wants["drivers"])):  # one with this driver alone comes last
+        if driver in each.wants["drivers"] and (not kernels or each.wants["kernel"] in kernels):
+            found[each.wants["kernel"]] = (each.base, each.path) if each.method == "segment" else (each.path,)
+    for release in kernels:
+        if release not in found:
+            raise KmodError(release, "has no initramfs variant with %s" % driver, "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+    return dict(sorted(found.items(), key=lambda item: functools.cmp_to_key(bls.vercmp)(item[0])))
+
+
+def booted(host: Host, driver: str) -> Optional[str]:
+    """The release of the running kernel if it was started by an entry of the driver."""
+    if not host.live:
+        return None
+    with open("/proc/cmdline") as cmdline:
+        return os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
+
+
+def _ours(menu: Menu, driver: str, kernel: str) -> Entry:
+    return next(entry for entry in menu.entries if (entry.driver, entry.kernel) == (driver, kernel))
+
+
+def _key(entry: Entry) -> Tuple[str, ...]:
+    """What makes it the same entry later: whose it is and for which kernel, and of a foreign one each byte."""
+    return (entry.driver, entry.kernel or "") if entry.driver else (entry.path, entry.text, entry.title)
+
+
+def _same(one: Optional[Entry], other: Optional[Entry]) -> bool:
+    return (one and _key(one)) == (other and _key(other))
+
+
+def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], default_asked: bool) -> None:
+    """What this collection promises of every change, held against the menu that it would leave behind."""
+    foreign = [[_key(entry) for entry in menu.entries if entry.driver is None] for menu in (before, after)]
+    if foreign[0] != foreign[1]:
+        raise KmodError(loader.config, "the change would touch entries that are not ours", "Report this as a bug", "ENTRY_FOREIGN")
+    if not default_asked and not _same(before.default, after.default):
+        raise KmodError(loader.config, "the default is a number, which would mean %r instead of %r"
+                        % (after.default and after.default.title, before.default and before.default.title),
+                        "Set the default by id (grub-set-default, grubby --set-default) and run again", "DEFAULT_WOULD_CHANGE")
+    for release, new in made.items():
+        entry = _ours(after, new.driver, release)
+        if not set(new.initrd) <= set(entry.initrd) or new.replaces in set(entry.initrd) - set(new.initrd) or not entry.args.endswith(new.args):
+            raise KmodError(entry.path, "the new entry does not read back as it was meant: initrd %s, %s" % (" ".join(entry.initrd), entry.args),
+                            "Report this as a bug with the shipped entry", "ENTRY_MALFORMED")
+
+
+def _row(before: Menu, after: Menu, entry: Entry, new: New) -> Dict[str, Any]:
+    return {"kernel": entry.kernel, "id": entry.id, "title": entry.title, "initrd": list(entry.initrd), "args": new.args, "path": entry.path,
+            "state": "present", "changed": not any(_same(each, entry) and each.text == entry.text for each in before.entries),
+            "default": _same(after.default, entry), "next": after.once == entry.id}
+
+
+def _result(loader: Loader, after: Menu, rows: List[Dict[str, Any]], running: Optional[str]) -> Dict[str, Any]:
+    return {"loader": loader.kind, "config": loader.config, "kernels": rows, "default": after.default.id if after.default else None,
+            "next": after.once, "booted": running}

@@ -1,0 +1,333 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""GRUB 2: entries in a custom.cfg beside grub.cfg, which 41_custom has grub.cfg source at boot.
+
+So nothing is generated again, and grub-mkconfig leaves ours alone. The default and the entry for the next boot alone are those that
+grub.cfg takes from the environment block. Used for the menu of GRUB with Boot Loader Specification entries as well.
+"""
+import os
+import re
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from ...errors import KmodError
+from . import bls, grubenv, script
+from .menu import MARKER, Entry, Loader, Menu, New, View
+
+_BLOCK = re.compile(r"^### BEGIN %s (?P<driver>\S+) (?P<kernel>\S+)(?P<flags>(?: \+\w+)*) ###\n.*?^### END %s (?P=driver) (?P=kernel) ###\n"
+                    % (re.escape(MARKER), re.escape(MARKER)), re.M | re.S)
+_SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###$.*?^### END (?P=name) ###$", re.M | re.S)
+_DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
+REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
+
+
+class Config(NamedTuple):
+    """What a grub.cfg, with what it sources, comes to."""
+
+    entries: List[Entry]
+    default: str  # the text that default is set to, variables as written
+    custom: bool  # whether custom.cfg is sourced
+    once: bool  # whether next_entry is honoured
+    superusers: bool
+
+
+def custom(loader: Loader) -> str:
+    return os.path.dirname(loader.config) + "/custom.cfg"
+
+
+def environment(loader: Loader) -> str:
+    return os.path.dirname(loader.config) + "/grubenv"
+
+
+def config(view: View, loader: Loader) -> Config:
+    text = view.text(loader.config)
+    if text is None:
+        raise KmodError(loader.config, "is not there", "Generate it: grub-mkconfig -o %s" % loader.config, "CONFIG_MISSING")
+    reader = _Reader(view, loader)
+    reader.read(script.parse(text, loader.config), loader.config, text, ())
+    return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers)
+
+
+class _Reader:
+    """Walks a configuration in the order in which GRUB would run it, without its conditions."""
+
+    def __init__(self, view: View, loader: Loader) -> None:
+        self.view = view
+        self.loader = loader
+        self.entries: List[Entry] = []
+        self.default = ""
+        self.custom = False
+        self.superusers = False
+        self.counts: Dict[Tuple[int, ...], int] = {}
+
+    def place(self, parent: Tuple[int, ...]) -> Tuple[int, ...]:
+        self.counts[parent] = self.counts.get(parent, -1) + 1
+        return parent + (self.counts[parent],)
+
+    def read(self, commands: List[script.Command], path: str, text: str, parent: Tuple[int, ...]) -> None:
+        for command in commands:
+            if command.body is not None and command.name in ("menuentry", "submenu", "hiddenentry"):
+                entry = _entry(command, path, text, self.place(parent))
+                self.entries.append(entry)
+                if command.name == "submenu":
+                    self.read(command.body, path, text, entry.position)
+            elif command.name == "blscfg" and self.loader.entries:
+                self.entries.extend(each._replace(position=self.place(parent)) for each in bls.entries(self.view, self.loader))
+            elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
+                self.source_custom(parent)
+            elif command.name == "set" and len(command.words) > 1:
+                name, _, value = command.words[1].value.partition("=")
+                if name == "default" and value not in ("${next_entry}", "$next_entry"):
+                    self.default = value
+                self.superusers = self.superusers or name == "superusers" and bool(value)
+
+    def source_custom(self, parent: Tuple[int, ...]) -> None:
+        path = custom(self.loader)
+        text = self.view.text(path)
+        if text is not None and not self.custom:  # 41_custom names it twice, for GRUBs with and without config_directory
+            self.custom = True
+            self.read(script.parse(text, path), path, text, parent)
+        self.custom = True
+
+
+def _entry(command: script.Command, path: str, text: str, position: Tuple[int, ...]) -> Entry:
+    title, ident = _head(command)
+    linux: Tuple[str, ...] = ()
+    initrd: Tuple[str, ...] = ()
+    if command.name != "submenu":
+        for each in command.walk():
+            values = tuple(word.value for word in each.words[1:])
+            if each.name in ("linux", "linux16", "linuxefi") and values:
+                linux = values
+            elif each.name in ("initrd", "initrd16", "initrdefi"):
+                initrd = values
+    line = text.rfind("\n", 0, command.start) + 1
+    ours = next((each for each in _BLOCK.finditer(text) if each.start() <= command.start < each.end()), None)
+    section = next((each.group("name") for each in _SECTION.finditer(text) if each.start() <= command.start < each.end()), "")
+    return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), path,
+                 ours.group() if ours else text[line:command.stop] + "\n", position, section,
+                 ours.group("driver") if ours else None, ours.group("kernel") if ours else None)
+
+
+def _head(command: script.Command) -> Tuple[str, str]:
+    """Title and id of an entry; the options of menuentry may stand anywhere (grub-core/commands/menuentry.c)."""
+    title, ident, skip = "", "", ""
+    for word in command.words[1:]:
+        if skip:
+            ident = word.value if skip == "id" else ident
+            skip = ""
+        elif word.raw in ("--id", "$menuentry_id_option", "${menuentry_id_option}"):
+            skip = "id"
+        elif word.raw.startswith("--id="):
+            ident = word.value[5:]
+        elif word.raw in ("--class", "--users", "--hotkey", "--source"):
+            skip = "other"
+        elif not word.raw.startswith("--") and not title:
+            title = word.value
+    return title, ident
+
+
+def menu(view: View, loader: Loader) -> Menu:
+    found = config(view, loader)
+    variables = environment_of(view, loader)
+    default = re.sub(r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default)
+    return Menu(found.entries, resolve(found.entries, default), grubenv.get(variables, "next_entry") or None)
+
+
+def environment_of(view: View, loader: Loader) -> List[Tuple[str, str]]:
+    text = view.text(environment(loader))
+    return grubenv.parse(text, environment(loader)) if text is not None else []
+
+
+def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
+    """The entry that a value of ``default`` means: numbers, titles or ids, one a level; the first where it means none.
+
+    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as distributions have it and GRUB since 2.12.
+    """
+    parent: Tuple[int, ...] = ()
+    found: Optional[Entry] = None
+    for part in re.split(r"(?<!>)>(?!>)", default):
+        part = part.replace(">>", ">")
+        level = [entry for entry in entries if entry.position[:-1] == parent]
+        if not level:
+            break
+        named = [entry for entry in level if part in (entry.title, entry.id)]
+        numbered = level[int(part):int(part) + 1] if part.isdigit() else []
+        found = (numbered or named or level)[0]
+        parent = found.position
+    return found
+
+
+# Changing
+
+def compose(shipped: Entry, new: New) -> str:
+    """The shipped entry's own text with another title, id and initrd, and with arguments appended."""
+    indent = shipped.text[:len(shipped.text) - len(shipped.text.lstrip(" \t"))]
+    text = "".join(line[len(indent):] if line.startswith(indent) else line for line in shipped.text.splitlines(True))
+    command = script.parse(text, shipped.path)[0]
+    edits = _edit_head(command, new, shipped)
+    for each in command.walk():
+        if each.name in ("linux", "linux16", "linuxefi"):
+            edits.append((each.stop, each.stop, " " + " ".join(_word(word) for word in new.args.split())))
+        elif each.name in ("initrd", "initrd16", "initrdefi"):
+            edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
+        elif each.name == "savedefault":  # to try an entry by hand must not make it the default
+            edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
+    for start, stop, replacement in sorted(edits, reverse=True):
+        text = text[:start] + replacement + text[stop:]
+    return text
+
+
+def _edit_head(command: script.Command, new: New, shipped: Entry) -> List[Tuple[int, int, str]]:
+    words = command.words
+    title = next(word for word in words[1:] if word.value == shipped.title)
+    edits = [(title.start, title.stop, script.quote(new.title(shipped.title)))]
+    for option, word in zip(words[1:], words[2:] + words[-1:]):
+        if option.raw in ("--id", "$menuentry_id_option", "${menuentry_id_option}"):
+            return edits + [(word.start, word.stop, script.quote(new.id))]
+        if option.raw.startswith("--id="):
+            return edits + [(option.start, option.stop, "--id=" + script.quote(new.id))]
+    return edits + [(title.stop, title.stop, " --id " + script.quote(new.id))]
+
+
+def _word(argument: str) -> str:
+    return argument if re.fullmatch(r"[\w.,:=/@%+~^-]+", argument) else script.quote(argument)
+
+
+def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
+    """Put our block into custom.cfg, where it is already or at the end; beside an entry with a file of its own, another such file."""
+    if shipped.path.endswith(".conf"):
+        bls.add(view, shipped, new)
+        return
+    path = custom(loader)
+    if not config(view, loader).custom:
+        raise KmodError(loader.config, "does not source custom.cfg, where new entries go", "Add what 41_custom of GRUB writes, or run grub-mkconfig",
+                        "GRUB_NO_CUSTOM")
+    old = view.text(path)
+    text = old or ""
+    for block in _BLOCK.finditer(text):
+        if (block.group("driver"), block.group("kernel")) == (new.driver, new.kernel):
+            default = _DEFAULT.search(block.group())
+            body = compose(shipped, new) + (default.group() if default else "")
+            view.put(path, text[:block.start()] + _block(new.mark, block.group("flags"), body) + text[block.end():])
+            return
+    flags = " +file" if old is None else "" if not text or text.endswith("\n") else " +newline"
+    view.put(path, text + ("\n" if flags == " +newline" else "") + _block(new.mark, flags, compose(shipped, new)), like=loader.config)
+
+
+def _block(mark: str, flags: str, body: str) -> str:
+    return "### BEGIN %s%s ###\n%s### END %s ###\n" % (mark, flags, body, mark)
+
+
+def drop(view: View, loader: Loader, entry: Entry) -> None:
+    """Take our block out of custom.cfg, and what was added around it: the file itself, or an end for the last line before it."""
+    if entry.path.endswith(".conf"):
+        view.put(entry.path, None)
+        return
+    path = custom(loader)
+    text = view.text(path) or ""
+    start = text.index(entry.text)
+    before, after = text[:start], text[start + len(entry.text):]
+    flags = _BLOCK.match(entry.text).group("flags")  # type: ignore[union-attr]
+    following = _BLOCK.search(after)
+    if flags and following:
+        after = after[:following.start("flags")] + flags + after[following.end("flags"):]
+    elif flags == " +newline" and not after:
+        before = before[:-1]
+    view.put(path, None if flags == " +file" and not following and not before + after else before + after)
+
+
+def set_default(view: View, loader: Loader, entry: Entry) -> None:
+    """Make our entry the default, in the way that this grub.cfg takes it from; only the one that is replaced is remembered."""
+    _check_unattended(view, loader, entry)
+    found = config(view, loader)
+    if "saved_entry" not in _without_ours(view, loader).default:
+        _set_in_custom(view, loader, entry)
+        return
+    path = environment(loader)
+    text, variables = _environment_to_write(view, loader), environment_of(view, loader)
+    old = grubenv.get(variables, "saved_entry")
+    if old == entry.id:
+        return
+    if not any(each.driver and each.id == old for each in found.entries):
+        text = grubenv.set_(text, path, REMEMBERED, "none" if old is None else "=" + old)
+    view.put(path, grubenv.set_(text, path, "saved_entry", entry.id))
+
+
+def _without_ours(view: View, loader: Loader) -> Config:
+    """The configuration as it would be without our blocks."""
+    bare = View(view.host)
+    text = view.text(custom(loader))
+    bare.changed = dict(view.changed)
+    bare.put(custom(loader), _BLOCK.sub("", text) if text is not None else None)
+    return config(bare, loader)
+
+
+def _set_in_custom(view: View, loader: Loader, entry: Entry) -> None:
+    """For a grub.cfg with a fixed default: custom.cfg, which comes last, sets it, except where the next boot alone has an entry of its own."""
+    path = custom(loader)
+    text = view.text(path) or ""
+
+    def block(found: "re.Match[str]") -> str:
+        body = _DEFAULT.sub("", found.group())
+        if found.group() != entry.text:
+            return body
+        end = body.rindex("### END ")
+        return body[:end] + "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % entry.id + body[end:]
+
+    view.put(path, _BLOCK.sub(block, text))
+
+
+def set_once(view: View, loader: Loader, entry: Entry) -> None:
+    """Have the next boot alone start our entry; GRUB itself takes that back before it does."""
+    _check_unattended(view, loader, entry)
+    if not config(view, loader).once:
+        raise KmodError(loader.config, "does not look at next_entry, so no entry can be started only once", "Have grub-mkconfig write it",
+                        "GRUB_NO_ONCE")
+    why = grubenv_refusal(view, loader, entry)
+    if why:
+        raise KmodError(environment(loader), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
+                        "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
+    path = environment(loader)
+    if grubenv.get(environment_of(view, loader), "next_entry") != entry.id:
+        view.put(path, grubenv.set_(_environment_to_write(view, loader), path, "next_entry", entry.id))
+
+
+def grubenv_refusal(view: View, loader: Loader, entry: Entry) -> str:
+    return ""
+
+
+def forget(view: View, loader: Loader, entry: Entry) -> None:
+    """Before our entry goes: nothing that GRUB starts may name it any more, and the old default is back."""
+    path = environment(loader)
+    text = view.text(path)
+    if text is None:
+        return
+    variables = grubenv.parse(text, path)
+    if grubenv.get(variables, "next_entry") == entry.id:
+        text = grubenv.set_(text, path, "next_entry", None)
+    remembered = grubenv.get(variables, REMEMBERED)
+    saved = grubenv.get(variables, "saved_entry")
+    if remembered is not None and saved == entry.id:
+        text = grubenv.set_(text, path, "saved_entry", remembered[1:] if remembered.startswith("=") else None)
+    if remembered is not None and not any(each.driver and each.id == saved and each.id != entry.id for each in config(view, loader).entries):
+        text = grubenv.set_(text, path, REMEMBERED, None)
+    if text != view.text(path):
+        view.put(path, text)
+
+
+def _environment_to_write(view: View, loader: Loader) -> str:
+    path = environment(loader)
+    text = view.text(path)
+    if text is None:
+        raise KmodError(path, "is not there, so GRUB remembers nothing from one boot to the next", "Make it: grub-editenv %s create" % path,
+                        "ENV_MISSING")
+    return text
+
+
+def _check_unattended(view: View, loader: Loader, entry: Entry) -> None:
+    head = entry.text.split("{\n")[0]
+    if config(view, loader).superusers and "--unrestricted" not in entry.text and not loader.entries:
+        raise KmodError(loader.config, "the menu is protected by a password and %r would wait for it" % head.strip()[:80],
+                        "Give the shipped entries --unrestricted first", "GRUB_PASSWORD")

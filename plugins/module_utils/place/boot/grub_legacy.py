@@ -1,0 +1,144 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""GRUB legacy: one menu in grub.conf or menu.lst, whose ``default`` counts its titles. So ours goes to the end."""
+import re
+from typing import List, Optional
+
+from ...errors import KmodError
+from .menu import MARKER, Entry, Loader, Menu, New, View
+
+_BLOCK = re.compile(r"^# BEGIN %s (?P<driver>\S+) (?P<kernel>\S+)(?P<flags>(?: \+\w+)*)\n.*?^# END %s (?P=driver) (?P=kernel)\n"
+                    % (re.escape(MARKER), re.escape(MARKER)), re.M | re.S)
+_TITLE = re.compile(r"^[ \t]*title[ \t=]+(?P<title>.*?)[ \t]*$", re.M)
+_DEFAULT = re.compile(r"^(?P<head>[ \t]*default[ \t=]+)(?P<value>\S+)(?P<tail>.*)\n", re.M)
+_REMEMBERED = re.compile(r"^# %s default (?P<line>.*)\n" % re.escape(MARKER), re.M)
+
+
+def menu(view: View, loader: Loader) -> Menu:
+    text = _text(view, loader)
+    entries = _entries(loader, text)
+    default = next((found.group("value") for found in _DEFAULT.finditer(text, 0, _end_of_head(text))), "0")
+    number = int(default) if default.isdigit() else 0 if default != "saved" else -1
+    return Menu(entries, entries[number] if 0 <= number < len(entries) else None)
+
+
+def _text(view: View, loader: Loader) -> str:
+    text = view.text(loader.config)
+    if text is None:
+        raise KmodError(loader.config, "is not there", "Name the loader that the host boots with", "CONFIG_MISSING")
+    return text
+
+
+def _end_of_head(text: str) -> int:
+    found = _TITLE.search(text)
+    return found.start() if found else len(text)
+
+
+def _entries(loader: Loader, text: str) -> List[Entry]:
+    titles = list(_TITLE.finditer(text))
+    found = []
+    for number, title in enumerate(titles):
+        end = titles[number + 1].start() if number + 1 < len(titles) else len(text)
+        ours = next((block for block in _BLOCK.finditer(text) if block.start() <= title.start() < block.end()), None)
+        body = _own(text[title.start():end])
+        kernel = _command(body, "kernel")
+        initrd = _command(body, "initrd")
+        words = [word for word in kernel if not word.startswith("--")]  # kernel --type=, --no-mem-option
+        found.append(Entry(str(number), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
+                           ours.group() if ours else body, (number,), "",
+                           ours.group("driver") if ours else None, ours.group("kernel") if ours else None))
+    return found
+
+
+def _own(body: str) -> str:
+    """An entry's lines without what stands between it and the next one: blank lines and comments."""
+    lines = body.splitlines(True)
+    while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("#")):
+        lines.pop()
+    return "".join(lines)
+
+
+def _line(body: str, command: str) -> "Optional[re.Match[str]]":
+    return re.search(r"^(?P<head>[ \t]*%s[ \t]+)(?P<words>.*?)[ \t]*$" % command, body, re.M)
+
+
+def _command(body: str, command: str) -> List[str]:
+    found = _line(body, command)
+    return found.group("words").split() if found else []
+
+
+def compose(shipped: Entry, new: New) -> str:
+    """The shipped entry's own lines with another title and initrd, and with arguments appended."""
+    text = shipped.text if shipped.text.endswith("\n") else shipped.text + "\n"
+    text = re.sub(r"^([ \t]*title[ \t=]+).*$", lambda line: line.group(1) + new.title(shipped.title), text, count=1, flags=re.M)
+    text = re.sub(r"^[ \t]*savedefault.*\n", "", text, flags=re.M)  # to try an entry by hand must not make it the default
+    kernel, initrd = _line(text, "kernel"), _line(text, "initrd")
+    if kernel is None or initrd is None:
+        raise KmodError(shipped.path, "the entry %r has no kernel with an initrd" % shipped.title, "Correct it", "ENTRY_MALFORMED")
+    words = [" ".join(new.initrd) if word == new.replaces else word for word in initrd.group("words").split()]
+    for found, value in sorted([(initrd, " ".join(words)), (kernel, kernel.group("words") + " " + new.args)],
+                               key=lambda edit: edit[0].start(), reverse=True):
+        text = text[:found.start("words")] + value + text[found.end("words"):]
+    return text
+
+
+def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
+    text = _text(view, loader)
+    for block in _BLOCK.finditer(text):
+        if (block.group("driver"), block.group("kernel")) == (new.driver, new.kernel):
+            view.put(loader.config, text[:block.start()] + _block(new.mark, block.group("flags"), compose(shipped, new)) + text[block.end():])
+            return
+    flags = "" if text.endswith("\n") else " +newline"
+    view.put(loader.config, text + ("\n" if flags else "") + _block(new.mark, flags, compose(shipped, new)))
+
+
+def _block(mark: str, flags: str, body: str) -> str:
+    return "# BEGIN %s%s\n%s# END %s\n" % (mark, flags, body, mark)
+
+
+def drop(view: View, loader: Loader, entry: Entry) -> None:
+    text = _text(view, loader)
+    start = text.index(entry.text)
+    before, after = text[:start], text[start + len(entry.text):]
+    flags = _BLOCK.match(entry.text).group("flags")  # type: ignore[union-attr]
+    following = _BLOCK.search(after)
+    if flags and following:
+        after = after[:following.start("flags")] + flags + after[following.end("flags"):]
+    elif flags and not after:
+        before = before[:-1]
+    view.put(loader.config, before + after)
+
+
+def set_default(view: View, loader: Loader, entry: Entry) -> None:
+    """Have ``default`` count to our entry; the line that stood there is kept in a comment above it."""
+    text = _text(view, loader)
+    found = next(_DEFAULT.finditer(text, 0, _end_of_head(text)), None)
+    if found is None:
+        line = "# %s default \ndefault=%s\n" % (MARKER, entry.id)
+        view.put(loader.config, line + text)
+    elif found.group("value") != entry.id:
+        line = "%s%s%s\n" % (found.group("head"), entry.id, found.group("tail"))
+        if not _REMEMBERED.search(text):
+            line = "# %s default %s" % (MARKER, found.group()) + line
+        view.put(loader.config, text[:found.start()] + line + text[found.end():])
+
+
+def set_once(view: View, loader: Loader, entry: Entry) -> None:
+    raise KmodError(loader.config, "GRUB legacy is told what to start once from its own shell alone",
+                    "Run: grub, then savedefault --default=%s --once" % entry.id, "ONCE_NOT_SAFE")
+
+
+def forget(view: View, loader: Loader, entry: Entry) -> None:
+    """Before our entry goes: the old default is back, and one that counts past it still means the same."""
+    text = _text(view, loader)
+    remembered = _REMEMBERED.search(text)
+    found = _DEFAULT.search(text, remembered.end() if remembered else 0, _end_of_head(text))
+    if found is None or not found.group("value").isdigit():
+        return
+    if remembered and found.group("value") == entry.id:
+        old = remembered.group("line")
+        view.put(loader.config, text[:remembered.start()] + (old + "\n" if old else "") + text[found.end():])
+    elif int(found.group("value")) > int(entry.id):
+        view.put(loader.config, text[:found.start("value")] + str(int(found.group("value")) - 1) + text[found.end("value"):])

@@ -1,0 +1,137 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What all boot loaders have in common here: entries in a menu, read from and planned as texts.
+
+A loader's module turns a View into a Menu. Since a View shows planned texts in place of those on disk, the menu that a plan would
+leave behind is read by the same code before anything is written.
+"""
+import re
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from ...errors import KmodError
+from ...host import Host
+from ...plan import Content, File, Plan
+
+MARKER = "outoftree.kmod"  # on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
+
+
+class Loader(NamedTuple):
+    """A boot loader found on a host."""
+
+    kind: str  # grub2, bls (GRUB 2 with blscfg), systemd-boot, grub-legacy, extlinux
+    config: str  # its main configuration file, as a real path inside the root
+    entries: str = ""  # directory of Boot Loader Specification entries
+
+
+class Entry(NamedTuple):
+    """One item of the boot menu; a submenu has no kernel."""
+
+    id: str  # as the loader knows it: what its default is set to
+    title: str
+    linux: str  # path of the kernel as the loader sees it
+    initrd: Tuple[str, ...]
+    args: str
+    path: str  # the file that it is written in
+    text: str  # its own text, verbatim
+    position: Tuple[int, ...] = ()  # place in the menu, one number a level
+    section: str = ""  # the generator that wrote it (/etc/grub.d/10_linux), where known
+    driver: Optional[str] = None  # whose it is, if it is one of ours
+    kernel: Optional[str] = None  # the release that it is ours for
+
+
+class Menu(NamedTuple):
+    """What a loader would show, and start."""
+
+    entries: List[Entry]
+    default: Optional[Entry]  # what boots start
+    once: Optional[str] = None  # the id that the next boot alone starts
+
+
+class New(NamedTuple):
+    """An entry to be: how it differs from the one that it is a copy of."""
+
+    driver: str
+    kernel: str
+    initrd: Tuple[str, ...]  # as the loader sees them, in place of the shipped one
+    replaces: str  # the shipped initrd as the entry names it
+    args: str  # appended
+
+    @property
+    def id(self) -> str:
+        return "outoftree-%s-%s" % (self.driver, self.kernel)
+
+    def title(self, shipped: str) -> str:
+        """What tells it from the others comes first: menus cut long titles off at the right."""
+        return "With driver %s: %s" % (self.driver, shipped)
+
+    @property
+    def mark(self) -> str:
+        return "%s %s %s" % (MARKER, self.driver, self.kernel)
+
+
+class View:
+    """The host's small text files as they will be once what is planned has been written."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.changed: Dict[str, Optional[str]] = {}
+        self.like: Dict[str, str] = {}
+
+    def resolve(self, path: str) -> str:
+        return self.host.inside(self.host.real(path))
+
+    def text(self, path: str) -> Optional[str]:
+        """A file's text, None where there is none."""
+        path = self.resolve(path)
+        if path in self.changed:
+            return self.changed[path]
+        return self.host.read_text(path) if self.host.is_file(path) else None
+
+    def names(self, directory: str) -> List[str]:
+        """The names of the regular files in a directory, sorted."""
+        directory = self.resolve(directory)
+        names = {name for name in self.host.listdir(directory) if self.host.is_file(directory + "/" + name)}
+        for path, text in self.changed.items():
+            if path.rsplit("/", 1)[0] == directory:
+                (names.discard if text is None else names.add)(path.rsplit("/", 1)[1])
+        return sorted(names)
+
+    def put(self, path: str, text: Optional[str], like: str = "") -> None:
+        """Plan a text (None: no file). A new file gets the mode and owner of ``like``, so that secrets in it stay as secret."""
+        path = self.resolve(path)
+        self.changed[path] = text
+        self.like.setdefault(path, self.resolve(like or path))
+
+    def plan(self) -> Plan:
+        """The writes, in the order in which they were planned."""
+        plan = Plan(self.host)
+        for path, text in self.changed.items():
+            status = self.host.stat(path) or self.host.stat(self.like[path])
+            if text is None or status is None:
+                plan.put(path, None if text is None else File(Content.of(encode(text))))
+            else:
+                plan.put(path, File(Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)))
+        return plan
+
+
+def encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def boots(entry: Entry, release: str) -> bool:
+    """Whether an entry boots that kernel: ``vmlinuz-REL``, or ``…/REL/linux`` as kernel-install lays it out."""
+    parts = entry.linux.split("/")
+    name = parts[-1]
+    if name.endswith("-" + release):
+        return name[:-len(release) - 1].isalpha()
+    return len(parts) > 1 and parts[-2] == release and name in ("linux", "vmlinuz")
+
+
+def check_args(args: str) -> str:
+    """Arguments that mean the same to every loader: words without quoting or expansion."""
+    bad = re.search(r"[^ !%()*+,\-./0-9:;=?@A-Z\[\]^_a-z~]", args)
+    if bad:
+        raise KmodError("args", "%r cannot be written so that every boot loader passes it on as it is" % bad.group(), "Leave it out", "ARGS_INVALID")
+    return " ".join(args.split())

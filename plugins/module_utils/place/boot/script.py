@@ -1,0 +1,103 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""GRUB 2's script language, as far as finding menu entries in a grub.cfg and changing single words of them needs it."""
+import re
+from typing import Iterator, List, NamedTuple, Optional
+
+from ...errors import KmodError
+
+KEYWORDS = ("if", "then", "elif", "else", "while", "until", "do", "!")
+
+# grub-core/script/yylex.l: a word is made of plain characters, escapes, quoted strings and ${variables}
+_TOKEN = re.compile(r"""
+    (?P<blank>(?:[ \t\r]|\\\n)+)
+  | (?P<comment>\#[^\n]*)
+  | (?P<end>[\n;&|<>]+)
+  | (?P<brace>[{}])
+  | (?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}\n]*\}|[^\s;&|<>{}'"\\])+)
+""", re.VERBOSE | re.DOTALL)
+_PIECE = re.compile(r"""\\(?P<escaped>.)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|(?P<plain>.)""", re.DOTALL)
+
+
+class Word(NamedTuple):
+    raw: str
+    start: int
+    stop: int
+
+    @property
+    def value(self) -> str:
+        """The word without its quotes; variables stay as they are written."""
+        return "".join(
+            (piece.group("escaped") or "").replace("\n", "") + (piece.group("single") or "")
+            + re.sub(r"\\([\\\"$\n])", lambda escape: escape.group(1).replace("\n", ""), piece.group("double") or "") + (piece.group("plain") or "")
+            for piece in _PIECE.finditer(self.raw))
+
+
+class Command(NamedTuple):
+    """A simple command, or a block (``menuentry``, ``submenu``, ``function``) with the commands in its braces."""
+
+    words: List[Word]
+    body: Optional[List["Command"]]  # type: ignore[misc]
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return self.words[0].value if self.words else ""
+
+    def walk(self) -> Iterator["Command"]:
+        """The commands in its body, those in its conditions too."""
+        for command in self.body or ():
+            yield command
+            yield from command.walk()
+
+
+def parse(text: str, path: str) -> List[Command]:
+    """The commands of a script in their order; those inside ``if`` stand on the level around it."""
+    levels: List[List[Command]] = [[]]
+    heads: List[List[Word]] = []
+    words: List[Word] = []
+    position = 0
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None:
+            raise _malformed(path, text, position, "a quote that is not closed")
+        kind, token = found.lastgroup, found.group()
+        if kind == "word":
+            words.append(Word(token, position, found.end()))
+        elif token == "{":
+            heads.append(words)
+            levels.append([])
+            words = []
+        elif kind in ("end", "brace"):
+            _finish(levels[-1], words)
+            words = []
+            if token == "}":
+                if not heads:
+                    raise _malformed(path, text, position, "a } without its {")
+                body, head = levels.pop(), heads.pop()
+                levels[-1].append(Command(head, body, head[0].start if head else position, found.end()))
+        position = found.end()
+    if heads:
+        raise _malformed(path, text, heads[-1][0].start if heads[-1] else len(text), "a { that is not closed")
+    _finish(levels[-1], words)
+    return levels[0]
+
+
+def _finish(level: List[Command], words: List[Word]) -> None:
+    while words and words[0].raw in KEYWORDS:
+        words = words[1:]
+    if words:
+        level.append(Command(words, None, words[0].start, words[-1].stop))
+
+
+def _malformed(path: str, text: str, position: int, what: str) -> KmodError:
+    return KmodError(path, "line %d: %s" % (text.count("\n", 0, position) + 1, what),
+                     "Correct the file, or have it generated again", "CONFIG_MALFORMED")
+
+
+def quote(value: str) -> str:
+    """A word that means ``value``."""
+    return "'%s'" % value.replace("'", "'\\''")

@@ -1,0 +1,207 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is promised of a new entry, on every family's boot configuration."""
+import os
+import stat
+
+import machines
+import pytest
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from machines import DRIVER, MACHINE, NEW, OLD, write
+
+
+
+def snapshot(root):
+    """Every path with its mode and contents."""
+    found = {}
+    for directory, names, files in os.walk(str(root)):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            text = os.readlink(path) if stat.S_ISLNK(status.st_mode) else open(path, "rb").read() if stat.S_ISREG(status.st_mode) else None
+            found[os.path.relpath(path, str(root))] = (status.st_mode, text)
+    return found
+
+
+def variants(initrd, *releases):
+    return {release: ("/boot/%s.1" % (initrd % release),) for release in releases}
+
+
+def menu(root, kind="auto"):
+    host = Host(str(root))
+    loader = detect.detect(host, kind)
+    return entry.LOADERS[loader.kind].menu(View(host), loader)
+
+
+def present(root, kernels, **options):
+    return entry.present(Host(str(root)), entry.Request(DRIVER, **options), kernels)
+
+
+def absent(root):
+    return entry.absent(Host(str(root)), DRIVER)
+
+
+@pytest.fixture(params=sorted(machines.FAMILIES))
+def machine(request, tmp_path):
+    initrd = machines.FAMILIES[request.param](tmp_path)
+    return tmp_path, variants(initrd, OLD, NEW)
+
+
+# What every loader's entries keep to
+
+def test_an_entry_for_each_kernel_starts_that_kernel_with_the_variant(machine):
+    root, kernels = machine
+    plan, result = present(root, kernels)
+    plan.apply()
+    assert [row["kernel"] for row in result["kernels"]] == [OLD, NEW]
+    for row in result["kernels"]:
+        made = next(each for each in menu(root).entries if each.id == row["id"])
+        shipped = next(each for each in menu(root).entries if each.driver is None and row["kernel"] in each.linux)
+        assert made.linux == shipped.linux
+        assert made.initrd[0] == shipped.initrd[0] + ".1" and made.initrd[1:] == shipped.initrd[1:]
+        assert made.args == shipped.args + " outoftree.kmod=3w-9xxx panic=10 rd.shell=0 rd.emergency=reboot"
+        assert made.title.startswith("With driver 3w-9xxx: ") and row["kernel"] in made.title
+
+
+def test_what_was_there_stays_and_the_default_too(machine):
+    root, kernels = machine
+    before, default = snapshot(root), menu(root).default
+    present(root, kernels)[0].apply()
+    after = snapshot(root)
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed <= {"boot/grub/grub.conf"}  # GRUB legacy has one file for all entries
+    for path in changed:
+        assert after[path][1].startswith(before[path][1])
+    assert (menu(root).default.title, menu(root).default.linux) == (default.title, default.linux)
+
+
+def test_a_second_run_changes_nothing(machine):
+    root, kernels = machine
+    present(root, kernels)[0].apply()
+    plan, result = present(root, kernels)
+    assert not plan
+    assert [row["changed"] for row in result["kernels"]] == [False, False]
+
+
+def test_planning_writes_nothing(machine):
+    root, kernels = machine
+    before = snapshot(root)
+    plan, _result = present(root, kernels, boot="none")
+    assert plan and plan.diff() and snapshot(root) == before
+
+
+def test_removal_brings_every_byte_back(machine):
+    root, kernels = machine
+    before = snapshot(root)
+    present(root, kernels)[0].apply()
+    plan, result = absent(root)
+    plan.apply()
+    assert snapshot(root) == before
+    assert [row["state"] for row in result["kernels"]] == ["absent", "absent"]
+    assert not absent(root)[0]
+
+
+def test_a_default_that_was_asked_for_is_taken_back_with_the_entry(machine):
+    root, kernels = machine
+    before, default = snapshot(root), menu(root).default
+    plan, result = present(root, kernels, boot="default")
+    plan.apply()
+    chosen = next(row for row in result["kernels"] if row["default"])
+    assert chosen["kernel"] in default.linux  # the kernel stays the one that boots anyway
+    assert menu(root).default.driver == DRIVER
+    assert not present(root, kernels, boot="default")[0]
+    assert not present(root, kernels)[0], "boot: none leaves the default as it is"
+    absent(root)[0].apply()
+    assert snapshot(root) == before
+
+
+def test_entries_follow_a_changed_variant(machine):
+    root, kernels = machine
+    present(root, kernels)[0].apply()
+    again = {release: (image[0][:-1] + "2",) for release, image in kernels.items()}
+    for images in again.values():
+        write(root, images[0], "another", 0o600)
+    plan, result = present(root, again)
+    plan.apply()
+    assert [row["initrd"][0][-1] for row in result["kernels"]] == ["2", "2"]
+    assert len([each for each in menu(root).entries if each.driver]) == 2
+
+
+def test_two_drivers_have_their_own_entries(machine):
+    root, kernels = machine
+    before = snapshot(root)
+    present(root, kernels)[0].apply()
+    first = snapshot(root)
+    entry.present(Host(str(root)), entry.Request("other"), kernels)[0].apply()
+    assert len([each for each in menu(root).entries if each.driver]) == 4
+    entry.absent(Host(str(root)), "other")[0].apply()
+    assert snapshot(root) == first
+    entry.present(Host(str(root)), entry.Request("other"), kernels)[0].apply()
+    absent(root)[0].apply()
+    entry.absent(Host(str(root)), "other")[0].apply()
+    assert snapshot(root) == before
+
+
+def test_an_entry_whose_kernel_is_gone_is_removed(machine):
+    root, kernels = machine
+    present(root, kernels)[0].apply()
+    os.unlink(str(root / "boot" / ("vmlinuz-" + OLD)))
+    present(root, {NEW: kernels[NEW]})[0].apply()
+    assert [each.kernel for each in menu(root).entries if each.driver] == [NEW]
+
+
+# Bad input
+
+def refused(code, function, *arguments, **options):
+    with pytest.raises(KmodError) as caught:
+        function(*arguments, **options)
+    assert caught.value.code == code
+    assert caught.value.then
+    return caught.value
+
+
+def test_a_kernel_without_a_shipped_entry(machine):
+    root, kernels = machine
+    before = snapshot(root)
+    assert "6.6.6" in refused("ENTRY_MISSING", present, root, {"6.6.6": kernels[NEW]}).why
+    assert snapshot(root) == before
+
+
+def test_a_missing_variant(machine):
+    root, _kernels = machine
+    refused("VARIANT_MISSING", present, root, {NEW: ("/boot/initrd.9",)})
+
+
+def test_a_variant_where_the_loader_cannot_read_it(machine):
+    root, _kernels = machine
+    write(root, "/var/initrd.1")
+    refused("INITRD_ELSEWHERE", present, root, {NEW: ("/var/initrd.1",)})
+
+
+def test_arguments_that_loaders_would_take_apart(machine):
+    root, kernels = machine
+    for bad in ("a=$b", "a='b c'", 'a="b"', "a\nb", "a\\b", "{"):
+        refused("ARGS_INVALID", present, root, kernels, args=bad)
+
+
+def test_a_driver_name_that_could_break_a_configuration(machine):
+    root, kernels = machine
+    for bad in ("a b", "a'b", "../a", "", "-a", "a\n"):
+        refused("DRIVER_NAME", entry.present, Host(str(root)), entry.Request(bad), kernels)
+
+
+def test_a_host_without_a_boot_loader(tmp_path):
+    refused("LOADER_MISSING", present, tmp_path, {})
+
+
+def test_bls_names_never_sort_first(tmp_path):
+    initrd = machines.el9(tmp_path)  # nothing saved: the first entry is the default
+    present(tmp_path, variants(initrd, OLD, NEW))[0].apply()
+    shown = [each.id for each in menu(tmp_path).entries]
+    base = MACHINE + "-"
+    assert shown == [base + NEW, base + NEW + "~3w_9xxx", base + OLD, base + OLD + "~3w_9xxx"]
