@@ -39,6 +39,7 @@ class Host:
         if not os.path.isdir(root):
             raise KmodError(root, "is not a directory", "Give the root directory of an installed system", "PATH_MISSING")
         self.root = os.path.realpath(root)
+        self.keeps_cache = False  # whether what took long to read may be kept below /var/cache: not in check mode
 
     @property
     def live(self) -> bool:

@@ -19,6 +19,7 @@ def run(module: Any, work: Work) -> None:
     """Plan under the host's lock, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
     try:
         host = Host(module.params["root"])
+        host.keeps_cache = not module.check_mode
         with host.lock():
             plan, result = work(host, module.params)
             if plan and not module.check_mode:

@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 from ..errors import KmodError
 from ..host import Host
+from . import ko
 
 SUFFIX = re.compile(r"\.ko(\.gz|\.xz|\.zst)?\Z")
 DIRECTORIES = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
@@ -26,17 +27,12 @@ class Config(NamedTuple):
     exclude: Tuple[str, ...]
 
 
-def module_name(path: str) -> str:
-    """The name under which the kernel knows the module in this file (``kmod: shared/util.c path_to_modname``)."""
-    return os.path.basename(path).split(".")[0].replace("-", "_")
-
-
 def chosen(host: Host, modules_dir: str) -> Dict[str, str]:
     """The path of the one file of each module name that is loaded for the kernel whose modules lie in /lib/modules/REL."""
     index = modules_dir + "/modules.dep"
     listed = [line.split(":")[0] for line in host.read_text(index, limit=64 << 20).splitlines()] if host.is_file(index) else []
     if listed:
-        return {module_name(path): os.path.join(modules_dir, path) for path in listed}
+        return {ko.normal(path): os.path.join(modules_dir, path) for path in listed}
     return search(host, modules_dir)
 
 
@@ -45,7 +41,7 @@ def search(host: Host, modules_dir: str) -> Dict[str, str]:
     rules = config(host, os.path.basename(modules_dir))
     best: Dict[str, Tuple[int, str]] = {}
     for path in _files(host, modules_dir, rules.exclude):
-        name, rank = module_name(path), rank_of(path[len(modules_dir) + 1:], rules)
+        name, rank = ko.normal(path), rank_of(path[len(modules_dir) + 1:], rules)
         if name not in best or rank > best[name][0]:
             best[name] = (rank, path)
     return {name: path for name, (_, path) in best.items()}

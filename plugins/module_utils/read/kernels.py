@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import exports as sources
-from . import ko
-from .exports import Export
+from . import ko, sources
+from .exports import Export, find_symvers
+from .sources import Note, Sources
 
 MODULES = ("/lib/modules", "/usr/lib/modules")
 _SHIPPED = ("kernel", "modules.order", "modules.builtin", "modules.builtin.modinfo")  # depmod makes modules.dep even for a mere store
@@ -93,15 +93,24 @@ class Kernel:
     @lazy
     def symvers(self) -> Optional[str]:
         """The path of its symvers; None where there is none."""
-        return sources.find_symvers(self.host, self.release)
+        return find_symvers(self.host, self.release)
 
     @lazy
+    def sources(self) -> Sources:
+        return sources.read(self.host, self.modules_dir, self.symvers, self.image)
+
+    @property
     def exports(self) -> Dict[str, Export]:
-        """What it and its in-tree modules export, by symbol. Error: KERNEL_NO_CRC_SOURCE where that cannot be told."""
-        if self.symvers:
-            return sources.read_symvers(self.host, self.symvers)
-        raise KmodError(self.release, "no symvers of this kernel was found", "Install the package that has it (kernel-devel, linux-headers)",
-                        "KERNEL_NO_CRC_SOURCE")
+        """What it and its installed modules export, by symbol. Error: KERNEL_NO_CRC_SOURCE where that cannot be told."""
+        if self.sources.origin is None:
+            raise KmodError(self.release, "; ".join(note.message for note in self.sources.notes),
+                            "Install the package that has its symvers (kernel-devel, linux-headers)", "KERNEL_NO_CRC_SOURCE")
+        return self.sources.exports
+
+    @property
+    def export_notes(self) -> Tuple[Note, ...]:
+        """What was found and not believed on the way to its exports (KERNEL_SYMVERS_STALE and the like)."""
+        return self.sources.notes
 
     @property
     def running(self) -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, ko
 
 REL = "6.1.0-1-test"
 DIRECTORY = "/lib/modules/" + REL
@@ -29,11 +29,6 @@ def root(tmp_path):
 
 def chosen(root):
     return depmod.chosen(Host(str(root.path)), DIRECTORY)
-
-
-@pytest.mark.parametrize("path,name", [("x/foo.ko", "foo"), ("foo-bar.ko.xz", "foo_bar"), ("foo.ko.gz", "foo"), ("a/b/foo_bar.ko.zst", "foo_bar")])
-def test_module_name(path, name):
-    assert depmod.module_name(path) == name
 
 
 def test_modules_dep_is_what_modprobe_goes_by(root):
@@ -67,7 +62,7 @@ def plant(root, files, configuration):
 def test_depmods_choice(root, case):
     files, configuration, expected = CASES[case]
     plant(root, files, configuration)
-    assert chosen(root)[depmod.module_name(expected)] == DIRECTORY + "/" + expected
+    assert chosen(root)[ko.normal(expected)] == DIRECTORY + "/" + expected
 
 
 @pytest.mark.skipif(not shutil.which("depmod"), reason="no depmod on this machine")

@@ -1,0 +1,82 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The exports that took long to read, kept on the host: one file a kernel release below /var/cache, safe to delete.
+
+A cached answer counts only for exactly what it was read from, and only if none but root or the caller could have written it.
+"""
+import json
+import os
+import stat
+import zlib
+from typing import Dict, List, Optional
+
+from ..errors import KmodError
+from ..host import Host
+from .exports import Export
+
+DIRECTORY = "/var/cache/outoftree.kmod"
+LIMIT = 64 << 20  # 25000 symbols take 1.2 MiB
+
+
+def load(host: Host, release: str, key: str) -> Optional[Dict[str, Export]]:
+    """What was stored for this release under the same key; None for anything that is missing, damaged or not to be trusted."""
+    try:
+        if not _trusted(host.lstat(DIRECTORY), stat.S_IFDIR):
+            return None
+        with host.open(_path(release)) as reader:
+            if not _trusted(reader.status, stat.S_IFREG):
+                return None
+            data = b"".join(reader.chunks(limit=LIMIT))
+        kept = json.loads(zlib.decompressobj().decompress(data, LIMIT).decode("ascii"))
+        if kept["key"] != key:
+            return None
+        exports = map(Export, kept["crc"], map(bool, kept["gpl"]), map(kept["namespaces"].__getitem__, kept["namespace"]),
+                      map(kept["owners"].__getitem__, kept["owner"]))
+        return dict(zip(kept["name"], exports))
+    except (KmodError, zlib.error, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def store(host: Host, release: str, key: str, exports: Dict[str, Export]) -> None:
+    """Keep them for the next run, if this one may: quietly not where the caller is unprivileged or the disk full or read-only."""
+    if os.geteuid() != 0 or not host.is_dir(os.path.dirname(DIRECTORY)):
+        return
+    namespaces = sorted({export.namespace for export in exports.values()})
+    owners = sorted({export.owner for export in exports.values()})
+    kept = {
+        "key": key,
+        "namespaces": namespaces,
+        "owners": owners,
+        "name": list(exports),
+        "crc": [export.crc for export in exports.values()],
+        "gpl": [int(export.gpl) for export in exports.values()],
+        "namespace": _numbered(namespaces, [export.namespace for export in exports.values()]),
+        "owner": _numbered(owners, [export.owner for export in exports.values()]),
+    }
+    try:
+        if host.lstat(DIRECTORY) is None:
+            host.mkdir(DIRECTORY)
+        if not _trusted(host.lstat(DIRECTORY), stat.S_IFDIR):
+            return
+        for name in host.listdir(DIRECTORY):  # of kernels that are gone
+            if not host.is_dir("/lib/modules/" + name) and not host.is_dir("/usr/lib/modules/" + name):
+                host.remove(DIRECTORY + "/" + name)
+        host.replace(_path(release), zlib.compress(json.dumps(kept, separators=(",", ":")).encode("ascii"), 1))
+    except KmodError:
+        pass
+
+
+def _path(release: str) -> str:
+    return DIRECTORY + "/" + release
+
+
+def _trusted(status: Optional[os.stat_result], kind: int) -> bool:
+    """Whether this is a file of that kind which nobody else could have written."""
+    return status is not None and stat.S_IFMT(status.st_mode) == kind and status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+
+
+def _numbered(texts: List[str], values: List[str]) -> List[int]:
+    """Each value by its place in the list of the different ones."""
+    places = {text: place for place, text in enumerate(texts)}
+    return [places[value] for value in values]

@@ -1,0 +1,146 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that a kernel and its modules export, from the best source at hand.
+
+A symvers is believed only if in-tree modules of the same kernel agree with it: many are left over from another build. Without one the boot
+image and the in-tree modules themselves are read, which takes a second or more and is therefore cached.
+"""
+import hashlib
+import os
+import stat
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from .. import compression
+from ..errors import KmodError
+from ..host import Host
+from . import cache, depmod, kernel_image, ko
+from .exports import VMLINUX, Export, read_symvers
+
+SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
+
+
+class Note(NamedTuple):
+    code: str
+    message: str
+
+
+class Sources(NamedTuple):
+    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it."""
+
+    exports: Dict[str, Export]
+    origin: Optional[str]
+    notes: Tuple[Note, ...]
+
+
+def read(host: Host, modules_dir: str, symvers: Optional[str], image: Optional[str]) -> Sources:
+    """What the kernel with its modules in ``modules_dir`` exports to a module that modprobe loads into it.
+
+    Notes: KERNEL_SYMVERS_STALE, KERNEL_SYMVERS_UNREADABLE, KERNEL_IMAGE_MISMATCH or a code of kernel_image for what was not believed,
+    KERNEL_NO_CRC_SOURCE where nothing is left.
+    """
+    modules = depmod.chosen(host, modules_dir)
+    own = in_tree(modules, modules_dir)
+    notes: List[Note] = []
+    for origin, load in ((symvers, _from_symvers), (image, _from_image)):
+        if origin is None:
+            continue
+        try:
+            exports = load(host, modules_dir, origin, own)
+        except KmodError as error:
+            notes.append(Note(error.code, str(error)))
+            continue
+        wrong = disagreement(host, exports, own)
+        if wrong is None:
+            return Sources(_as_loaded(host, exports, modules, own), origin, tuple(notes))
+        notes.append(Note("KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH", "%s is of another build: %s" % (origin, wrong)))
+    notes.append(Note("KERNEL_NO_CRC_SOURCE", "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir)))
+    return Sources({}, None, tuple(notes))
+
+
+def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
+    """Those of the modules that came with the kernel."""
+    return {name: path for name, path in modules.items() if path.startswith(modules_dir + "/kernel/")}
+
+
+def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) -> Optional[str]:
+    """The first symbol of a sample of in-tree modules that these exports lack or have another CRC for, in words."""
+    names = sorted(own)
+    for name in names[::max(1, len(names) // SAMPLE)][:SAMPLE]:
+        try:
+            module = ko.read(host, own[name])
+        except KmodError:
+            continue
+        for symbol, crc in module.versions or module.ext_versions or ():
+            export = exports.get(symbol.lstrip("."))  # ppc64
+            if export is None:
+                return "in-tree module %s needs %s, which is not in it" % (name, symbol)
+            if export.crc is not None and export.crc != crc:
+                return "in-tree module %s has %s with CRC 0x%08x, it says 0x%08x" % (name, symbol, crc, export.crc)
+    return None
+
+
+def _from_symvers(host: Host, modules_dir: str, path: str, own: Dict[str, str]) -> Dict[str, Export]:
+    return read_symvers(host, path)
+
+
+def _from_image(host: Host, modules_dir: str, path: str, own: Dict[str, str]) -> Dict[str, Export]:
+    """The image's exports and those of all in-tree modules; by the cache where none of these files has changed."""
+    release = os.path.basename(modules_dir)
+    key = _fingerprint(host, [path] + sorted(own.values()))
+    kept = cache.load(host, release, key)
+    if kept is None:
+        kept = _of_modules(host, _exporting(host, modules_dir, own))
+        kept.update(kernel_image.exports(kernel_image.unpack(host.read(path), path), path))
+        if host.keeps_cache:
+            cache.store(host, release, key, kept)
+    return kept
+
+
+def _fingerprint(host: Host, paths: List[str]) -> str:
+    """A digest of the paths, sizes, times and inodes of files."""
+    digest = hashlib.sha256()
+    real: Dict[str, str] = {}  # of the directories: resolving each of some 4000 paths anew would take longer than all the rest
+    for path in paths:
+        directory, name = os.path.split(path)
+        if directory not in real:
+            real[directory] = host.real(directory)
+        try:
+            status = os.lstat(os.path.join(real[directory], name))
+            status = (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
+        except OSError:  # listed in modules.dep and gone since
+            continue
+        digest.update(("%s\0%d\0%d\0%d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _exporting(host: Host, modules_dir: str, own: Dict[str, str]) -> List[Tuple[str, str]]:
+    """The in-tree modules that export something: by ``modules.symbols`` where depmod has run (a third of them), else all."""
+    index = modules_dir + "/modules.symbols"
+    lines = host.read_text(index, limit=64 << 20).splitlines() if host.is_file(index) else []
+    named = {line.rpartition(" ")[2] for line in lines if line.startswith("alias symbol:")}
+    return [(name, path) for name, path in sorted(own.items()) if not named or name in named]
+
+
+def _as_loaded(host: Host, exports: Dict[str, Export], modules: Dict[str, str], own: Dict[str, str]) -> Dict[str, Export]:
+    """With the modules as depmod picks them: what a symvers has of modules that are not installed or are shadowed (updates/) does not
+    count, and what is installed beside the in-tree ones does. A kernel without its modules directory keeps all.
+    """
+    if not modules:
+        return exports
+    found = {symbol: export for symbol, export in exports.items() if export.owner == VMLINUX or export.owner in own}
+    found.update(_of_modules(host, sorted((name, path) for name, path in modules.items() if name not in own)))
+    return found
+
+
+def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Dict[str, Export]:
+    """The exports of (name, path) modules. A file that cannot be read exports nothing: the kernel could not load it either."""
+    found: Dict[str, Export] = {}
+    for name, path in modules:
+        try:
+            data = compression.decompress(host.read(path), path)
+            exported = ko.parse(data, path).exports if b"__ksymtab" in data else ()
+        except KmodError:
+            continue
+        found.update((each.name, Export(each.crc, each.gpl, each.namespace, name)) for each in exported)
+    return found
