@@ -12,6 +12,7 @@ from .errors import KmodError
 from .host import Host
 from .plan import Plan
 
+Report = Callable[[Host, Dict[str, Any]], Tuple[bool, Dict[str, Any]]]
 Work = Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str, Any]]]
 
 
@@ -27,3 +28,14 @@ def run(module: Any, work: Work) -> None:
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
     module.exit_json(changed=bool(plan), diff=plan.diff(), **result)
+
+
+def report(module: Any, look: Report) -> None:
+    """For what only looks: exit with its answer, as a failure unless it says that all is well."""
+    try:
+        well, result = look(Host(module.params["root"]), module.params)
+    except KmodError as error:
+        module.fail_json(msg=str(error), code=error.code)
+    if not well:
+        module.fail_json(**result)
+    module.exit_json(changed=False, **result)

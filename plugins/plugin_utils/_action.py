@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from typing import Any
 
@@ -14,11 +16,15 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import module_utils_loader
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
+
 PYELFTOOLS = "pyelftools>=0.27,<0.33"  # 0.33 needs Python 3.10 on every host; 0.27 to 0.32 run on 3.6
 
 
 class KmodAction(ActionBase):
-    """Runs the module of the same name. A subclass turns what lies on the controller into module arguments in ``execute``."""
+    """Runs the module of the same name. ``src`` becomes plain data here (``described``), so that every host judges without the files."""
 
     _supports_check_mode = True
     _supports_async = True
@@ -26,11 +32,36 @@ class KmodAction(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         bundle_pyelftools()
-        result.update(self.execute(dict(self._task.args), task_vars))
+        args = dict(self._task.args)
+        if args.get("src") and args.get("state") != "absent":
+            args["described"] = self.describe(args.pop("src"))
+        result.update(self.execute(args, task_vars))
+        result.get("invocation", {}).get("module_args", {}).pop("described", None)  # nobody wants to read that
         return result
 
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Run the module; a subclass may do so in several steps."""
         return self._execute_module(module_args=args, task_vars=task_vars, wrap_async=self._task.async_val)
+
+    def describe(self, src: str | list[str]) -> list[dict[str, Any]]:
+        """The module files at these paths as plain data, each read once in a run of Ansible, whatever the number of hosts."""
+        controller = Host("/")
+        try:
+            paths = [self._find_needle("files", path) for path in ([src] if isinstance(src, str) else src)]
+            return [described(controller, path) for path in ko.find(controller, paths)]
+        except KmodError as error:
+            raise AnsibleActionFail(str(error)) from None
+
+
+def described(controller: Host, path: str) -> dict[str, Any]:
+    status = os.stat(path)
+    key = "%s %d %d %d" % (os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    kept = os.path.join(C.DEFAULT_LOCAL_TMP, "outoftree_kmod", hashlib.sha256(key.encode()).hexdigest() + ".json")
+    with contextlib.suppress(FileNotFoundError), open(kept, "rb") as file:
+        return json.load(file)
+    answer = ko.read(controller, path).as_dict()
+    controller.replace(kept, json.dumps(answer).encode())
+    return answer
 
 
 def bundle_pyelftools() -> None:

@@ -62,3 +62,10 @@ def test_a_failure_is_one_message_with_a_code(tmp_path):
 
 def test_a_root_that_is_not_there_is_a_failure(tmp_path):
     assert run(Module(tmp_path / "none"), link)["code"] == "PATH_MISSING"
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_report_fails_unless_all_is_well(tmp_path, well):
+    with pytest.raises(Exit) as caught:
+        task.report(Module(tmp_path), lambda host, params: (well, {"msg": "1 of 2"}))
+    assert caught.value.args[0] == dict({"msg": "1 of 2", "failed": not well}, **({"changed": False} if well else {}))

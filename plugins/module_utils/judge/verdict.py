@@ -11,6 +11,12 @@ TAINT = "taint"
 DOUBT = "unknown"  # whether the loader refuses it cannot be told from here
 NOTE = "note"  # never changes a verdict
 
+_COUNTED = {  # what many findings of one kind are told as
+    "SYMBOL_CRC": ("1 symbol differs", "{} symbols differ"),
+    "SYMBOL_MISSING": ("1 symbol is missing", "{} symbols are missing"),
+    "NO_SYMBOL_VERSION": ("1 symbol has no version", "{} symbols have no version"),
+}
+
 
 class Finding(NamedTuple):
     """One reason, of a kind named by ``code``. ``wanted`` is the module's side and ``found`` the kernel's.
@@ -60,6 +66,18 @@ class Verdict(NamedTuple):
                 if finding.effect == effect:
                     return finding
         return None
+
+    @property
+    def short(self) -> str:
+        """That finding in a few words, told with all others of its kind: ``3 symbols differ (pci_enable_device, skb_put, ...)``."""
+        first = self.reason
+        if first is None:
+            return ""
+        symbols = [finding.symbol for finding in self.findings if finding.code == first.code and finding.symbol]
+        if first.code not in _COUNTED or not symbols:
+            return first.message
+        shown = ", ".join(symbols[:2]) + (", ..." if len(symbols) > 2 else "")
+        return "%s (%s)" % (_COUNTED[first.code][len(symbols) > 1].format(len(symbols)), shown)
 
     def as_dict(self) -> Dict[str, Any]:
         return {"module": self.module, "name": self.name, "kernel": self.kernel, "verdict": self.verdict, "errno": self.errno,

@@ -146,6 +146,32 @@ def normal(name: str) -> str:
     return re.sub(r"\.ko(\.\w+)?$", "", name.rsplit("/", 1)[-1]).replace("-", "_")
 
 
+def find(host: Host, paths: Sequence[str]) -> List[str]:
+    """The module files at these paths, in and below those that are directories. Errors: PATH_MISSING, NO_MODULES."""
+    found: List[str] = []
+    for path in paths:
+        before = len(found)
+        if host.is_dir(path):
+            _walk(host, path.rstrip("/"), found)
+        elif host.exists(path):
+            found.append(path)
+        else:
+            raise KmodError(path, "does not exist", "Name a .ko file or a directory of them" + ("" if host.live else ", as a path inside the root"),
+                            "PATH_MISSING")
+        if len(found) == before:
+            raise KmodError(path, "holds no .ko file", "Name a .ko file or a directory of them", "NO_MODULES")
+    return found
+
+
+def _walk(host: Host, directory: str, found: List[str]) -> None:
+    for name in host.listdir(directory):
+        path = directory + "/" + name
+        if re.search(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?$", name):
+            found.append(path)
+        elif host.is_dir(path) and not host.is_link(path):
+            _walk(host, path, found)
+
+
 def read(host: Host, path: str) -> KernelModule:
     """The module in a file, compressed or not. Errors: those of ``Host.open`` and of ``compression.decompress``."""
     return parse(compression.decompress(host.read(path, LIMIT), path, LIMIT), path)
