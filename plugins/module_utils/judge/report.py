@@ -43,7 +43,7 @@ def _takes(answer: Sequence[Sequence[Verdict]]) -> bool:
     return any(together(verdicts)[0] == COMPATIBLE for verdicts in answer)
 
 
-def _message(modules: Sequence[ko.KernelModule], judged: Dict[str, List[List[Sequence[Verdict]]]], takers: Sequence[str]) -> str:
+def _message(modules: Sequence[ko.KernelModule], judged: Dict[str, List[List[Tuple[Verdict, ...]]]], takers: Sequence[str]) -> str:
     """One line: ``3w-9xxx: 1 of 4 kernels; 6.1.0-54: 1 symbol differs (scsi_host_alloc)``, with what is nearest to fitting for each kernel."""
     names = sorted({module.name for module in modules})
     line = "%s: %d of %d kernels" % (", ".join(names[:3]) + (" and %d more" % (len(names) - 3) if len(names) > 3 else ""), len(takers), len(judged))
