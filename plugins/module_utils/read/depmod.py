@@ -39,25 +39,30 @@ def chosen(host: Host, modules_dir: str) -> Dict[str, str]:
 def search(host: Host, modules_dir: str) -> Dict[str, str]:
     """What depmod would choose now. Of two files of the same rank, where depmod takes the one that its file system names first, the first by name."""
     rules = config(host, os.path.basename(modules_dir))
-    best: Dict[str, Tuple[int, str]] = {}
+    return {name: max(paths, key=lambda path: rank_of(path[len(modules_dir) + 1:], rules))
+            for name, paths in by_name(host, modules_dir, rules).items()}
+
+
+def by_name(host: Host, modules_dir: str, rules: Config) -> Dict[str, List[str]]:
+    """All files of each module name that depmod would find, by path."""
+    found: Dict[str, List[str]] = {}
     for path in _files(host, modules_dir, rules.exclude):
-        name, rank = ko.normal(path), rank_of(path[len(modules_dir) + 1:], rules)
-        if name not in best or rank > best[name][0]:
-            best[name] = (rank, path)
-    return {name: path for name, (_, path) in best.items()}
+        found.setdefault(ko.normal(path), []).append(path)
+    return found
 
 
 def rank_of(path: str, rules: Config) -> int:
     """The priority of a module file, given relative to /lib/modules/REL; higher wins (``depmod_module_is_higher_priority``)."""
-    if SUFFIX.sub("", path) in rules.overrides:
-        return len(rules.search) + 1
+    stem = SUFFIX.sub("", path)
+    if stem in rules.overrides:  # the last one read is asked first
+        return len(rules.search) + len(rules.overrides) - rules.overrides[::-1].index(stem)
     falling = list(rules.search)
     place = next((entry for entry in falling if entry != BUILT_IN and path.startswith(entry.rstrip("/") + "/")), BUILT_IN)
     return len(falling) - falling.index(place) if place in falling else 0
 
 
-def config(host: Host, release: str) -> Config:
-    """The depmod.d files of all directories in the order of their names; of two with the same name the first directory's."""
+def config(host: Host, release: str, without: str = "") -> Config:
+    """The depmod.d files of all directories in the order of their names, of two with the same name the first directory's; not ``without``."""
     files: Dict[str, str] = {}
     for directory in DIRECTORIES:
         for name in host.listdir(directory):
@@ -66,7 +71,7 @@ def config(host: Host, release: str) -> Config:
     searched: List[str] = []
     overrides: List[str] = []
     excluded = ["build", "source"]
-    for name in sorted(files):
+    for name in sorted(name for name in files if files[name] != without):
         for line in host.read_text(files[name]).replace("\\\n", " ").splitlines():
             words = line.split()
             if words[:1] == ["search"]:

@@ -1,0 +1,84 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What kmod_link asks of the core: from the task's options to a plan and its answer."""
+import re
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..compression import decompress
+from ..errors import KmodError
+from ..host import Host
+from ..judge import selection
+from ..judge.loader import judge
+from ..judge.selection import Build
+from ..plan import Content, Plan
+from ..read import kernels, ko
+from . import heal, loaded, store, weak_links
+
+
+def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Plan, Dict[str, Any]]:
+    """Carry out kmod_link's ``options``.
+
+    The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict). Of the latter only those that
+    the answer's ``need`` lists are wanted as files: then the same call is made again with ``files``, which maps each of their paths on the
+    controller to where it lies on the host now. Until then the plan can be shown (``preview``) but is not carried out: it comes back empty.
+    """
+    driver = options["driver"]
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", driver) or driver in ("build", "source"):  # depmod looks into neither of those
+        raise KmodError(driver, "cannot be a driver's name", "Use letters, digits, and . _ + - between them", "BAD_NAME")
+    installed = kernels.installed(host)
+    if not installed:
+        raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
+    chosen = selection.matching(installed, options["kernels"])
+    tree = store.Tree(host, Plan(host))
+    healing = (lambda tree, ours: heal.heal(tree, chosen, judge, ours)) if options["heal"] else None
+    given, contents = _given(host, options)
+    if options["state"] == "absent":
+        outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judge, healing)
+    else:
+        outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judge, contents, healing)
+    here = next((kernel.release for kernel in installed if kernel.running), None)
+    reboot_needed = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
+    outcome.result["reboot_needed"] = reboot_needed
+    if outcome.result["need"] and options["files"] is None and not preview:
+        return Plan(host), outcome.result
+    return tree.plan, outcome.result
+
+
+def _reboot_needed(plan: Plan, before: Optional[Build], after: Optional[Build], contents: weak_links.Contents, load: bool) -> bool:
+    """Whether the running kernel would go on with other modules than those it is given. With ``load`` the plan loads them, where that can be done."""
+    wanted = _loaded(plan.host, after, contents)
+    names = {module.name for module, _state in wanted}
+    left = any(state == "this" and module.name not in names for module, state in _loaded(plan.host, before, contents))
+    if load and not loaded.reload(plan, wanted):
+        return True
+    return left or (not load and any(state == "other" for _module, state in wanted))
+
+
+def _loaded(host: Host, build: Optional[Build], contents: weak_links.Contents) -> List[Tuple[ko.KernelModule, str]]:
+    """Each module of a build, and whether it is loaded."""
+    found = []
+    for module in build.modules if build else ():
+        stored = "%s/%s" % (build.directory if build else "", weak_links.file_name(module))
+        content = contents(module)
+        data = content.data() if content else host.read(stored) if host.is_file(stored) else b""
+        found.append((module, loaded.state(host, module, loaded.build_id(data, module.path))))
+    return found
+
+
+def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], weak_links.Contents]:
+    if options["described"] is not None:
+        here = Host("/")  # where Ansible transfers files to, whatever the root to work on
+        files = options["files"] or {}
+
+        def sent(module: ko.KernelModule) -> Optional[Content]:
+            return content(here, module, files[module.path]) if module.path in files else None
+
+        return [ko.KernelModule.from_dict(module) for module in options["described"]], sent
+    found = [ko.read(host, path) for path in ko.find(host, options["path"] or [])]
+    return found, lambda module: content(host, module, module.path)
+
+
+def content(host: Host, module: ko.KernelModule, path: str) -> Content:
+    return Content(module.size, module.sha256, lambda: (decompress(host.read(path), path),))

@@ -1,0 +1,143 @@
+#!/usr/bin/python
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: kmod_link
+short_description: Give every installed kernel the right build of an out-of-tree driver
+version_added: 0.1.0
+author: Contributors to the outoftree.kmod project (@outoftree)
+description:
+  - Judges the builds of a driver against the installed kernels by the rules of each kernel's own loader, and gives each kernel the best
+    build that it takes, all modules of the driver or none. The newest version comes first, and of that the build made for the kernel,
+    then the one made for the newest kernel.
+  - The builds that are used are stored in C(/lib/modules/BUILT-FOR/extra/DRIVER/), whether that kernel is installed or not. The other
+    kernels get symlinks to them in their C(weak-updates/DRIVER/). Where another module of the same name would win, a C(depmod.d) file
+    overrides that. C(depmod) runs once for each kernel that changed.
+  - A build lies where the kernel it was built for looks, so that kernel sees it whether it was chosen by O(kernels) or not.
+  - Nothing that belongs to someone else is changed. Removal leaves the tree as it was.
+options:
+  driver:
+    description: Name of the driver. Its modules are kept, judged and removed together under this name.
+    type: str
+    required: true
+  path:
+    description:
+      - Modules on the host, inside O(root). C(.ko) files, compressed or not, or directories that are searched for them.
+      - Modules that were built for the same kernel are one build. Several builds for one kernel, such as two versions of the driver,
+        lie in directories of their own.
+      - Without O(path) and O(src) the builds that are stored already are used, for example for a kernel that was installed since.
+    type: list
+    elements: path
+  src:
+    description:
+      - The same on the controller. The files are read there, and of them only those that the host's kernels need and that it does not
+        have travel to it.
+    type: list
+    elements: path
+  described:
+    description: The modules of O(src) as plain data. Filled in on the controller.
+    type: list
+    elements: dict
+  files:
+    description: Where those of the modules of O(src) lie that were sent to the host. Filled in on the controller.
+    type: dict
+  kernels:
+    description:
+      - The kernels to serve, as releases or shell patterns of them.
+      - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest release.
+      - Other kernels keep what they have.
+    type: list
+    elements: str
+    default: [all]
+  state:
+    description:
+      - Whether the driver is there.
+      - With V(absent), O(version) and O(build) say what of it is to go. Kernels that used that get the next best build that is left.
+    type: str
+    choices: [present, absent]
+    default: present
+  version:
+    description: Remove the builds of this version of the driver only.
+    type: str
+  build:
+    description: Remove the builds for this kernel release only.
+    type: str
+  load:
+    description:
+      - Load the driver's modules into the running kernel now, if it is given a build. Older ones that are loaded and that nothing uses are
+        removed before.
+      - Where they are in use, nothing is done about it and RV(reboot_needed) is V(true).
+    type: bool
+    default: false
+  heal:
+    description:
+      - Repair every link in the C(weak-updates) of the chosen kernels that leads nowhere, whoever made it. It is led to another
+        build in the C(extra) or C(updates) of some kernel that its own kernel takes, or removed.
+      - Links of O(driver) are repaired in any case.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - outoftree.kmod.common
+  - outoftree.kmod.common.change
+  - outoftree.kmod.common.actiongroup_kmod
+seealso:
+  - module: outoftree.kmod.kmod_compat
+"""
+
+EXAMPLES = r"""
+- name: Give every installed kernel the driver, from a directory of builds on the controller
+  outoftree.kmod.kmod_link:
+    driver: mydriver
+    src: builds/mydriver
+
+- name: Link what is stored into a kernel that was installed since
+  outoftree.kmod.kmod_link:
+    driver: mydriver
+    kernels: newest
+
+- name: Go back from version 2.0, to what is left of older ones
+  outoftree.kmod.kmod_link:
+    driver: mydriver
+    state: absent
+    version: "2.0"
+
+- name: Remove the driver
+  outoftree.kmod.kmod_link:
+    driver: mydriver
+    state: absent
+"""
+
+RETURN = r"""
+"""
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            root=dict(type="path", default="/"),
+            driver=dict(type="str", required=True),
+            path=dict(type="list", elements="path"),
+            src=dict(type="list", elements="path"),
+            described=dict(type="list", elements="dict"),
+            files=dict(type="dict"),
+            kernels=dict(type="list", elements="str", default=["all"]),
+            state=dict(type="str", choices=["present", "absent"], default="present"),
+            version=dict(type="str"),
+            build=dict(type="str"),
+            load=dict(type="bool", default=False),
+            heal=dict(type="bool", default=False),
+        ),
+        mutually_exclusive=[("path", "src"), ("path", "described")],
+        supports_check_mode=True,
+    )
+    task.run(module, lambda host, options: deploy.link(host, options, preview=module.check_mode))
+
+
+if __name__ == "__main__":
+    main()
