@@ -4,8 +4,8 @@
 
 """Compressed streams, told by their magic and decoded piece by piece with a cap on what comes out.
 
-gzip, bzip2, xz and lzma are Python's own; zstd is Python's from 3.14 on and before that, like lz4, the host's shared library: a host
-that boots from such files has it (kmod and systemd link to it).
+gzip, bzip2, xz and lzma are Python's own; zstd is Python's from 3.14 on and before that, like lz4 and lzo, the host's shared library: a
+host that boots from such files has it (kmod, systemd and lzop link to them).
 """
 import bz2
 import ctypes
@@ -132,7 +132,11 @@ def _engine(kind: str, what: str) -> Any:
         library = _library("liblz4.so.1", "liblz4.1.dylib")
         if library is not None:
             return _Lz4(library)
-    need = {"zstd": "libzstd", "lz4": "liblz4", "xz": "a Python with lzma", "lzma": "a Python with lzma"}.get(kind)
+    if kind == "lzo":
+        library = _library("liblzo2.so.2", "liblzo2.2.dylib")
+        if library is not None:
+            return _Lzo(library)
+    need = {"zstd": "libzstd", "lz4": "liblz4", "lzo": "liblzo2", "xz": "a Python with lzma", "lzma": "a Python with lzma"}.get(kind)
     raise KmodError(what, "is %s-compressed, which cannot be read here" % kind, "Install %s" % need if need else "Recompress it", "COMP_UNSUPPORTED")
 
 
@@ -261,7 +265,7 @@ class _Lz4:
 
     @property
     def may_end(self) -> bool:
-        return self.started and not self.pending
+        return self.started and self.pending in (b"", b"\0", b"\0\0", b"\0\0\0")
 
     def decompress(self, data: bytes, size: int) -> bytes:
         self.pending += data
@@ -291,3 +295,59 @@ class _Lz4:
         if count < 0:
             raise DamagedError("bad block")
         return self.output.raw[:count]
+
+
+class _Lzo:
+    """lzop's file format as kernels read it (``lib/decompress_unlzo.c``): a header, then blocks that end with a length of 0."""
+
+    BLOCK = 256 << 10  # the kernel's own limit
+    may_end = False
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+        self.pending = b""
+        self.started = False
+        self.eof = False
+        self.needs_input = True
+        self.unused_data = b""
+        self.output = ctypes.create_string_buffer(self.BLOCK)
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        self.pending += data
+        if not self.started:
+            self.started = self._header()
+        piece = self._block() if self.started and not self.eof else b""
+        self.needs_input = not piece and not self.eof
+        return piece
+
+    def _header(self) -> bool:
+        """Skip it: versions (3 of 2 bytes), method, level from 0.940 on, flags, filter, mode, times, the name and a checksum."""
+        data = self.pending
+        new = data[9:11] >= b"\x09\x40"
+        flags_at = 17 if new else 16
+        if len(data) < flags_at + 4:
+            return False
+        (flags,) = struct.unpack(">I", data[flags_at:flags_at + 4])
+        name_at = flags_at + 4 + (4 if flags & 0x800 else 0) + (12 if new else 8)
+        if len(data) <= name_at or len(data) < name_at + 1 + data[name_at] + 4:
+            return False
+        self.pending = data[name_at + 1 + data[name_at] + 4:]
+        return True
+
+    def _block(self) -> bytes:
+        if self.pending[:4] == b"\0\0\0\0":
+            self.eof, self.unused_data, self.pending = True, self.pending[4:], b""
+        if self.eof or len(self.pending) < 12:
+            return b""
+        full, packed = struct.unpack(">II", self.pending[:8])  # a checksum follows, which the kernel does not look at
+        if full > self.BLOCK or packed > full:
+            raise DamagedError("block of %d bytes" % max(full, packed))
+        if len(self.pending) < 12 + packed:
+            return b""
+        block, self.pending = self.pending[12:12 + packed], self.pending[12 + packed:]
+        if packed == full:
+            return block
+        count = ctypes.c_size_t(full)
+        if self.library.lzo1x_decompress_safe(block, ctypes.c_size_t(packed), self.output, ctypes.byref(count), None) or count.value != full:
+            raise DamagedError("bad block")
+        return self.output.raw[:full]

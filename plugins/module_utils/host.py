@@ -10,6 +10,7 @@ starts at the root again and ``..`` stops there, so nothing can lead out of it.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
@@ -159,8 +160,12 @@ class Host:
 
     # Changing
 
-    def replace(self, path: str, data: Union[bytes, Iterable[bytes]], mode: int = 0o644, owner: Optional[Sequence[int]] = None) -> None:
-        """Put a regular file at ``path``, whole or not at all: temporary file beside it, fsync, rename, fsync of the directory."""
+    def replace(self, path: str, data: Union[bytes, Iterable[bytes]], mode: int = 0o644, owner: Optional[Sequence[int]] = None,
+                sha256: str = "") -> None:
+        """Put a regular file at ``path``, whole or not at all: temporary file beside it, fsync, rename, fsync of the directory.
+
+        With ``sha256`` the temporary file is read again, and gets its name only if it holds that.
+        """
         real = self.real(path, follow=False)
         temporary = self._temporary(real)
         try:
@@ -177,6 +182,8 @@ class Host:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+            if sha256 and _sha256(temporary) != sha256:
+                raise KmodError(path, "what was written is not what was planned: what it is made from changed meanwhile", "Run again", "FILE_CHANGED")
             os.replace(temporary, real)
             _fsync_directory(real)
         except OSError as error:
@@ -311,6 +318,14 @@ def _stat(real: str, path: str) -> Optional[os.stat_result]:
         return None
     except OSError as error:
         raise from_oserror(path, error, "look at it") from None
+
+
+def _sha256(real: str) -> str:
+    digest = hashlib.sha256()
+    with open(real, "rb", buffering=0) as handle:
+        for chunk in iter(lambda: handle.read(1 << 18), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _unlink(real: str) -> None:

@@ -18,7 +18,7 @@ TEXT_LIMIT = 64 << 10  # longer or binary contents are shown by digest
 
 
 class Content:
-    """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand."""
+    """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand (0 and "" where a tool builds it)."""
 
     def __init__(self, size: int, sha256: str, chunks: Callable[[], Iterable[bytes]]) -> None:
         self.size = size
@@ -86,7 +86,7 @@ class Change(NamedTuple):
 
     def apply(self, host: Host) -> None:
         if isinstance(self.after, File):
-            host.replace(self.path, self.after.content.chunks(), self.after.mode, self.after.owner)
+            host.replace(self.path, self.after.content.chunks(), self.after.mode, self.after.owner, self.after.content.sha256)
         elif isinstance(self.after, Link):
             host.symlink(self.path, self.after.target)
         elif isinstance(self.after, Directory):

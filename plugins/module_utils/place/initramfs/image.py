@@ -1,0 +1,167 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The image that a distribution ships for a kernel: where it is, what is in it."""
+import hashlib
+import os
+import re
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from ...errors import KmodError
+from ...host import Host, Reader
+from . import cpio
+from .segments import REGENERATE, Segment, Tree, Wanted, unpack
+
+SIZE_LIMIT = 2 << 30
+NAMES = (  # as 10_linux of GRUB and kernel-install know them
+    "/boot/initrd.img-%s",  # Debian, Ubuntu
+    "/boot/initramfs-%s.img",  # EL 6 and later, Fedora
+    "/boot/initrd-%s.img",  # EL 5
+    "/boot/initrd-%s",  # SLES
+    "/boot/initramfs-%s",
+)
+BOOT = ("/boot", "/efi", "/boot/efi")
+# The real root of a "squash" image of dracut is a file in it, which is mounted over everything else
+SQUASHED = ("squash-root.img", "squashfs-root.img", "erofs-root.img", "squash/root.img")
+MODULE = re.compile(r"\.ko(\.(gz|xz|zst|bz2))?$")
+
+
+class Image(NamedTuple):
+    """An image as read: ``digest`` is the sha256 object, which goes on with what is appended."""
+
+    path: str
+    size: int
+    mode: int
+    owner: Tuple[int, int]
+    digest: Any
+    tree: Tree
+    segments: List[Segment]
+
+    @property
+    def sha256(self) -> str:
+        return self.digest.hexdigest()
+
+
+def shipped(host: Host, release: str) -> str:
+    """The path of the image that the distribution made for a kernel. Errors: INITRD_MISSING, INITRD_UKI, INITRD_NOT_FILE, INITRD_OUTSIDE."""
+    # kernel-install's "bls" layout: a directory per machine-id (or per entry token), in it one per kernel
+    tokens = ["%s/%s/%s/initrd" % (boot, token, release) for boot in BOOT for token in host.listdir(boot)]
+    for path in [name % release for name in NAMES] + tokens:
+        status = host.stat(path)
+        if status is None:
+            continue
+        if not host.is_file(path):
+            raise KmodError(path, "is not a regular file", REGENERATE, "INITRD_NOT_FILE")
+        if not host.is_link(path):
+            return path
+        real = host.inside(host.real(path))
+        if os.path.dirname(real) != host.inside(host.real(os.path.dirname(path))):
+            raise KmodError(path, "is a symlink out of its directory, to %s" % real, "Put the image itself there", "INITRD_OUTSIDE")
+        return os.path.dirname(path) + "/" + os.path.basename(real)
+    for boot in BOOT:
+        for name in host.listdir(boot + "/EFI/Linux"):
+            if release in name and name.endswith(".efi"):
+                raise KmodError("%s/EFI/Linux/%s" % (boot, name), "is a unified kernel image: its signature covers the initramfs in it",
+                                "Install the kernel with layout=bls (/etc/kernel/install.conf) beside it", "INITRD_UKI")
+    raise KmodError("/boot", "there is no initramfs image of kernel %s" % release, "Have the distribution's own tool build it", "INITRD_MISSING")
+
+
+def read(host: Host, path: str, wanted: Optional[Wanted] = None) -> Image:
+    """Unpack an image of the host; ``wanted`` as for ``segments.unpack``."""
+    with host.open(path) as reader:
+        if reader.at(0, 2) == b"MZ":
+            raise KmodError(path, "is an EFI program, not an initramfs image", "Use a kernel whose initramfs is a file of its own", "INITRD_UKI")
+        digest, tree = hashlib.sha256(), Tree()
+        segments = unpack(_hashed(reader, digest), path, tree, wanted)
+        unchanged(reader)
+        if not segments:
+            raise KmodError(path, "is empty", REGENERATE, "INITRD_DAMAGED")
+        status = reader.status
+        return Image(path, reader.size, status.st_mode & 0o7777, (status.st_uid, status.st_gid), digest, tree, segments)
+
+
+def checksum(host: Host, path: str) -> Tuple[int, str]:
+    """Size and sha256 of an image, without unpacking it."""
+    with host.open(path) as reader:
+        digest = hashlib.sha256()
+        for _chunk in _hashed(reader, digest):
+            pass
+        unchanged(reader)
+        return reader.size, digest.hexdigest()
+
+
+def _hashed(reader: Reader, digest: Any) -> Iterator[bytes]:
+    for chunk in reader.chunks(limit=SIZE_LIMIT):
+        digest.update(chunk)
+        yield chunk
+
+
+def unchanged(reader: Reader) -> None:
+    now, then = os.fstat(reader.handle), reader.status
+    if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+        raise KmodError(reader.path, "changed while it was read", "Let the tool that writes it come to its end and run again", "INITRD_CHANGED")
+
+
+# What is in it
+
+def modules_dir(tree: Tree, release: str) -> str:
+    """The real path of the image's module tree, where its own modprobe looks; that it should have if there is none."""
+    for name in ("lib/modules/", "usr/lib/modules/"):
+        real = tree.real(name + release, follow=True)
+        if real is not None and real in tree.nodes:
+            return real
+    lib = tree.real("lib", follow=True)
+    return (lib if lib in tree.nodes else "lib") + "/modules/" + release  # type: ignore[operator]
+
+
+def squashed(tree: Tree) -> bool:
+    return any(tree.find(name) for name in SQUASHED)
+
+
+def generator(tree: Tree) -> str:
+    """What takes this image through its early boot: how a module is to be loaded early depends on it."""
+    if tree.find("scripts/functions") and tree.find("conf/initramfs.conf"):
+        return "initramfs-tools"
+    if tree.find("usr/lib/systemd/systemd") or tree.find("lib/systemd/systemd"):
+        return "systemd"
+    if tree.find("usr/lib/dracut/hooks") or tree.find("lib/dracut/hooks"):
+        return "dracut"
+    if tree.find("pre-udev"):
+        return "dracut-004"  # EL 6: the hooks' directories lie in the root
+    if tree.find("bin/nash"):
+        return "nash"  # EL 5: init is a list of insmod, nothing is loaded by alias
+    return "unknown"
+
+
+def module_name(path: str) -> str:
+    """The name that the kernel knows the module of a file by."""
+    return MODULE.sub("", path.rsplit("/", 1)[-1]).replace("-", "_")
+
+
+def dependencies(text: str) -> Dict[str, List[str]]:
+    """modules.dep as {path: paths that it needs}."""
+    lines = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {path.strip(): needs.split() for path, needs in lines}
+
+
+def place(tree: Tree, what: str, path: str) -> Tuple[str, List[str]]:
+    """The real path for a new file, and those of its directories that the tree does not have yet, outermost first.
+
+    No directory that exists may be named again in a later segment: naming ``lib`` where that is a symlink to usr/lib replaces
+    the symlink by an empty directory, and nothing works any more.
+    """
+    done, missing = "", []  # type: str, List[str]
+    parts = path.split("/")
+    for part in parts[:-1]:
+        here = (done + "/" + part).lstrip("/")
+        real = None if missing else tree.real(here, follow=True)
+        node = None if real is None else tree.nodes.get(real)
+        if node is None and here not in tree.nodes:
+            missing.append(here)
+            done = here
+        elif node is None or node.kind != cpio.DIRECTORY:
+            raise KmodError(what, "%s in the image leads to no directory" % here, REGENERATE, "INITRD_DAMAGED")
+        else:
+            done = real or ""
+    return (done + "/" + parts[-1]).lstrip("/"), missing

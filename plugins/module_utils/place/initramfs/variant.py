@@ -1,0 +1,187 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""initramfs variants: a new file beside the shipped image, named as that with ``.`` and a number, with a driver in it.
+
+The shipped image is never written. A variant is told by its manifest, kept while that says that it was made of the same things, and made
+again, under its number, when the distribution has made its image anew or the driver has changed.
+"""
+import os
+import tempfile
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+from ...errors import KmodError
+from ...host import Host
+from ...plan import Change, Content, File, Plan
+from ...read import depmod, ko
+from . import image, manifest, overlay
+from .manifest import NUMBERED, Variant
+
+SLACK = 1 << 20  # left free on /boot
+PLACES = ("extra", "weak-updates", "updates")  # below which a driver has its directory of modules or of links
+
+
+class Request(NamedTuple):
+    """What a variant is to be: see the options of the module initrd_variant."""
+
+    drivers: Tuple[str, ...]
+    modules: Tuple[str, ...] = ()  # files on the host; none: those that the kernel has of the drivers
+    method: str = "auto"
+    early_load: bool = False
+
+
+def requested(host: Host, params: Dict[str, Any]) -> Tuple[Plan, Dict[str, Any]]:
+    """What the module initrd_variant does with its options."""
+    if params["state"] == "absent":
+        return absent(host, params["driver"], params["kernels"])
+    request = Request(tuple(params["driver"]), tuple(params["modules"]), params["method"], params["early_load"])
+    return present(host, request, params["kernels"])
+
+
+def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[Plan, Dict[str, Any]]:
+    """A variant for each of the kernels, by default for all that have the drivers; those of kernels that are gone are removed.
+
+    The result: ``{"variants": [row], "pruned": [path]}``; a row is that of ``plan``.
+    """
+    whole, rows = Plan(host), []
+    for release in kernels or having(host, request.drivers):
+        modules = request.modules or linked(host, release, request.drivers)
+        if not modules:
+            raise KmodError("/lib/modules/" + release, "has no module of %s" % " and ".join(request.drivers), "Link the driver into it (kmod_link)",
+                            "DRIVER_MISSING")
+        steps, row = plan(host, release, modules, request)
+        whole.steps += steps.steps
+        rows.append(row)
+    _room(host, whole)
+    pruned = [variant.path for variant in found(host) if gone(host, variant)] if not kernels else []
+    for path in pruned:
+        whole.put(path, None, keep=False)
+    return whole, {"variants": rows, "pruned": pruned}
+
+
+def absent(host: Host, drivers: Sequence[str], kernels: Sequence[str] = ()) -> Tuple[Plan, Dict[str, Any]]:
+    """Remove the variants with any of the drivers, of the named kernels or of all. The result is that of ``present``."""
+    steps, rows = Plan(host), []
+    for variant in found(host):
+        if set(drivers) & set(variant.wants["drivers"]) and (not kernels or variant.wants["kernel"] in kernels):
+            steps.put(variant.path, None, keep=False)
+            rows.append({"kernel": variant.wants["kernel"], "path": variant.path, "status": "removed"})
+    return steps, {"variants": rows, "pruned": []}
+
+
+def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> Tuple[Plan, Dict[str, Any]]:
+    """The variant of one kernel with the module files in it.
+
+    The row: kernel, drivers, base, base_sha256, path, initrds (what a boot entry loads, in that order), method, status (current, created or
+    replaced), sha256, size, bytes_added, and what was added: modules, dependencies, firmware, firmware_missing.
+    """
+    base = image.shipped(host, release)
+    parsed = sorted((_read(host, path) for path in modules), key=lambda module: (module.name, module.path))
+    size, sha256 = image.checksum(host, base)
+    wants = {"kernel": release, "drivers": sorted(request.drivers), "early_load": request.early_load,
+             "base": {"path": base, "size": size, "sha256": sha256}, "modules": [[module.name, module.sha256] for module in parsed]}
+    steps = Plan(host)
+    old = next((variant for variant in found(host) if variant.base == base and variant.wants["drivers"] == wants["drivers"]), None)
+    if old and old.wants == wants and request.method in ("auto", old.method):
+        whole = manifest.checked(host, old)
+        if whole:
+            return steps, _row(wants, old.path, "current", old.method, old.size, whole, old.contents)
+    path = old.path if old else _free_name(host, base)
+    with tempfile.TemporaryDirectory(prefix="kmod-") as directory:
+        store = overlay.Store(directory, release)
+        shipped = image.read(host, base, store.wanted)
+        method = "overlay" if request.method == "auto" else request.method
+        made = overlay.build(host, release, parsed, shipped, store, wants, method)
+    content = Content(made.size, made.sha256, made.chunks)
+    if method == "overlay":
+        content = Content(size + made.size, made.sha256, lambda: _appended(host, base, made))
+    steps.put(path, File(content, shipped.mode, shipped.owner), keep=old is None)
+    return steps, _row(wants, path, "replaced" if old else "created", method, content.size, content.sha256, made.contents)
+
+
+def _read(host: Host, path: str) -> ko.KernelModule:
+    module = ko.read(host, path)
+    if module.vermagic is None:
+        why = module.faults[0].message if module.faults else "it has no vermagic"
+        raise KmodError(path, "is no kernel module: " + why, "Copy the file again", "MODULE_BAD")
+    return module
+
+
+def _appended(host: Host, base: str, made: overlay.Overlay) -> Iterator[bytes]:
+    with host.open(base) as reader:
+        yield from reader.chunks(limit=image.SIZE_LIMIT)
+    yield from made.chunks()
+
+
+def _row(wants: Dict[str, Any], path: str, status: str, method: str, size: int, sha256: str, contents: Dict[str, Any]) -> Dict[str, Any]:
+    base = wants["base"]
+    alone = method == "segment"
+    return dict(contents, kernel=wants["kernel"], drivers=wants["drivers"], base=base["path"], base_sha256=base["sha256"], path=path,
+                initrds=[base["path"], path] if alone else [path], method=method, status=status, sha256=sha256, size=size,
+                bytes_added=size if alone else size - base["size"], early_load=wants["early_load"])
+
+
+def _free_name(host: Host, base: str) -> str:
+    number = 1
+    while host.lstat("%s.%d" % (base, number)) is not None:
+        number += 1
+    return "%s.%d" % (base, number)
+
+
+def _room(host: Host, whole: Plan) -> None:
+    """Refuse what does not fit, before anything is written: a full /boot is what kernel updates fail of. An old variant goes only after
+    the new one is there."""
+    needed = SLACK
+    for step in whole.steps:
+        if isinstance(step, Change) and isinstance(step.after, File):
+            free = host.free(os.path.dirname(step.path))
+            needed += step.after.content.size
+            if needed > free:
+                raise KmodError(step.path, "needs %d MiB, but %d MiB are free there" % (needed + 0xfffff >> 20, free >> 20),
+                                "Free space in %s, for instance of old kernels, or use method segment where the boot loader takes several images"
+                                % os.path.dirname(step.path), "BOOT_FULL")
+            if isinstance(step.before, File):
+                needed -= step.before.content.size
+
+
+# What is there
+
+def found(host: Host) -> List[Variant]:
+    """The variants of ours on the host, in the order of their paths."""
+    paths = [directory + "/" + name for directory in _directories(host) for name in host.listdir(directory) if NUMBERED.match(name)]
+    variants = [manifest.find(host, path) for path in paths if host.is_file(path) and not host.is_link(path)]
+    return [variant for variant in variants if variant]
+
+
+def _directories(host: Host) -> Iterator[str]:
+    """Where images lie: /boot, and the directories of kernel-install's "bls" layout."""
+    yield "/boot"
+    for boot in image.BOOT:
+        for token in host.listdir(boot):
+            for release in host.listdir("%s/%s" % (boot, token)):
+                if host.is_dir("%s/%s/%s" % (boot, token, release)):
+                    yield "%s/%s/%s" % (boot, token, release)
+
+
+def gone(host: Host, variant: Variant) -> bool:
+    """Whether the kernel of a variant is no longer installed."""
+    return not host.exists(variant.base) and not _installed(host, variant.wants["kernel"])
+
+
+def having(host: Host, drivers: Sequence[str]) -> List[str]:
+    """The installed kernels that have modules of each of the drivers."""
+    return [release for release in host.listdir("/lib/modules")
+            if _installed(host, release) and all(linked(host, release, [driver]) for driver in drivers)]
+
+
+def _installed(host: Host, release: str) -> bool:
+    """Not what a removed kernel leaves behind: extra/ and weak-updates/ with an index of them."""
+    return host.exists("/boot/vmlinuz-" + release) or host.is_dir("/lib/modules/%s/kernel" % release)
+
+
+def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
+    """The module files that depmod has chosen for a kernel out of the drivers' directories."""
+    modules_dir = "/lib/modules/" + release
+    directories = tuple("%s/%s/%s/" % (modules_dir, place, driver) for place in PLACES for driver in drivers)
+    return tuple(sorted(path for path in depmod.chosen(host, modules_dir).values() if path.startswith(directories)))

@@ -1,0 +1,227 @@
+#!/usr/bin/python
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: initrd_variant
+short_description: Put a driver into a variant of each kernel's initramfs
+version_added: 0.1.0
+author:
+  - Contributors to the outoftree.kmod project (@outoftree)
+description:
+  - Makes a new file beside the initramfs image that the distribution ships for a kernel, named as that with C(.) and the smallest
+    free number, which holds all of the shipped image and the driver. The shipped image is never written.
+  - A variant is verified before it gets its name. It is unpacked by the kernel's own rules, everything that the shipped image has must
+    still be in it, the driver's modules must be those that were asked for, and no other copy of them may win.
+  - When the distribution makes its image anew, the variant is known to be out of date and made again, under its number, on the next run.
+  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry).
+options:
+  driver:
+    description:
+      - Name of the driver, or of several drivers that are to be in one variant.
+      - Variants of other drivers are left alone.
+    type: list
+    elements: str
+    required: true
+    aliases: [drivers]
+  kernels:
+    description:
+      - Releases of the kernels to make variants for.
+      - By default these are all installed kernels that have the driver, as M(outoftree.kmod.kmod_link) put it there. Variants whose
+        kernel is no longer installed are then removed.
+      - With O(state=absent) the default is all kernels.
+    type: list
+    elements: str
+    default: []
+  modules:
+    description:
+      - Module files on the host, all of the driver, to be used instead of those that the kernel has in the driver's directories
+        below C(extra), C(weak-updates) or C(updates).
+      - Requires O(kernels).
+    type: list
+    elements: path
+    default: []
+  method:
+    description:
+      - V(overlay) appends one archive to a copy of the shipped image. It takes a fraction of a second and keeps every byte.
+      - V(segment) writes that archive into a file of its own, for boot loaders that load several images one after the other (GRUB 2,
+        systemd-boot). It needs no room for a copy.
+      - V(auto) is V(overlay).
+    type: str
+    choices: [auto, overlay, segment]
+    default: auto
+  early_load:
+    description:
+      - Load the driver at the very start of the initramfs. By default its modules are there to be loaded by udev when a device asks for
+        them.
+    type: bool
+    default: false
+  state:
+    description: Whether the variants are there.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - outoftree.kmod.common
+  - outoftree.kmod.common.change
+  - outoftree.kmod.common.actiongroup_kmod
+seealso:
+  - module: outoftree.kmod.kmod_link
+  - module: outoftree.kmod.grub_entry
+notes:
+  - C(lsinitramfs) and C(lsinitrd) show nothing of an appended archive.
+"""
+
+EXAMPLES = r"""
+- name: A variant with the driver for every kernel that has it
+  outoftree.kmod.initrd_variant:
+    driver: ootedu
+
+- name: The same for one kernel, with the driver loaded as early as can be
+  outoftree.kmod.initrd_variant:
+    driver: ootedu
+    kernels: [6.1.0-56-cloud-amd64]
+    early_load: true
+
+- name: Module files that are not linked into a kernel
+  outoftree.kmod.initrd_variant:
+    driver: ootedu
+    kernels: [6.1.0-56-cloud-amd64]
+    modules: [/opt/vendor/ootedu.ko]
+
+- name: Take all variants with the driver away
+  outoftree.kmod.initrd_variant:
+    driver: ootedu
+    state: absent
+"""
+
+RETURN = r"""
+variants:
+  description: One row for each variant.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kernel:
+      description: Release of the kernel.
+      type: str
+      returned: always
+      sample: 6.1.0-56-cloud-amd64
+    path:
+      description: The variant.
+      type: str
+      returned: always
+      sample: /boot/initrd.img-6.1.0-56-cloud-amd64.1
+    status:
+      description: What is done about it. One of C(current), C(created), C(replaced) and C(removed).
+      type: str
+      returned: always
+      sample: created
+    drivers:
+      description: The drivers in it.
+      type: list
+      elements: str
+      returned: O(state=present)
+      sample: [ootedu]
+    base:
+      description: The shipped image that it is a variant of.
+      type: str
+      returned: O(state=present)
+      sample: /boot/initrd.img-6.1.0-56-cloud-amd64
+    base_sha256:
+      description: The digest of that.
+      type: str
+      returned: O(state=present)
+      sample: f0dd5ae702c819c5923e2290dd899454f258d6ef05fb0c1fde9457eb80a32306
+    initrds:
+      description: The images that a boot entry has to load, in that order.
+      type: list
+      elements: str
+      returned: O(state=present)
+      sample: [/boot/initrd.img-6.1.0-56-cloud-amd64.1]
+    method:
+      description: How it was made.
+      type: str
+      returned: O(state=present)
+      sample: overlay
+    early_load:
+      description: Whether the driver is loaded at the very start.
+      type: bool
+      returned: O(state=present)
+      sample: false
+    sha256:
+      description: The digest of the variant, in check mode that of the file that would be written.
+      type: str
+      returned: O(state=present)
+      sample: 7b1e808ef0915a3b1769d98c665b807ebd30498150b708ec98e3b0437463f566
+    size:
+      description: Its size in bytes.
+      type: int
+      returned: O(state=present)
+      sample: 14117888
+    bytes_added:
+      description: How many of them are not the shipped image.
+      type: int
+      returned: O(state=present)
+      sample: 380078
+    modules:
+      description: The driver's modules in it, by name, path in the image, digest and version.
+      type: list
+      elements: dict
+      returned: O(state=present)
+      sample:
+        - name: ootedu
+          path: usr/lib/modules/6.1.0-56-cloud-amd64/updates/ootedu.ko
+          sha256: 3abaed2d378dd65f0fb48a0c1a6b2bcd31f60ecddf264b15fb21697444c09194
+          version: '1.0'
+    dependencies:
+      description: Modules of the kernel that the driver depends on and that the shipped image lacks.
+      type: list
+      elements: str
+      returned: O(state=present)
+      sample: []
+    firmware:
+      description: Firmware files that the driver names and that the shipped image lacks.
+      type: list
+      elements: str
+      returned: O(state=present)
+      sample: []
+    firmware_missing:
+      description: Firmware files that the driver names and that neither the image nor the host has.
+      type: list
+      elements: str
+      returned: O(state=present)
+      sample: []
+pruned:
+  description: Variants that are removed because their kernel is no longer installed.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            root=dict(type="path", default="/"),
+            driver=dict(type="list", elements="str", required=True, aliases=["drivers"]),
+            kernels=dict(type="list", elements="str", default=[]),
+            modules=dict(type="list", elements="path", default=[]),
+            method=dict(type="str", choices=["auto", "overlay", "segment"], default="auto"),
+            early_load=dict(type="bool", default=False),
+            state=dict(type="str", choices=["present", "absent"], default="present"),
+        ),
+        supports_check_mode=True,
+    )
+    task.run(module, variant.requested)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Images, modules and hosts for the tests, from nothing."""
+import bz2
+import gzip
+import lzma
+import struct
+import subprocess
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence, Tuple, Union
+
+FILE, DIRECTORY, LINK = 0o100644, 0o040755, 0o120777
+RELEASE = "6.1.0-1-test"
+
+
+def member(name: str, mode: int = FILE, data: bytes = b"", inode: int = 0, links: int = 1) -> bytes:
+    label = name.encode() + b"\0"
+    fields = (inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(label), 0)
+    head = b"070701" + b"".join(b"%08x" % field for field in fields) + label
+    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+def cpio(files: Dict[str, Union[bytes, str, None]], trailer: bool = True) -> bytes:
+    """Bytes are a file, a str is a symlink's target, None a directory; the directories above a path are made."""
+    seen: Dict[str, Union[bytes, str, None]] = {}
+    for path, content in files.items():
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            seen.setdefault("/".join(parts[:depth]), None)
+        seen[path] = content
+    out = b""
+    for number, (path, content) in enumerate(seen.items(), 1):
+        mode = DIRECTORY if content is None else LINK if isinstance(content, str) else FILE
+        out += member(path, mode, content.encode() if isinstance(content, str) else content or b"", number)
+    return out + (member("TRAILER!!!", 0) if trailer else b"")
+
+
+def tool(*argv: str) -> Callable[[bytes], bytes]:
+    return lambda data: subprocess.run(argv, input=data, stdout=subprocess.PIPE, check=True).stdout
+
+
+COMPRESSIONS: Dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, 6),
+    "bzip2": bz2.compress,
+    "xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32),
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+    "zstd": tool("zstd", "-qc"),
+    "lz4": tool("lz4", "-lqc"),
+    "lzo": tool("lzop", "-c"),
+}
+
+
+def ko(name: str, depends: str = "", alias: str = "", firmware: Sequence[str] = (), filler: bytes = b"", release: str = RELEASE) -> bytes:
+    """A relocatable x86-64 ELF file with what modinfo and depmod look at."""
+    info = ["vermagic=%s SMP mod_unload modversions " % release, "name=" + name, "depends=" + depends, "license=GPL", "version=1"]
+    info += ["alias=" + alias] if alias else []
+    info += ["firmware=" + each for each in firmware]
+    names = b"\0.modinfo\0.symtab\0.strtab\0.shstrtab\0.data\0"
+    bodies = [(".modinfo", 1, b"\0".join(text.encode() for text in info) + b"\0"), (".symtab", 2, bytes(24)), (".strtab", 3, b"\0"),
+              (".shstrtab", 3, names), (".data", 1, filler or b"\0")]
+    out, headers = b"", [bytes(64)]
+    for section, kind, body in bodies:
+        out += bytes(-len(out) % 8)
+        headers.append(struct.pack("<IIQQQQIIQQ", names.index(section.encode()), kind, 2, 0, 64 + len(out), len(body),
+                                   3 if kind == 2 else 0, 1 if kind == 2 else 0, 8, 24 if kind == 2 else 0))
+        out += body
+    out += bytes(-len(out) % 8)
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0, 64 + len(out), 0, 64, 0, 0, 64, len(headers), 4)
+    return head + out + b"".join(headers)
+
+
+def modules(path: str, files: Dict[str, bytes], work: Path, **more: bytes) -> Dict[str, Union[bytes, str, None]]:
+    """The module tree of an image below ``path`` (lib/modules/REL): the files and depmod's indexes of them."""
+    tree = work / "index"
+    base = tree / "lib/modules" / path.rsplit("/", 1)[-1]
+    (tree / "usr").mkdir(parents=True, exist_ok=True)
+    (tree / "lib").mkdir(exist_ok=True)
+    if not (tree / "usr/lib").exists():
+        (tree / "usr/lib").symlink_to("../lib")
+    for name, data in {**files, **{key.replace("_", "."): value for key, value in more.items()}}.items():
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_bytes(data)
+    subprocess.run(["depmod", "-b", str(tree), base.name], check=True)
+    found = sorted(each for each in base.rglob("*") if each.is_file())
+    return {"%s/%s" % (path, each.relative_to(base)): each.read_bytes() for each in found}
+
+
+class Machine:
+    """A directory host with one kernel, its shipped image, and a driver linked into it."""
+
+    def __init__(self, root: Path, release: str = RELEASE) -> None:
+        self.root = root
+        self.release = release
+        self.modules = root / "lib/modules" / release
+        (root / "boot").mkdir(parents=True)
+        (self.modules / "kernel").mkdir(parents=True)
+        (root / "usr").mkdir()
+        (root / "usr/lib").symlink_to("../lib")
+        (root / "boot" / ("vmlinuz-" + release)).write_bytes(b"kernel")
+
+    @property
+    def base(self) -> Path:
+        return self.root / "boot" / ("initrd.img-" + self.release)
+
+    def image(self, data: bytes, mode: int = 0o600) -> Path:
+        self.base.write_bytes(data)
+        self.base.chmod(mode)
+        return self.base
+
+    def module(self, path: str, data: bytes) -> Path:
+        """Put a module file below /lib/modules/REL and index it."""
+        file = self.modules / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        subprocess.run(["depmod", "-b", str(self.root), self.release], check=True)
+        return file
+
+    def snapshot(self) -> Dict[str, Tuple[int, bytes]]:
+        files = [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
+        return {str(path): (path.stat().st_mode, path.read_bytes()) for path in files}
+
+    def boot(self) -> List[str]:
+        return sorted(path.name for path in (self.root / "boot").iterdir())
