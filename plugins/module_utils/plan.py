@@ -18,12 +18,16 @@ TEXT_LIMIT = 64 << 10  # longer or binary contents are shown by digest
 
 
 class Content:
-    """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand (0 and "" where a tool builds it)."""
+    """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand (0 and "" where a tool builds it).
 
-    def __init__(self, size: int, sha256: str, chunks: Callable[[], Iterable[bytes]]) -> None:
+    What is ``binary`` is shown by its digest, without a look at it.
+    """
+
+    def __init__(self, size: int, sha256: str, chunks: Callable[[], Iterable[bytes]], binary: bool = False) -> None:
         self.size = size
         self.sha256 = sha256
         self.chunks = chunks
+        self.binary = binary
 
     @classmethod
     def of(cls, data: bytes) -> "Content":
@@ -226,7 +230,7 @@ def relabel(host: Host, paths: List[str]) -> None:
 def _shown(node: Optional[Node]) -> str:
     if node is None:
         return ""
-    if isinstance(node, File) and node.content.size <= TEXT_LIMIT:
+    if isinstance(node, File) and not node.content.binary and node.content.size <= TEXT_LIMIT:
         data = node.content.data()
         if b"\0" not in data:
             return data.decode("utf-8", "replace")

@@ -23,11 +23,12 @@ def run(module: Any, work: Work) -> None:
         host.keeps_cache = not module.check_mode
         with host.lock():
             plan, result = work(host, module.params)
+            diff = plan.diff()
             if plan and not module.check_mode:
                 plan.apply()
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
-    module.exit_json(changed=bool(plan), diff=plan.diff(), **result)
+    module.exit_json(changed=bool(plan), diff=diff, **result)
 
 
 def report(module: Any, look: Report) -> None:

@@ -81,4 +81,4 @@ def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], 
 
 
 def content(host: Host, module: ko.KernelModule, path: str) -> Content:
-    return Content(module.size, module.sha256, lambda: (decompress(host.read(path), path),))
+    return Content(module.size, module.sha256, lambda: (decompress(host.read(path), path),), binary=True)

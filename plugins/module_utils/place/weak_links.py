@@ -267,7 +267,7 @@ def _described(module: ko.KernelModule) -> Content:
     def chunks() -> Iterable[bytes]:
         raise KmodError(module.path, "its contents were not sent", "Run the module through its action plugin", "NOT_SENT")
 
-    return Content(module.size, module.sha256, chunks)
+    return Content(module.size, module.sha256, chunks, binary=True)
 
 
 def _override_file(driver: str) -> str:

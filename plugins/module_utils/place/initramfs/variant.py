@@ -19,7 +19,7 @@ from . import image, manifest, overlay
 from .manifest import NUMBERED, Variant
 
 SLACK = 1 << 20  # left free on /boot
-PLACES = ("extra", "weak-updates", "updates")  # below which a driver has its directory of modules or of links
+PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
 
 class Request(NamedTuple):
