@@ -5,7 +5,7 @@
 """The kernels that are installed on a host."""
 import os
 import re
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression
 from ..errors import KmodError
@@ -28,7 +28,8 @@ class Build(NamedTuple):
     init_offset: Optional[int] = None
     exit_offset: Optional[int] = None
     module_layout: Optional[int] = None  # the CRC of module_layout that they were built with
-    btf: bool = False
+    chained_versions: bool = False  # as KernelModule has it
+    exports_flags: Optional[bool] = None  # whether their exports have a __kflagstab; None if none of those looked at exports anything
     modinfo: Tuple[Tuple[str, str], ...] = ()
 
 
@@ -87,8 +88,14 @@ class Kernel:
 
     @lazy
     def distro(self) -> str:
-        """Whose kernel it is: debian, ubuntu, rhel, fedora, suse, arch …; "" if nothing tells."""
+        """Whose kernel this is, by its own marks: debian, ubuntu, rhel, fedora, suse, amazon, arch; "" if none tells."""
         return _distro(self)
+
+    @lazy
+    def builtin(self) -> FrozenSet[str]:
+        """The names of the modules that are part of vmlinux."""
+        path = self.modules_dir + "/modules.builtin"
+        return frozenset(ko.normal(line) for line in self.host.read_text(path).splitlines()) if self.host.is_file(path) else frozenset()
 
     @lazy
     def symvers(self) -> Optional[str]:
@@ -179,39 +186,39 @@ def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
 
 def _build(kernel: Kernel) -> Build:
     found: Optional[Build] = None
+    flags: Optional[bool] = None
     for number, path in enumerate(in_tree(kernel.host, kernel.modules_dir)):
         try:
             module = ko.read(kernel.host, path)
         except KmodError:  # a damaged one is not what this is about
             continue
         if module.vermagic and not module.faults:
+            flags = module.exports_flags if module.exports else flags
             layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
-            this = Build(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout, module.btf,
-                         module.modinfo)
-            found = found or this
-            if this.init_offset is not None and this.exit_offset is not None:
-                return this
+            this = Build(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,
+                         module.chained_versions, flags, module.modinfo)
+            if found is None or found.init_offset is None or found.exit_offset is None:
+                found = this
+            if found.init_offset is not None and found.exit_offset is not None and (flags is not None or number):
+                break
         if number >= _SAMPLES:
             break
     return found or Build()
 
 
+_RELEASES = (
+    ("rhel", r"\.el\d"), ("fedora", r"\.fc\d"), ("amazon", r"\.amzn\d"), ("arch", r"-arch\d+-\d+$"),
+    ("suse", r"^\d[\d.]+-[\d.]+-(default|preempt|azure|rt|kvmsmall|64kb|debug|pae|xen|desktop|vanilla)$"),
+    ("ubuntu", r"-\d+-(generic|lowlatency|aws|azure|gcp|gke|oracle|kvm|virtual|oem|raspi|ibm|nvidia|realtime)(-\w+)*$"),
+    ("debian", r"[-+](rc\d|\d|deb\d|bpo)[^ ]*-(amd64|i?[36]86(-pae)?|arm64(-16k)?|armmp(-lpae)?|powerpc64le(-64k)?|s390x|riscv64|loong64)$"),
+)
+
+
 def _distro(kernel: Kernel) -> str:
-    """The kernel's own marks come first: a Debian kernel below a bare root is still Debian's."""
-    compiler = kernel.config.get("CONFIG_CC_VERSION_TEXT", "")
+    """The host's os-release says nothing of a kernel that was built elsewhere, and the compiler's name only where it was built."""
     keys = dict(kernel.build.modinfo)
-    marks = (("ubuntu", "Ubuntu" in compiler or "CONFIG_VERSION_SIGNATURE" in kernel.config), ("debian", "Debian" in compiler),
-             ("fedora", re.search(r"\.fc\d+", kernel.release)), ("rhel", "rhelversion" in keys or re.search(r"\.el\d+", kernel.release)),
-             ("suse", "suserelease" in keys or "CONFIG_SUSE_VERSION" in kernel.config))
-    return next((name for name, mark in marks if mark), "") or _os_family(kernel.host)
-
-
-def _os_family(host: Host) -> str:
-    path = next((name for name in ("/etc/os-release", "/usr/lib/os-release") if host.is_file(name)), None)
-    if path is None:
-        return ""
-    fields = dict(re.findall(r'^(ID|ID_LIKE)=["\']?([^"\'\n]*)', host.read_text(path), re.M))
-    names = [fields.get("ID", "")] + fields.get("ID_LIKE", "").split()
-    families = {"centos": "rhel", "sles": "suse", "opensuse": "suse", "rocky": "rhel", "almalinux": "rhel", "ol": "rhel", "amzn": "amazon"}
-    known = [families.get(name, name) for name in names]
-    return next((name for name in known if name in ("debian", "ubuntu", "rhel", "fedora", "suse", "arch")), known[0])
+    if "rhelversion" in keys:
+        return "rhel"
+    if "suserelease" in keys:
+        return "suse"
+    return next((name for name, pattern in _RELEASES if re.search(pattern, kernel.release)), "")

@@ -22,6 +22,7 @@ from .signature import Signature
 
 LIMIT = 192 << 20  # the largest modules (amdgpu with its debug information left in) stay below
 THIS_MODULE = ".gnu.linkonce.this_module"
+WRITE_EXECUTE = 5  # SHF_WRITE | SHF_EXECINSTR
 MODVERSION = 64  # bytes of a struct modversion_info: an unsigned long and a name (include/linux/module.h)
 
 
@@ -60,6 +61,7 @@ class KernelModule(NamedTuple):
     modinfo: Tuple[Tuple[str, str], ...] = ()
     undefined: Tuple[Undefined, ...] = ()
     versions: Optional[Tuple[Version, ...]] = None
+    chained_versions: bool = False  # Ubuntu's form of __versions: entries of any length
     ext_versions: Optional[Tuple[Version, ...]] = None
     exports: Tuple[Exported, ...] = ()
     exports_crcs: bool = False  # has a __kcrctab
@@ -67,7 +69,7 @@ class KernelModule(NamedTuple):
     struct_size: int = 0  # of .gnu.linkonce.this_module
     init_offset: Optional[int] = None  # where in it the address of init_module goes
     exit_offset: Optional[int] = None
-    btf: bool = False
+    btf: str = ""  # "ok", or "bad" where its header is damaged
     signature: Optional[Signature] = None
     faults: Tuple[Fault, ...] = ()
 
@@ -197,13 +199,16 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
     name = next((value for key, value in modinfo if key == "name"), None) or _struct_name(file, this) or module.name
     if any(symbol.shndx not in (elf.COMMON, elf.ABSOLUTE, 0xff20) and symbol.shndx >= len(file.sections) for symbol in symbols):
         faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
+    chained = _chained_versions(file)
     entries = {symbol.name: offset for offset, symbol, _ in _targets(file, this, symbols)}
+    exported = [suffix for suffix in ("", "_gpl") if _size(file, "__ksymtab" + suffix)]
     return module._replace(
         name=name.replace("-", "_"), modinfo=modinfo, undefined=_undefined(symbols),
-        versions=_versions(file) if "__versions" in sections else None, ext_versions=_ext_versions(file, faults),
-        exports=tuple(_exports(file, symbols)), exports_crcs=any(each in sections for each in ("__kcrctab", "__kcrctab_gpl")),
+        versions=chained or (_versions(file) if "__versions" in sections else None),
+        chained_versions=chained is not None, ext_versions=_ext_versions(file, faults),
+        exports=tuple(_exports(file, symbols)), exports_crcs=all("__kcrctab" + suffix in sections for suffix in exported),
         exports_flags="__kflagstab" in sections, struct_size=this.size if this else 0,
-        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=file.find_any(".BTF") is not None)
+        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=_btf(file))
 
 
 def _struct_name(file: Elf, this: Optional[elf.Section]) -> str:
@@ -222,6 +227,33 @@ def _versions(file: Elf) -> Tuple[Version, ...]:
     data = file.bytes(file.find("__versions"))
     form = struct.Struct(file.order + ("Q56s" if file.bits == 64 else "I60s"))
     return tuple(Version(elf.text(name, 0), crc) for crc, name in form.iter_unpack(data[:len(data) // MODVERSION * MODVERSION]))
+
+
+def _chained_versions(file: Elf) -> Optional[Tuple[Version, ...]]:
+    """Ubuntu's form, from 6.2 on: u32 offset of the next entry, u32 crc, name (its ``kernel/module/version.c``). None if this is not it."""
+    data = file.bytes(file.find("__versions"))
+    found, start = [], 0
+    while start < len(data):
+        step, crc = struct.unpack_from(file.order + "II", data, start) if start + 9 <= len(data) else (0, 0)
+        name = data[start + 8:start + step]
+        if step < 12 or step % 4 or len(name) < step - 8 or name[-1:] != b"\0" or not step - 12 <= len(name.rstrip(b"\0")) > 0:
+            return None
+        found.append(Version(elf.text(name, 0), crc))
+        start += step
+    return tuple(found) or None
+
+
+def _btf(file: Elf) -> str:
+    """kernel/bpf/btf.c: btf_parse_hdr, as far as the header goes."""
+    section = file.find_any(".BTF")
+    if section is None:
+        return ""
+    data = file.bytes(section)
+    if len(data) < 24:
+        return "bad"
+    magic, version, flags, header, type_at, types, text_at, texts = struct.unpack_from(file.order + "HBBIIIII", data)
+    fits = header + type_at + types <= len(data) and header + text_at + texts <= len(data)
+    return "ok" if magic == 0xeb9f and version == 1 and not flags and fits else "bad"
 
 
 def _ext_versions(file: Elf, faults: List[Fault]) -> Optional[Tuple[Version, ...]]:
@@ -288,6 +320,11 @@ def _targets(file: Elf, section: Optional[elf.Section], symbols: List[elf.Symbol
     return sorted(found, key=lambda target: target[0])
 
 
+def _size(file: Elf, name: str) -> int:
+    section = file.find(name)
+    return section.size if section else 0
+
+
 def _section_faults(file: Elf) -> List[Fault]:
     """kernel/module/main.c: elf_validity_cache_index_info, _mod, _sym and _str"""
     faults = []
@@ -295,14 +332,20 @@ def _section_faults(file: Elf) -> List[Fault]:
     if names.count(".modinfo") > 1:
         faults.append(Fault("MODINFO_DUP", "%d .modinfo sections" % names.count(".modinfo")))
     this = [section for section in file.sections if section.name == THIS_MODULE]
-    if not this:
+    if not any(section.flags & elf.ALLOC for section in this):
         faults.append(Fault("ELF_NO_THIS_MODULE", "no %s section: not a kernel module" % THIS_MODULE))
     elif len(this) > 1 or this[0].type == elf.NOBITS or not this[0].flags & elf.ALLOC:
         faults.append(Fault("ELF_THIS_MODULE", "%s is not one loaded section with contents" % THIS_MODULE))
     tables = [section for section in file.sections[1:] if section.type == elf.SYMTAB]
-    if len(tables) != 1:
-        faults.append(Fault("ELF_NO_SYMTAB", "no symbol table: it was stripped" if not tables else "%d symbol tables" % len(tables)))
+    if not tables:
+        faults.append(Fault("ELF_NO_SYMTAB", "no symbol table: it was stripped"))
         return faults
+    if len(tables) > 1:
+        faults.append(Fault("ELF_SYMTABS", "%d symbol tables" % len(tables)))
+    if file.machine == "aarch64" and not {".plt", ".init.plt"} <= set(names):
+        faults.append(Fault("ELF_NO_PLT", "no sections for procedure linkage (.plt, .init.plt)"))
+    if any(section.flags & WRITE_EXECUTE == WRITE_EXECUTE for section in file.sections):
+        faults.append(Fault("ELF_WX", "a section is both writable and executable"))
     link = tables[0].link
     if not 0 < link < len(file.sections):
         faults.append(Fault("ELF_SHDR", "the symbol names are in section %d of %d" % (link, len(file.sections))))

@@ -1,0 +1,89 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the loader asks of the file: its ELF structures and its relocations."""
+from typing import Dict, Iterator
+
+from ..read.ko import KernelModule
+from .policy import Loader
+from .verdict import NOTE, REFUSE, Finding
+
+# Faults that every loader refuses, and those that some do: code -> the rule's name in policy.SINCE.
+_ALWAYS = ("ELF_MAGIC", "ELF_TYPE", "ELF_SHDR", "ELF_TRUNCATED", "ELF_SECTION_BOUNDS", "ELF_NO_SYMTAB", "ELF_NO_THIS_MODULE")
+_SOME: Dict[str, str] = {
+    "MODINFO_DUP": "unique sections",
+    "ELF_THIS_MODULE": "unique sections",
+    "ELF_SYMTABS": "unique sections",
+    "ELF_STRTAB": "string table type",
+    "ELF_STRTAB_CONTENTS": "string table contents",
+    "MODVERSIONS_EXT_BAD": "extended versions",
+}
+
+
+def file_empty(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """fs/kernel_read_file.c: kernel_read_file"""
+    for fault in module.faults:
+        if fault.code == "FILE_EMPTY":
+            yield Finding(fault.code, REFUSE, fault.message, errno="EINVAL")
+
+
+def elf_validity(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """kernel/module/main.c: elf_validity_cache_copy (until 6.3 elf_validity_check and setup_load_info; until 5.11 elf_header_check)"""
+    for fault in module.faults:
+        if fault.code in _ALWAYS or (fault.code in _SOME and loader.has(_SOME[fault.code])):
+            yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC")
+        elif fault.code == "WARN_ELF_IDENT":
+            yield Finding(fault.code, NOTE, fault.message)
+
+
+def elf_check_arch(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """arch/*/include/asm/elf.h: elf_check_arch"""
+    machine = loader.build.machine
+    if any(fault.code == "ELF_MACHINE" for fault in module.faults) or (module.machine and machine and module.machine != machine):
+        yield Finding("ELF_MACHINE", REFUSE, "made for %s, not for %s" % (module.machine or "another machine", machine or "this one"),
+                      wanted=module.machine or None, found=machine, errno="ENOEXEC", dmesg="Invalid architecture in ELF header")
+
+
+def struct_module_size(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """kernel/module/main.c: elf_validity_cache_index_mod"""
+    ours, theirs = module.struct_size, loader.build.struct_size
+    if not ours or theirs is None or ours == theirs:
+        return
+    message = "struct module has %d bytes in the module and %d in the kernel" % (ours, theirs)
+    if loader.has("struct module size"):
+        yield Finding("STRUCT_MODULE_SIZE", REFUSE, message, wanted=str(ours), found=str(theirs), errno="ENOEXEC",
+                      dmesg="module %s: .gnu.linkonce.this_module section size must match the kernel's built struct module size at run time"
+                      % module.name)
+    else:
+        yield Finding("STRUCT_MODULE_SIZE", NOTE, message + "; this kernel loads it all the same and may crash", wanted=str(ours), found=str(theirs))
+
+
+def module_frob_arch_sections(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """arch/arm64/kernel/module-plts.c; kernel/module/strict_rwx.c: module_enforce_rwx_sections"""
+    for fault in module.faults:
+        if fault.code == "ELF_NO_PLT" and (loader.option("ARM64_MODULE_PLTS") or loader.version >= (6, 5)):
+            yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC", dmesg="%s: module PLT section(s) missing" % module.name)
+        elif fault.code == "ELF_WX" and loader.has("no writable code") and loader.option("STRICT_MODULE_RWX"):
+            yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC")
+
+
+def apply_relocations(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """arch/x86/kernel/module.c: apply_relocate_add"""
+    for fault in module.faults:
+        if fault.code == "RELOC_UNKNOWN" or (fault.code == "RELOC_TARGET" and loader.has("x86 relocation targets")):
+            yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC")
+    for what, ours, theirs in (("init", module.init_offset, loader.build.init_offset), ("exit", module.exit_offset, loader.build.exit_offset)):
+        if ours is not None and theirs is not None and ours != theirs:
+            yield _struct_module_layout(module, loader, what, ours, theirs)
+
+
+def _struct_module_layout(module: KernelModule, loader: Loader, what: str, ours: int, theirs: int) -> Finding:
+    """Fields of struct module lie elsewhere in this kernel. On x86 the relocation hits a field that the loader has filled in already, which it
+    refuses; elsewhere it overwrites that field.
+    """
+    message = "the %s function is at byte %d of struct module in the module and at byte %d in the kernel" % (what, ours, theirs)
+    if module.machine == "x86_64" and loader.has("x86 relocation targets"):
+        return Finding("STRUCT_MODULE_LAYOUT", REFUSE, message, wanted=str(ours), found=str(theirs), errno="ENOEXEC",
+                       dmesg="x86/modules: Invalid relocation target, existing value is nonzero")
+    return Finding("STRUCT_MODULE_LAYOUT", "unknown", message + ": the kernel would overwrite its own data", wanted=str(ours), found=str(theirs))

@@ -1,0 +1,152 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a kernel's module loader would say of modules: its rules in its order (``kernel/module/main.c: load_module``).
+
+The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the same, as notes: the loader
+would not get there, a person who mends the module will.
+"""
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+
+from ..errors import KmodError
+from ..read import depmod, ko
+from ..read.exports import VMLINUX, Export
+from ..read.kernels import Kernel
+from ..read.ko import KernelModule
+from . import file_rules, module_rules, symbol_rules
+from .policy import OFFLINE, Loader, Runtime
+from .policy import loader as loader_of
+from .symbol_rules import Provided
+from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
+
+
+def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime = OFFLINE) -> List[Verdict]:
+    """One verdict a module, in the order given.
+
+    The modules are offered to each other, before what is deployed for that kernel already, and none is judged before those that it needs:
+    the symbols of a refused module are not there.
+    """
+    group = Group(kernel, modules, runtime)
+    return [group.verdict(module) for module in modules]
+
+
+class Group:
+    """Modules that are loaded into one kernel together."""
+
+    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime) -> None:
+        self.kernel = kernel
+        self.loader = loader_of(kernel, runtime)
+        self.offered: Dict[str, KernelModule] = {}
+        for module in modules:
+            self.offered.setdefault(module.name, module)
+        self.exported = self._exported(self.offered.values())
+        self.deployed = {name: path for name, path in deployed(kernel).items() if name not in self.offered}
+        self.deployed_exported: Optional[Dict[str, Tuple[Export, KernelModule]]] = None
+        self.done: Dict[int, Verdict] = {}
+        self.judging: Set[int] = set()
+
+    def verdict(self, module: KernelModule) -> Verdict:
+        if id(module) not in self.done:
+            self.judging.add(id(module))
+            self.done[id(module)] = compose(module, self.loader, self._stages(module))
+            self.judging.discard(id(module))
+        return self.done[id(module)]
+
+    def _stages(self, module: KernelModule) -> Iterator[Iterable[Finding]]:
+        """The loader's steps in its order, each as what it finds."""
+        loader = self.loader
+        yield file_rules.file_empty(module, loader)
+        yield file_rules.elf_validity(module, loader)
+        yield file_rules.elf_check_arch(module, loader)
+        if not module.modinfo and not module.struct_size and module.faults:
+            return  # nothing of it could be read
+        yield file_rules.struct_module_size(module, loader)
+        early = loader.has("blacklist before versions")
+        if early:
+            yield module_rules.blacklisted(module, loader)
+        yield module_rules.check_modstruct_version(module, loader)
+        if not early:
+            yield module_rules.blacklisted(module, loader)
+        yield module_rules.check_modinfo(module, loader)
+        yield file_rules.module_frob_arch_sections(module, loader)
+        yield module_rules.already_there(module, loader)
+        yield module_rules.module_augment_kernel_taints(module, loader)
+        yield module_rules.check_export_symbol_sections(module, loader)
+        yield module_rules.setup_modinfo(module, loader)
+        yield symbol_rules.simplify_symbols(module, loader, self.find)
+        yield file_rules.apply_relocations(module, loader)
+        yield symbol_rules.verify_exported_symbols(module, loader, self.find, self._there_before(module))
+        yield module_rules.btf_module_notify(module, loader)
+
+    def find(self, symbol: str) -> Optional[Provided]:
+        """kernel/module/main.c: find_symbol; the modules' part of it by what modprobe would have loaded before."""
+        export = self.loader.exports.get(symbol)
+        if export is not None and export.owner == VMLINUX:
+            return Provided(export)
+        found = self.exported.get(symbol)
+        if found is None and self.deployed and (export is None or export.owner in self.deployed):
+            if self.deployed_exported is None:
+                self.deployed_exported = self._exported(_readable(self.kernel, self.deployed.values()))
+            found = self.deployed_exported.get(symbol)
+        if found is not None:
+            return self._provided(*found)
+        if export is None or export.owner in self.offered or export.owner in self.deployed:
+            return None
+        return Provided(export)
+
+    def _exported(self, modules: Iterable[KernelModule]) -> Dict[str, Tuple[Export, KernelModule]]:
+        found: Dict[str, Tuple[Export, KernelModule]] = {}
+        for module in modules:
+            for export in module.exports:
+                if module.exports_flags or not (export.gpl and self.loader.export_flags):  # __ksymtab_gpl is ignored where there are flags
+                    found.setdefault(export.name, (Export(export.crc, export.gpl, export.namespace, module.name), module))
+        return found
+
+    def _provided(self, export: Export, module: KernelModule) -> Provided:
+        if id(module) in self.judging:  # itself, or a module that needs the one which needs it
+            return Provided(export, module_rules.proprietary(module))
+        verdict = self.verdict(module)
+        refused = verdict.reason.code if verdict.verdict == INCOMPATIBLE and verdict.reason else None
+        return Provided(export, self._proprietary(module), refused, verdict.verdict == UNKNOWN)
+
+    def _proprietary(self, module: KernelModule) -> bool:
+        """Its own license, or inherited from one that it uses (``inherit_taint``)."""
+        return any(finding.code in ("WARN_LICENSE", "WARN_PROPRIETARY_DEP") for finding in self.verdict(module).findings)
+
+    def _there_before(self, module: KernelModule) -> List[str]:
+        """The modules that are loaded for certain when this one is: those that it needs, and those of the group that come before it."""
+        names = list(self.offered)
+        return names[:names.index(module.name)] + list(symbol_rules.owners(module, self.find))
+
+
+def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Finding]]) -> Verdict:
+    """The verdict of all that was found; what is behind the stage that refuses becomes a note."""
+    findings: List[Finding] = []
+    refused: Optional[Finding] = None
+    dmesg: Optional[str] = None
+    for stage in stages:
+        found = list(stage)
+        refusals = [finding for finding in found if finding.effect == REFUSE]
+        if refused is not None:
+            found = [finding._replace(effect=NOTE, message=finding.message + " (not reached)") if finding.effect in (REFUSE, DOUBT) else finding
+                     for finding in found]
+        elif refusals:
+            refused, dmesg = refusals[-1], refusals[0].dmesg
+        findings += found
+    verdict = INCOMPATIBLE if refused else UNKNOWN if any(finding.effect == DOUBT for finding in findings) else COMPATIBLE
+    return Verdict(module.path, module.name, loader.release, verdict, refused.errno if refused else None, tuple(findings), dmesg)
+
+
+def deployed(kernel: Kernel) -> Dict[str, str]:
+    """Module names whose file, of all that depmod finds for this kernel, is not one of the kernel's own."""
+    own = (kernel.modules_dir + "/kernel/", "/usr" + kernel.modules_dir + "/kernel/")
+    return {name: path for name, path in depmod.chosen(kernel.host, kernel.modules_dir).items() if not path.startswith(own)}
+
+
+def _readable(kernel: Kernel, paths: Iterable[str]) -> Iterator[KernelModule]:
+    for path in paths:
+        try:
+            yield ko.read(kernel.host, path)
+        except KmodError:  # a dangling weak link, for one, provides nothing
+            continue

@@ -1,0 +1,127 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The loader of one kernel: which rules it has, and with what it compares a module.
+
+A configuration tells most of it. What no configuration shows is here: what each upstream version brought, and where distributions differ.
+"""
+import re
+from typing import Dict, FrozenSet, NamedTuple, Optional, Tuple
+
+from ..errors import KmodError
+from ..read.exports import Export
+from ..read.kernels import Build, Kernel
+from .verdict import DOUBT, REFUSE, TAINT, Finding
+
+# The upstream versions that brought a rule, by its name here.
+SINCE: Dict[str, Tuple[int, int]] = {
+    "section bounds": (5, 10),  # module: harden ELF info handling: 5.12 and the stable series back to 5.10
+    "blacklist before versions": (4, 19),
+    "x86 relocation targets": (4, 15),
+    "x86 ignores _GLOBAL_OFFSET_TABLE_": (5, 10),
+    "inherit taint": (5, 9),
+    "no writable code": (5, 8),
+    "struct module size": (6, 4),
+    "unique sections": (6, 4),
+    "string table type": (6, 12),
+    "extended versions": (6, 14),
+    "string table contents": (6, 14),
+    "module namespaces": (6, 16),
+    "symbol section": (6, 18),
+    "export flags": (7, 0),
+}
+# Builds of a distribution's kernel that have a rule which their upstream version did not: (family, rule) -> (upstream version, build).
+BACKPORTED: Dict[Tuple[str, str], Tuple[Tuple[int, int], int]] = {
+    ("rhel", "struct module size"): ((5, 14), 503),  # EL 9.5
+    ("rhel", "section bounds"): ((4, 18), 348),  # EL 8.5
+}
+
+
+class Runtime(NamedTuple):
+    """What holds on the running machine; None where it cannot be told, as for a machine that is not running."""
+
+    sig_enforce: Optional[bool] = None
+    lockdown: Optional[bool] = None  # integrity or confidentiality
+    blacklist: FrozenSet[str] = frozenset()  # module_blacklist= of the command line
+    loaded: FrozenSet[str] = frozenset()  # modules that the judged kernel itself has loaded now
+    builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
+    keys: Optional[FrozenSet[str]] = None  # subjects of the certificates in the kernel's keyrings
+
+
+OFFLINE = Runtime()
+
+
+class Loader(NamedTuple):
+    """``family`` is whose kernel it is, "" if its own marks do not tell. ``owners`` are vmlinux and the in-tree modules that export something,
+    ``builtin`` the modules that are part of vmlinux. ``problem`` says why ``exports`` is empty.
+    """
+
+    release: str
+    version: Tuple[int, int]
+    family: str
+    config: Dict[str, str]
+    build: Build
+    exports: Dict[str, Export]
+    owners: FrozenSet[str] = frozenset()
+    builtin: FrozenSet[str] = frozenset()
+    problem: Optional[KmodError] = None
+    runtime: Runtime = OFFLINE
+
+    def option(self, name: str) -> Optional[bool]:
+        """Whether CONFIG_NAME is set; None where the configuration is not to be had."""
+        return "CONFIG_" + name in self.config if self.config else None
+
+    def has(self, rule: str) -> bool:
+        version, build = BACKPORTED.get((self.family, rule), ((0, 0), 0))
+        number = re.match(r"[\d.]+-(\d+)", self.release)
+        return self.version >= SINCE[rule] or bool(build and self.version == version and number and int(number.group(1)) >= build)
+
+    @property
+    def modversions(self) -> bool:
+        """CONFIG_MODVERSIONS, which every vermagic tells too (``include/linux/vermagic.h``)."""
+        if self.build.vermagic:
+            return " modversions" in self.build.vermagic
+        return any(export.crc is not None for export in self.exports.values())
+
+    @property
+    def export_flags(self) -> bool:
+        """Whether exports have their __kflagstab; some 7.x does, which its own modules tell best."""
+        return self.has("export flags") if self.build.exports_flags is None else self.build.exports_flags
+
+
+def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
+    problem = None
+    exports: Dict[str, Export] = {}
+    try:
+        exports = kernel.exports
+    except KmodError as error:
+        problem = error
+    owners = frozenset(export.owner for export in exports.values())
+    return Loader(kernel.release, version(kernel.release), kernel.distro, kernel.config, kernel.build, exports, owners, kernel.builtin, problem,
+                  runtime)
+
+
+def version(release: str) -> Tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def missing_version(loader: Loader) -> Optional[bool]:
+    """Whether a symbol without an entry in ``__versions`` is accepted (``kernel/module/version.c: check_version``, its end).
+
+    Refused until 4.8; accepted with one warning since, but for Debian, which patches that out. None where it is not known whose kernel this is.
+    """
+    if loader.version < (4, 9) or loader.family == "debian":
+        return False
+    return True if loader.family else None
+
+
+def try_to_force_load(loader: Loader, code: str, message: str, dmesg: str) -> Finding:
+    """kernel/module/main.c: try_to_force_load"""
+    allowed = loader.option("MODULE_FORCE_LOAD")
+    if allowed is None:
+        return Finding(code, DOUBT, message + "; loaded only with CONFIG_MODULE_FORCE_LOAD, and the kernel's configuration is not to be had")
+    if allowed:
+        return Finding(code, TAINT, message + "; CONFIG_MODULE_FORCE_LOAD lets it pass and taints the kernel", dmesg=dmesg + ": kernel tainted.")
+    return Finding(code, REFUSE, message, errno="ENOEXEC")
