@@ -7,7 +7,7 @@ import gzip
 import lzma
 import struct
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 RELEASE = "6.1.0-9-amd64"
 FLAGS = " SMP preempt mod_unload modversions "
@@ -70,12 +70,8 @@ def elf(sections: Sequence[Section], machine: str = "x86_64", kind: int = 1, **h
         if section.type != NOBITS:
             body += section.data
         link, info = (index[each] if isinstance(each, str) else each for each in (section.link, section.info))
-        if bits == 64:
-            rows.append(struct.pack(order + "IIQQQQIIQQ", start, section.type, section.flags, 0, offset if start else 0, len(section.data), link, info,
-                                    1, section.entsize))
-        else:
-            rows.append(struct.pack(order + "10I", start, section.type, section.flags, 0, offset if start else 0, len(section.data), link, info,
-                                    1, section.entsize))
+        rows.append(struct.pack(order + ("IIQQQQIIQQ" if bits == 64 else "10I"), start, section.type, section.flags, 0, offset if start else 0,
+                                len(section.data), link, info, 1, section.entsize))
     ident = b"\x7fELF" + bytes([header.get("ei_class", 2 if bits == 64 else 1), header.get("ei_data", 1 if order == "<" else 2), 1]) + bytes(9)
     address = "Q" if bits == 64 else "I"
     fields = (kind, header.get("e_machine", number), 1, 0, 0, header.get("shoff", size + len(body)), 0, size, 0, 0,
@@ -117,8 +113,8 @@ def chained_table(versions: Sequence[Tuple[str, int]]) -> bytes:
 def ko(name: str = "vendor", needs: Sequence[Tuple[str, int]] = (("module_layout", 0x11), ("printk", 0x22)), *, release: str = RELEASE,
        flags: str = FLAGS, modinfo: Optional[Dict[str, Optional[str]]] = None, imports: Sequence[str] = (), firmware: Sequence[str] = (),
        aliases: Sequence[str] = (), weak: Sequence[str] = (), common: Sequence[str] = (), unlisted: Sequence[str] = (),
-       versions: Optional[bytes] = None, versioned: bool = True, versions_flags: int = ALLOC, ext_versions: Optional[Sequence[Tuple[str, int]]] = None,
-       exports: Sequence[Export] = (), export_form: str = "numbers", struct_size: int = 896, init: Optional[int] = 312, exit: Optional[int] = 848,
+       versions: Optional[bytes] = None, versioned: bool = True, versions_flags: int = ALLOC,
+       ext_versions: Optional[Sequence[Tuple[str, int]]] = None, exports: Sequence[Export] = (), export_form: str = "numbers", struct_size: int = 896, init: Optional[int] = 312, exit: Optional[int] = 848,
        machine: str = "x86_64", extra: Sequence[Section] = (), without: Sequence[str] = (), kind: int = 1, **header: int) -> bytes:
     """A kernel module.
 
@@ -215,12 +211,14 @@ def symvers(exports: Sequence[Tuple[str, int, bool, str, str]]) -> bytes:
 
 
 EXPORTS = (("module_layout", 0x11, False, "", "vmlinux"), ("printk", 0x22, False, "", "vmlinux"), ("kfree", 0x33, False, "", "vmlinux"),
-           ("gpl_only", 0x44, True, "", "vmlinux"), ("spaced", 0x55, True, "DRIVER_NS", "vmlinux"), ("scsi_add_host", 0x66, False, "", "drivers/scsi/scsi_mod"))
+           ("gpl_only", 0x44, True, "", "vmlinux"), ("spaced", 0x55, True, "DRIVER_NS", "vmlinux"),
+           ("scsi_add_host", 0x66, False, "", "drivers/scsi/scsi_mod"))
 CONFIG = "CONFIG_MODULES=y\nCONFIG_MODVERSIONS=y\nCONFIG_MODULE_UNLOAD=y\nCONFIG_MODULE_SIG=y\nCONFIG_LIVEPATCH=y\nCONFIG_RETPOLINE=y\n"
 
 
-def kernel(root: Path, release: str = RELEASE, *, exports: Optional[Sequence[Tuple[str, int, bool, str, str]]] = EXPORTS, config: Optional[str] = CONFIG,
-           family: str = "debian", flags: str = FLAGS, builtin: Sequence[str] = (), in_tree: Optional[Dict[str, bytes]] = None, **module: object) -> Path:
+def kernel(root: Path, release: str = RELEASE, *, exports: Optional[Sequence[Tuple[str, int, bool, str, str]]] = EXPORTS,
+           config: Optional[str] = CONFIG, family: str = "debian", flags: str = FLAGS, builtin: Sequence[str] = (),
+           in_tree: Optional[Dict[str, bytes]] = None, **module: Any) -> Path:
     """An installed kernel below ``root``: image (no real one), config, symvers where the family keeps it, and in-tree modules.
 
     family: debian (headers), el (symvers.gz in both places), suse (/usr/lib/modules). in_tree: more modules, path below kernel/ -> bytes.
@@ -228,8 +226,9 @@ def kernel(root: Path, release: str = RELEASE, *, exports: Optional[Sequence[Tup
     """
     top = root / ("usr/lib/modules" if family == "suse" else "lib/modules") / release
     layout = next((crc for symbol, crc, *_ in exports or EXPORTS if symbol == "module_layout"), None)
-    files: Dict[str, bytes] = {"kernel/drivers/net/dummy.ko": ko(
-        "dummy", [("module_layout", layout or 0)], release=release, flags=flags, modinfo={"intree": "Y"}, versioned="modversions" in flags, **module)}  # type: ignore[arg-type]
+    dummy = ko("dummy", [("module_layout", layout or 0)], release=release, flags=flags, modinfo={"intree": "Y"}, versioned="modversions" in flags,
+               **module)
+    files: Dict[str, bytes] = {"kernel/drivers/net/dummy.ko": dummy}
     files.update({"kernel/" + name: data for name, data in (in_tree or {}).items()})
     files["modules.order"] = "".join(sorted(name + "\n" for name in files)).encode()
     files["modules.builtin"] = "".join("kernel/drivers/base/%s.ko\n" % name for name in builtin).encode()
