@@ -114,7 +114,8 @@ def ko(name: str = "vendor", needs: Sequence[Tuple[str, int]] = (("module_layout
        flags: str = FLAGS, modinfo: Optional[Dict[str, Optional[str]]] = None, imports: Sequence[str] = (), firmware: Sequence[str] = (),
        aliases: Sequence[str] = (), weak: Sequence[str] = (), common: Sequence[str] = (), unlisted: Sequence[str] = (),
        versions: Optional[bytes] = None, versioned: bool = True, versions_flags: int = ALLOC,
-       ext_versions: Optional[Sequence[Tuple[str, int]]] = None, exports: Sequence[Export] = (), export_form: str = "numbers", struct_size: int = 896, init: Optional[int] = 312, exit: Optional[int] = 848,
+       ext_versions: Optional[Sequence[Tuple[str, int]]] = None, exports: Sequence[Export] = (),
+       export_form: str = "numbers", struct_size: int = 896, init: Optional[int] = 312, exit: Optional[int] = 848,
        machine: str = "x86_64", extra: Sequence[Section] = (), without: Sequence[str] = (), kind: int = 1, **header: int) -> bytes:
     """A kernel module.
 
