@@ -114,11 +114,8 @@ def work(host, params):
         raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
     fallback = entry.FALLBACK_ARGS if params["fallback_args"] == "auto" else params["fallback_args"]
     request = entry.Request(params["driver"], params["args"], fallback, params["boot"], params["copy_of"] or "")
-    if params["initrd"]:
-        kernels = {params["kernels"][0]: tuple(params["initrd"])}
-    else:
-        kernels = entry.variants(host, params["driver"], params["kernels"])
-    return entry.present(host, request, kernels, params["loader"])
+    explicit = {params["kernels"][0]: tuple(params["initrd"])} if params["initrd"] else None
+    return entry.present(host, request, explicit or entry.variants(host, params["driver"], params["kernels"]), params["loader"])
 
 
 def main():

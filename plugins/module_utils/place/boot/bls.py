@@ -86,25 +86,28 @@ def _weight(part: str) -> Tuple[int, int, str]:
     return ("~", "").index(part) if part in ("~", "") else 3 if part.isdigit() else 2, len(part) if part.isdigit() else 0, part
 
 
+def safe(driver: str) -> str:
+    """The driver's name for a file's name: without hyphens, at which names are split before they are compared."""
+    return re.sub(r"[^A-Za-z0-9.]", "_", driver)
+
+
 def path(shipped: Entry, new: New) -> str:
-    """Our file's name: the shipped one's, ``~`` and the driver.
+    """Our file's name: the shipped one's, ``~`` and the driver. Behind anything else than ``~`` it would sort before the shipped one."""
+    return "%s~%s.conf" % (shipped.path[:-len(".conf")], safe(new.driver))
 
-    ``~`` sorts below what it follows, so that ours never comes before the shipped entry; any other suffix would, and so would a
-    hyphen, since names are split at hyphens before they are compared.
+
+def compose(shipped: Entry, new: New, several: str = " ") -> str:
+    """The shipped entry's own text with another title and initrd, and with arguments appended; variables in it stay as they are.
+
+    ``several`` is what separates images: a space for GRUB, for others the beginning of another line.
     """
-    return "%s~%s.conf" % (shipped.path[:-len(".conf")], re.sub(r"[^A-Za-z0-9.]", "_", new.driver))
-
-
-def compose(shipped: Entry, new: New, title: str = "") -> str:
-    """The shipped entry's own text with another title and initrd, and with arguments appended; variables in it stay as they are."""
     text = shipped.text.splitlines()
     found = lines(shipped.text)
     for each in found:
         if each.key == "title":
             text[each.number] = "title " + new.title(each.value)
         elif each.key == "initrd":
-            words = [" ".join(new.initrd) if word == new.replaces else word for word in each.value.split()]
-            text[each.number] = "initrd " + " ".join(words)
+            text[each.number] = "initrd " + " ".join(several.join(new.initrd) if word == new.replaces else word for word in each.value.split())
     options = [each for each in found if each.key == "options"]
     if options:
         text[options[-1].number] = "options %s %s" % (options[-1].value, new.args)
@@ -113,9 +116,10 @@ def compose(shipped: Entry, new: New, title: str = "") -> str:
     return "# %s\n" % new.mark + "".join(line + "\n" for line in text)
 
 
-def add(view: View, shipped: Entry, new: New) -> None:
-    file = path(shipped, new)
+def put(view: View, file: str, text: str, shipped: Entry, new: New) -> None:
+    """Plan the entry's file, unless something that is not ours has its name."""
     old = view.text(file)
-    if old is not None and new.mark not in old:
-        raise KmodError(file, "is there and is not ours", "Move it away, or give the driver another name", "ENTRY_TAKEN")
-    view.put(file, compose(shipped, new), like=shipped.path)
+    mark = _MARK.search(old or "")
+    if old is not None and (mark is None or mark.groups() != (new.driver, new.kernel)):
+        raise KmodError(file, "is there and is not the entry of %s" % new.driver, "Move it away, or give the driver another name", "ENTRY_TAKEN")
+    view.put(file, text, like=shipped.path)

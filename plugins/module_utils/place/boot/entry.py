@@ -11,10 +11,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
-from . import bls, detect, grub2, grub_legacy
+from . import bls, detect, extlinux, grub2, grub_legacy, systemd_boot
 from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
 
-LOADERS = {"grub2": grub2, "bls": grub2, "grub-legacy": grub_legacy}
+LOADERS: Dict[str, Any] = {"grub2": grub2, "bls": grub2, "systemd-boot": systemd_boot, "grub-legacy": grub_legacy, "extlinux": extlinux}
 # A dead kernel or initramfs comes back by itself: panic= also makes the script of initramfs-tools reboot instead of giving a shell,
 # the others do it for dracut.
 FALLBACK_ARGS = "panic=10 rd.shell=0 rd.emergency=reboot"
@@ -47,7 +47,8 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
         made[release] = New(request.driver, release, *_initrd(host, shipped, release, images), args=_arguments(request))
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
         if taken:
-            raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name", "ENTRY_TAKEN")
+            raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
+                            "ENTRY_TAKEN")
         module.add(view, loader, shipped, made[release])
     for entry in before.entries:
         if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None:

@@ -12,11 +12,9 @@ import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
-from . import bls, grubenv, script
-from .menu import MARKER, Entry, Loader, Menu, New, View
+from . import blocks, bls, grubenv, script, storage
+from .menu import Entry, Loader, Menu, New, View
 
-_BLOCK = re.compile(r"^### BEGIN %s (?P<driver>\S+) (?P<kernel>\S+)(?P<flags>(?: \+\w+)*) ###\n.*?^### END %s (?P=driver) (?P=kernel) ###\n"
-                    % (re.escape(MARKER), re.escape(MARKER)), re.M | re.S)
 _SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###$.*?^### END (?P=name) ###$", re.M | re.S)
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
@@ -103,11 +101,11 @@ def _entry(command: script.Command, path: str, text: str, position: Tuple[int, .
             elif each.name in ("initrd", "initrd16", "initrdefi"):
                 initrd = values
     line = text.rfind("\n", 0, command.start) + 1
-    ours = next((each for each in _BLOCK.finditer(text) if each.start() <= command.start < each.end()), None)
+    block = blocks.at(text, command.start)
+    driver, kernel = blocks.whose(block) if block else (None, None)
     section = next((each.group("name") for each in _SECTION.finditer(text) if each.start() <= command.start < each.end()), "")
     return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), path,
-                 ours.group() if ours else text[line:command.stop] + "\n", position, section,
-                 ours.group("driver") if ours else None, ours.group("kernel") if ours else None)
+                 text[line:command.stop] + "\n", position, section, driver, kernel)
 
 
 def _head(command: script.Command) -> Tuple[str, str]:
@@ -196,46 +194,25 @@ def _word(argument: str) -> str:
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    """Put our block into custom.cfg, where it is already or at the end; beside an entry with a file of its own, another such file."""
+    """Our block in custom.cfg; beside an entry that is a file of its own, another such file."""
     if shipped.path.endswith(".conf"):
-        bls.add(view, shipped, new)
+        bls.put(view, bls.path(shipped, new), bls.compose(shipped, new), shipped, new)
         return
-    path = custom(loader)
     if not config(view, loader).custom:
         raise KmodError(loader.config, "does not source custom.cfg, where new entries go", "Add what 41_custom of GRUB writes, or run grub-mkconfig",
                         "GRUB_NO_CUSTOM")
-    old = view.text(path)
-    text = old or ""
-    for block in _BLOCK.finditer(text):
-        if (block.group("driver"), block.group("kernel")) == (new.driver, new.kernel):
-            default = _DEFAULT.search(block.group())
-            body = compose(shipped, new) + (default.group() if default else "")
-            view.put(path, text[:block.start()] + _block(new.mark, block.group("flags"), body) + text[block.end():])
-            return
-    flags = " +file" if old is None else "" if not text or text.endswith("\n") else " +newline"
-    view.put(path, text + ("\n" if flags == " +newline" else "") + _block(new.mark, flags, compose(shipped, new)), like=loader.config)
-
-
-def _block(mark: str, flags: str, body: str) -> str:
-    return "### BEGIN %s%s ###\n%s### END %s ###\n" % (mark, flags, body, mark)
+    text = view.text(custom(loader))
+    old = next((block.group("body") for block in blocks.each(text or "") if blocks.whose(block) == (new.driver, new.kernel)), "")
+    default = _DEFAULT.search(old)
+    body = compose(shipped, new) + (default.group() if default else "")
+    view.put(custom(loader), blocks.put(text, new.driver, new.kernel, body), like=loader.config)
 
 
 def drop(view: View, loader: Loader, entry: Entry) -> None:
-    """Take our block out of custom.cfg, and what was added around it: the file itself, or an end for the last line before it."""
     if entry.path.endswith(".conf"):
         view.put(entry.path, None)
-        return
-    path = custom(loader)
-    text = view.text(path) or ""
-    start = text.index(entry.text)
-    before, after = text[:start], text[start + len(entry.text):]
-    flags = _BLOCK.match(entry.text).group("flags")  # type: ignore[union-attr]
-    following = _BLOCK.search(after)
-    if flags and following:
-        after = after[:following.start("flags")] + flags + after[following.end("flags"):]
-    elif flags == " +newline" and not after:
-        before = before[:-1]
-    view.put(path, None if flags == " +file" and not following and not before + after else before + after)
+    else:
+        view.put(entry.path, blocks.cut(view.text(entry.path) or "", entry.driver or "", entry.kernel or ""))
 
 
 def set_default(view: View, loader: Loader, entry: Entry) -> None:
@@ -260,23 +237,19 @@ def _without_ours(view: View, loader: Loader) -> Config:
     bare = View(view.host)
     text = view.text(custom(loader))
     bare.changed = dict(view.changed)
-    bare.put(custom(loader), _BLOCK.sub("", text) if text is not None else None)
+    bare.put(custom(loader), blocks.without(text) if text is not None else None)
     return config(bare, loader)
 
 
 def _set_in_custom(view: View, loader: Loader, entry: Entry) -> None:
     """For a grub.cfg with a fixed default: custom.cfg, which comes last, sets it, except where the next boot alone has an entry of its own."""
-    path = custom(loader)
-    text = view.text(path) or ""
-
-    def block(found: "re.Match[str]") -> str:
-        body = _DEFAULT.sub("", found.group())
-        if found.group() != entry.text:
-            return body
-        end = body.rindex("### END ")
-        return body[:end] + "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % entry.id + body[end:]
-
-    view.put(path, _BLOCK.sub(block, text))
+    text = view.text(custom(loader)) or ""
+    for driver, kernel, body in [blocks.whose(block) + (block.group("body"),) for block in blocks.each(text)]:
+        wanted = _DEFAULT.sub("", body)
+        if (driver, kernel) == (entry.driver, entry.kernel):
+            wanted += "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % entry.id
+        text = blocks.put(text, driver, kernel, wanted)
+    view.put(custom(loader), text)
 
 
 def set_once(view: View, loader: Loader, entry: Entry) -> None:
@@ -285,17 +258,13 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
     if not config(view, loader).once:
         raise KmodError(loader.config, "does not look at next_entry, so no entry can be started only once", "Have grub-mkconfig write it",
                         "GRUB_NO_ONCE")
-    why = grubenv_refusal(view, loader, entry)
+    why = storage.unwritable(view.host, environment(loader), "" if loader.entries else entry.text)
     if why:
         raise KmodError(environment(loader), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
                         "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
     path = environment(loader)
     if grubenv.get(environment_of(view, loader), "next_entry") != entry.id:
         view.put(path, grubenv.set_(_environment_to_write(view, loader), path, "next_entry", entry.id))
-
-
-def grubenv_refusal(view: View, loader: Loader, entry: Entry) -> str:
-    return ""
 
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
@@ -327,7 +296,6 @@ def _environment_to_write(view: View, loader: Loader) -> str:
 
 
 def _check_unattended(view: View, loader: Loader, entry: Entry) -> None:
-    head = entry.text.split("{\n")[0]
-    if config(view, loader).superusers and "--unrestricted" not in entry.text and not loader.entries:
-        raise KmodError(loader.config, "the menu is protected by a password and %r would wait for it" % head.strip()[:80],
+    if config(view, loader).superusers and "--unrestricted" not in entry.text:
+        raise KmodError(loader.config, "the menu is protected by a password, which %r would wait for" % entry.title,
                         "Give the shipped entries --unrestricted first", "GRUB_PASSWORD")

@@ -7,10 +7,9 @@ import re
 from typing import List, Optional
 
 from ...errors import KmodError
+from . import blocks
 from .menu import MARKER, Entry, Loader, Menu, New, View
 
-_BLOCK = re.compile(r"^# BEGIN %s (?P<driver>\S+) (?P<kernel>\S+)(?P<flags>(?: \+\w+)*)\n.*?^# END %s (?P=driver) (?P=kernel)\n"
-                    % (re.escape(MARKER), re.escape(MARKER)), re.M | re.S)
 _TITLE = re.compile(r"^[ \t]*title[ \t=]+(?P<title>.*?)[ \t]*$", re.M)
 _DEFAULT = re.compile(r"^(?P<head>[ \t]*default[ \t=]+)(?P<value>\S+)(?P<tail>.*)\n", re.M)
 _REMEMBERED = re.compile(r"^# %s default (?P<line>.*)\n" % re.escape(MARKER), re.M)
@@ -41,18 +40,18 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
     found = []
     for number, title in enumerate(titles):
         end = titles[number + 1].start() if number + 1 < len(titles) else len(text)
-        ours = next((block for block in _BLOCK.finditer(text) if block.start() <= title.start() < block.end()), None)
-        body = _own(text[title.start():end])
+        block = blocks.at(text, title.start())
+        driver, kernel_of = blocks.whose(block) if block else (None, None)
+        body = own(text[title.start():end])
         kernel = _command(body, "kernel")
         initrd = _command(body, "initrd")
         words = [word for word in kernel if not word.startswith("--")]  # kernel --type=, --no-mem-option
         found.append(Entry(str(number), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
-                           ours.group() if ours else body, (number,), "",
-                           ours.group("driver") if ours else None, ours.group("kernel") if ours else None))
+                           body, (number,), "", driver, kernel_of))
     return found
 
 
-def _own(body: str) -> str:
+def own(body: str) -> str:
     """An entry's lines without what stands between it and the next one: blank lines and comments."""
     lines = body.splitlines(True)
     while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("#")):
@@ -85,30 +84,11 @@ def compose(shipped: Entry, new: New) -> str:
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    text = _text(view, loader)
-    for block in _BLOCK.finditer(text):
-        if (block.group("driver"), block.group("kernel")) == (new.driver, new.kernel):
-            view.put(loader.config, text[:block.start()] + _block(new.mark, block.group("flags"), compose(shipped, new)) + text[block.end():])
-            return
-    flags = "" if text.endswith("\n") else " +newline"
-    view.put(loader.config, text + ("\n" if flags else "") + _block(new.mark, flags, compose(shipped, new)))
-
-
-def _block(mark: str, flags: str, body: str) -> str:
-    return "# BEGIN %s%s\n%s# END %s\n" % (mark, flags, body, mark)
+    view.put(loader.config, blocks.put(_text(view, loader), new.driver, new.kernel, compose(shipped, new)))
 
 
 def drop(view: View, loader: Loader, entry: Entry) -> None:
-    text = _text(view, loader)
-    start = text.index(entry.text)
-    before, after = text[:start], text[start + len(entry.text):]
-    flags = _BLOCK.match(entry.text).group("flags")  # type: ignore[union-attr]
-    following = _BLOCK.search(after)
-    if flags and following:
-        after = after[:following.start("flags")] + flags + after[following.end("flags"):]
-    elif flags and not after:
-        before = before[:-1]
-    view.put(loader.config, before + after)
+    view.put(loader.config, blocks.cut(_text(view, loader), entry.driver or "", entry.kernel or ""))
 
 
 def set_default(view: View, loader: Loader, entry: Entry) -> None:

@@ -64,7 +64,7 @@ class New(NamedTuple):
 
     def title(self, shipped: str) -> str:
         """What tells it from the others comes first: menus cut long titles off at the right."""
-        return "With driver %s: %s" % (self.driver, shipped)
+        return "With driver %s: %s%s" % (self.driver, shipped, "" if self.kernel in shipped else ", with Linux " + self.kernel)
 
     @property
     def mark(self) -> str:
@@ -78,6 +78,7 @@ class View:
         self.host = host
         self.changed: Dict[str, Optional[str]] = {}
         self.like: Dict[str, str] = {}
+        self.commands: List[Tuple[str, List[str]]] = []
 
     def resolve(self, path: str) -> str:
         return self.host.inside(self.host.real(path))
@@ -104,6 +105,10 @@ class View:
         self.changed[path] = text
         self.like.setdefault(path, self.resolve(like or path))
 
+    def run(self, path: str, argv: List[str]) -> None:
+        """Plan one of the host's tools, after the texts."""
+        self.commands.append((path, argv))
+
     def plan(self) -> Plan:
         """The writes, in the order in which they were planned."""
         plan = Plan(self.host)
@@ -113,6 +118,8 @@ class View:
                 plan.put(path, None if text is None else File(Content.of(encode(text))))
             else:
                 plan.put(path, File(Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)))
+        for path, argv in self.commands:
+            plan.run(path, argv)
         return plan
 
 

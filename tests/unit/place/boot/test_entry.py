@@ -8,12 +8,12 @@ import stat
 
 import machines
 import pytest
+from machines import DRIVER, MACHINE, NEW, OLD, write
+
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
-from machines import DRIVER, MACHINE, NEW, OLD, write
-
 
 
 def snapshot(root):
@@ -23,8 +23,12 @@ def snapshot(root):
         for name in names + files:
             path = os.path.join(directory, name)
             status = os.lstat(path)
-            text = os.readlink(path) if stat.S_ISLNK(status.st_mode) else open(path, "rb").read() if stat.S_ISREG(status.st_mode) else None
-            found[os.path.relpath(path, str(root))] = (status.st_mode, text)
+            if stat.S_ISREG(status.st_mode):
+                with open(path, "rb") as file:
+                    content = file.read()
+            else:
+                content = os.readlink(path) if stat.S_ISLNK(status.st_mode) else None
+            found[os.path.relpath(path, str(root))] = (status.st_mode, content)
     return found
 
 

@@ -1,0 +1,56 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Blocks of ours in a file that is not ours: each between two marks that say whose it is, in comments of a form that all loaders skip.
+
+The first block says in its mark what else was added with it: ``+file`` the file itself, ``+newline`` an end for the last line before it.
+So whatever is taken out leaves the bytes that were there before.
+"""
+import re
+from typing import Iterator, Optional, Tuple
+
+from .menu import MARKER
+
+_BLOCK = re.compile(r"^### BEGIN %s (?P<driver>\S+) (?P<kernel>\S+)(?P<flags>(?: \+\w+)?) ###\n(?P<body>.*?)^### END %s (?P=driver) (?P=kernel) ###\n"
+                    % (re.escape(MARKER), re.escape(MARKER)), re.M | re.S)
+
+
+def at(text: str, position: int) -> Optional["re.Match[str]"]:
+    """Our block around a position."""
+    return next((block for block in _BLOCK.finditer(text) if block.start() <= position < block.end()), None)
+
+
+def whose(block: "re.Match[str]") -> Tuple[str, str]:
+    """The driver and the kernel that a block is for."""
+    return block.group("driver"), block.group("kernel")
+
+
+def each(text: str) -> Iterator["re.Match[str]"]:
+    return _BLOCK.finditer(text)
+
+
+def without(text: str) -> str:
+    return _BLOCK.sub("", text)
+
+
+def put(text: Optional[str], driver: str, kernel: str, body: str) -> str:
+    """The text with our block: in place of the one that is there, else at the end."""
+    for block in _BLOCK.finditer(text or ""):
+        if whose(block) == (driver, kernel):
+            return block.string[:block.start("body")] + body + block.string[block.end("body"):]
+    flags = " +file" if text is None else "" if not text or text.endswith("\n") else " +newline"
+    mark = "%s %s %s" % (MARKER, driver, kernel)
+    return "%s%s### BEGIN %s%s ###\n%s### END %s ###\n" % (text or "", "\n" if flags == " +newline" else "", mark, flags, body, mark)
+
+
+def cut(text: str, driver: str, kernel: str) -> Optional[str]:
+    """The text without our block, None where the file itself came with it."""
+    block = next(block for block in _BLOCK.finditer(text) if whose(block) == (driver, kernel))
+    before, after, flags = text[:block.start()], text[block.end():], block.group("flags")
+    following = _BLOCK.search(after)
+    if flags and following:  # what was added for this one serves the next
+        return before + after[:following.start("flags")] + flags + after[following.end("flags"):]
+    if flags == " +newline" and not after:
+        return before[:-1]
+    return None if flags == " +file" and not before + after else before + after

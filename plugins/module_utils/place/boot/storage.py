@@ -1,0 +1,67 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether GRUB can write to a file at boot: it writes to a file's blocks on a plain partition and knows nothing of what lies between.
+
+(GRUB's manual, "Environment block"; the same check is in Debian's 00_header.)
+"""
+import os
+import re
+from typing import List, Optional, Tuple
+
+from ...host import Host
+from . import script
+
+NO_BLOCKS = ("btrfs", "zfs", "f2fs", "squashfs", "overlay", "tmpfs", "nfs", "nfs4")  # what a file is made of there is not GRUB's to overwrite
+_MODULES = re.compile(r"lvm|diskfilter|mdraid\w*|raid\w*|dm_nv|btrfs|zfs|f2fs")
+
+
+def unwritable(host: Host, path: str, entry: str) -> Optional[str]:
+    """Why GRUB cannot write to ``path``, None where it can. ``entry`` is the text of an entry on the same file system."""
+    if host.live:
+        return _mounted(host.real(path))
+    return _configured(host, path) or next(("the entry needs GRUB's module %s" % name for name in _modules(entry) if _MODULES.fullmatch(name)), None)
+
+
+def _mounted(real: str) -> Optional[str]:
+    """By what the running kernel says: the file system's type, and what its device is made of."""
+    device = os.stat(real).st_dev
+    number = "%d:%d" % (os.major(device), os.minor(device))
+    with open("/proc/self/mountinfo") as mounts:
+        kinds = {fields[2]: fields[fields.index("-") + 1] for fields in (line.split() for line in mounts)}
+    kind = kinds.get(number, "btrfs" if os.major(device) == 0 else "")  # a subvolume has a number that no mount shows
+    if kind in NO_BLOCKS:
+        return "it is on %s" % kind
+    block = "/sys/dev/block/" + number
+    if os.path.exists(block + "/md") or os.path.exists(block + "/../md"):
+        return "it is on software RAID"
+    try:
+        with open(block + "/dm/uuid") as uuid:
+            return "it is on LVM" if uuid.read().startswith("LVM-") else None
+    except OSError:
+        return None
+
+
+def _configured(host: Host, path: str) -> Optional[str]:
+    """By what /etc/fstab says of the file system that the path is on."""
+    mounts: List[Tuple[str, str, str]] = []
+    for line in host.read_text("/etc/fstab").splitlines() if host.is_file("/etc/fstab") else ():
+        fields = line.split("#")[0].split()
+        if len(fields) > 2 and (path + "/").startswith(fields[1].rstrip("/") + "/"):
+            mounts.append((fields[1], fields[0], fields[2]))
+    if not mounts:
+        return None
+    _, device, kind = max(mounts, key=lambda mount: len(mount[0]))
+    if kind in NO_BLOCKS:
+        return "it is on %s" % kind
+    if re.match(r"/dev/md", device):
+        return "it is on software RAID"
+    if re.match(r"/dev/(mapper/(?!mpath)|(?!disk/|mapper/)[^/]+/)", device):
+        return "it is on LVM"
+    return None
+
+
+def _modules(entry: str) -> List[str]:
+    return [word.value for command in script.parse(entry, "entry") for each in [command] + list(command.walk()) if each.name == "insmod"
+            for word in each.words[1:]]

@@ -1,0 +1,114 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A machine on a disk, running in QEMU: emulated, reached by ssh on the loopback interface alone, with a time limit."""
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+from debian import LabError
+
+LIMIT = 1800  # seconds that any machine may run
+FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+
+def ovmf() -> bool:
+    return all(os.path.exists(path) for path in FIRMWARE)
+
+
+class Guest:
+    """Runs from entering to leaving the context. ``log`` collects all that its serial line says."""
+
+    def __init__(self, disk: Path, firmware: str, log: Path, key: Path, direct: Sequence[str] = (), raw: bool = False) -> None:
+        self.disk = disk
+        self.firmware = firmware
+        self.log = log
+        self.key = key
+        self.direct = list(direct)
+        self.raw = raw
+        self.port = _free_port()
+        self.process: Optional[subprocess.Popen] = None
+
+    def __enter__(self) -> "Guest":
+        argv = ["timeout", str(LIMIT), "nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "1024",
+                "-machine", "q35", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "file:%s" % self.log, "-device", "edu",
+                "-drive", "file=%s,if=virtio,format=%s,cache=unsafe" % (self.disk, "raw" if self.raw else "qcow2"),
+                "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22" % self.port, "-device", "virtio-net-pci,netdev=net"]
+        if self.firmware == "ovmf":
+            variables = self.log.with_suffix(".vars")
+            if not variables.exists():  # what the firmware remembers stays with the disk
+                shutil.copyfile(FIRMWARE[1], str(variables))
+            argv += ["-drive", "if=pflash,format=raw,readonly=on,file=" + FIRMWARE[0], "-drive", "if=pflash,format=raw,file=%s" % variables]
+        self.process = subprocess.Popen(argv + self.direct, stdin=subprocess.DEVNULL, start_new_session=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    @property
+    def ssh_options(self) -> List[str]:
+        # A connection made while the machine resets would stay half-open for ever: QEMU's network takes it, and nobody answers.
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10", "ServerAliveInterval=5",
+                   "ServerAliveCountMax=6", "ControlMaster=no", "IdentitiesOnly=yes"]
+        return ["-i", str(self.key)] + [word for option in options for word in ("-o", option)]
+
+    def console(self) -> str:
+        return self.log.read_text(errors="replace").replace("\r", "") if self.log.exists() else ""
+
+    def try_script(self, script: str, timeout: float = 600) -> Tuple[int, str]:
+        argv = ["ssh"] + self.ssh_options + ["-p", str(self.port), "root@127.0.0.1", "sh", "-s"]
+        try:
+            done = subprocess.run(argv, input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return 255, "no answer within %d s" % timeout
+        return done.returncode, done.stdout
+
+    def script(self, script: str, timeout: float = 600) -> str:
+        """What a shell script says that the machine runs as root; a status other than 0 is a LabError."""
+        status, said = self.try_script(script, timeout)
+        if status:
+            raise LabError("the machine's script ended with %d: %s" % (status, said[-3000:]))
+        return said
+
+    def wait(self, not_boot: str = "", timeout: float = 400) -> str:
+        """Until it answers, in another boot than ``not_boot``: the id of this one."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise LabError("the machine has ended; its console says:\n%s" % self.console()[-3000:])
+            status, said = self.try_script("cat /proc/sys/kernel/random/boot_id", 30)
+            if status == 0 and said.strip() != not_boot:
+                return said.strip()
+            time.sleep(2)
+        raise LabError("no answer within %d s; its console says:\n%s" % (timeout, self.console()[-3000:]))
+
+    def reboot(self, timeout: float = 400) -> str:
+        """Have it reboot, and wait until it answers again, whatever it was that came up."""
+        old = self.wait(timeout=60)
+        self.try_script("systemctl reboot", 30)
+        return self.wait(old, timeout)
+
+    def power_off(self) -> None:
+        self.try_script("sync; systemctl poweroff", 30)
+        assert self.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(120)
+            return
+        raise LabError("the machine does not power off; its console says:\n%s" % self.console()[-2000:])
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
