@@ -3,12 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What out-of-tree drivers there are on a host, and what its kernels make of them."""
+import contextlib
+import hashlib
 import posixpath
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
+from ..compression import decompress
+from ..errors import KmodError
 from ..host import Host
 from ..read import kernels, ko
 from . import depmod, heal, loaded, store, weak_links
+from .initramfs import image, variant
 
 PLACES = ("extra", "updates", "weak-updates")  # where out-of-tree modules are
 
@@ -45,22 +50,51 @@ def _kernel(host: Host, kernel: kernels.Kernel, there: Sequence[weak_links.Deplo
     ours = {path for each in there for path in each.links[kernel.release]}
     listed = depmod.listed(host, kernel.modules_dir)
     names = {module.name for each in there for build in each.builds for module in build.modules}
-    outside = {name: path for name, path in listed.items() if path[len(kernel.modules_dir) + 1:].split("/")[0] in PLACES}
-    names.update(outside)
-    return {"kernel": kernel.release, "running": kernel.running, "links": _links(host, kernel, ours),
-            "modules": [_used(host, kernel, name, listed.get(name)) for name in sorted(names)]}
+    names.update(name for name, path in listed.items() if path[len(kernel.modules_dir) + 1:].split("/")[0] in PLACES)
+    used = [_used(host, kernel, name, listed.get(name)) for name in sorted(names)]
+    return {"kernel": kernel.release, "running": kernel.running, "modules": used, "links": _links(host, kernel, ours),
+            "images": _images(host, kernel.release, {row["name"]: row["sha256"] for row in used})}
 
 
 def _used(host: Host, kernel: kernels.Kernel, name: str, path: Any) -> Dict[str, Any]:
     """The file that modprobe would load for a module name, and whether it is what the running kernel has loaded."""
+    data = decompress(host.read(path), path) if path and host.is_file(path) else None
     state = None
-    if kernel.running and path and host.is_file(path):
-        module = ko.read(host, path)
-        state = loaded.state(host, module, loaded.build_id(host.read(path), path))
-    return {"name": name, "path": path, "loaded": state}
+    if kernel.running and data is not None:
+        state = loaded.state(host, ko.parse(data, path), loaded.build_id(data, path))
+    return {"name": name, "path": path, "sha256": data and hashlib.sha256(data).hexdigest(), "loaded": state}
 
 
-def _links(host: Host, kernel: kernels.Kernel, ours: set) -> List[Dict[str, Any]]:
+def _images(host: Host, release: str, used: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """The kernel's initramfs images, each with its copies of these modules and whether they are the ones that the kernel's tree has."""
+    if not used:
+        return []
+    paths = [each.path for each in variant.found(host) if each.wants["kernel"] == release]
+    with contextlib.suppress(KmodError):  # there is none, as far as one can tell
+        paths.insert(0, image.shipped(host, release))
+    return [_copies(host, path, used) for path in paths]
+
+
+def _copies(host: Host, path: str, used: Dict[str, Any]) -> Dict[str, Any]:
+    pieces: Dict[str, List[bytes]] = {}
+
+    def wanted(inside: str, _node: Any) -> Any:
+        if not image.MODULE.search(inside) or ko.normal(inside) not in used:
+            return None
+        pieces[inside] = []  # of two files of one path the later one is what the kernel has in the end
+        return pieces[inside].append
+
+    try:
+        image.read(host, path, wanted)
+        found = {inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest() for inside, data in sorted(pieces.items())}
+    except KmodError as error:
+        return {"path": path, "copies": [], "error": str(error)}
+    copies = [{"name": ko.normal(inside), "path": inside, "sha256": digest, "current": digest == used[ko.normal(inside)]}
+              for inside, digest in found.items()]
+    return {"path": path, "copies": copies, "error": None}
+
+
+def _links(host: Host, kernel: kernels.Kernel, ours: Set[str]) -> List[Dict[str, Any]]:
     top = kernel.modules_dir + "/weak-updates"
     lost = {"%s/%s" % (directory, name) for directory, names in heal.dangling(host, top).items() for name in names}
     return [{"path": path, "target": host.readlink(path), "ours": path in ours, "dangling": path in lost} for path in _below(host, top)]
@@ -85,6 +119,7 @@ def _summary(drivers: Sequence[Dict[str, Any]], rows: Sequence[Dict[str, Any]]) 
     for row in rows:
         outside = [(module["name"], module["path"]) for module in row["modules"] if module["path"]]
         lines.append("%s%s: %s" % (row["kernel"], " (running)" if row["running"] else "", _list(outside, row["kernel"])))
+        lines += ["  %s: %s" % (each["path"], each["error"] or _content(each["copies"])) for each in row["images"]]
         lines += ["  %s leads nowhere (%s)" % (link["path"], link["target"]) for link in row["links"] if link["dangling"]]
     return "\n".join(lines)
 
@@ -97,3 +132,7 @@ def _users(build: Dict[str, Any]) -> str:
 
 def _list(modules: Sequence[Tuple[str, str]], release: str) -> str:
     return ", ".join("%s from %s" % (name, posixpath.dirname(path.partition("/%s/" % release)[2])) for name, path in modules) or "no such module"
+
+
+def _content(copies: Sequence[Dict[str, Any]]) -> str:
+    return ", ".join("%s%s" % (copy["name"], "" if copy["current"] else " (another one)") for copy in copies) or "none of them"

@@ -1,0 +1,498 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""kmod_link on trees, with the real depmod and modprobe. Bn are the findings on weak-modules that each test is the answer to."""
+import os
+import posixpath
+import shutil
+
+import pytest
+from fake_tree import FakeTree
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+
+pytestmark = pytest.mark.skipif(not (shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")), reason="needs depmod (kmod)")
+ONE, TWO, THREE = "5.14.0-1", "5.14.0-2", "5.14.0-3"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return FakeTree(tmp_path / "root")
+
+
+def test_the_build_for_a_kernel_serves_it_and_the_others_get_links(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    assert tree.deploy("/build") == {ONE: TWO, TWO: TWO, THREE: None}
+    assert [tree.loads(release) for release in (ONE, TWO, THREE)] == ["weak-updates/vendor/vendor.ko", "extra/vendor/vendor.ko", None]
+    assert os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE)) == "../../../%s/extra/vendor/vendor.ko" % TWO
+
+
+def test_a_second_run_has_nothing_to_do(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    plan, _result = tree.plan(["/build"])
+    assert not plan
+
+
+def test_removal_leaves_the_tree_as_it_was(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    tree.deploy("/build")
+    tree.remove()
+    assert tree.snapshot() == before
+    assert not tree.plan_removal()[0]
+
+
+# Which build each kernel gets
+
+def test_the_newest_compatible_build_is_linked(tree):
+    tree.vendor(ONE, [ONE, TWO, THREE], at="b/1")
+    tree.vendor(TWO, [TWO, THREE], at="b/2")
+    assert tree.deploy("/b") == {ONE: ONE, TWO: TWO, THREE: TWO}
+
+
+def test_b15_an_older_pair_is_linked_where_the_newest_does_not_fit(tree):
+    tree.vendor(ONE, [THREE], names=("vendor", "helper"), at="b/1")
+    tree.vendor(TWO, [TWO], names=("vendor", "helper"), at="b/2")
+    assert tree.deploy("/b") == {ONE: None, TWO: TWO, THREE: ONE}
+    assert tree.loads(THREE, "helper") == "weak-updates/vendor/helper.ko"
+
+
+def test_a_driver_is_linked_as_a_group_or_not_at_all(tree):
+    tree.vendor(TWO, [TWO, THREE], names=("vendor",))
+    tree.vendor(TWO, [TWO], names=("helper",))
+    assert tree.deploy("/build") == {ONE: None, TWO: TWO, THREE: None}
+    assert tree.loads(THREE, "vendor") is None
+
+
+def test_a_build_for_a_kernel_that_is_not_installed_is_stored_where_that_kernel_would_be(tree):
+    before = tree.snapshot()
+    tree.vendor("5.14.0-99", [ONE], at="b")
+    assert tree.deploy("/b") == {ONE: "5.14.0-99", TWO: None, THREE: None}
+    assert os.path.exists(tree.path("/lib/modules/5.14.0-99/extra/vendor/vendor.ko"))
+    assert tree.loads(ONE) == "weak-updates/vendor/vendor.ko"
+    shutil.rmtree(tree.path("/b"))
+    tree.remove()
+    assert tree.snapshot() == before
+
+
+def test_only_builds_that_a_kernel_uses_are_stored(tree):
+    tree.vendor(TWO, [ONE, TWO, THREE], at="b/2")
+    tree.vendor("5.14.0-0", [ONE], at="b/0")
+    tree.vendor("4.18.0-0", [], at="b/4")
+    tree.deploy("/b")
+    assert sorted(os.listdir(tree.path("/lib/modules"))) == [ONE, TWO, THREE]
+
+
+def test_b8_b6_no_build_fits_and_the_answer_says_so(tree):
+    tree.vendor(TWO, [])
+    plan, result = tree.plan(["/build"])
+    assert not plan
+    assert [row["verdict"] for row in result["kernels"]] == ["incompatible"] * 3
+    assert result["msg"].startswith("vendor: 0 of 3 kernels use it (5.14.0-1: vendor: disagrees about version of symbol module_layout")
+
+
+def test_kernels_that_are_not_chosen_keep_what_they_have(tree):
+    tree.vendor(TWO, [ONE, TWO, THREE], at="b/2")
+    assert tree.deploy("/b", kernels=[ONE]) == {ONE: TWO}
+    assert tree.loads(THREE) is None
+    tree.vendor(TWO, [ONE, TWO, THREE], at="new", version="2.0")
+    assert tree.deploy("/new", kernels=[THREE]) == {THREE: TWO}
+    assert tree.data("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE) == tree.data("/b/2/vendor.ko")
+
+
+def test_no_build_is_judged_twice_against_one_kernel(tree):
+    tree.vendor(ONE, [ONE], at="b/1")
+    tree.vendor(TWO, [TWO], at="b/2")
+    tree.deploy("/b")
+    assert len(tree.judged) == len(set(tree.judged))
+
+
+# Versions
+
+def test_a_new_version_replaces_the_old_one_in_place(tree):
+    tree.vendor(TWO, [ONE, TWO], at="v1")
+    tree.deploy("/v1")
+    tree.vendor(TWO, [ONE, TWO], at="v2", version="2.0")
+    tree.deploy("/v2")
+    assert tree.data("/lib/modules/%s/extra/vendor/vendor.ko" % TWO) == tree.data("/v2/vendor.ko")
+    assert os.listdir(tree.path("/lib/modules/%s/extra/vendor" % TWO)).count("vendor.ko") == 1
+    plan, _result = tree.plan(["/v2"])
+    assert not plan
+
+
+def test_b4_a_new_version_that_no_longer_fits_a_kernel_leaves_that_kernel_the_old_one(tree):
+    tree.vendor(TWO, [ONE, TWO], at="v1")
+    tree.deploy("/v1")
+    tree.vendor(TWO, [TWO], at="v2", version="2.0")
+    assert tree.deploy("/v2") == {ONE: TWO, TWO: TWO, THREE: None}
+    used = {release: tree.data("/lib/modules/%s/%s" % (release, tree.loads(release))) for release in (ONE, TWO)}
+    assert used == {ONE: tree.data("/v1/vendor.ko"), TWO: tree.data("/v2/vendor.ko")}
+    plan, _result = tree.plan(["/v2"])
+    assert not plan
+
+
+def test_b4_a_rebuild_that_no_longer_fits_a_kernel_gives_it_back_an_older_build(tree):
+    tree.vendor(ONE, [ONE, THREE], at="b/1")
+    tree.vendor(TWO, [TWO, THREE], at="b/2")
+    assert tree.deploy("/b")[THREE] == TWO
+    tree.remove(build=TWO)
+    assert tree.loads(THREE) == "weak-updates/vendor/vendor.ko"
+    assert os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % THREE)) == "../../../%s/extra/vendor/vendor.ko" % ONE
+
+
+def test_b4_an_upgrade_takes_the_link_away_where_no_build_fits_any_more(tree):
+    tree.vendor(TWO, [ONE, TWO], at="v1")
+    tree.deploy("/v1")
+    tree.fits = {digest: {TWO} for digest in tree.fits}
+    assert tree.deploy("/v1") == {ONE: None, TWO: TWO, THREE: None}
+    assert tree.loads(ONE) is None
+
+
+def test_absent_of_a_version_brings_the_older_one_back(tree):
+    before = tree.snapshot()
+    tree.vendor(ONE, [ONE, TWO, THREE], at="v1")
+    tree.deploy("/v1")
+    tree.vendor(TWO, [TWO, THREE], at="v2", version="2.0")
+    assert tree.deploy("/v2") == {ONE: ONE, TWO: TWO, THREE: TWO}
+    assert tree.remove(version="2.0") == {TWO: ONE, THREE: ONE}
+    assert tree.loads(THREE) == "weak-updates/vendor/vendor.ko"
+    assert tree.loads(TWO) == "weak-updates/vendor/vendor.ko"
+    tree.remove()
+    shutil.rmtree(tree.path("/v1"))
+    shutil.rmtree(tree.path("/v2"))
+    assert tree.snapshot() == before
+
+
+def test_an_older_version_that_no_kernel_uses_any_more_goes(tree):
+    tree.vendor(ONE, [ONE, TWO, THREE], at="v1")
+    tree.deploy("/v1")
+    tree.vendor(TWO, [ONE, TWO, THREE], at="v2", version="2.0")
+    tree.deploy("/v2")
+    assert not os.path.exists(tree.path("/lib/modules/%s/extra/vendor" % ONE))
+
+
+def test_deploying_an_older_version_does_not_take_the_newer_one_away(tree):
+    tree.vendor(TWO, [TWO], at="v2", version="2.0")
+    tree.deploy("/v2")
+    tree.vendor(TWO, [TWO], at="v1", version="1.0")
+    plan, _result = tree.plan(["/v1"])
+    assert not plan
+
+
+def test_a_changed_module_list_removes_the_file_that_is_no_longer_part_of_it(tree):
+    tree.vendor(TWO, [TWO, THREE], names=("vendor", "helper"), at="v1")
+    tree.deploy("/v1")
+    tree.vendor(TWO, [TWO, THREE], at="v2", version="2.0")
+    tree.deploy("/v2")
+    assert tree.loads(TWO, "helper") is None
+    assert tree.loads(THREE, "helper") is None
+    assert not os.path.lexists(tree.path("/lib/modules/%s/weak-updates/vendor/helper.ko" % THREE))
+
+
+# Overrides
+
+@pytest.mark.parametrize("family", ["el", "sles", "debian", "ubuntu"])
+def test_an_in_tree_namesake_never_wins(tmp_path, family):
+    tree = FakeTree(tmp_path / "root", family, in_tree=("vendor",))
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    assert [tree.loads(release) for release in (ONE, TWO, THREE)] == ["weak-updates/vendor/vendor.ko", "extra/vendor/vendor.ko",
+                                                                     "kernel/drivers/net/vendor.ko"]
+
+
+@pytest.mark.parametrize("family,lines", [
+    ("el", ["override vendor * weak-updates/vendor"]),
+    ("sles", []),
+    ("debian", ["override vendor 5.14.0-2 extra/vendor", "override vendor * weak-updates/vendor"]),
+    ("ubuntu", ["override vendor 5.14.0-2 extra/vendor", "override vendor * weak-updates/vendor"]),
+])
+def test_an_override_is_made_exactly_where_the_search_order_does_not_suffice(tmp_path, family, lines):
+    tree = FakeTree(tmp_path / "root", family, in_tree=("vendor",))
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    path = "/etc/depmod.d/outoftree.kmod-vendor.conf"
+    assert (tree.data(path).decode().splitlines()[1:] if os.path.exists(tree.path(path)) else []) == lines
+
+
+def test_no_override_without_a_namesake(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    assert os.listdir(tree.path("/etc/depmod.d")) == ["dist.conf"]
+
+
+def test_an_override_goes_when_it_is_no_longer_needed(tree):
+    tree = FakeTree(tree.root + "2", in_tree=("vendor",))
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    for release in (ONE, TWO, THREE):
+        os.unlink(tree.path("/lib/modules/%s/kernel/drivers/net/vendor.ko" % release))
+    tree.deploy("/build")
+    assert os.listdir(tree.path("/etc/depmod.d")) == ["dist.conf"]
+
+
+def test_an_override_names_the_file_as_it_is_written(tmp_path):
+    tree = FakeTree(tmp_path / "root", in_tree=("3w-9xxx",))
+    tree.vendor(TWO, [ONE, TWO], names=("3w-9xxx",))
+    tree.deploy("/build")
+    assert tree.loads(ONE, "3w-9xxx") == "weak-updates/vendor/3w-9xxx.ko"
+
+
+def test_an_override_of_one_kernel_holds_for_a_release_with_a_plus(tmp_path):
+    release = "6.12.117+deb12-amd64"
+    tree = FakeTree(tmp_path / "root", "debian", kernels=(release,), in_tree=("vendor",))
+    tree.vendor(release, [release])
+    tree.deploy("/build")
+    assert tree.loads(release) == "extra/vendor/vendor.ko"
+
+
+def test_a_build_that_its_own_kernel_refuses_does_not_hide_that_kernels_module(tmp_path):
+    tree = FakeTree(tmp_path / "root", in_tree=("vendor",))
+    tree.vendor(TWO, [ONE])
+    assert tree.deploy("/build") == {ONE: TWO, TWO: None, THREE: None}
+    assert tree.loads(TWO) == "kernel/drivers/net/vendor.ko"
+
+
+def test_a_link_wins_over_a_stored_build_that_its_kernel_refuses(tree):
+    tree.vendor(TWO, [ONE], at="v2", version="2.0")
+    tree.vendor(ONE, [TWO], at="v1")
+    tree.deploy("/v1", "/v2")
+    assert tree.loads(TWO) == "weak-updates/vendor/vendor.ko"
+    assert tree.loads(ONE) == "weak-updates/vendor/vendor.ko"
+
+
+# Foreign things
+
+def test_b5_a_foreign_broken_link_is_neither_touched_nor_in_the_way(tree):
+    os.symlink("/lib/modules/gone/extra/other/other.ko", tree.path("/lib/modules/%s/weak-updates/other.ko" % ONE))
+    tree.vendor(TWO, [ONE, TWO])
+    assert tree.deploy("/build")[ONE] == TWO
+    assert os.path.islink(tree.path("/lib/modules/%s/weak-updates/other.ko" % ONE))
+
+
+def test_a_foreign_link_of_the_same_name_stays_and_ours_wins(tree):
+    tree.write("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, b"")
+    shutil.copy(tree.path("/lib/modules/%s/kernel/drivers/net/e1000e.ko" % TWO), tree.path("/lib/modules/%s/extra/vendor/vendor.ko" % TWO))
+    os.makedirs(tree.path("/lib/modules/%s/weak-updates/vendor" % ONE))
+    link = tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE)
+    os.symlink("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, link)
+    for release in (ONE, TWO):
+        tree.depmod(release)
+    before = tree.snapshot()
+    tree.vendor(TWO, [ONE, TWO], at="b", version="2.0")
+    tree.deploy("/b")
+    assert tree.loads(ONE) == "weak-updates/outoftree.kmod/vendor/vendor.ko"
+    used = tree.data("/lib/modules/%s/%s" % (TWO, tree.loads(TWO)))
+    assert used == tree.data("/b/vendor.ko")
+    assert os.readlink(link) == "/lib/modules/%s/extra/vendor/vendor.ko" % TWO
+    shutil.rmtree(tree.path("/b"))
+    tree.remove()
+    assert tree.snapshot() == before
+
+
+def test_an_empty_directory_of_the_drivers_name_that_was_there_stays(tree):
+    os.makedirs(tree.path("/lib/modules/%s/weak-updates/vendor" % ONE))
+    os.makedirs(tree.path("/lib/modules/%s/extra/vendor" % TWO))
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    tree.deploy("/build")
+    tree.remove()
+    assert tree.snapshot() == before
+
+
+def test_what_someone_else_puts_into_our_directories_survives_removal(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    tree.write("/lib/modules/%s/extra/vendor/notes" % TWO, b"mine")
+    tree.remove()
+    assert os.listdir(tree.path("/lib/modules/%s/extra/vendor" % TWO)).count("notes") == 1
+
+
+def test_two_drivers_with_a_module_of_the_same_name_are_refused(tree):
+    tree.vendor(TWO, [TWO])
+    tree.deploy("/build")
+    before = tree.snapshot()
+    tree.vendor(TWO, [TWO], at="other", note="another")
+    with pytest.raises(KmodError) as error:
+        tree.deploy("/other", driver="rival")
+    assert error.value.code == "MODULE_OF_OTHER_DRIVER"
+    assert "driver vendor has a module vendor too" in str(error.value)
+    shutil.rmtree(tree.path("/other"))
+    assert tree.snapshot() == before
+
+
+def test_two_drivers_share_directories_and_go_one_after_the_other(tmp_path):
+    tree = FakeTree(tmp_path / "root", "debian")
+    tree.vendor(TWO, [ONE, TWO])
+    tree.vendor(TWO, [ONE, TWO], names=("rival",), at="other")
+    before = tree.snapshot()
+    tree.deploy("/build")
+    tree.deploy("/other", driver="rival")
+    tree.remove()
+    assert tree.loads(ONE, "rival") == "weak-updates/rival/rival.ko"
+    tree.remove("rival")
+    assert tree.snapshot() == before
+
+
+# What happens to kernels, clones and interrupted runs
+
+def test_b9_links_whose_build_went_with_its_kernel_are_repaired_or_removed(tree):
+    tree.vendor(ONE, [ONE, THREE], at="b/1")
+    tree.vendor(TWO, [TWO, THREE], at="b/2")
+    tree.deploy("/b")
+    shutil.rmtree(tree.path("/lib/modules/" + TWO))
+    assert tree.deploy() == {ONE: ONE, THREE: ONE}
+    assert tree.loads(THREE) == "weak-updates/vendor/vendor.ko"
+    shutil.rmtree(tree.path("/lib/modules/%s/extra/vendor" % ONE))
+    tree.remove()
+    assert not os.path.lexists(tree.path("/lib/modules/%s/weak-updates/vendor" % THREE))
+    assert "vendor" not in tree.data("/lib/modules/%s/modules.dep" % THREE).decode()
+
+
+def test_heal_removes_our_links_where_no_build_is_left(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    tree.deploy("/build")
+    shutil.rmtree(tree.path("/lib/modules/" + TWO))
+    tree.deploy(healing=True)
+    assert not [path for path in before if before[path] != tree.snapshot().get(path) and TWO not in path]
+
+
+def test_heal_repairs_and_removes_dangling_links_of_others(tree):
+    tree.vendor(TWO, [ONE], names=("other",), at="lib/modules/%s/extra/other" % TWO)
+    for name in ("other", "lost"):
+        os.makedirs(tree.path("/lib/modules/%s/weak-updates/%s" % (ONE, name)))
+        os.symlink("/lib/modules/gone/extra/%s/%s.ko" % (name, name), tree.path("/lib/modules/%s/weak-updates/%s/%s.ko" % (ONE, name, name)))
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build", healing=True)
+    assert tree.loads(ONE, "other") == "weak-updates/other/other.ko"
+    assert not os.path.lexists(tree.path("/lib/modules/%s/weak-updates/lost/lost.ko" % ONE))
+    assert not tree.plan(["/build"], healing=True)[0]
+
+
+def test_b10_modules_dep_forgets_what_is_removed(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    tree.deploy("/build")
+    tree.remove()
+    for release in (ONE, TWO):
+        assert "vendor" not in tree.data("/lib/modules/%s/modules.dep" % release).decode()
+
+
+def test_a_kernel_that_arrives_later_is_linked_from_the_store(tree):
+    tree.vendor(TWO, [ONE, TWO, "5.14.0-4"])
+    tree.deploy("/build")
+    tree.kernel("5.14.0-4")
+    assert tree.deploy(kernels=["5.14.0-4"]) == {"5.14.0-4": TWO}
+    assert tree.loads("5.14.0-4") == "weak-updates/vendor/vendor.ko"
+
+
+def test_a_clone_of_the_tree_is_understood(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    tree.deploy("/build")
+    shutil.copytree(tree.root, tree.root + "-clone", symlinks=True)
+    tree.root += "-clone"
+    assert tree.loads(ONE) == "weak-updates/vendor/vendor.ko"
+    assert tree.deploy()[ONE] == TWO
+    tree.remove()
+    assert tree.snapshot() == before
+
+
+def test_a_run_that_is_cut_off_anywhere_is_completed_by_the_next(tmp_path):
+    wanted = FakeTree(tmp_path / "whole", in_tree=("vendor",))
+    wanted.vendor(TWO, [ONE, TWO], names=("vendor", "helper"))
+    plan, _result = wanted.plan(["/build"])
+    steps = len(plan.steps)
+    plan.apply()
+    for cut in range(steps):
+        tree = FakeTree(tmp_path / str(cut), in_tree=("vendor",))
+        tree.vendor(TWO, [ONE, TWO], names=("vendor", "helper"))
+        before = tree.snapshot()
+        plan, _result = tree.plan(["/build"])
+        for step in plan.steps[:cut]:
+            step.apply(plan.host)
+        tree.deploy("/build")
+        last = os.path.relpath(tree.path(plan.steps[cut - 1].path), tree.root) if cut else ""
+        assert _but(tree.snapshot(), last + "/.outoftree.kmod") == _but(wanted.snapshot(), last + "/.outoftree.kmod"), cut
+        plan, _result = tree.plan(["/build"])
+        assert plan.paths() == []
+        tree.remove()
+        assert _but(tree.snapshot(), last) == _but(before, last), cut  # a directory that was just made bears no mark yet
+
+
+def _but(snapshot, path):
+    return {name: node for name, node in snapshot.items() if name != path}
+
+
+def test_a_removal_that_is_cut_off_anywhere_is_completed_by_the_next(tmp_path):
+    for cut in range(100):
+        tree = FakeTree(tmp_path / str(cut), in_tree=("vendor",))
+        tree.vendor(TWO, [ONE, TWO], names=("vendor", "helper"))
+        before = tree.snapshot()
+        tree.deploy("/build")
+        plan, _result = tree.plan_removal()
+        if cut == len(plan.steps):
+            break
+        for step in plan.steps[:cut]:
+            step.apply(plan.host)
+        tree.remove()
+        last = os.path.relpath(tree.path(plan.steps[cut - 1].path), tree.root) if cut else ""
+        assert _but(tree.snapshot(), posixpath.dirname(last)) == _but(before, posixpath.dirname(last)), cut  # a directory that just lost its mark
+
+
+def test_a_file_missing_from_the_store_is_put_back(tree):
+    tree.vendor(TWO, [ONE, TWO], names=("vendor", "helper"))
+    tree.deploy("/build")
+    os.unlink(tree.path("/lib/modules/%s/extra/vendor/helper.ko" % TWO))
+    tree.deploy("/build")
+    assert tree.loads(ONE, "helper") == "weak-updates/vendor/helper.ko"
+
+
+def test_a_stored_build_that_misses_a_file_is_not_linked(tree):
+    tree.vendor(TWO, [ONE, TWO], names=("vendor", "helper"))
+    tree.deploy("/build")
+    os.unlink(tree.path("/lib/modules/%s/extra/vendor/helper.ko" % TWO))
+    with pytest.raises(KmodError) as error:
+        tree.deploy()
+    assert error.value.code == "NO_BUILD"
+    assert "helper.ko" in str(error.value)
+
+
+def test_b13_compressed_modules_are_stored_so_that_every_kmod_reads_them(tree):
+    import lzma
+    tree.vendor(TWO, [ONE, TWO])
+    plain = tree.data("/build/vendor.ko")
+    tree.write("/b/vendor.ko.xz", lzma.compress(plain))
+    assert tree.deploy("/b")[ONE] == TWO
+    assert tree.data("/lib/modules/%s/extra/vendor/vendor.ko" % TWO) == plain
+    plan, _result = tree.plan(["/b"])
+    assert not plan
+
+
+def test_a_depmod_that_fails_changes_nothing_and_is_shown(tree, tmp_path, monkeypatch):
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    tool = tmp_path / "bin" / "depmod"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\ncase $1 in --help) exit 0;; esac\necho depmod: out of ink >&2; exit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", "%s:%s" % (tool.parent, os.environ["PATH"]))
+    with pytest.raises(KmodError) as error:
+        tree.deploy("/build")
+    assert "out of ink" in str(error.value)
+    assert tree.snapshot() == before
+
+
+def test_usr_merged_trees(tmp_path):
+    tree = FakeTree(tmp_path / "root")
+    os.makedirs(tree.path("/usr"))
+    os.rename(tree.path("/lib"), tree.path("/usr/lib"))
+    os.symlink("/usr/lib", tree.path("/lib"))  # absolute: it leads out of the root for whoever does not resolve it inside
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    assert tree.deploy("/build")[ONE] == TWO
+    assert "weak-updates/vendor/vendor.ko:" in tree.data("/usr/lib/modules/%s/modules.dep" % ONE).decode()
+    assert not tree.plan(["/build"])[0]
+    tree.remove()
+    assert tree.snapshot() == before
