@@ -2,136 +2,110 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Fake roots laid out as the families lay out theirs, with modules that the real depmod and modprobe read."""
-import hashlib
+"""Fake roots laid out as the families lay out theirs, with small modules that the real depmod and modprobe read and that are really judged."""
+import copy
 import os
-import struct
+import shutil
 import subprocess
-from types import SimpleNamespace
+from pathlib import Path
+
+import build_ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge.selection import builds
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, INCOMPATIBLE, REFUSE, Finding, Verdict
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy, depmod, heal, store, weak_links
-from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Plan
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy, depmod
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 
 SEARCH = {
     "el": ("etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n"),
-    "sles": ("lib/depmod.d/depmod-00-system.conf", "search updates extra weak-updates kgraft built-in\n"),
+    "suse": ("usr/lib/depmod.d/depmod-00-system.conf", "search updates extra weak-updates kgraft built-in\n"),
     "ubuntu": ("etc/depmod.d/ubuntu.conf", "search updates ubuntu built-in\n"),
     "debian": None,
 }
+LAYOUT = ("module_layout", 0x11)
+ONE, TWO, THREE, FOUR = RELEASES = "5.14.0-1", "5.14.0-2", "5.14.0-3", "5.14.0-4"
 
 
-def module(name, release, version="", depends="", note=""):
-    """The bytes of a module without code: its .modinfo, and an exported or undefined symbol for each dependency."""
-    normal = name.replace("-", "_")
-    pairs = [("license", "GPL"), ("name", normal), ("depends", depends), ("note", note), ("vermagic", release + " SMP mod_unload modversions "),
-             ("version", version)]
-    info = b"".join(("%s=%s" % pair).encode() + b"\0" for pair in pairs if pair[1] or pair[0] == "depends")
-    names, symbols = b"\0", struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0)
-    for symbol, section in [("sym_of_" + normal, 0xfff1)] + [("sym_of_" + each, 0) for each in depends.split(",") if each]:
-        symbols += struct.pack("<IBBHQQ", len(names), 0x10, 0, section, 0, 0)
-        names += symbol.encode() + b"\0"
-    sections = [(b".gnu.linkonce.this_module", 1, 3, b"\0" * 896, 0, 0, 0), (b".modinfo", 1, 2, info, 0, 0, 0),
-                (b"__ksymtab_strings", 1, 2, b"sym_of_" + normal.encode() + b"\0", 0, 0, 0),
-                (b".symtab", 2, 0, symbols, 5, 1, 24), (b".strtab", 3, 0, names, 0, 0, 0)]
-    titles = b"\0" + b"".join(row[0] + b"\0" for row in sections) + b".shstrtab\0"
-    sections.append((b".shstrtab", 3, 0, titles, 0, 0, 0))
-    body, headers = b"", struct.pack("<IIQQQQIIQQ", *[0] * 10)
-    for title, kind, flags, data, link, info_field, size in sections:
-        headers += struct.pack("<IIQQQQIIQQ", titles.index(title + b"\0"), kind, flags, 0, 64 + len(body), len(data), link, info_field, 1, size)
-        body += data
-    ident = b"\x7fELF\2\1\1" + b"\0" * 9
-    return ident + struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, len(sections) + 1, len(sections)) + body + headers
+def module(name, release, version="", fits=None, depends="", note=""):
+    """A module for ``release`` that loads on the kernels of ``fits``: it needs a symbol that those export and no others."""
+    needs = [LAYOUT] + ([(_takes(fits), 0x77)] if fits is not None else [])
+    modinfo = {"depends": depends, "note": note, "version": version or None, "name": name.replace("-", "_")}
+    return build_ko.ko(name, needs, release=release, modinfo=modinfo)
+
+
+def _takes(releases):
+    return "takes_" + "_".join(str(RELEASES.index(release)) for release in sorted(releases))
 
 
 class FakeTree:
-    """A root of one family with these kernels. ``fits`` says which releases take a module, by the digest of its bytes."""
+    """A root of one family with these kernels."""
 
-    def __init__(self, root, family="el", kernels=("5.14.0-1", "5.14.0-2", "5.14.0-3"), in_tree=("e1000e",)):
+    def __init__(self, root, family="el", releases=(ONE, TWO, THREE), in_tree=("e1000e",)):
         self.root = str(root)
+        self.family = family
+        self.in_tree = in_tree
         os.makedirs(self.root, exist_ok=True)
-        self.fits = {}
-        self.judged = []
-        search = SEARCH[family]
-        if search:
-            self.write(search[0], search[1].encode())
-        for release in kernels:
-            self.kernel(release, in_tree, family)
+        if family == "suse":
+            os.makedirs(self.path("/usr/lib"))
+            os.symlink("usr/lib", self.path("/lib"))
+        if SEARCH[family]:
+            self.write(SEARCH[family][0], SEARCH[family][1].encode())
+        for release in releases:
+            self.kernel(release)
 
-    def kernel(self, release, in_tree=("e1000e",), family="el"):
-        for name in in_tree:
-            self.write("lib/modules/%s/kernel/drivers/net/%s.ko" % (release, name), module(name, release, "in-tree"))
-        for directory in ("extra", "updates", "weak-updates") if family == "el" else ():
-            os.makedirs(self.path("lib/modules/%s/%s" % (release, directory)))
+    def kernel(self, release, takes=True):
+        """Install a kernel, or change what it ``takes``."""
+        masks = [[each for place, each in enumerate(RELEASES) if number >> place & 1] for number in range(1 << len(RELEASES))]
+        exports = [LAYOUT + (False, "", "vmlinux")] + [(_takes(mask), 0x77, False, "", "vmlinux") for mask in masks if takes and release in mask]
+        in_tree = {"drivers/net/%s.ko" % name: module(name, release, "in-tree") for name in self.in_tree}
+        build_ko.kernel(Path(self.root), release, exports=exports, family="el" if self.family == "ubuntu" else self.family, in_tree=in_tree)
+        for directory in ("extra", "updates", "weak-updates") if self.family == "el" else ():
+            os.makedirs(self.path("/lib/modules/%s/%s" % (release, directory)), exist_ok=True)
         self.depmod(release)
+
+    def clone(self, root):
+        other = copy.copy(self)
+        other.root = str(root)
+        shutil.copytree(self.root, other.root, symlinks=True)
+        return other
 
     def path(self, path):
         return Host(self.root).real(path, follow=False)
+
+    def data(self, path):
+        return Host(self.root).read(path)
 
     def write(self, path, data):
         os.makedirs(os.path.dirname(self.path(path)), exist_ok=True)
         with open(self.path(path), "wb") as handle:
             handle.write(data)
 
-    def data(self, path):
-        return Host(self.root).read(path)
-
     def depmod(self, release):
         host = Host(self.root)
-        host.run(depmod.command(host, "/lib/modules/" + release))
+        host.run(depmod.command(host, kernels.kernel(host, release).modules_dir))
 
     def vendor(self, release, fits, names=("vendor",), version="1.0", at="build", note=""):
         """Put a build for ``release`` at ``at``, in the root; it loads on the kernels of ``fits``."""
         for name in names:
-            data = module(name, release, version, note=note)
-            self.fits[hashlib.sha256(data).hexdigest()] = set(fits)
-            self.write("%s/%s.ko" % (at, name), data)
+            self.write("%s/%s.ko" % (at, name), module(name, release, version, fits, note=note))
 
-    def judge(self, kernel, modules):
-        self.judged.append((kernel.release, tuple(each.path for each in modules)))
-        answer = []
-        for each in modules:
-            fine = kernel.release in self.fits.get(each.sha256, ())
-            findings = () if fine else (Finding("MODULE_LAYOUT_CRC", REFUSE, "disagrees about version of symbol module_layout"),)
-            answer.append(Verdict(each.path, each.name, kernel.release, COMPATIBLE if fine else INCOMPATIBLE, None if fine else "ENOEXEC", findings))
-        return answer
-
-    @property
-    def installed(self):
-        return [SimpleNamespace(release=release, modules_dir="/lib/modules/" + release) for release in sorted(os.listdir(self.path("lib/modules")))
-                if os.path.exists(self.path("lib/modules/%s/modules.dep" % release))]
-
-    def plan(self, paths=(), driver="vendor", kernels=None, healing=False):
+    def plan(self, *paths, **options):
         """The plan of kmod_link for the modules at these paths, and its answer."""
-        tree = store.Tree(Host(self.root), Plan(Host(self.root)))
-        given = builds(ko.read(tree.host, path) for path in ko.find(tree.host, list(paths)))
-        chosen = [kernel for kernel in self.installed if kernels is None or kernel.release in kernels]
-        outcome = weak_links.present(tree, driver, given, self.installed, chosen, self.judge, lambda each: deploy.content(tree.host, each, each.path),
-                                     self.healing(chosen) if healing else None)
-        return tree.plan, outcome.result
-
-    def healing(self, kernels):
-        return lambda tree, ours: heal.heal(tree, kernels, self.judge, ours)
+        every = {"driver": "vendor", "state": "present", "path": list(paths), "described": None, "files": None, "kernels": ["all"],
+                 "version": None, "build": None, "load": False, "heal": False}
+        return deploy.link(Host(self.root), dict(every, **options))
 
     def deploy(self, *paths, **options):
         """Apply, and answer with build by kernel."""
-        plan, result = self.plan(paths, **options)
+        plan, result = self.plan(*paths, **options)
         plan.apply()
         return {row["kernel"]: row["build"] for row in result["kernels"]}
 
-    def plan_removal(self, driver="vendor", version=None, build=None):
-        tree = store.Tree(Host(self.root), Plan(Host(self.root)))
-        outcome = weak_links.absent(tree, driver, version, build, self.installed, self.judge)
-        return tree.plan, outcome.result
+    def plan_removal(self, **options):
+        return self.plan(state="absent", **options)
 
-    def remove(self, *args, **options):
+    def remove(self, **options):
         """Apply, and answer with the build that those kernels have now that lost theirs."""
-        plan, result = self.plan_removal(*args, **options)
-        plan.apply()
-        return {row["kernel"]: row["build"] for row in result["kernels"]}
+        return self.deploy(state="absent", **options)
 
     def loads(self, release, name="vendor"):
         """The file that the real modprobe would load, below the modules directory; None where there is none."""
@@ -142,7 +116,7 @@ class FakeTree:
         return done.stdout.strip().splitlines()[-1].split()[1].partition("/lib/modules/%s/" % release)[2]
 
     def snapshot(self):
-        """Every node of the tree but the files that depmod derives."""
+        """Every node of the tree but the files that depmod derives and the cache of what kernels export."""
         found = {}
         for directory, names, files in os.walk(self.root):
             for name in names + files:

@@ -6,12 +6,10 @@
 import os
 
 import pytest
-from fake_tree import FakeTree, module
+from fake_tree import ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
-
-ONE, TWO, THREE = "5.14.0-1", "5.14.0-2", "5.14.0-3"
 
 
 @pytest.fixture
