@@ -8,17 +8,20 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from ...compression import decompress
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
-from . import bls, detect, extlinux, grub2, grub_legacy, systemd_boot
+from ...read import ko
+from .. import loaded
+from ..initramfs import variant
+from . import bls, detect
 from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
+from .shipped import LOADERS, choose, initrd_word, locate
 
-LOADERS: Dict[str, Any] = {"grub2": grub2, "bls": grub2, "systemd-boot": systemd_boot, "grub-legacy": grub_legacy, "extlinux": extlinux}
 # A dead kernel or initramfs comes back by itself: panic= also makes the script of initramfs-tools reboot instead of giving a shell,
 # the others do it for dracut.
 FALLBACK_ARGS = "panic=10 rd.shell=0 rd.emergency=reboot"
-_RECOVERY = re.compile(r"(^|\s)(single|recovery|emergency|rescue|1|s|S|systemd\.unit=(rescue|emergency)\.target)(\s|$)")
 
 
 class Request(NamedTuple):
@@ -64,7 +67,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     after = module.menu(view, loader)
     _check(loader, before, after, made, request.boot == "default")
     rows = [_row(before, after, _ours(after, request.driver, release), new) for release, new in made.items()]
-    return view.plan(), _result(loader, after, rows, running)
+    return view.plan(), _result(loader, after, rows, proof(host, request.driver, running))
 
 
 def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
@@ -80,7 +83,7 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
     rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
-    return view.plan(), _result(loader, after, rows, booted(host, driver))
+    return view.plan(), _result(loader, after, rows, proof(host, driver, booted(host, driver)))
 
 
 def _drop(view: View, loader: Loader, entry: Entry) -> None:
@@ -99,46 +102,13 @@ def _arguments(request: Request) -> str:
     return " ".join(each for each in ("%s=%s" % (MARKER, request.driver), check_args(request.args), check_args(request.fallback_args)) if each)
 
 
-def choose(menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
-    """The shipped entry of a kernel: generated ones before hand-made ones, no recovery, and no two that differ."""
-    found = [entry for entry in menu.entries if boots(entry, release) and entry.driver is None]
-    if copy_of:
-        found = [entry for entry in found if copy_of in (entry.id, entry.title)]
-    else:
-        found = [entry for entry in found if not _RECOVERY.search(entry.args)]
-        found = [entry for entry in found if entry.section.startswith("/etc/grub.d/10_")] or found
-    if not found:
-        raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
-                        "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
-    different = {(entry.linux, entry.initrd, entry.args) for entry in found}
-    if len(different) > 1:
-        raise KmodError(loader.config, "%d entries boot %s and differ: %s" % (len(found), release, ", ".join(repr(entry.title) for entry in found)),
-                        "Say which one to copy with copy_of", "ENTRY_AMBIGUOUS")
-    return next((entry for entry in found if release in entry.title), found[0])
-
-
-def locate(host: Host, path: str) -> Optional[str]:
-    """The file on the host that a loader's path means: it starts at a file system's root, or at a subvolume of it."""
-    parts = [part for part in re.sub(r"^\([^)]*\)|^\$\w+|^\(\$root\)", "", path).split("/") if part]
-    for skip in range(len(parts)):
-        for mount in ("/boot", "", "/efi", "/boot/efi"):
-            candidate = mount + "/" + "/".join(parts[skip:])
-            if host.is_file(candidate):
-                return candidate
-    return None
-
-
 def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> Tuple[Tuple[str, ...], str]:
     """The images as the entry has to name them, and its own that they stand in for."""
-    words = [word for word in shipped.initrd if release in word] or [word for word in shipped.initrd if "$" not in word]
-    if len(words) != 1:
-        named = " ".join(shipped.initrd) or "none"
-        raise KmodError(shipped.path, "the entry %r does not name one initramfs of %s: %s" % (shipped.title, release, named),
-                        "Name the entry to copy with copy_of", "ENTRY_MALFORMED")
-    directory, name = words[0].rsplit("/", 1)
-    original = locate(host, words[0])
+    word = initrd_word(shipped, release)
+    directory = word.rsplit("/", 1)[0]
+    original = locate(host, word)
     if original is None:
-        raise KmodError(words[0], "the entry %r starts it, and it is not there" % shipped.title, "Have the distribution's own tool make it",
+        raise KmodError(word, "the entry %r starts it, and it is not there" % shipped.title, "Have the distribution's own tool make it",
                         "INITRD_MISSING")
     for image in images:
         if not host.is_file(image):
@@ -146,13 +116,11 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
         if os.path.dirname(host.real(image)) != os.path.dirname(host.real(original)):
             raise KmodError(image, "does not lie beside the shipped %s" % original, "Put it into that directory, which the loader can read",
                             "INITRD_ELSEWHERE")
-    return tuple(directory + "/" + os.path.basename(image) for image in images), words[0]
+    return tuple(directory + "/" + os.path.basename(image) for image in images), word
 
 
 def variants(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, Tuple[str, ...]]:
     """The initramfs images to load for each kernel that has a variant with the driver (or of the named ones), oldest kernel first."""
-    from ..initramfs import variant
-
     found: Dict[str, Tuple[str, ...]] = {}
     for each in sorted(variant.found(host), key=lambda each: -len(each.wants["drivers"])):  # one with this driver alone comes last
         if driver in each.wants["drivers"] and (not kernels or each.wants["kernel"] in kernels):
@@ -169,6 +137,19 @@ def booted(host: Host, driver: str) -> Optional[str]:
         return None
     with open("/proc/cmdline") as cmdline:
         return os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
+
+
+def proof(host: Host, driver: str, running: Optional[str]) -> Dict[str, Any]:
+    """What the running system shows of the driver: started by an entry of it (``booted``), and each of its modules as /sys has it.
+
+    ``verified`` if so, and if all the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
+    """
+    states = {}
+    for path in variant.linked(host, running, [driver]) if running else ():
+        module = ko.read(host, path)
+        states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
+    good = "this" in states.values() and set(states.values()) <= {"this", "no"}
+    return {"booted": running, "loaded": states, "verified": good}
 
 
 def _ours(menu: Menu, driver: str, kernel: str) -> Entry:
@@ -206,6 +187,6 @@ def _row(before: Menu, after: Menu, entry: Entry, new: New) -> Dict[str, Any]:
             "default": _same(after.default, entry), "next": after.once == entry.id}
 
 
-def _result(loader: Loader, after: Menu, rows: List[Dict[str, Any]], running: Optional[str]) -> Dict[str, Any]:
+def _result(loader: Loader, after: Menu, rows: List[Dict[str, Any]], running: Dict[str, Any]) -> Dict[str, Any]:
     return {"loader": loader.kind, "config": loader.config, "kernels": rows, "default": after.default.id if after.default else None,
-            "next": after.once, "booted": running}
+            "next": after.once, "running": running}

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ...host import Host, Reader
+from ..boot import shipped as shipped_entry
 from . import cpio
 from .segments import REGENERATE, Segment, Tree, Wanted, unpack
 
@@ -44,10 +45,14 @@ class Image(NamedTuple):
 
 
 def shipped(host: Host, release: str) -> str:
-    """The path of the image that the distribution made for a kernel. Errors: INITRD_MISSING, INITRD_UKI, INITRD_NOT_FILE, INITRD_OUTSIDE."""
+    """The path of the image that the distribution made for a kernel and that its boot entry starts.
+
+    Errors: INITRD_MISSING, INITRD_UKI, INITRD_NOT_FILE, INITRD_OUTSIDE.
+    """
     # kernel-install's "bls" layout: a directory per machine-id (or per entry token), in it one per kernel
     tokens = ["%s/%s/%s/initrd" % (boot, token, release) for boot in BOOT for token in host.listdir(boot)]
-    for path in [name % release for name in NAMES] + tokens:
+    started = shipped_entry.initramfs(host, release)
+    for path in ([started] if started else []) + [name % release for name in NAMES] + tokens:
         status = host.stat(path)
         if status is None:
             continue

@@ -1,0 +1,66 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The entry that a distribution ships for a kernel, and the files that it starts."""
+import re
+from typing import Any, Dict, Optional
+
+from ...errors import KmodError
+from ...host import Host
+from . import detect, extlinux, grub2, grub_legacy, systemd_boot
+from .menu import Entry, Loader, Menu, View, boots
+
+LOADERS: Dict[str, Any] = {"grub2": grub2, "bls": grub2, "systemd-boot": systemd_boot, "grub-legacy": grub_legacy, "extlinux": extlinux}
+_RECOVERY = re.compile(r"(^|\s)(single|recovery|emergency|rescue|1|s|S|systemd\.unit=(rescue|emergency)\.target)(\s|$)")
+
+
+def initramfs(host: Host, release: str) -> Optional[str]:
+    """The image on the host that the boot loader starts a kernel with; None where its menu does not tell.
+
+    There may be others: kernel-install keeps one on the EFI system partition beside the one in /boot that it was copied from.
+    """
+    try:
+        loader = detect.detect(host)
+        return locate(host, initrd_word(choose(LOADERS[loader.kind].menu(View(host), loader), release, loader), release))
+    except KmodError:
+        return None
+
+
+def initrd_word(entry: Entry, release: str) -> str:
+    """The one of an entry's images that is the kernel's own initramfs, beside those with microcode and the like."""
+    words = [word for word in entry.initrd if release in word] or [word for word in entry.initrd if "$" not in word]
+    if len(words) != 1:
+        named = " ".join(entry.initrd) or "none"
+        raise KmodError(entry.path, "the entry %r does not name one initramfs of %s: %s" % (entry.title, release, named),
+                        "Name the entry to copy with copy_of", "ENTRY_MALFORMED")
+    return words[0]
+
+
+def choose(menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
+    """The shipped entry of a kernel: generated ones before hand-made ones, no recovery, and no two that differ."""
+    found = [entry for entry in menu.entries if boots(entry, release) and entry.driver is None]
+    if copy_of:
+        found = [entry for entry in found if copy_of in (entry.id, entry.title)]
+    else:
+        found = [entry for entry in found if not _RECOVERY.search(entry.args)]
+        found = [entry for entry in found if entry.section.startswith("/etc/grub.d/10_")] or found
+    if not found:
+        raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
+                        "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
+    different = {(entry.linux, entry.initrd, entry.args) for entry in found}
+    if len(different) > 1:
+        raise KmodError(loader.config, "%d entries boot %s and differ: %s" % (len(found), release, ", ".join(repr(entry.title) for entry in found)),
+                        "Say which one to copy with copy_of", "ENTRY_AMBIGUOUS")
+    return next((entry for entry in found if release in entry.title), found[0])
+
+
+def locate(host: Host, path: str) -> Optional[str]:
+    """The file on the host that a loader's path means: it starts at the root of a file system, with the subvolume that is mounted there."""
+    path = re.sub(r"^(\([^)]*\)|\$\w+)", "", path)
+    subvolume = re.match(r"/(?:.*@(?=/)|.*(?=/boot/))", path)  # /@/boot/vmlinuz of btrfs, /BOOT/name@/vmlinuz of ZFS
+    for each in [path] + ([path[subvolume.end():]] if subvolume else []):
+        for mount in ("/boot", "", "/efi", "/boot/efi"):
+            if host.is_file(mount + each):
+                return mount + each
+    return None
