@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -32,6 +33,7 @@ def main() -> int:
     begun = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
+    (WORK / "ansible.cfg").touch()  # nobody's own settings
     say("Kernels and a vendor's driver")
     stock = source.get(WORK / "stock")
     for line in stock.notes:
@@ -51,7 +53,7 @@ def main() -> int:
     table(first["results"], stock)
 
     failed = [check("every host took its part", not trouble(first))]
-    failed.append(check("nothing that was shipped has changed", all(kept(shipped[name], snapshot(root)) for name, root in roots.items())))
+    failed.append(check("nothing that was shipped has changed", all(kept(root, shipped[name]) for name, root in roots.items())))
 
     say("The same again")
     deployed = {name: snapshot(root, times=True) for name, root in roots.items()}
@@ -97,7 +99,7 @@ def play(name: str, roots: dict[str, Path], stock: source.Stock, *options: str) 
     environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(CHECKOUT / "build/collections"), ANSIBLE_STDOUT_CALLBACK="progress",
                        ANSIBLE_CALLBACK_PLUGINS=str(CHECKOUT / "demo/callback_plugins"), ANSIBLE_FORKS=str(len(roots)), ANSIBLE_PIPELINING="true",
                        ANSIBLE_LOCAL_TEMP=str(WORK / "tmp"), ANSIBLE_REMOTE_TEMP=str(WORK / "tmp"), DEMO_RESULTS=str(results),
-                       ANSIBLE_CONFIG=os.devnull)
+                       ANSIBLE_CONFIG=str(WORK / "ansible.cfg"))
     subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(WORK / "inventory.json"), "outoftree.kmod." + name, *options],
                    env=environment, check=False)
     return json.loads(results.read_text()) if results.exists() else {"results": {}, "totals": {}}
@@ -118,14 +120,15 @@ def links(run: dict, host: str) -> list[tuple]:
 def table(results: dict, stock: source.Stock) -> None:
     """Host, kernel, verdict with its first reason, link, variant and boot entry: one row a kernel."""
     rows = [("host", "kernel", "verdict", "module from", "initramfs variant", "boot entry")]
-    for host, answers in results.items():
-        variants = {row["kernel"]: row for row in answers.get("initrd_variant", {}).get("kernels", [])}
+    for host in HOSTS:
+        answers = results.get(host, {})
+        variants = {row["kernel"]: row for row in answers.get("initrd_variant", {}).get("variants", [])}
         entries = {row["kernel"]: row for row in answers.get("grub_entry", {}).get("kernels", [])}
         for row in answers.get("kmod_link", {}).get("kernels", []):
             release = row["kernel"]
             verdict = row["verdict"] + (": " + row["reason"] if row.get("reason") else "")
             rows.append((host, release, verdict, row.get("build") or "-", os.path.basename(variants.get(release, {}).get("path") or "-"),
-                         entries.get(release, {}).get("id") or "-"))
+                         re.sub("^[0-9a-f]{32}-", "", str(entries.get(release, {}).get("id") or "-"))))
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     print()
     for row in rows:
@@ -143,7 +146,7 @@ def snapshot(root: Path, times: bool = False) -> dict[str, tuple]:
             if stat.S_ISLNK(status.st_mode):
                 entry += (os.readlink(path),)
             elif stat.S_ISREG(status.st_mode):
-                entry += (digest(path, status),)
+                entry += (digest(path, status), status.st_size)
             seen[os.path.relpath(path, root)] = entry + ((status.st_mtime_ns, status.st_ino) if times else ())
     return seen
 
@@ -159,9 +162,19 @@ def digest(path: str, status: os.stat_result) -> str:
     return _digests[key]
 
 
-def kept(before: dict[str, tuple], after: dict[str, tuple]) -> bool:
-    """Whether all that was there still is as it was, depmod's own indexes apart."""
-    return all(after.get(path) == entry for path, entry in before.items() if not os.path.basename(path).startswith("modules."))
+def kept(root: Path, before: dict[str, tuple]) -> bool:
+    """Whether all that was there still is as it was, depmod's own indexes apart. GRUB legacy has one menu, to which its entries are appended."""
+    after = snapshot(root)
+    changed = {path for path, entry in before.items() if after.get(path) != entry and not os.path.basename(path).startswith("modules.")}
+    menu = "boot/grub/grub.conf"
+    if menu in changed:
+        changed.remove(menu)
+        with open(root / menu, "rb") as file:
+            if hashlib.sha256(file.read(before[menu][2])).hexdigest() != before[menu][1]:
+                changed.add(menu)
+    for path in sorted(changed):
+        print("       changed: %s" % (root / path))
+    return not changed
 
 
 def size(path: Path) -> int:

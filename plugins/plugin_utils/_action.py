@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from typing import Any
 
 from ansible import constants as C
@@ -60,7 +61,9 @@ def described(controller: Host, path: str) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError), open(kept, "rb") as file:
         return json.load(file)
     answer = ko.read(controller, path).as_dict()
-    controller.replace(kept, json.dumps(answer).encode())
+    with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(kept), delete=False) as file:  # other workers may be at it, too
+        json.dump(answer, file)
+    os.replace(file.name, kept)
     return answer
 
 
