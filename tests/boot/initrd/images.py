@@ -1,0 +1,106 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real initramfs images: made by the mkinitramfs and the dracut of a Debian suite, in a root of that suite, for its newest kernel."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import List, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
+import debian
+from debian import LabError
+
+SUITES = {"bookworm": "6.1.", "trixie": "6.12.", "sid": ""}  # and its own kernel series
+PACKAGES = ("systemd-sysv,udev,dbus,kmod,initramfs-tools,dracut-core,busybox,zstd,xz-utils,lz4,lzop,bzip2,cpio,file,binutils,amd64-microcode,"
+            "linux-image-cloud-amd64")
+COMPRESSIONS = {"gzip": "gzip", "bzip2": "bzip2", "lzma": "lzma", "xz": "xz", "lzo": "lzop", "lz4": "lz4", "zstd": "zstd"}  # mkinitramfs's names
+MODULES = "usr/lib/modules/"
+INSIDE = 'mount -t proc proc "$0/proc"; mount -t tmpfs tmpfs "$0/run"; mount --bind "$1" "$0/mnt"; exec chroot "$0" sh -ec "$2"'
+
+
+class Base(NamedTuple):
+    """How a shipped image is made."""
+
+    suite: str
+    tool: str  # initramfs-tools or dracut
+    compression: str = "zstd"
+    microcode: bool = False
+
+    @property
+    def name(self) -> str:
+        return "%s %s %s%s" % (self.suite, self.tool, self.compression, " +microcode" if self.microcode else "")
+
+
+def missing() -> str:
+    """Why no images can be made here; "" where they can."""
+    if os.geteuid():
+        return "not root"
+    for tool in ("mmdebstrap", "unshare", "depmod"):
+        if shutil.which(tool) is None:
+            return "no %s on this machine" % tool
+    return debian.available() or ""
+
+
+def kernel(suite: str) -> debian.Image:
+    return [each for each in debian.kernels(suite) if each.release.startswith(SUITES[suite])][-1]
+
+
+def root(suite: str) -> Path:
+    """A small system of the suite with both tools and all compressors."""
+    def make(temporary: Path) -> None:
+        debian.say("making a system of %s" % suite)
+        sources = debian.sources(suite).replace("Components: main", "Components: main non-free-firmware")
+        debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=" + PACKAGES, "--aptopt=Acquire::Check-Valid-Until \"false\"", suite,
+                    str(temporary / "root")], input=sources)
+        for path in (temporary / "root").iterdir():
+            path.rename(temporary / path.name)
+        (temporary / "root").rmdir()
+
+    return debian.once(debian.cache() / "initrd" / suite, make)
+
+
+def installed(suite: str) -> Path:
+    """That system with the suite's newest kernel in it."""
+    system, chosen = root(suite), kernel(suite)
+    modules = system / MODULES / chosen.release
+    if not modules.exists():
+        with debian.lock("initrd-%s" % suite):
+            if not modules.exists():
+                tree = debian.tree(chosen)
+                debian.run(["cp", "-a", str(tree / MODULES / chosen.release), str(modules) + ".new"])
+                shutil.copy(str(tree / "boot" / ("config-" + chosen.release)), str(system / "boot"))
+                os.rename(str(modules) + ".new", str(modules))
+    return system
+
+
+def image(base: Base) -> Path:
+    """The image, as its distribution would ship it."""
+    chosen = kernel(base.suite)
+
+    def make(temporary: Path) -> None:
+        debian.say("making an image: %s" % base.name)
+        run_in(installed(base.suite), temporary, "; ".join(commands(base, chosen.release)))
+
+    name = "%s-%s-%s%s_%s_%s" % (base.suite, base.tool, base.compression, "-microcode" if base.microcode else "", chosen.release, chosen.version)
+    return debian.once(debian.cache() / "initrd-images" / name, make) / "initrd"
+
+
+def commands(base: Base, release: str) -> List[str]:
+    if base.tool == "initramfs-tools":
+        return ["cp -a /etc/initramfs-tools /run/conf",
+                "echo AMD64UCODE_INITRAMFS=%s > /etc/default/amd64-microcode" % ("early" if base.microcode else "no"),
+                "mkinitramfs -d /run/conf -c %s -o /mnt/initrd %s" % (COMPRESSIONS[base.compression], release)]
+    return ["dracut --force --no-hostonly --%s --%searly-microcode /mnt/initrd %s" % (base.compression, "" if base.microcode else "no-", release)]
+
+
+def run_in(system: Path, output: Path, script: str) -> str:
+    """Run a shell script in the system, with ``output`` at its /mnt."""
+    done = subprocess.run(["unshare", "--mount", "sh", "-ec", INSIDE, str(system), str(output), script], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors="replace")
+    if done.returncode:
+        raise LabError("%s: %s: exit status %d: %s" % (system, script, done.returncode, done.stdout[-1500:]))
+    return done.stdout
