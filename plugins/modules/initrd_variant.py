@@ -47,14 +47,22 @@ options:
       - V(overlay) appends one archive to a copy of the shipped image. It takes a fraction of a second and keeps every byte.
       - V(segment) writes that archive into a file of its own, for boot loaders that load several images one after the other (GRUB 2,
         systemd-boot). It needs no room for a copy.
-      - V(auto) is V(overlay).
+      - V(rebuild) has the distribution's own tool (dracut, mkinitramfs, mkosi-initrd, mkinitrd) build an image anew, with its present
+        configuration, into the new file. It takes as long as that tool does.
+      - V(auto) is V(overlay) where an overlay works, which is nearly everywhere, and V(rebuild) elsewhere.
     type: str
-    choices: [auto, overlay, segment]
+    choices: [auto, overlay, segment, rebuild]
     default: auto
   early_load:
     description:
       - Load the driver at the very start of the initramfs. By default its modules are there to be loaded by udev when a device asks for
         them.
+    type: bool
+    default: false
+  ignore_tpm:
+    description:
+      - Go on where a TPM opens an encrypted disk only as long as the initramfs is measured as before. The disk's passphrase is then asked
+        for when the variant is booted.
     type: bool
     default: false
   state:
@@ -89,6 +97,13 @@ EXAMPLES = r"""
     driver: ootedu
     kernels: [6.1.0-56-cloud-amd64]
     modules: [/opt/vendor/ootedu.ko]
+
+- name: Have the distribution's own tool build it
+  outoftree.kmod.initrd_variant:
+    driver: ootedu
+    method: rebuild
+  async: 1800
+  poll: 10
 
 - name: Take all variants with the driver away
   outoftree.kmod.initrd_variant:
@@ -151,7 +166,7 @@ variants:
       returned: O(state=present)
       sample: false
     sha256:
-      description: The digest of the variant, in check mode that of the file that would be written.
+      description: The digest of the variant, in check mode that of the file that would be written. Empty for a rebuild in check mode.
       type: str
       returned: O(state=present)
       sample: 7b1e808ef0915a3b1769d98c665b807ebd30498150b708ec98e3b0437463f566
@@ -193,6 +208,16 @@ variants:
       elements: str
       returned: O(state=present)
       sample: []
+    phases:
+      description: How long the steps of a rebuild took, in seconds.
+      type: list
+      elements: dict
+      returned: when rebuilt
+      sample:
+        - name: mkinitramfs
+          seconds: 4.9
+        - name: verify
+          seconds: 0.3
 pruned:
   description: Variants that are removed because their kernel is no longer installed.
   returned: success
@@ -214,8 +239,9 @@ def main():
             driver=dict(type="list", elements="str", required=True, aliases=["drivers"]),
             kernels=dict(type="list", elements="str", default=[]),
             modules=dict(type="list", elements="path", default=[]),
-            method=dict(type="str", choices=["auto", "overlay", "segment"], default="auto"),
+            method=dict(type="str", choices=["auto", "overlay", "segment", "rebuild"], default="auto"),
             early_load=dict(type="bool", default=False),
+            ignore_tpm=dict(type="bool", default=False),
             state=dict(type="str", choices=["present", "absent"], default="present"),
         ),
         supports_check_mode=True,

@@ -15,7 +15,7 @@ from ...errors import KmodError
 from ...host import Host
 from ...plan import Change, Content, File, Plan
 from ...read import depmod, ko
-from . import image, manifest, overlay
+from . import image, manifest, overlay, parts, rebuild, sealed
 from .manifest import NUMBERED, Variant
 
 SLACK = 1 << 20  # left free on /boot
@@ -29,13 +29,14 @@ class Request(NamedTuple):
     modules: Tuple[str, ...] = ()  # files on the host; none: those that the kernel has of the drivers
     method: str = "auto"
     early_load: bool = False
+    ignore_tpm: bool = False
 
 
 def requested(host: Host, params: Dict[str, Any]) -> Tuple[Plan, Dict[str, Any]]:
     """What the module initrd_variant does with its options."""
     if params["state"] == "absent":
         return absent(host, params["driver"], params["kernels"])
-    request = Request(tuple(params["driver"]), tuple(params["modules"]), params["method"], params["early_load"])
+    request = Request(tuple(params["driver"]), tuple(params["modules"]), params["method"], params["early_load"], params["ignore_tpm"])
     return present(host, request, params["kernels"])
 
 
@@ -73,31 +74,52 @@ def absent(host: Host, drivers: Sequence[str], kernels: Sequence[str] = ()) -> T
 def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> Tuple[Plan, Dict[str, Any]]:
     """The variant of one kernel with the module files in it.
 
-    The row: kernel, drivers, base, base_sha256, path, initrds (what a boot entry loads, in that order), method, status (current, created or
-    replaced), sha256, size, bytes_added, and what was added: modules, dependencies, firmware, firmware_missing.
+    The row: kernel, drivers, base, base_sha256, early_load, path, status (current, created or replaced), method, initrds (what a boot entry
+    loads, in that order), sha256, size, bytes_added, and what was added: modules, dependencies, firmware, firmware_missing. Of a rebuild
+    digest, sizes, contents and ``phases`` are known once the plan is applied.
     """
     base = image.shipped(host, release)
     parsed = sorted((_read(host, path) for path in modules), key=lambda module: (module.name, module.path))
     size, sha256 = image.checksum(host, base)
     wants = {"kernel": release, "drivers": sorted(request.drivers), "early_load": request.early_load,
              "base": {"path": base, "size": size, "sha256": sha256}, "modules": [[module.name, module.sha256] for module in parsed]}
+    row: Dict[str, Any] = {"kernel": release, "drivers": wants["drivers"], "base": base, "base_sha256": sha256, "early_load": request.early_load}
     steps = Plan(host)
     old = next((variant for variant in found(host) if variant.base == base and variant.wants["drivers"] == wants["drivers"]), None)
     if old and old.wants == wants and request.method in ("auto", old.method):
         whole = manifest.checked(host, old)
         if whole:
-            return steps, _row(wants, old.path, "current", old.method, old.size, whole, old.contents)
-    path = old.path if old else _free_name(host, base)
+            return steps, dict(row, path=old.path, status="current", **_made(wants, old.path, old.method, whole, old.size), **old.contents)
+    if not request.ignore_tpm:
+        sealed.check(host)
+    row.update(path=old.path if old else _free_name(host, base), status="replaced" if old else "created")
     with tempfile.TemporaryDirectory(prefix="kmod-") as directory:
-        store = overlay.Store(directory, release)
+        store = parts.Store(directory, release)
         shipped = image.read(host, base, store.wanted)
-        method = "overlay" if request.method == "auto" else request.method
-        made = overlay.build(host, release, parsed, shipped, store, wants, method)
-    content = Content(made.size, made.sha256, made.chunks)
-    if method == "overlay":
-        content = Content(size + made.size, made.sha256, lambda: _appended(host, base, made))
-    steps.put(path, File(content, shipped.mode, shipped.owner), keep=old is None)
-    return steps, _row(wants, path, "replaced" if old else "created", method, content.size, content.sha256, made.contents)
+        content = _content(host, shipped, parsed, store, wants, request.method, row)
+    steps.put(row["path"], File(content, shipped.mode, shipped.owner), keep=old is None)
+    return steps, row
+
+
+def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule], store: parts.Store, wants: Dict[str, Any], method: str,
+             row: Dict[str, Any]) -> Content:
+    """The variant by the method that was asked for; ``auto`` rebuilds what no overlay can be put on."""
+    if method == "auto":
+        method = "rebuild" if overlay.obstacle(shipped, wants["kernel"]) else "overlay"
+    if method == "rebuild":
+        row.update(_made(wants, row["path"], method, "", 0), bytes_added=0)
+        return rebuild.content(host, shipped, modules, wants, row)
+    made = overlay.build(host, wants["kernel"], modules, shipped, store, wants, method)
+    row.update(_made(wants, row["path"], method, made.sha256, made.size + (shipped.size if method == "overlay" else 0)), **made.contents)
+    chunks = made.chunks if method == "segment" else lambda: _appended(host, shipped.path, made)
+    return Content(row["size"], made.sha256, chunks, binary=True)
+
+
+def _made(wants: Dict[str, Any], path: str, method: str, sha256: str, size: int) -> Dict[str, Any]:
+    base = wants["base"]
+    alone = method == "segment"
+    return {"method": method, "initrds": [base["path"], path] if alone else [path], "sha256": sha256, "size": size,
+            "bytes_added": size if alone else size - base["size"]}
 
 
 def _read(host: Host, path: str) -> ko.KernelModule:
@@ -112,14 +134,6 @@ def _appended(host: Host, base: str, made: overlay.Overlay) -> Iterator[bytes]:
     with host.open(base) as reader:
         yield from reader.chunks(limit=image.SIZE_LIMIT)
     yield from made.chunks()
-
-
-def _row(wants: Dict[str, Any], path: str, status: str, method: str, size: int, sha256: str, contents: Dict[str, Any]) -> Dict[str, Any]:
-    base = wants["base"]
-    alone = method == "segment"
-    return dict(contents, kernel=wants["kernel"], drivers=wants["drivers"], base=base["path"], base_sha256=base["sha256"], path=path,
-                initrds=[base["path"], path] if alone else [path], method=method, status=status, sha256=sha256, size=size,
-                bytes_added=size if alone else size - base["size"], early_load=wants["early_load"])
 
 
 def _free_name(host: Host, base: str) -> str:

@@ -1,0 +1,71 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Images for people and for an audit: what the kernel makes of them, all segments together, which lsinitrd and lsinitramfs do not show."""
+import hashlib
+import stat
+from typing import Any, Dict, Iterator, Optional, Sequence
+
+from ...compression import Decoder, detect
+from ...host import Host
+from . import manifest
+from .image import MODULE, dependencies, module_name, modules_dir, read
+from .segments import Node, Sink
+
+
+def lines(host: Host, path: str) -> Iterator[str]:
+    """The segments, whose variant it is, then each file as ``ls -l`` has it with the number of the segment that it comes from."""
+    image = read(host, path)
+    for number, segment in enumerate(image.segments, 1):
+        yield "segment %d: %s at %d, %d bytes, %d members, %d bytes unpacked" % (number, segment.kind, segment.offset, segment.size,
+                                                                                  segment.members, segment.unpacked)
+    variant = manifest.find(host, path)
+    if variant:
+        drivers = ", ".join(variant.wants["drivers"])
+        yield "variant of %s for kernel %s with %s (%s)" % (variant.base, variant.wants["kernel"], drivers, variant.method)
+    yield ""
+    for name, node in sorted(image.tree.nodes.items()):
+        if name:
+            target = " -> " + node.target if node.target else ""
+            yield "%2d %s %5d %5d %9d %s%s" % (node.segment + 1, stat.filemode(node.mode), node.owner[0], node.owner[1], node.size, name, target)
+
+
+def modules(host: Host, path: str, release: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+    """The copy of each named module that an image's own modprobe would load: ``{name: {"path": path, "sha256": of the uncompressed file}}``."""
+    copies: Dict[str, Any] = {}
+    texts: Dict[str, Any] = {}
+
+    def wanted(where: str, node: Node) -> Optional[Sink]:
+        if where.endswith("/%s/modules.dep" % release):
+            texts[where] = bytearray()
+            return texts[where].extend  # type: ignore[no-any-return]
+        if MODULE.search(where) and module_name(where) in names:
+            copies[where] = _Digest(where)
+            return copies[where].take  # type: ignore[no-any-return]
+        return None
+
+    image = read(host, path, wanted)
+    prefix = modules_dir(image.tree, release)
+    listed = [prefix + "/" + each for each in dependencies(texts.get(prefix + "/modules.dep", b"").decode("utf-8", "replace"))]
+    return {module_name(each): {"path": each, "sha256": copies[each].sha256()} for each in listed if each in copies}
+
+
+class _Digest:
+    """The sha256 of what a file is once it is uncompressed."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.decoder: Optional[Decoder] = None
+        self.digest = hashlib.sha256()
+        self.begun = False
+
+    def take(self, data: bytes) -> None:
+        if not self.begun:
+            kind = detect(data[:6])
+            self.decoder, self.begun = Decoder(kind, self.what) if kind else None, True
+        for piece in self.decoder.feed(data) if self.decoder else (data,):
+            self.digest.update(piece)
+
+    def sha256(self) -> str:
+        return self.digest.hexdigest()

@@ -1,0 +1,212 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A rebuild is a new file by the distribution's own tool, believed only once the driver's own bytes are found in it."""
+import gzip
+import hashlib
+import os
+import shutil
+
+import kernel_simulator
+import pytest
+from initramfs_builders import COMPRESSIONS, RELEASE, Machine, cpio, ko, modules
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import listing, variant
+
+pytestmark = pytest.mark.skipif(not shutil.which("depmod", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"), reason="no depmod on this machine")
+
+DRIVER = ko("acme", filler=b"the vendor's")
+TREE = "lib/modules/" + RELEASE
+KINDS = {
+    "mkinitramfs": {"scripts/functions": b"", "conf/initramfs.conf": b""},
+    "dracut": {"usr/lib/systemd/systemd": b"", "usr/lib/dracut/hooks/pre-udev": None},
+    "mkosi-initrd": {"usr/lib/systemd/systemd": b""},
+    "mkinitrd": {"bin/nash": b"", "init": b"insmod x"},
+}
+
+
+class Tool:
+    """Stands in for the tool of a family: notes how it was called and writes an image as it would."""
+
+    def __init__(self, machine, monkeypatch, tmp_path, name, content=None, status=0):
+        self.calls = []
+        self.machine = machine
+        path = machine.root / "usr/sbin" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        self.name, self.status = name, status
+        self.content = content if content is not None else cpio(
+            {"init": b"new", **KINDS[name], **modules(TREE, {"extra/acme/acme.ko": DRIVER}, tmp_path / "built")})
+        real = Host.run
+
+        def run(host, argv, **options):
+            if argv[0] == "depmod":
+                return real(host, argv, **options)
+            self.calls.append(list(argv))
+            assert argv[:2] == ["chroot", host.root]
+            if status:
+                raise KmodError(argv[2], "exit status %d" % status, code="TOOL_FAILED")
+            self.look(host, argv[2:])
+            output = host.real(self.output(argv[2:]))
+            if self.content is not None and content != b"":
+                with open(output, "wb") as handle:
+                    handle.write(COMPRESSIONS["xz"](self.content))
+            return Completed(0, "", "")
+
+        monkeypatch.setattr(Host, "run", run)
+
+    def look(self, host, argv):
+        if argv[0] == "mkinitramfs":
+            conf = host.real(argv[argv.index("-d") + 1])
+            with open(conf + "/hooks/kmod") as hook:
+                assert "manual_add_modules acme" in hook.read()
+            assert os.access(conf + "/hooks/kmod", os.X_OK)
+            assert os.path.exists(conf + "/initramfs.conf")
+
+    @staticmethod
+    def output(argv):
+        if "--output-dir" in argv:
+            return argv[argv.index("--output-dir") + 1] + "/" + argv[argv.index("--output") + 1]
+        return argv[argv.index("-o") + 1] if "-o" in argv else argv[-2]
+
+
+def make(tmp_path, monkeypatch, name, **options):
+    machine = Machine(tmp_path / "host")
+    machine.image(gzip.compress(cpio(dict({"lib": None}, **KINDS[name]))))
+    machine.module("extra/acme/acme.ko", DRIVER)
+    (machine.root / "etc/initramfs-tools").mkdir(parents=True)
+    (machine.root / "etc/initramfs-tools/initramfs.conf").write_text("MODULES=most\n")
+    (machine.root / "var/tmp").mkdir(parents=True)
+    return machine, Tool(machine, monkeypatch, tmp_path, name, **options)
+
+
+def run(machine, method="rebuild", **more):
+    plan, result = variant.present(Host(str(machine.root)), variant.Request(("acme",), method=method, **more))
+    plan.apply()
+    return result["variants"][0]
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("mkinitramfs", ["-d", "-o", RELEASE]), ("dracut", ["--nostrip", "--add-drivers", "acme", RELEASE]),
+    ("mkosi-initrd", ["--kernel-version", RELEASE, "--output"]), ("mkinitrd", ["--with=acme", RELEASE])])
+def test_each_familys_tool_builds_a_new_file(tmp_path, monkeypatch, name, expected):
+    machine, tool = make(tmp_path, monkeypatch, name)
+    before = machine.snapshot()
+    row = run(machine)
+    (call,) = tool.calls
+    assert call[2] == name and set(expected) <= set(call)
+    assert (row["method"], row["status"]) == ("rebuild", "created")
+    path = machine.root / row["path"][1:]
+    files, error = kernel_simulator.unpack(path.read_bytes())
+    assert error is None and files["init"][1] in (b"new", b"insmod x") and files[TREE + "/extra/acme/acme.ko"][1] == DRIVER
+    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and row["size"] == path.stat().st_size
+    assert [phase["name"] for phase in row["phases"]] == [name, "verify"]
+    path.unlink()
+    assert machine.snapshot() == before  # nothing else was written, no scratch is left
+
+
+def test_a_second_run_builds_nothing(tmp_path, monkeypatch):
+    machine, tool = make(tmp_path, monkeypatch, "dracut")
+    first = run(machine)
+    second = run(machine)
+    assert len(tool.calls) == 1 and second["status"] == "current" and second["sha256"] == first["sha256"]
+
+
+def test_a_new_shipped_image_is_followed(tmp_path, monkeypatch):
+    machine, tool = make(tmp_path, monkeypatch, "dracut")
+    run(machine)
+    machine.image(gzip.compress(cpio(dict({"lib": None, "more": b""}, **KINDS["dracut"]))))
+    assert run(machine)["status"] == "replaced" and len(tool.calls) == 2
+
+
+def test_check_mode_builds_nothing_and_gives_no_digest(tmp_path, monkeypatch):
+    machine, tool = make(tmp_path, monkeypatch, "dracut")
+    before = machine.snapshot()
+    plan, result = variant.present(Host(str(machine.root)), variant.Request(("acme",), method="rebuild"))
+    plan.diff()
+    assert plan and result["variants"][0]["sha256"] == "" and tool.calls == [] and machine.snapshot() == before
+
+
+def test_auto_rebuilds_what_no_overlay_can_be_put_on(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "mkinitrd")
+    assert run(machine, "auto")["method"] == "rebuild"
+
+
+def test_early_loading_goes_behind_what_the_tool_made(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "mkinitramfs")
+    row = run(machine, early_load=True)
+    files, _error = kernel_simulator.unpack((machine.root / row["path"][1:]).read_bytes())
+    assert files["conf/conf.d/zz-kmod-acme"][1] == b"modprobe -q acme || :\n"
+
+
+def failed(machine, **more):
+    before = machine.snapshot()
+    with pytest.raises(KmodError) as caught:
+        run(machine, **more)
+    assert machine.snapshot() == before
+    return caught.value.code
+
+
+def test_a_tool_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut", status=1)
+    assert failed(machine) == "TOOL_FAILED"
+
+
+def test_a_tool_that_writes_nothing_is_noticed(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut", content=b"")
+    assert failed(machine) == "TOOL_FAILED"
+
+
+def test_a_tool_that_left_the_driver_out_is_noticed(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut", content=cpio({"init": b""}))
+    assert failed(machine) == "INITRD_VERIFY"
+
+
+def test_a_tool_that_took_the_in_tree_namesake_is_noticed(tmp_path, monkeypatch):
+    content = cpio({"init": b"", **modules(TREE, {"kernel/acme.ko": ko("acme", filler=b"in-tree")}, tmp_path / "wrong")})
+    machine, _tool = make(tmp_path, monkeypatch, "dracut", content=content)
+    assert failed(machine) == "INITRD_VERIFY"
+
+
+def test_garbage_is_noticed(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut", content=b"garbage")
+    assert failed(machine) == "INITRD_DAMAGED"
+
+
+def test_a_module_that_is_not_linked_is_refused(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut")
+    (machine.root / "acme.ko").write_bytes(DRIVER)
+    with pytest.raises(KmodError) as caught:
+        variant.present(Host(str(machine.root)), variant.Request(("acme",), ("/acme.ko",), "rebuild"), [RELEASE])
+    assert caught.value.code == "MODULE_NOT_LINKED"
+
+
+def test_a_host_without_the_tool_is_told(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut")
+    (machine.root / "usr/sbin/dracut").unlink()
+    assert failed(machine) == "TOOL_MISSING"
+
+
+def test_the_listing_shows_what_came_from_which_segment(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut")
+    row = run(machine, "overlay")
+    text = list(listing.lines(Host(str(machine.root)), row["path"]))
+    assert text[0].startswith("segment 1: gzip at 0, ") and text[1].startswith("segment 2: cpio at ")
+    assert text[2] == "variant of %s for kernel %s with acme (overlay)" % (row["base"], RELEASE)
+    assert any(line.startswith(" 2 -rw-r--r--") and line.endswith(TREE + "/updates/acme.ko") for line in text)
+    assert any(line.startswith(" 1 ") and line.endswith("systemd") for line in text)
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, COMPRESSIONS["xz"], COMPRESSIONS["zstd"]])
+def test_the_copy_that_an_image_would_load_is_told_by_its_digest(tmp_path, pack):
+    machine = Machine(tmp_path / "host")
+    suffix = {b"\xfd": ".xz", b"\x28": ".zst"}.get(pack(DRIVER)[:1], "")
+    files = modules(TREE, {"kernel/acme.ko": ko("acme", filler=b"in-tree")}, tmp_path / "m")
+    files[TREE + "/updates/acme.ko" + suffix] = pack(DRIVER)
+    files[TREE + "/modules.dep"] = ("updates/acme.ko%s:\n" % suffix).encode()
+    machine.image(gzip.compress(cpio(files)))
+    found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, ["acme", "other"])
+    assert found == {"acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}}
