@@ -41,6 +41,114 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+summary:
+  description: All of it as a text to read.
+  returned: success
+  type: str
+  sample: |-
+    vendor 1.0 for 5.14.0-2: used by 5.14.0-1, 5.14.0-2
+    5.14.0-1: vendor from weak-updates/vendor
+      /boot/initramfs-5.14.0-1.img: vendor (another one)
+    5.14.0-2 (running): vendor from extra/vendor
+drivers:
+  description: The drivers that are stored.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    driver:
+      description: Name of the driver.
+      type: str
+    builds:
+      description: Its builds.
+      type: list
+      elements: dict
+      contains:
+        build:
+          description: The kernel release that it was made for.
+          type: str
+        version:
+          description: Version of the driver.
+          type: str
+        path:
+          description: Where it is stored.
+          type: str
+        whole:
+          description: Whether all of its files are there.
+          type: bool
+        kernels:
+          description: The installed kernels that use it.
+          type: list
+          elements: str
+        modules:
+          description:
+            - Its modules, each with C(name), C(path), C(sha256), C(srcversion) and C(signature).
+            - C(signature) is V(signed), V(unsigned) or V(damaged). Whether a kernel accepts it is not looked at.
+          type: list
+          elements: dict
+  sample:
+    - driver: vendor
+      builds:
+        - build: 5.14.0-2
+          version: "1.0"
+          path: /lib/modules/5.14.0-2/extra/vendor
+          whole: true
+          kernels: [5.14.0-1, 5.14.0-2]
+          modules:
+            - name: vendor
+              path: /lib/modules/5.14.0-2/extra/vendor/vendor.ko
+              sha256: 2f3f6a1ac1b80c2ce7ae7c0fd1fb92a0bf0a3e0b0d9ed3f8ffb15b8b1d4ab9c5
+              srcversion: null
+              signature: unsigned
+kernels:
+  description: The installed kernels, oldest first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kernel:
+      description: Release of the kernel.
+      type: str
+    running:
+      description: Whether it is the one that runs.
+      type: bool
+    modules:
+      description:
+        - The modules of the drivers, and all others that C(modprobe) would load from C(extra), C(updates) or C(weak-updates).
+        - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any, and the C(sha256) of that, uncompressed.
+        - C(loaded) is V(null) unless the kernel runs. Otherwise V(no), V(this) if that very file is loaded, V(other) if another one is,
+          V(unknown) if the module bears nothing to tell it by.
+      type: list
+      elements: dict
+    links:
+      description: The links in C(weak-updates), each with C(path), C(target), C(ours) and C(dangling).
+      type: list
+      elements: dict
+    images:
+      description:
+        - Its initramfs images, the shipped one first, each with C(path), an C(error) if it cannot be read, and in C(copies) those of the modules
+          that are in it. C(current) says whether a copy is the file that the kernel's tree has.
+      type: list
+      elements: dict
+  sample:
+    - kernel: 5.14.0-1
+      running: false
+      modules:
+        - name: vendor
+          path: /lib/modules/5.14.0-1/weak-updates/vendor/vendor.ko
+          sha256: 2f3f6a1ac1b80c2ce7ae7c0fd1fb92a0bf0a3e0b0d9ed3f8ffb15b8b1d4ab9c5
+          loaded: null
+      links:
+        - path: /lib/modules/5.14.0-1/weak-updates/vendor/vendor.ko
+          target: ../../../5.14.0-2/extra/vendor/vendor.ko
+          ours: true
+          dangling: false
+      images: []
+code:
+  description: A stable code for the reason of the failure.
+  returned: failure
+  type: str
+  sample: PATH_MISSING
 """
 from ansible.module_utils.basic import AnsibleModule
 

@@ -110,6 +110,94 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+msg:
+  description: The outcome in one line.
+  returned: always
+  type: str
+  sample: "dmy: 2 of 3 kernels use it (6.1.0-53-cloud-amd64: dummy: the version of module_layout differs)"
+driver:
+  description: Name of the driver.
+  returned: success
+  type: str
+  sample: dmy
+kernels:
+  description:
+    - What each of the chosen kernels gets, oldest first. With O(state=absent) the kernels that used what is removed.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kernel:
+      description: Release of the kernel.
+      type: str
+    verdict:
+      description: V(compatible) if it takes a build of the driver, otherwise the verdict on the build that came first in question.
+      type: str
+    reason:
+      description: Why it is not V(compatible), in a few words.
+      type: str
+    build:
+      description: Release of the kernel that the build which it uses was made for, V(null) if it gets none.
+      type: str
+    version:
+      description: Version of the driver that it uses.
+      type: str
+    files:
+      description: The files that the kernel uses, which are links unless the build was made for it.
+      type: list
+      elements: str
+    linked:
+      description: Whether the files are links to a build for another kernel.
+      type: bool
+    override:
+      description: Whether it takes an override for C(depmod) to list these files, because there are others of the same name.
+      type: bool
+  sample:
+    - kernel: 6.1.0-53-cloud-amd64
+      verdict: incompatible
+      reason: "dummy: the version of module_layout differs"
+      build: null
+      version: null
+      files: []
+      linked: false
+      override: false
+    - kernel: 6.1.0-56-cloud-amd64
+      verdict: compatible
+      reason: ""
+      build: 6.1.0-55-cloud-amd64
+      version: ""
+      files: [/lib/modules/6.1.0-56-cloud-amd64/weak-updates/dmy/dummy.ko]
+      linked: true
+      override: true
+healed:
+  description: The links that led nowhere and were not the driver's own. Empty unless O(heal=true).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: Path of the link.
+      type: str
+    before:
+      description: Where it led to.
+      type: str
+    after:
+      description: Where it leads to now, V(null) if it was removed.
+      type: str
+  sample:
+    - path: /lib/modules/5.14.0-1/weak-updates/other/other.ko
+      before: /lib/modules/gone/extra/other/other.ko
+      after: ../../../5.14.0-2/extra/other/other.ko
+reboot_needed:
+  description: Whether the running kernel has other modules loaded than those that it is given now.
+  returned: success
+  type: bool
+  sample: false
+code:
+  description: A stable code for the reason of the failure.
+  returned: failure
+  type: str
+  sample: MODULE_OF_OTHER_DRIVER
 """
 from ansible.module_utils.basic import AnsibleModule
 
