@@ -33,8 +33,9 @@ def elf_validity(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     for fault in module.faults:
         if fault.code in _ALWAYS or (fault.code in _SOME and loader.has(_SOME[fault.code])):
             yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC")
-        elif fault.code == "WARN_ELF_IDENT":
-            yield Finding(fault.code, NOTE, fault.message)
+    if module.odd_ident:
+        yield Finding("WARN_ELF_IDENT", NOTE, "its ELF header's class and byte order are not those of %s; the loader does not look at them"
+                      % module.machine)
 
 
 def elf_check_arch(module: KernelModule, loader: Loader) -> Iterator[Finding]:

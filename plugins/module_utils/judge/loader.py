@@ -14,20 +14,21 @@ from ..read import depmod, ko
 from ..read.exports import VMLINUX, Export
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
-from . import file_rules, module_rules, symbol_rules
-from .policy import OFFLINE, Loader, Runtime
+from ..read.runtime import Runtime, facts
+from . import file_rules, module_rules, signature_rules, symbol_rules
+from .policy import Loader
 from .policy import loader as loader_of
 from .symbol_rules import Provided
 from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
 
 
-def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime = OFFLINE) -> List[Verdict]:
+def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None) -> List[Verdict]:
     """One verdict a module, in the order given.
 
     The modules are offered to each other, before what is deployed for that kernel already, and none is judged before those that it needs:
-    the symbols of a refused module are not there.
+    the symbols of a refused module are not there. ``runtime`` is what holds on the machine now, by itself if it is a running one.
     """
-    group = Group(kernel, modules, runtime)
+    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime)
     return [group.verdict(module) for module in modules]
 
 
@@ -36,12 +37,14 @@ class Group:
 
     def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime) -> None:
         self.kernel = kernel
-        self.loader = loader_of(kernel, runtime)
+        loader = loader_of(kernel, runtime)
         self.offered: Dict[str, KernelModule] = {}
         for module in modules:
             self.offered.setdefault(module.name, module)
+        there = deployed(kernel)
+        self.loader = loader._replace(owners=loader.owners - set(there))
+        self.deployed = {name: path for name, path in there.items() if name not in self.offered}
         self.exported = self._exported(self.offered.values())
-        self.deployed = {name: path for name, path in deployed(kernel).items() if name not in self.offered}
         self.deployed_exported: Optional[Dict[str, Tuple[Export, KernelModule]]] = None
         self.done: Dict[int, Verdict] = {}
         self.judging: Set[int] = set()
@@ -57,6 +60,7 @@ class Group:
         """The loader's steps in its order, each as what it finds."""
         loader = self.loader
         yield file_rules.file_empty(module, loader)
+        yield signature_rules.module_sig_check(module, loader)
         yield file_rules.elf_validity(module, loader)
         yield file_rules.elf_check_arch(module, loader)
         if not module.modinfo and not module.struct_size and module.faults:
@@ -85,13 +89,13 @@ class Group:
         if export is not None and export.owner == VMLINUX:
             return Provided(export)
         found = self.exported.get(symbol)
-        if found is None and self.deployed and (export is None or export.owner in self.deployed):
+        if found is None and export is not None and export.owner in self.deployed:
             if self.deployed_exported is None:
                 self.deployed_exported = self._exported(_readable(self.kernel, self.deployed.values()))
             found = self.deployed_exported.get(symbol)
         if found is not None:
             return self._provided(*found)
-        if export is None or export.owner in self.offered or export.owner in self.deployed:
+        if export is None or export.owner in self.offered:
             return None
         return Provided(export)
 

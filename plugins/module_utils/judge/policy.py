@@ -7,11 +7,13 @@
 A configuration tells most of it. What no configuration shows is here: what each upstream version brought, and where distributions differ.
 """
 import re
-from typing import Dict, FrozenSet, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..read.exports import Export
 from ..read.kernels import Build, Kernel
+from ..read.runtime import OFFLINE, Runtime
+from ..read.signature import Certificate
 from .verdict import DOUBT, REFUSE, TAINT, Finding
 
 # The upstream versions that brought a rule, by its name here.
@@ -38,20 +40,6 @@ BACKPORTED: Dict[Tuple[str, str], Tuple[Tuple[int, int], int]] = {
 }
 
 
-class Runtime(NamedTuple):
-    """What holds on the running machine; None where it cannot be told, as for a machine that is not running."""
-
-    sig_enforce: Optional[bool] = None
-    lockdown: Optional[bool] = None  # integrity or confidentiality
-    blacklist: FrozenSet[str] = frozenset()  # module_blacklist= of the command line
-    loaded: FrozenSet[str] = frozenset()  # modules that the judged kernel itself has loaded now
-    builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
-    keys: Optional[FrozenSet[str]] = None  # subjects of the certificates in the kernel's keyrings
-
-
-OFFLINE = Runtime()
-
-
 class Loader(NamedTuple):
     """``family`` is whose kernel it is, "" if its own marks do not tell. ``owners`` are vmlinux and the in-tree modules that export something,
     ``builtin`` the modules that are part of vmlinux. ``problem`` says why ``exports`` is empty.
@@ -67,6 +55,7 @@ class Loader(NamedTuple):
     builtin: FrozenSet[str] = frozenset()
     problem: Optional[KmodError] = None
     runtime: Runtime = OFFLINE
+    certificates: Callable[[], Sequence[Certificate]] = tuple  # those of its keys that are at hand; finding out takes time
 
     def option(self, name: str) -> Optional[bool]:
         """Whether CONFIG_NAME is set; None where the configuration is not to be had."""
@@ -91,15 +80,17 @@ class Loader(NamedTuple):
 
 
 def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
+    """Error-free: where the kernel's exports cannot be told, that becomes its ``problem``."""
     problem = None
     exports: Dict[str, Export] = {}
     try:
         exports = kernel.exports
     except KmodError as error:
         problem = error
-    owners = frozenset(export.owner for export in exports.values())
-    return Loader(kernel.release, version(kernel.release), kernel.distro, kernel.config, kernel.build, exports, owners, kernel.builtin, problem,
-                  runtime)
+    return Loader(
+        release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
+        owners=frozenset(export.owner for export in exports.values()), builtin=kernel.builtin, problem=problem, runtime=runtime,
+        certificates=lambda: kernel.certificates + runtime.enrolled)
 
 
 def version(release: str) -> Tuple[int, int]:

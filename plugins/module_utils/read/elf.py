@@ -99,6 +99,7 @@ class Elf(NamedTuple):
     order: str
     sections: Tuple[Section, ...]
     faults: Tuple[Fault, ...]
+    odd_ident: bool = False  # its class and byte order say something else than its machine
 
     def find(self, name: str) -> Optional[Section]:
         """The first section of that name which gets loaded (``kernel/module/main.c: find_sec``)."""
@@ -147,15 +148,14 @@ def parse(data: bytes, what: str) -> Elf:
         raise KmodError(what, "its ELF header cannot be read: %s" % error, "Copy the file again", "ELF_HEADER") from None
     faults = []
     ident = (header["e_ident"]["EI_CLASS"], header["e_ident"]["EI_DATA"])
-    if ident != ("ELFCLASS%d" % bits, "ELFDATA2LSB" if order == "<" else "ELFDATA2MSB"):
-        faults.append(Fault("WARN_ELF_IDENT", "the header's class and byte order are not those of %s; the loader does not look at them" % name))
+    odd = ident != ("ELFCLASS%d" % bits, "ELFDATA2LSB" if order == "<" else "ELFDATA2MSB")
     if header["e_type"] != "ET_REL":
         faults.append(Fault("ELF_TYPE", "not a relocatable file (%s)" % header["e_type"]))
     sections: Tuple[Section, ...] = ()
     fault = _header_fault(header, len(data), bits)
     if fault is None:
         sections, fault = _sections(data, header, bits, order)
-    return Elf(data, name, bits, order, sections, tuple(faults + ([fault] if fault else [])))
+    return Elf(data, name, bits, order, sections, tuple(faults + ([fault] if fault else [])), odd)
 
 
 def _faulty(data: bytes, code: str, message: str, machine: Tuple[str, int, str] = ("", 64, "<")) -> Elf:
@@ -226,6 +226,13 @@ def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
     shift, mask = (32, 0xffffffff) if elf.bits == 64 else (8, 0xff)
     for entry in form.iter_unpack(data[:len(data) // form.size * form.size]):
         yield Relocation(entry[0], entry[1] & mask, entry[1] >> shift, entry[2] if section.type == RELA else 0)
+
+
+def places(elf: Elf, section: Section) -> Iterator[Tuple[int, int]]:
+    """(offset, type) of a 64-bit RELA section's entries: all that most of them are looked at for, and there are many."""
+    data = elf.bytes(section)
+    fields = struct.unpack("%s%dQ" % (elf.order, len(data) // 24 * 3), data[:len(data) // 24 * 24])
+    return zip(fields[::3], (info & 0xffffffff for info in fields[1::3]))
 
 
 def in_place(elf: Elf, section: Optional[Section], offset: int) -> int:

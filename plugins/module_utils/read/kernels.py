@@ -10,8 +10,9 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import ko, sources
+from . import kernel_image, ko, signature, sources
 from .exports import Export, find_symvers
+from .signature import Certificate, Signature
 from .sources import Note, Sources
 
 MODULES = ("/lib/modules", "/usr/lib/modules")
@@ -30,6 +31,7 @@ class Build(NamedTuple):
     module_layout: Optional[int] = None  # the CRC of module_layout that they were built with
     chained_versions: bool = False  # as KernelModule has it
     exports_flags: Optional[bool] = None  # whether their exports have a __kflagstab; None if none of those looked at exports anything
+    signature: Optional[Signature] = None  # of one of them: the kernel's own signer
     modinfo: Tuple[Tuple[str, str], ...] = ()
 
 
@@ -119,6 +121,15 @@ class Kernel:
         """What was found and not believed on the way to its exports (KERNEL_SYMVERS_STALE and the like)."""
         return self.sources.notes
 
+    @lazy
+    def certificates(self) -> Tuple[Certificate, ...]:
+        """Those that are part of its image (``certs/system_certificates.S``); none where the image cannot be read."""
+        try:
+            image = kernel_image.unpack(self.host.read(self.image), self.image) if self.image else None
+        except KmodError:
+            return ()
+        return tuple(signature.certificates(image.data)) if image else ()
+
     @property
     def running(self) -> bool:
         return self.host.live and os.uname().release == self.release
@@ -196,7 +207,7 @@ def _build(kernel: Kernel) -> Build:
             flags = module.exports_flags if module.exports else flags
             layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
             this = Build(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,
-                         module.chained_versions, flags, module.modinfo)
+                         module.chained_versions, flags, module.signature, module.modinfo)
             if found is None or found.init_offset is None or found.exit_offset is None:
                 found = this
             if found.init_offset is not None and found.exit_offset is not None and (flags is not None or number):

@@ -71,6 +71,7 @@ class KernelModule(NamedTuple):
     exit_offset: Optional[int] = None
     btf: str = ""  # "ok", or "bad" where its header is damaged
     signature: Optional[Signature] = None
+    odd_ident: bool = False  # the ELF header's class and byte order are not those of the machine
     faults: Tuple[Fault, ...] = ()
 
     def info(self, key: str) -> Optional[str]:
@@ -184,9 +185,10 @@ def parse(data: bytes, path: str) -> KernelModule:
     body, signature = signatures.split(data)
     file = elf.parse(body, path)
     faults = list(file.faults)
-    module = KernelModule(path, normal(path), hashlib.sha256(data).hexdigest(), len(data), file.machine, signature=signature)
+    module = KernelModule(path, normal(path), hashlib.sha256(data).hexdigest(), len(data), file.machine, signature=signature,
+                          odd_ident=file.odd_ident)
     if file.sections:
-        faults += _section_faults(file)
+        faults += _section_faults(file) + _relocation_faults(file)
         module = _tables(module, file, faults)
     return module._replace(faults=tuple(faults))
 
@@ -323,6 +325,28 @@ def _targets(file: Elf, section: Optional[elf.Section], symbols: List[elf.Symbol
 def _size(file: Elf, name: str) -> int:
     section = file.find(name)
     return section.size if section else 0
+
+
+# arch/x86/kernel/module.c: the types that it knows, and how many bytes each fills
+_X86_64 = {0: 0, 1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
+
+
+def _relocation_faults(file: Elf) -> List[Fault]:
+    """arch/x86/kernel/module.c: apply_relocate_add: an unknown type; a place that does not hold zeros before."""
+    if file.machine != "x86_64":
+        return []
+    for table in file.sections:
+        target = file.sections[table.info] if table.type == elf.RELA and table.info < len(file.sections) else None
+        if target is None or not target.flags & elf.ALLOC:
+            continue
+        data = file.bytes(target) if target.type != elf.NOBITS else b""
+        for offset, kind in elf.places(file, table):
+            size = _X86_64.get(kind)
+            if size is None:
+                return [Fault("RELOC_UNKNOWN", "relocation of the unknown type %d in %s" % (kind, target.name))]
+            if data[offset:offset + size].strip(b"\0"):
+                return [Fault("RELOC_TARGET", "relocation at byte %d of %s, which holds something already" % (offset, target.name))]
+    return []
 
 
 def _section_faults(file: Elf) -> List[Fault]:

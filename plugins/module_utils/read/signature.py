@@ -2,38 +2,246 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The signature behind a module's ELF file.
+"""The signature behind a module's ELF file, and the certificates that it is verified with.
 
-``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"`` (``include/linux/module_signature.h``)
+``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"`` (``include/linux/module_signature.h``). Only the parts of ASN.1
+that these need are read.
 """
+import hashlib
+import re
 import struct
-from typing import NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
+
+from . import ecdsa
 
 MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3sI")  # algo, hash, id_type, signer_len, key_id_len, padding, sig_len
-PKCS7 = 2
+X509, PKCS7 = 1, 2  # id_type: until 4.2, and since
+
+_HASHES = {"1.3.14.3.2.26": "sha1", "2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512",
+           "2.16.840.1.101.3.4.2.4": "sha224", "2.16.840.1.101.3.4.2.8": "sha3_256", "2.16.840.1.101.3.4.2.9": "sha3_384",
+           "2.16.840.1.101.3.4.2.10": "sha3_512", "1.2.840.113549.2.5": "md5"}
+_SIGNED_DATA, _DATA, _COMMON_NAME = "1.2.840.113549.1.7.2", "1.2.840.113549.1.7.1", "2.5.4.3"
+_RSA, _EC, _KEY_IDENTIFIER = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1", "2.5.29.14"
+# DigestInfo of PKCS #1 v1.5 up to the digest
+_PREFIX = {"sha1": "3021300906052b0e03021a05000414", "sha224": "302d300d06096086480165030402040500041c",
+           "sha256": "3031300d060960864801650304020105000420", "sha384": "3041300d060960864801650304020205000430",
+           "sha512": "3051300d060960864801650304020305000440"}
+
+
+Bytes = Union[bytes, bytearray]
 
 
 class Signature(NamedTuple):
-    """``fault`` is "" or the code of what is wrong with its form: SIG_UNSUPPORTED (taken as unsigned) or SIG_MALFORMED (fatal)."""
+    """``fault`` is "" or what is wrong with its form: SIG_UNSUPPORTED (taken as unsigned), SIG_MALFORMED (EBADMSG) or SIG_BAD (EKEYREJECTED).
+
+    The signer is named by issuer and serial number, or by a key identifier; bytes are hexadecimal. ``digest`` is that of the module.
+    """
 
     fault: str = ""
-    pkcs7: str = ""  # hexadecimal
+    id_type: int = PKCS7
+    signer: str = ""  # the issuer's common name, for people
+    issuer: str = ""
+    serial: str = ""
+    key_id: str = ""
+    hash: str = ""
+    digest: str = ""
+    value: str = ""
+
+
+class RsaKey(NamedTuple):
+    modulus: int
+    exponent: int
+
+
+class Certificate(NamedTuple):
+    subject: str  # common name
+    issuer: str
+    serial: str
+    key_id: str
+    key: Union[RsaKey, ecdsa.Point, None]  # None for a key of another kind
+
+
+class Asn1Error(ValueError):
+    """Bytes that are not what their length or place says."""
+
+
+class _Node(NamedTuple):
+    tag: int
+    data: Bytes  # all of what it was read from
+    head: int  # where its tag is
+    start: int  # where its contents start and end
+    end: int
+
+    @property
+    def contents(self) -> bytes:
+        return bytes(self.data[self.start:self.end])
+
+    @property
+    def whole(self) -> bytes:
+        return bytes(self.data[self.head:self.end])
+
+    def children(self) -> List["_Node"]:
+        found, at = [], self.start
+        while at < self.end:
+            node = _node(self.data, at, self.end)
+            found.append(node)
+            at = node.end
+        return found
 
 
 def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
-    """(the module without its signature, the signature), as ``kernel/module/signing.c: mod_verify_sig`` cuts it."""
+    """(the module without its signature, the signature), as ``kernel/module/signing.c: mod_verify_sig`` cuts and checks it."""
     if not data.endswith(MARKER):
         return data, None
     body = data[:-len(MARKER)]
     if len(body) <= _TRAILER.size:
         return body, Signature("SIG_MALFORMED")
     algo, digest, kind, signer, key, padding, size = _TRAILER.unpack(body[-_TRAILER.size:])
-    if size >= len(body) - _TRAILER.size:
-        return body, Signature("SIG_MALFORMED")
+    end = len(body) - _TRAILER.size
+    if size >= end:
+        return body, Signature("SIG_MALFORMED", kind)
     if kind != PKCS7:
-        return body, Signature("SIG_UNSUPPORTED")
+        return body[:end - size], Signature("SIG_UNSUPPORTED", kind)
     if algo or digest or signer or key or padding != b"\0\0\0":
         return body, Signature("SIG_MALFORMED")
-    end = len(body) - _TRAILER.size
-    return body[:end - size], Signature("", body[end - size:end].hex())
+    body, message = body[:end - size], body[end - size:end]
+    try:
+        return body, _signed_data(body, message)
+    except (Asn1Error, IndexError):
+        return body, Signature("SIG_MALFORMED")
+
+
+def _signed_data(body: bytes, message: bytes) -> Signature:
+    """crypto/asymmetric_keys/pkcs7_parser.c; the first of its signers"""
+    kind, content = _node(message, 0, len(message)).children()[:2]
+    if _oid(kind) != _SIGNED_DATA:
+        return Signature("SIG_MALFORMED")
+    parts = content.children()[0].children()
+    encapsulated = parts[2].children()
+    signers = parts[-1].children()
+    if parts[-1].tag != 0x31 or not signers:
+        return Signature("SIG_MALFORMED")
+    fields = signers[0].children()
+    name, algorithm, rest = fields[1], fields[2], fields[3:]
+    found = Signature(hash=_HASHES.get(_oid(algorithm.children()[0]), ""))
+    if name.tag == 0x30:
+        issuer, serial = name.children()[:2]
+        found = found._replace(signer=_common_name(issuer), issuer=issuer.whole.hex(), serial=_number(serial))
+    else:
+        found = found._replace(key_id=name.contents.hex())
+    if _oid(encapsulated[0]) != _DATA or rest[0].tag == 0xa0:  # kernel/…/pkcs7_verify.c: pkcs7_verify: not pkcs7-data, or has authattrs
+        return found._replace(fault="SIG_BAD")
+    if not found.hash:
+        return found._replace(fault="SIG_UNSUPPORTED")
+    try:
+        digest = hashlib.new(found.hash, body).hexdigest()
+    except ValueError:  # this Python has no such hash
+        digest = ""
+    return found._replace(digest=digest, value=rest[1].contents.hex())
+
+
+def made_by(signature: Signature, certificate: Certificate) -> bool:
+    if signature.key_id:
+        return signature.key_id == certificate.key_id
+    return (signature.issuer, signature.serial) == (certificate.issuer, certificate.serial)
+
+
+def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
+    """Whether the signature over the digest is right; None where that cannot be told here."""
+    key = certificate.key
+    if key is None or not signature.digest:
+        return None
+    if isinstance(key, RsaKey):
+        return _verify_rsa(signature, key) if signature.hash in _PREFIX else None
+    try:
+        value = bytes.fromhex(signature.value)
+        numbers = [int.from_bytes(number.contents, "big") for number in _node(value, 0, len(value)).children()]
+    except Asn1Error:
+        return False
+    return len(numbers) == 2 and ecdsa.verify(key, bytes.fromhex(signature.digest), numbers[0], numbers[1])
+
+
+def _verify_rsa(signature: Signature, key: RsaKey) -> bool:
+    """PKCS #1 v1.5"""
+    size = (key.modulus.bit_length() + 7) // 8
+    info = _PREFIX[signature.hash] + signature.digest
+    if len(signature.value) != 2 * size or size < len(info) // 2 + 11:
+        return False
+    padded = "0001" + "ff" * (size - 3 - len(info) // 2) + "00" + info
+    return pow(int(signature.value, 16), key.exponent, key.modulus) == int(padded, 16)
+
+
+def certificates(data: Bytes) -> Iterator[Certificate]:
+    """The X.509 certificates anywhere in the data: a .der file, or a list of them as EFI variables have."""
+    at = 0
+    for match in re.finditer(b"\x30\x82..\x30\x82", data, re.S):
+        if match.start() < at:
+            continue
+        try:
+            node = _node(data, match.start(), len(data))
+            found = _certificate(node)
+        except (Asn1Error, IndexError, ValueError):
+            continue
+        at = node.end
+        yield found
+
+
+def _certificate(node: _Node) -> Certificate:
+    fields = node.children()[0].children()
+    fields = fields[1:] if fields[0].tag == 0xa0 else fields  # the version
+    serial, issuer, subject, key = fields[0], fields[2], fields[4], fields[5]
+    algorithm, bits = key.children()[:2]
+    key_id = ""
+    for extension in (each for field in fields[6:] if field.tag == 0xa3 for each in field.children()[0].children()):
+        parts = extension.children()
+        if _oid(parts[0]) == _KEY_IDENTIFIER:
+            key_id = _node(parts[-1].contents, 0, len(parts[-1].contents)).contents.hex()
+    return Certificate(_common_name(subject), issuer.whole.hex(), _number(serial), key_id, _key(algorithm, bits))
+
+
+def _key(algorithm: _Node, bits: _Node) -> Union[RsaKey, ecdsa.Point, None]:
+    kind = [_oid(each) for each in algorithm.children() if each.tag == 6]
+    if kind[:1] == [_RSA]:
+        numbers = _node(bits.contents, 1, len(bits.contents)).children()
+        return RsaKey(*(int.from_bytes(number.contents, "big") for number in numbers[:2]))
+    return ecdsa.point(kind[1], bits.contents[1:]) if kind[:1] == [_EC] and len(kind) > 1 else None
+
+
+def _node(data: Bytes, at: int, limit: int) -> _Node:
+    if at + 2 > limit:
+        raise Asn1Error("cut off")
+    length, start = data[at + 1], at + 2
+    if length & 0x80:
+        count = length & 0x7f
+        if not 0 < count <= 4 or start + count > limit:
+            raise Asn1Error("bad length")
+        length, start = int.from_bytes(data[start:start + count], "big"), start + count
+    if start + length > limit:
+        raise Asn1Error("too long")
+    return _Node(data[at], data, at, start, start + length)
+
+
+def _oid(node: _Node) -> str:
+    if node.tag != 6 or not node.contents:
+        raise Asn1Error("no object identifier")
+    numbers, value = [], 0
+    for byte in node.contents:
+        value = value << 7 | byte & 0x7f
+        if not byte & 0x80:
+            numbers.append(value)
+            value = 0
+    return ".".join(str(each) for each in [min(numbers[0] // 40, 2), numbers[0] - 40 * min(numbers[0] // 40, 2)] + numbers[1:])
+
+
+def _number(node: _Node) -> str:
+    return node.contents.lstrip(b"\0").hex()
+
+
+def _common_name(name: _Node) -> str:
+    for part in name.children():
+        for pair in part.children():
+            kind, value = pair.children()[:2]
+            if _oid(kind) == _COMMON_NAME:
+                return value.contents.decode("utf-8", "replace")
+    return ""

@@ -1,0 +1,92 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the loader asks of a module's signature (``kernel/module/signing.c``)."""
+from typing import Iterator, Optional
+
+from ..read import signature as signatures
+from ..read.ko import KernelModule
+from ..read.signature import X509, Signature
+from .policy import Loader
+from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
+
+
+def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """kernel/module/signing.c: module_sig_check. Absent signatures, foreign keys and unknown algorithms are forgiven unless signatures are
+    required; a bad signature never is.
+    """
+    enabled = loader.option("MODULE_SIG")
+    if enabled is False or (enabled is None and loader.build.signature is None):
+        return
+    signature = module.signature
+    if signature is None:
+        yield _forgiven(loader, "SIG_ABSENT", "the module is not signed", "unsigned module")
+    elif loader.version < (4, 3):
+        yield from _old_form(loader, signature)
+    elif signature.fault == "SIG_MALFORMED":
+        yield Finding("SIG_MALFORMED", REFUSE, "its signature cannot be read", errno="EBADMSG")
+    elif signature.fault == "SIG_BAD":
+        yield Finding("SIG_BAD", REFUSE, "its signature is not of the kind that modules have", errno="EKEYREJECTED")
+    elif signature.fault == "SIG_UNSUPPORTED":
+        yield _forgiven(loader, "SIG_UNSUPPORTED", "its signature is of a kind that the kernel does not know", "module with unsupported crypto")
+    else:
+        yield from _key(loader, signature)
+
+
+def _key(loader: Loader, signature: Signature) -> Iterator[Finding]:
+    trusted = key_known(loader, signature)
+    if trusted is False:
+        yield _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel does not have (%s)" % _signer(signature),
+                        "module with unavailable key")
+        return
+    certificate = next((each for each in loader.certificates() if signatures.made_by(signature, each)), None) if trusted else None
+    good = signatures.verify(signature, certificate) if certificate else None
+    if trusted and good is False:
+        yield Finding("SIG_BAD", REFUSE, "its signature is wrong: the file was changed after it was signed (%s)" % _signer(signature),
+                      errno="EKEYREJECTED")
+    elif trusted and good is None:
+        yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as the certificate is not at hand"
+                      % _signer(signature))
+    elif trusted is None:
+        finding = _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel may not have (%s)" % _signer(signature),
+                            "module with unavailable key")
+        yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
+
+
+def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
+    """Whether the kernel has the signer's key; None where its keys are not to be had."""
+    own = loader.build.signature
+    if own is not None and (own.issuer, own.serial, own.key_id) == (signature.issuer, signature.serial, signature.key_id):
+        return True
+    if any(signatures.made_by(signature, each) for each in loader.runtime.enrolled):
+        return True
+    if loader.runtime.keys is None:
+        return None
+    if any(each and key.endswith(each) for key in loader.runtime.keys for each in (signature.key_id, signature.serial)):
+        return True
+    return None if any(key.startswith(signature.signer + ": ") for key in loader.runtime.keys) else False  # described by subject and key identifier
+
+
+def _forgiven(loader: Loader, code: str, message: str, reason: str) -> Finding:
+    """Fatal only where signatures are required: module.sig_enforce or CONFIG_MODULE_SIG_FORCE; lockdown comes behind it."""
+    if loader.runtime.sig_enforce or loader.option("MODULE_SIG_FORCE"):
+        return Finding("SIG_REQUIRED" if code == "SIG_ABSENT" else code, REFUSE, message + ", and this kernel requires signatures",
+                       errno="EKEYREJECTED", dmesg="Loading of %s is rejected" % reason)
+    if loader.runtime.lockdown or loader.option("LOCK_DOWN_KERNEL_FORCE_INTEGRITY") or loader.option("LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY"):
+        return Finding("SIG_LOCKDOWN", REFUSE, message + ", and the kernel is locked down", errno="EPERM",
+                       dmesg="Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7")
+    return Finding(code, TAINT, message + ", which taints the kernel")
+
+
+def _old_form(loader: Loader, signature: Signature) -> Iterator[Finding]:
+    """Until 4.2 (EL 7) the signature is no PKCS #7, and no fault but an unknown key is forgiven; its own form is not read here."""
+    if signature.id_type == X509:
+        finding = _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel may not have", "module with unavailable key")
+        yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
+    else:
+        yield Finding("SIG_UNSUPPORTED", REFUSE, "its signature is of a form that came with Linux 4.3", errno="ENOPKG")
+
+
+def _signer(signature: Signature) -> str:
+    return signature.signer or "key " + (signature.key_id or signature.serial)

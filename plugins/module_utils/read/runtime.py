@@ -1,0 +1,69 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What holds on the machine that is running now, and nowhere else to be read."""
+import contextlib
+import re
+from typing import FrozenSet, NamedTuple, Optional, Tuple
+
+from ..errors import KmodError
+from ..host import Host
+from . import signature
+from .kernels import Kernel
+from .signature import Certificate
+
+_EFI = "/sys/firmware/efi/efivars/"
+_GLOBAL, _SHIM, _SECURITY = "8be4df61-93ca-11d2-aa0d-00e098032b8c", "605dab50-e046-4300-abb6-3dd810dd8b23", "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
+
+
+class Runtime(NamedTuple):
+    """None where it cannot be told, as for a machine that is not running. What the command line and the firmware say holds for every kernel
+    of the machine; ``loaded`` and ``builtin`` are of the running one alone.
+    """
+
+    sig_enforce: Optional[bool] = None
+    lockdown: Optional[bool] = None  # integrity or confidentiality
+    blacklist: FrozenSet[str] = frozenset()  # module_blacklist= of the command line
+    loaded: FrozenSet[str] = frozenset()
+    builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
+    keys: Optional[FrozenSet[str]] = None  # the kernel's asymmetric keys, as /proc/keys describes them
+    enrolled: Tuple[Certificate, ...] = ()  # what shim and the firmware hand to the kernel
+
+
+OFFLINE = Runtime()
+
+
+def facts(kernel: Kernel) -> Runtime:
+    """Read anew at each call."""
+    host = kernel.host
+    if not host.live:
+        return OFFLINE
+    enforce = _text(host, "/sys/module/module/parameters/sig_enforce")
+    lockdown = re.search(r"\[(\w+)\]", _text(host, "/sys/kernel/security/lockdown") or "")
+    secure_boot = _variable(host, "SecureBoot-" + _GLOBAL)
+    named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", _text(host, "/proc/cmdline") or "")
+    loaded = frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines()) if kernel.running else frozenset()
+    keys = frozenset(re.findall(r" asymmetri (.*?): X509", _text(host, "/proc/keys") or ""))
+    return Runtime(
+        sig_enforce=enforce.strip() == "Y" if enforce else None,
+        lockdown=lockdown.group(1) != "none" if lockdown else secure_boot[-1:] == b"\1" if secure_boot else None,
+        blacklist=frozenset(name for each in named for name in each.split(",")),
+        loaded=loaded,
+        builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
+        keys=keys or None,
+        enrolled=tuple(signature.certificates(_variable(host, "MokListRT-" + _SHIM) + _variable(host, "db-" + _SECURITY))),
+    )
+
+
+def _text(host: Host, path: str) -> Optional[str]:
+    with contextlib.suppress(KmodError):
+        return host.read_text(path)
+    return None
+
+
+def _variable(host: Host, name: str) -> bytes:
+    """An EFI variable: four bytes of attributes and the value; empty where there is none or it may not be read."""
+    with contextlib.suppress(KmodError):
+        return host.read(_EFI + name)
+    return b""
