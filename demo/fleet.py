@@ -23,6 +23,7 @@ class Kernel(NamedTuple):
     release: str
     tree: Path
     symvers: bytes | None
+    generated: bool = False  # its boot image is none
 
 
 class Family(NamedTuple):
@@ -173,10 +174,12 @@ def el7(host: Path, kernels: list[Kernel]) -> None:
 
 
 def debian(host: Path, kernels: list[Kernel]) -> None:
-    """Debian 12: no symvers at all, the exports are read out of the kernel image and its modules."""
+    """Debian 12: no symvers, the exports are read out of the kernel image and its modules."""
     write(host / "etc/os-release", 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
     for kernel in kernels:
         install(host, kernel, "initrd.img-%s" % kernel.release, usr=True)
+        if kernel.generated and kernel.symvers:
+            write(host / "usr/src" / ("linux-headers-" + kernel.release) / "Module.symvers", kernel.symvers)
     write(host / "boot/grub/grub.cfg", grub2_menu(kernels, "Debian GNU/Linux", "initrd.img-%s", "/boot/"), 0o600)
     write(host / "boot/grub/grubenv", grubenv())
     write(host / "etc/default/grub", "GRUB_DEFAULT=0\n")

@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from fleet import Kernel, hardlink_tree, initramfs
+import build_ko
+from fleet import Kernel, hardlink_tree, initramfs, write
 from lab import debian
 
 COUNT = 4
@@ -26,8 +27,8 @@ class Stock(NamedTuple):
     notes: list[str]
 
 
-def get(directory: Path) -> Stock:
-    reason = debian.available()
+def get(directory: Path, generate: bool) -> Stock:
+    reason = "as asked" if generate else debian.available()
     if reason is None:
         debian.borrow_kmod()
         return packaged(directory)
@@ -62,3 +63,25 @@ def packaged(directory: Path) -> Stock:
     return Stock(kernels, driver, directory / "builds", [
         "real kernels, and their own %s driver taken out of them, as its vendor ships it: built for %s and %s" % (
             driver, images[1].release, images[2].release)])
+
+
+def generated(directory: Path, reason: str) -> Stock:
+    """Four generated kernels and a generated driver: small files with the tables of real ones. The newer two have the same symbol versions."""
+    if shutil.which("depmod") is None:
+        raise SystemExit("depmod is needed (package kmod), and it cannot be fetched: " + reason)
+    releases = ["6.1.0-%d-generated" % number for number in range(1, COUNT + 1)]
+    kernels = []
+    for number, release in enumerate(releases):
+        exports = [(symbol, crc + min(number, 2) * (symbol == "kfree"), *rest) for symbol, crc, *rest in build_ko.EXPORTS]
+        tree = directory / release
+        disk = build_ko.ko("disk", [("module_layout", 0x11)], release=release)
+        top = build_ko.kernel(tree, release, exports=exports, in_tree={"drivers/block/disk.ko": disk})
+        (top / "modules.builtin.modinfo").touch()
+        subprocess.run(["depmod", "-b", str(tree), release], check=True)
+        kernel = Kernel(release, tree, build_ko.symvers(exports), generated=True)
+        (tree / "initramfs").write_bytes(initramfs(kernel, sorted(tree.rglob("disk.ko"))))
+        kernels.append(kernel)
+        if number in (1, 2):
+            needs = [(symbol, crc) for symbol, crc, *_ in exports if symbol in ("module_layout", "printk", "kfree")]
+            write(directory / "builds" / release / "vendor.ko", build_ko.ko("vendor", needs, release=release))
+    return Stock(kernels, "vendor", directory / "builds", ["generated kernels and a generated driver, not real ones: " + reason])

@@ -113,7 +113,7 @@ def together(verdicts: Sequence[Verdict]) -> Tuple[str, str]:
     for kind in (INCOMPATIBLE, UNKNOWN):
         for verdict in verdicts:
             if verdict.verdict == kind:
-                return kind, "%s: %s" % (verdict.name, verdict.reason.message if verdict.reason else "no reason given")
+                return kind, ("%s: " % verdict.name if len(verdicts) > 1 else "") + verdict.short
     return COMPATIBLE, ""
 
 

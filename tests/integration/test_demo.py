@@ -1,0 +1,18 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The whole product on five families of hosts, with generated kernels: make demo checks its own promises."""
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).resolve().parent.parent.parent / "demo" / "demo.py"
+
+
+def test_the_demo_keeps_its_promises():
+    done = subprocess.run([sys.executable, str(DEMO), "--generated"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    for promise in ("nothing that was shipped has changed", "no file was written", "check mode writes nothing", "back to the byte"):
+        assert any(line.startswith("  ok") and line.endswith(promise) for line in done.stdout.splitlines()), done.stdout
+    assert done.stdout.count(" incompatible: 1 symbol differs (kfree)") == 3
