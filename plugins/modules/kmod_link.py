@@ -24,7 +24,8 @@ options:
     required: true
   path:
     description:
-      - Modules on the host, inside O(root). C(.ko) files, compressed or not, or directories that are searched for them.
+      - Modules on the host, inside O(root). C(.ko) files, compressed or not, directories that are searched for them, or packages (C(.deb),
+        C(.rpm)) with modules in them, which are read and not installed.
       - Modules that were built for the same kernel are one build. Several builds for one kernel, such as two versions of the driver,
         lie in directories of their own.
       - Without O(path) and O(src) the builds that are stored already are used, for example for a kernel that was installed since.

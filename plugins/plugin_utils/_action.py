@@ -19,7 +19,7 @@ from ansible.plugins.loader import module_utils_loader
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko, package
 
 PYELFTOOLS = "pyelftools>=0.27,<0.33"  # 0.33 needs Python 3.10 on every host; 0.27 to 0.32 run on 3.6
 
@@ -48,10 +48,28 @@ class KmodAction(ActionBase):
         """The module files at these paths as plain data, each read once in a run of Ansible, whatever the number of hosts."""
         controller = Host("/")
         try:
-            paths = [self._find_needle("files", path) for path in ([src] if isinstance(src, str) else src)]
+            paths = [unpacked(controller, self._find_needle("files", path)) for path in ([src] if isinstance(src, str) else src)]
             return [described(controller, path) for path in ko.find(controller, paths)]
         except KmodError as error:
             raise AnsibleActionFail(str(error)) from None
+
+
+def unpacked(controller: Host, path: str) -> str:
+    """Of a package, a directory with the modules in it, made once in a run of Ansible; any other path as it is."""
+    if not package.SUFFIX.search(path) or not os.path.isfile(path):
+        return path
+    status = os.stat(path)
+    key = "%s %d %d %d" % (os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    kept = os.path.join(C.DEFAULT_LOCAL_TMP, "outoftree_kmod", hashlib.sha256(key.encode()).hexdigest())
+    if not os.path.isdir(kept):
+        made = tempfile.mkdtemp(dir=os.path.dirname(kept))
+        for name, data in package.modules(controller, path):
+            target = os.path.join(made, os.path.basename(path), name)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            controller.replace(target, data)
+        with contextlib.suppress(OSError):  # another worker was first
+            os.rename(made, kept)
+    return os.path.join(kept, os.path.basename(path))
 
 
 def described(controller: Host, path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..judge import selection
 from ..judge.loader import judge
 from ..judge.selection import Build
 from ..plan import Content, Plan
-from ..read import kernels, ko
+from ..read import kernels, ko, package
 from . import heal, loaded, store, weak_links
 
 
@@ -76,8 +76,24 @@ def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], 
             return content(here, module, files[module.path]) if module.path in files else None
 
         return [ko.KernelModule.from_dict(module) for module in options["described"]], sent
-    found = [ko.read(host, path) for path in ko.find(host, options["path"] or [])]
-    return found, lambda module: content(host, module, module.path)
+    packed: Dict[str, bytes] = {}
+    paths: List[str] = []
+    for path in options["path"] or []:
+        if package.SUFFIX.search(path) and host.is_file(path):
+            packed.update(("%s/%s" % (path, name), data) for name, data in package.modules(host, path))
+        else:
+            paths.append(path)
+    found = [ko.read(host, path) for path in ko.find(host, paths)]
+    found += [ko.parse(decompress(data, path), path) for path, data in packed.items()]
+
+    def there(module: ko.KernelModule) -> Content:
+        data = packed.get(module.path)
+        if data is None:
+            return content(host, module, module.path)
+        plain = decompress(data, module.path)
+        return Content(module.size, module.sha256, lambda: (plain,), binary=True)
+
+    return found, there
 
 
 def content(host: Host, module: ko.KernelModule, path: str) -> Content:

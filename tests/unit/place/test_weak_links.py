@@ -6,6 +6,7 @@
 import os
 import posixpath
 import shutil
+import subprocess
 
 import pytest
 from fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
@@ -467,6 +468,17 @@ def test_b13_compressed_modules_are_stored_so_that_every_kmod_reads_them(tree):
     assert tree.data("/lib/modules/%s/extra/vendor/vendor.ko" % TWO) == plain
     plan, _result = tree.plan("/b")
     assert not plan
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb")
+def test_a_package_on_the_host_will_do(tree):
+    tree.vendor(TWO, [ONE, TWO], at="pkg/lib/modules/%s/extra/vendor" % TWO)
+    tree.write("/pkg/DEBIAN/control", b"Package: v\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: v\n")
+    subprocess.run(["dpkg-deb", "--build", tree.path("/pkg"), tree.path("/kmod-vendor.deb")], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(tree.path("/pkg"))
+    assert tree.deploy("/kmod-vendor.deb") == {ONE: TWO, TWO: TWO, THREE: None}
+    assert tree.loads(ONE) == "weak-updates/vendor/vendor.ko"
+    assert not tree.plan("/kmod-vendor.deb")[0]
 
 
 def test_a_depmod_that_fails_changes_nothing_and_is_shown(tree, tmp_path, monkeypatch):
