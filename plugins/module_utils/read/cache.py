@@ -1,6 +1,7 @@
 # Copyright: Contributors to the outoftree.kmod project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """The exports that took long to read, kept on the host: one file a kernel release below /var/cache, safe to delete.
 
 A cached answer counts only for exactly what it was read from, and only if none but root or the caller could have written it.

@@ -1,6 +1,7 @@
 # Copyright: Contributors to the outoftree.kmod project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Which module file of each name a kernel loads: depmod's choice.
 
 modprobe goes by ``modules.dep``, so that is the answer where depmod has run. A tree where it has not (a package just unpacked) is searched

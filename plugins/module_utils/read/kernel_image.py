@@ -19,6 +19,7 @@ from .exports import Export
 
 LIMIT = 192 << 20  # a distribution's debug kernel unpacks to about 100 MiB
 _NEXT = "Install the kernel's symvers (its -devel or -headers package)"
+_FEW = 16  # false traces to follow before giving up; real images have at most four
 LAYERS = 3  # Image.gz inside of an EFI zboot image, and one to spare
 
 Bytes = Union[bytes, bytearray]
@@ -109,7 +110,7 @@ def _zboot(data: Bytes, what: str) -> Bytes:
 
 def _s390(data: Bytes, what: str) -> Tuple[str, Bytes]:
     """s390x: the payload lies somewhere behind the decompressor, and the kernel build puts its unpacked size (u32) behind it."""
-    for match in re.finditer(rb"\x1f\x8b\x08|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|BZh9", data):
+    for match in islice(re.finditer(rb"\x1f\x8b\x08|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|BZh9", data), _FEW):
         kind = compression.detect(match.group() + b"...") or ""
         decoder = compression.Decoder(kind, what)
         try:
@@ -219,7 +220,6 @@ def _sections(image: Image) -> Dict[str, _Section]:
 _ANCHORS = (b"module_layout\0", b"kfree\0", b"vfree\0")
 _WINDOW = 1 << 20  # the tables of 30000 symbols, and on the other side their strings
 _RUN = re.compile(rb"[\0 -~]*")
-_FEW = 16
 
 
 def _from_scan(image: Image) -> Dict[str, Export]:
@@ -229,7 +229,7 @@ def _from_scan(image: Image) -> Dict[str, Export]:
     Each is sorted by name, so the second one starts where the order breaks; and the bytes between the last entry and the first string,
     shared by the number of symbols, tell which of the others are there. What does not add up is not believed.
     """
-    for strings, entries, end in _runs(image):
+    for strings, entries, end in islice(_runs(image), _FEW):
         count = len(entries)
         first = strings.offset + min(pointer for entry in entries for pointer in entry if pointer >= 0)
         each, rest = divmod(first - end, count)
@@ -283,16 +283,20 @@ def _slots(image: Image, shape: _Shape, target: int, end: int) -> Iterator[int]:
 def _grow(image: Image, shape: _Shape, slot: int, strings: _Section, limit: int) -> Tuple[List[Entry], int]:
     """The longest run of entries around the one whose name field is at ``slot``, and where it ends."""
     first = slot - shape.width
-    above = min(first, _WINDOW) // shape.size
-    start = first - above * shape.size
-    size = (limit - start) // shape.size * shape.size
-    entries = _entries(image, _Section((image.base or 0) + start, start, size), strings, shape)
-    low = high = above
-    while low > 0 and entries[low - 1]:
-        low -= 1
-    while high < len(entries) and entries[high]:
-        high += 1
-    return [entry for entry in entries[low:high] if entry], start + high * shape.size
+    most = min(first, _WINDOW) // shape.size, min(limit - first, _WINDOW) // shape.size
+    reach = _FEW
+    while True:
+        above, below = (min(reach, each) for each in most)
+        start = first - above * shape.size
+        entries = _entries(image, _Section((image.base or 0) + start, start, (above + below) * shape.size), strings, shape)
+        low = high = above
+        while low > 0 and entries[low - 1]:
+            low -= 1
+        while high < len(entries) and entries[high]:
+            high += 1
+        if (low or above == most[0]) and (high < len(entries) or below == most[1]):
+            return [entry for entry in entries[low:high] if entry], start + high * shape.size
+        reach *= 8
 
 
 # Entries

@@ -1,6 +1,7 @@
 # Copyright: Contributors to the outoftree.kmod project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """Everything that a kernel and its modules export, from the best source at hand.
 
 A symvers is believed only if in-tree modules of the same kernel agree with it: many are left over from another build. Without one the boot
@@ -36,8 +37,8 @@ class Sources(NamedTuple):
 def read(host: Host, modules_dir: str, symvers: Optional[str], image: Optional[str]) -> Sources:
     """What the kernel with its modules in ``modules_dir`` exports to a module that modprobe loads into it.
 
-    Notes: KERNEL_SYMVERS_STALE, KERNEL_SYMVERS_UNREADABLE, KERNEL_IMAGE_MISMATCH or a code of kernel_image for what was not believed,
-    KERNEL_NO_CRC_SOURCE where nothing is left.
+    Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
+    where nothing is left.
     """
     modules = depmod.chosen(host, modules_dir)
     own = in_tree(modules, modules_dir)
@@ -70,6 +71,8 @@ def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) ->
         try:
             module = ko.read(host, own[name])
         except KmodError:
+            continue
+        if module.info("intree") is None:  # a vendor's, written over the kernel's own: it need not even fit
             continue
         for symbol, crc in module.versions or module.ext_versions or ():
             export = exports.get(symbol.lstrip("."))  # ppc64

@@ -1,6 +1,7 @@
 # Copyright: Contributors to the outoftree.kmod project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
 """A cached answer is the one that was stored, for the very same files; anything doubtful is read anew."""
 import os
 
