@@ -128,8 +128,9 @@ def test_as_an_unprivileged_user(play, host, files, pipelining):
     if pipelining == "false" and not shutil.which("setfacl"):
         pytest.skip("Ansible needs setfacl for this")
     with tempfile.TemporaryDirectory() as public:  # pytest's own directories are private, and this user has to read it
-        os.chmod(public, 0o755)
         shutil.copytree(str(host), public + "/host")
+        for path in (public, public + "/host"):
+            os.chmod(path, 0o755)
         task = dict(compat(root=public + "/host", src=str(files / "vendor.ko"), require="any"), become=True, become_user="nobody")
         answers = play({"become": task, "check": dict(task, check_mode=True)}, ANSIBLE_PIPELINING=pipelining,
                        ANSIBLE_PYTHON_INTERPRETER=_public_python(), ANSIBLE_REMOTE_TEMP="/tmp/.ansible-kmod-test")
