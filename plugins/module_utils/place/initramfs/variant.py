@@ -7,9 +7,10 @@
 The shipped image is never written. A variant is told by its manifest, kept while that says that it was made of the same things, and made
 again, under its number, when the distribution has made its image anew or the driver has changed.
 """
+import contextlib
 import os
 import tempfile
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from ...host import Host
@@ -18,6 +19,7 @@ from ...read import depmod, ko
 from . import image, manifest, overlay, parts, rebuild, sealed
 from .manifest import NUMBERED, Variant
 
+PLENTY = 1 << 30
 SLACK = 1 << 20  # left free on /boot
 PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
@@ -93,12 +95,21 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
     if not request.ignore_tpm:
         sealed.check(host)
     row.update(path=old.path if old else _free_name(host, base), status="replaced" if old else "created")
-    with tempfile.TemporaryDirectory(prefix="kmod-") as directory:
+    with tempfile.TemporaryDirectory(prefix="kmod-", dir=_scratch()) as directory:
         store = parts.Store(directory, release)
         shipped = image.read(host, base, store.wanted)
         content = _content(host, shipped, parsed, store, wants, request.method, row)
     steps.put(row["path"], File(content, shipped.mode, shipped.owner), keep=old is None)
     return steps, row
+
+
+def _scratch() -> Optional[str]:
+    """Memory for the module tree that depmod is given, where there is plenty: hundreds of small files that no disk needs to see."""
+    with contextlib.suppress(OSError):
+        memory = os.statvfs("/dev/shm")
+        if os.access("/dev/shm", os.W_OK) and memory.f_bavail * memory.f_frsize >= PLENTY:
+            return "/dev/shm"
+    return None
 
 
 def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule], store: parts.Store, wants: Dict[str, Any], method: str,

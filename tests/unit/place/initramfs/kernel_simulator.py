@@ -85,13 +85,14 @@ class Unpacker:
         self.lz4_pads = lz4_pads
         self.links: Dict[Tuple[int, int, int, int], str] = {}
 
-    def unpack_to_rootfs(self, buf: bytes) -> Optional[str]:
+    def unpack_to_rootfs(self, image: bytes) -> Optional[str]:
+        buf = memoryview(image)
         this_header = 0
         try:
             while buf:
                 saved = this_header
-                if buf[:1] == b"0" and not this_header & 3:
-                    written = self.write_buffer(buf, this_header)
+                if buf[0] == 0x30 and not this_header & 3:
+                    written = self.write_buffer(buf)
                     this_header += written
                     buf = buf[written:]
                     continue
@@ -99,11 +100,11 @@ class Unpacker:
                     buf = buf[1:]
                     this_header += 1
                     continue
-                decompress = self.decompress_method(buf)
+                decompress = self.decompress_method(bytes(buf[:4]))
                 if decompress is None:
                     raise StopError("invalid magic at start of compressed archive")
-                out, used, failed = decompress(buf)
-                self.flush_buffer(out)
+                out, used, failed = decompress(bytes(buf))
+                self.flush_buffer(memoryview(out))
                 if failed:
                     raise StopError(failed)
                 this_header = saved + used
@@ -112,11 +113,11 @@ class Unpacker:
             return str(error)
         return None
 
-    def flush_buffer(self, out: bytes) -> None:
+    def flush_buffer(self, out: memoryview) -> None:
         at = 0
         while at < len(out):
             if out[at] == 0x30:
-                at += self.write_buffer(out[at:], at)
+                at += self.write_buffer(out[at:])
             elif out[at] == 0:
                 at += 1
                 if at < len(out) and out[at] != 0 and at & 3:
@@ -124,9 +125,9 @@ class Unpacker:
             else:
                 raise StopError("junk within compressed archive")
 
-    def write_buffer(self, buf: bytes, offset: int) -> int:
+    def write_buffer(self, buf: memoryview) -> int:
         """From GotHeader to Reset: one member."""
-        head = buf[:110]
+        head = bytes(buf[:110])
         if len(head) < 110:
             raise StopError("junk at the end of compressed archive")
         if head[:6] not in (b"070701", b"070702"):
@@ -136,10 +137,10 @@ class Unpacker:
         name_end = (110 + name_len + 3) & ~3
         body_end = name_end + size
         following = (body_end + 3) & ~3
-        if offset + body_end > offset + len(buf):
+        if body_end > len(buf):
             raise StopError("junk at the end of compressed archive")
-        name = buf[110:110 + name_len].split(b"\0")[0].decode()
-        body = buf[name_end:body_end]
+        name = bytes(buf[110:110 + name_len]).split(b"\0")[0].decode()
+        body = bytes(buf[name_end:body_end])
         if name == "TRAILER!!!":
             self.links = {}
         elif mode & S_IFMT == S_IFLNK:
@@ -304,8 +305,11 @@ def lz4_block(data: bytes) -> Optional[bytes]:
                 match, at = match + data[at], at + 1
             if not 0 < offset <= len(out):
                 return None
-            for _ in range(match):
-                out.append(out[-offset])
+            start = len(out) - offset
+            while match:  # a match may overlap what it makes
+                part = out[start:start + match]
+                out += part
+                start, match = start + len(part), match - len(part)
     except (IndexError, struct.error):
         return None
 
