@@ -1,0 +1,216 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""kmod_link on trees of real kernels: modprobe picks our files, a booted kernel loads them, a second run writes nothing, removal is exact.
+
+The drivers are a small one compiled for two of the kernels, and modules of one of the kernels taken for a vendor's, which have namesakes
+in every tree.
+"""
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
+from ansible_collections.outoftree.kmod.tests.conftest import collections_path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
+import debian  # noqa: E402
+import drivers  # noqa: E402
+import qemu  # noqa: E402
+
+pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
+SEARCH = {"el": "search updates extra built-in weak-updates\n", "suse": "search updates extra weak-updates kgraft built-in\n",
+          "ubuntu": "search updates ubuntu built-in\n", "debian": None}
+NAMESAKES = ("kernel/drivers/net/dummy.ko", "kernel/drivers/scsi/scsi_debug.ko", "kernel/arch/x86/crypto/crc32-pclmul.ko")
+WRITES = ("open", "openat", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat",
+          "unlink", "unlinkat", "rmdir", "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "truncate", "ftruncate", "utimensat",
+          "setxattr", "fsetxattr", "lsetxattr", "execve")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """The last four of one series, oldest first."""
+    every = debian.kernels("bookworm", flavour="cloud-amd64")
+    found = [kernel for kernel in every if kernel.release.split(".")[:2] == every[0].release.split(".")[:2]][-4:]
+    if len(found) < 3:
+        pytest.skip("bookworm has no three neighbouring kernels today")
+    return found
+
+
+@pytest.fixture(scope="module")
+def stock(kernels, tmp_path_factory):
+    """A root with all of them, never changed; ``root`` copies it by hard links: no one writes into a file, only over it."""
+    root = tmp_path_factory.mktemp("stock")
+    (root / "boot").mkdir()
+    for kernel in kernels:
+        tree = debian.tree(kernel)
+        top = next(path for path in (tree / "usr/lib/modules" / kernel.release, tree / "lib/modules" / kernel.release) if path.is_dir())
+        shutil.copytree(str(top), str(root / "lib/modules" / kernel.release), symlinks=True)
+        for path in (tree / "boot").iterdir():
+            shutil.copy2(str(path), str(root / "boot"))
+        subprocess.run(["depmod", "-b", str(root), kernel.release], check=True, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    return root
+
+
+@pytest.fixture
+def root(stock, tmp_path):
+    path = tmp_path / "root"
+    subprocess.run(["cp", "-al", str(stock), str(path)], check=True)
+    return path
+
+
+def run(root, driver, *paths, **options):
+    """Carry kmod_link out; answers with the rows by kernel."""
+    every = {"driver": driver, "state": "present", "path": list(paths), "described": None, "files": None, "kernels": ["all"], "version": None,
+             "build": None, "load": False, "heal": False}
+    plan, result = deploy.link(Host(str(root)), dict(every, **options))
+    plan.apply()
+    return {row["kernel"]: row for row in result["kernels"]}
+
+
+def loads(root, release, name):
+    done = subprocess.run(["modprobe", "-d", str(root), "-S", release, "--show-depends", name], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, check=False, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    return "/" + os.path.relpath(done.stdout.splitlines()[-1].split()[1], str(root)) if done.returncode == 0 else None
+
+
+def snapshot(root):
+    found = {}
+    for directory, names, files in os.walk(str(root)):
+        for name in names + files:
+            path = Path(directory, name)
+            what = os.readlink(str(path)) if path.is_symlink() else "" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+            if not re.match(r"modules\.(?!builtin|order)", name):
+                found[os.path.relpath(str(path), str(root))] = (path.lstat().st_mode, what)
+    return found
+
+
+def vendor(kernel, stock, to):
+    """Modules of the kernel as a vendor's driver."""
+    to.mkdir(parents=True)
+    for path in NAMESAKES:
+        shutil.copy(str(stock / "lib/modules" / kernel.release / path), str(to))
+
+
+@pytest.mark.parametrize("family", sorted(SEARCH))
+def test_namesakes_in_every_tree_never_win(stock, root, kernels, family):
+    if SEARCH[family]:
+        (root / "etc/depmod.d").mkdir(parents=True)
+        (root / "etc/depmod.d/dist.conf").write_text(SEARCH[family])
+    before = snapshot(root)
+    vendor(kernels[-2], stock, root / "vendor")
+    rows = run(root, "vendor", "/vendor")
+    assert rows[kernels[-2].release]["verdict"] == "compatible"
+    assert any(row["linked"] for row in rows.values()), "no neighbour takes the modules of %s any more" % kernels[-2].release
+    for release, row in rows.items():
+        for path in NAMESAKES:
+            name = Path(path).stem
+            ours = [file for file in row["files"] if Path(file).stem == name]
+            assert loads(root, release, name) == (ours[0] if row["build"] else "/lib/modules/%s/%s" % (release, path))
+    assert all((root / "vendor" / Path(path).name).is_file() for path in NAMESAKES)
+    shutil.rmtree(str(root / "vendor"))
+    run(root, "vendor", state="absent")
+    assert snapshot(root) == before
+
+
+@pytest.fixture
+def edu(kernels, root):
+    """The driver compiled for the newest and the oldest of the kernels."""
+    for kernel in (kernels[0], kernels[-1]):
+        for path in drivers.edu(kernel):
+            (root / "edu" / kernel.release).mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(path), str(root / "edu" / kernel.release))
+    return root / "edu"
+
+
+def test_each_kernel_gets_its_own_or_the_newest_build_that_it_takes(root, kernels, edu):
+    rows = run(root, "edu", "/edu")
+    assert rows[kernels[0].release]["build"] == kernels[0].release
+    assert rows[kernels[-1].release]["build"] == kernels[-1].release
+    for release, row in rows.items():
+        assert (loads(root, release, "ootedu_user") in row["files"]) == bool(row["build"])
+        assert row["override"] is False
+    assert not (root / "etc").exists()
+
+
+def test_a_second_run_writes_nothing_and_starts_nothing(root, kernels, edu, tmp_path):
+    if not shutil.which("strace"):
+        pytest.skip("needs strace")
+    script = tmp_path / "run.py"
+    script.write_text("""
+import sys
+sys.path.insert(0, %r)
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
+host = Host(%r)
+host.keeps_cache = True
+options = {"driver": "edu", "state": "present", "path": ["/edu"], "described": None, "files": None, "kernels": ["all"], "version": None,
+           "build": None, "load": False, "heal": True}
+with host.lock():
+    plan, result = deploy.link(host, options)
+    plan.apply()
+sys.exit(10 if plan else 0)
+""" % (collections_path(), str(root)))
+    argv = [sys.executable, "-B", str(script)]
+    assert subprocess.run(argv, check=False).returncode == 10
+    log = tmp_path / "log"
+    strace = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=" + ",".join("?" + call for call in WRITES)]
+    assert subprocess.run(strace + argv, check=False).returncode == 0
+    calls = [line for line in log.read_text().splitlines() if not re.search(r" open(at)?\(", line) or re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC)", line)]
+    assert [line for line in calls if "execve(" not in line and "/dev/null" not in line] == []
+    assert len([line for line in calls if "execve(" in line]) == 1  # Python itself
+
+
+def test_check_mode_says_what_is_then_done(root, edu):
+    before = snapshot(root)
+    every = {"driver": "edu", "state": "present", "path": ["/edu"], "described": None, "files": None, "kernels": ["all"], "version": None,
+             "build": None, "load": False, "heal": False}
+    planned, said = deploy.link(Host(str(root)), every, preview=True)
+    assert snapshot(root) == before
+    applied, done = deploy.link(Host(str(root)), every)
+    assert planned.diff() == applied.diff()
+    assert said == done
+    applied.apply()
+    after = snapshot(root)
+    assert {path for path in set(before) | set(after) if before.get(path) != after.get(path)} == {
+        path[1:] for path in planned.paths() if not path.endswith("modules.dep")}
+
+
+@pytest.mark.skipif(qemu.available() is not None, reason=str(qemu.available()))
+def test_a_booted_kernel_loads_what_was_linked(root, kernels, edu):
+    shutil.rmtree(str(edu / kernels[-1].release))
+    rows = run(root, "edu", "/edu")
+    linked = [kernel for kernel in kernels if rows[kernel.release]["linked"]]
+    refused = [kernel for kernel in kernels if not rows[kernel.release]["build"]]
+    if not linked:
+        shutil.copy(str(drivers.edu(kernels[-2])[0]), str(edu))
+        pytest.skip("no neighbour of %s takes a module built for it today" % kernels[0].release)
+    assert boot(root, linked[0], rows[linked[0].release]["files"]) == ["loaded", "loaded"]
+    for kernel in refused[:1]:
+        stored = rows[kernels[0].release]["files"]
+        assert boot(root, kernel, stored) == ["refused", "refused"]
+
+
+def boot(root, kernel, files):
+    """What happens to these module files, loaded in dependency order by the kernel when it has booted."""
+    order = sorted(files, key=lambda path: len(ko.read(Host(str(root)), path).depends))
+    contents = {"m/" + Path(path).name: (root / path[1:]).read_bytes() for path in order}
+    script = "#!/bin/sh\n" + "".join("insmod /m/%s && echo kmod: loaded || echo kmod: refused\n" % Path(path).name for path in order)
+    busybox = Path(shutil.which("busybox") or "/bin/busybox")
+    made = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "bin/insmod": "busybox", "bin/poweroff": "busybox", "dev/console": "c 5 1",
+            "init": (script + "echo kmod: end\npoweroff -f\n").encode()}
+    with tempfile.TemporaryDirectory() as directory:
+        initrd = Path(directory, "initrd")
+        initrd.write_bytes(qemu.cpio(dict(made, **contents)))
+        text = qemu.boot(debian.vmlinuz(kernel), initrd, "quiet", stop=r"(?m)^kmod: end")
+    return re.findall(r"(?m)^kmod: (loaded|refused)", text)
