@@ -44,15 +44,25 @@ class Image(NamedTuple):
         return self.digest.hexdigest()
 
 
+def directories(host: Host) -> Iterator[str]:
+    """Where images lie: /boot and the EFI system partition, and in kernel-install's "bls" layout a directory per entry token and kernel."""
+    for boot in BOOT:
+        yield boot
+        for token in host.listdir(boot):
+            for release in host.listdir("%s/%s" % (boot, token)):
+                if host.is_dir("%s/%s/%s" % (boot, token, release)):
+                    yield "%s/%s/%s" % (boot, token, release)
+
+
 def shipped(host: Host, release: str) -> str:
     """The path of the image that the distribution made for a kernel and that its boot entry starts.
 
     Errors: INITRD_MISSING, INITRD_UKI, INITRD_NOT_FILE, INITRD_OUTSIDE.
     """
-    # kernel-install's "bls" layout: a directory per machine-id (or per entry token), in it one per kernel
-    tokens = ["%s/%s/%s/initrd" % (boot, token, release) for boot in BOOT for token in host.listdir(boot)]
-    started = shipped_entry.initramfs(host, release)
-    for path in ([started] if started else []) + [name % release for name in NAMES] + tokens:
+    known = list(directories(host))
+    started = shipped_entry.initramfs(host, release) or ""
+    usual = [name % release for name in NAMES] + [directory + "/initrd" for directory in known if directory.endswith("/" + release)]
+    for path in ([started] if os.path.dirname(started) in known else []) + usual:
         status = host.stat(path)
         if status is None:
             continue

@@ -174,19 +174,23 @@ def _room(host: Host, whole: Plan) -> None:
 
 def found(host: Host) -> List[Variant]:
     """The variants of ours on the host, in the order of their paths."""
-    paths = [directory + "/" + name for directory in _directories(host) for name in host.listdir(directory) if NUMBERED.match(name)]
+    paths = [directory + "/" + name for directory in image.directories(host) for name in host.listdir(directory) if NUMBERED.match(name)]
     variants = [manifest.find(host, path) for path in paths if host.is_file(path) and not host.is_link(path)]
     return [variant for variant in variants if variant]
 
 
-def _directories(host: Host) -> Iterator[str]:
-    """Where images lie: /boot, and the directories of kernel-install's "bls" layout."""
-    yield "/boot"
-    for boot in image.BOOT:
-        for token in host.listdir(boot):
-            for release in host.listdir("%s/%s" % (boot, token)):
-                if host.is_dir("%s/%s/%s" % (boot, token, release)):
-                    yield "%s/%s/%s" % (boot, token, release)
+def overview(host: Host) -> List[Dict[str, Any]]:
+    """Each variant on the host, and its state: current, stale (the shipped image is another one by now), damaged, or gone (the kernel is)."""
+    rows = []
+    for each in found(host):
+        state = "current" if manifest.checked(host, each) else "damaged"
+        if not host.is_file(each.base):
+            state = "gone" if gone(host, each) else "stale"
+        elif image.checksum(host, each.base)[1] != each.wants["base"]["sha256"]:
+            state = "stale"
+        rows.append({"path": each.path, "kernel": each.wants["kernel"], "drivers": each.wants["drivers"], "method": each.method, "size": each.size,
+                     "state": state})
+    return rows
 
 
 def gone(host: Host, variant: Variant) -> bool:

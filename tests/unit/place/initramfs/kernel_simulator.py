@@ -53,7 +53,7 @@ class RootFs:
                 budget -= 1
                 if budget < 0:
                     return None, last
-                target = child.data.decode()
+                target = child.data.decode("utf-8", "surrogateescape")
                 if target.startswith("/"):
                     stack = [self.root]
                 parts = [piece for piece in target.split("/") if piece not in ("", ".")] + parts
@@ -139,7 +139,7 @@ class Unpacker:
         following = (body_end + 3) & ~3
         if body_end > len(buf):
             raise StopError("junk at the end of compressed archive")
-        name = bytes(buf[110:110 + name_len]).split(b"\0")[0].decode()
+        name = bytes(buf[110:110 + name_len]).split(b"\0")[0].decode("utf-8", "surrogateescape")
         body = bytes(buf[name_end:body_end])
         if name == "TRAILER!!!":
             self.links = {}

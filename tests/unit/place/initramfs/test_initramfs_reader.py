@@ -8,6 +8,8 @@ from typing import Dict, Optional, Tuple
 
 import kernel_simulator
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from initramfs_builders import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
@@ -211,3 +213,21 @@ def test_random_trees_agree(seed):
         packed = choose.choice([lambda data: data, COMPRESSIONS["gzip"], COMPRESSIONS["xz"], COMPRESSIONS["bzip2"]])(body)
         image += packed + bytes(4 * choose.randint(0, 5) + -(len(image) + len(packed)) % 4)
     agree(image)
+
+
+@given(st.data())
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_damage_to_an_image_gives_anything_but_a_refusal(data):
+    """Flipped bytes, cuts and joins: KmodError or a tree, no other exception, and the kernel's state machine agrees where there is a tree."""
+    sound = cpio({"usr/lib": None, "lib": "usr/lib", "a": b"x" * 100, "lib/b": b"y"})
+    image = bytearray(data.draw(st.sampled_from([sound, COMPRESSIONS["gzip"](sound), sound + bytes(8) + COMPRESSIONS["gzip"](sound)])))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(image) - 1), st.integers(0, 255)), max_size=4)):
+        image[place] = value
+    damaged = bytes(image[:data.draw(st.integers(0, len(image)))] + image[data.draw(st.integers(0, len(image))):])
+    tree = segments.Tree()
+    try:
+        segments.unpack([damaged], "image", tree)
+    except KmodError:
+        return
+    files, error = kernel_simulator.unpack(damaged)
+    assert error is None and set(files) == {path for path in tree.nodes if path}

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A variant is the shipped image and the driver: nothing lost, nothing shipped touched, the same bytes each time."""
+import errno
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ import kernel_simulator
 import pytest
 from initramfs_builders import COMPRESSIONS, RELEASE, Machine, cpio, ko, modules
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import image, manifest, variant
@@ -434,3 +436,76 @@ def test_a_base_that_changes_while_it_is_read_is_noticed(machine, monkeypatch):
 def test_too_little_space_is_said_before_anything_is_written(machine, monkeypatch):
     monkeypatch.setattr(Host, "free", lambda self, path: 1000)
     assert error_of(machine) == "BOOT_FULL"
+
+
+def test_a_full_file_system_leaves_nothing_half_written(machine, monkeypatch):
+    real, written = os.write, []
+
+    def full(handle, data):
+        written.append(len(data))
+        if sum(written) > 3000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data[:500])
+
+    before = machine.snapshot()
+    plan, _result = variant.present(Host(str(machine.root)), REQUEST)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(KmodError) as caught:
+        plan.apply()
+    monkeypatch.undo()
+    assert caught.value.code == "ENOSPC" and machine.snapshot() == before
+
+
+def test_a_second_kernel_that_fails_takes_the_first_variant_back(machine, content, monkeypatch):
+    other = "6.1.0-2-test"
+    (machine.root / "lib/modules" / other / "extra/acme").mkdir(parents=True)
+    (machine.root / "lib/modules" / other / "extra/acme/acme.ko").write_bytes(DRIVER)
+    (machine.root / "lib/modules" / other / "modules.dep").write_text("extra/acme/acme.ko:\n")
+    (machine.root / "boot" / ("vmlinuz-" + other)).write_bytes(b"")
+    second = machine.root / "boot" / ("initrd.img-" + other)
+    second.write_bytes(cpio({"init": b""}))
+    plan, result = variant.present(Host(str(machine.root)), REQUEST)
+    assert len(result["variants"]) == 2
+    second.write_bytes(cpio({"init": b"new"}))
+    before = machine.snapshot()
+    with pytest.raises(KmodError):
+        plan.apply()
+    assert machine.snapshot() == before
+
+
+@pytest.mark.parametrize("kind", ["zstd", "lz4", "lzo"])
+def test_a_host_that_cannot_read_the_compression_says_what_to_install(machine, content, monkeypatch, kind):
+    machine.image(COMPRESSIONS[kind](cpio(content)))
+    monkeypatch.setattr(compression, "zstd", None)
+    monkeypatch.setattr(compression, "_library", lambda *names: None)
+    with pytest.raises(KmodError) as caught:
+        run(machine)
+    assert caught.value.code == "COMP_UNSUPPORTED" and "Install lib" in str(caught.value)
+
+
+def test_a_volume_sealed_to_the_initramfs_is_refused_unless_told_to_go_on(machine):
+    (machine.root / "etc").mkdir()
+    (machine.root / "etc/crypttab").write_text("root UUID=1 none tpm2-device=auto,tpm2-pcrs=9\n")
+    assert error_of(machine) == "TPM_SEALED"
+    assert run(machine, REQUEST._replace(ignore_tpm=True))[1]["variants"][0]["status"] == "created"
+
+
+def test_kernel_installs_own_layout_is_served(machine):
+    place = machine.root / "boot" / "0123456789abcdef0123456789abcdef" / RELEASE
+    place.mkdir(parents=True)
+    machine.base.rename(place / "initrd")
+    (row,) = run(machine)[1]["variants"]
+    assert row["path"] == "/boot/0123456789abcdef0123456789abcdef/%s/initrd.1" % RELEASE
+    assert not run(machine)[0]
+
+
+def test_the_overview_tells_which_variants_are_out_of_date(machine, content):
+    host = Host(str(machine.root))
+    run(machine)
+    assert [(row["path"], row["state"]) for row in variant.overview(host)] == [("/boot/%s.1" % machine.base.name, "current")]
+    machine.image(gzip.compress(cpio(dict(content, new=b"1"))))
+    assert [row["state"] for row in variant.overview(host)] == ["stale"]
+    machine.base.unlink()
+    (machine.root / "boot" / ("vmlinuz-" + RELEASE)).unlink()
+    shutil.rmtree(str(machine.modules / "kernel"))
+    assert [row["state"] for row in variant.overview(host)] == ["gone"]
