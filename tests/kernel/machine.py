@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     """What the kernel did with an attempt."""
 
     label: str
-    errno: Optional[str]  # "EINVAL", None: taken
+    errno: Optional[str]  # "EINVAL", None: taken, "CRASH": the kernel fell over it
     log: Tuple[str, ...]
 
     @property
@@ -46,7 +46,11 @@ def judge(kernel: debian.Image, attempts: Sequence[Attempt], append: str = "", t
     """What a kernel answers to each attempt, in their order, as one boot would (several, if they are too many for one)."""
     answers: List[Answer] = []
     for batch in _batches(attempts):
-        answers += _boot(kernel, batch, append, timeout)
+        rest = list(batch)
+        while rest:
+            answered = _boot(kernel, rest, append, timeout)
+            answers += answered
+            rest = [each for each in rest[:len(answered) - 1] if each.keep] + rest[len(answered):] if len(answered) < len(rest) else []
     return answers
 
 
@@ -66,11 +70,11 @@ def _batches(attempts: Sequence[Attempt]) -> Iterable[List[Attempt]]:
 
 
 def _boot(kernel: debian.Image, attempts: Sequence[Attempt], append: str, timeout: float) -> List[Answer]:
-    files: Dict[str, object] = {"dev/console": "c 5 1", "dev/kmsg": "c 1 11", "init": _init()}
+    files: Dict[str, object] = {"proc": "", "dev/console": "c 5 1", "dev/kmsg": "c 1 11", "init": _init()}
     lines = []
     for number, attempt in enumerate(attempts):
         files["m/%d" % number] = attempt.data
-        lines.append("%s %d m/%d %s" % ("K" if attempt.keep else "T", attempt.flags, number, module_name(attempt.data) or "-"))
+        lines.append("%s %d m/%d" % ("K" if attempt.keep else "T", attempt.flags, number))
     files["list"] = ("\n".join(lines) + "\n").encode()
     size = sum(len(attempt.data) for attempt in attempts)
     with tempfile.TemporaryDirectory(prefix="kmod-judge-") as directory:
@@ -86,8 +90,9 @@ def _read(text: str, attempts: Sequence[Attempt]) -> List[Answer]:
     blocks = re.split(r"(?m)^= m/(\d+) (\d+)\n", text)
     for number, code, rest in zip(blocks[1::3], blocks[2::3], blocks[3::3]):
         log = tuple(line[2:] for line in rest.splitlines() if line.startswith("| "))
-        answers.append(Answer(attempts[int(number)].label, None if code == "0" else errno.errorcode[int(code)], log))
-    if len(answers) != len(attempts):
+        name = {"0": None, "255": "CRASH"}[code] if code in ("0", "255") else errno.errorcode[int(code)]
+        answers.append(Answer(attempts[int(number)].label, name, log))
+    if len(answers) != len(attempts) and (not answers or answers[-1].errno != "CRASH"):
         raise debian.LabError("%d of %d modules were answered; the console ends with:\n%s" % (len(answers), len(attempts), text[-3000:]))
     return answers
 
@@ -122,15 +127,6 @@ def sections(data: bytes) -> List[Section]:
 
 def section(data: bytes, name: str) -> Optional[Section]:
     return next((each for each in sections(data) if each.name == name), None)
-
-
-def module_name(data: bytes) -> Optional[str]:
-    """The name that the kernel will know the module by; None where the file is no module."""
-    try:
-        this = section(data, ".gnu.linkonce.this_module")
-        return data[this.offset + 24:this.offset + 80].split(b"\0")[0].decode() if this and this.type == 1 else None
-    except (struct.error, IndexError, ValueError, UnicodeDecodeError):
-        return None
 
 
 def unsigned(data: bytes) -> bytes:
