@@ -178,6 +178,14 @@ def undefined(data: bytes) -> List[str]:
     return found
 
 
+def depends(data: bytes) -> List[str]:
+    """The modules that a module says it needs."""
+    found = section(data, ".modinfo")
+    text = data[found.offset:found.offset + found.size] if found else b""
+    names = re.search(rb"(?:^|\0)depends=([^\0]*)", text)
+    return [name_of(name) for name in names.group(1).decode().split(",") if name] if names else []
+
+
 def read(path: Path) -> bytes:
     """A module file, unpacked."""
     data = path.read_bytes()
@@ -190,23 +198,21 @@ def read(path: Path) -> bytes:
 
 def modules(kernel: debian.Image) -> Dict[str, Path]:
     """The kernel's in-tree modules by name, dependencies first."""
+    needs = dependencies(kernel)
     base = debian.tree(kernel) / "usr" / "lib" / "modules" / kernel.release
-    needs: Dict[str, List[str]] = {}
-    for line in (base / "modules.dep").read_text().splitlines():
-        path, _, rest = line.partition(":")
-        needs[path] = rest.split()
+    paths = {name_of(line): base / line.partition(":")[0] for line in (base / "modules.dep").read_text().splitlines()}
     ordered: Dict[str, Path] = {}
-
-    def visit(path: str) -> None:
-        if name_of(path) not in ordered:
-            for each in reversed(needs[path]):
-                visit(each)
-            ordered[name_of(path)] = base / path
-
-    for path in sorted(needs):
-        visit(path)
+    for name in sorted(needs):
+        for each in needs[name] + [name]:
+            ordered.setdefault(each, paths[each])
     return ordered
 
 
+def dependencies(kernel: debian.Image) -> Dict[str, List[str]]:
+    """What each in-tree module needs, directly or not, in the order in which to load it."""
+    text = (debian.tree(kernel) / "usr" / "lib" / "modules" / kernel.release / "modules.dep").read_text()
+    return {name_of(line): [name_of(path) for path in reversed(line.partition(":")[2].split())] for line in text.splitlines()}
+
+
 def name_of(path: str) -> str:
-    return os.path.basename(path).split(".ko")[0].replace("-", "_")
+    return os.path.basename(path.partition(":")[0]).split(".ko")[0].replace("-", "_")

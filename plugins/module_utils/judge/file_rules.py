@@ -7,11 +7,14 @@ from typing import Dict, Iterator
 
 from ..read.ko import KernelModule
 from .policy import Loader
-from .verdict import NOTE, REFUSE, Finding
+from .verdict import DOUBT, NOTE, REFUSE, Finding
 
 # Faults that every loader refuses, and those that some do: code -> the rule's name in policy.SINCE.
-_ALWAYS = ("ELF_MAGIC", "ELF_TYPE", "ELF_SHDR", "ELF_TRUNCATED", "ELF_SECTION_BOUNDS", "ELF_NO_SYMTAB", "ELF_NO_THIS_MODULE")
+_ALWAYS = ("ELF_MAGIC", "ELF_TYPE", "ELF_SHDR", "ELF_TRUNCATED", "ELF_SECTION_BOUNDS", "ELF_NO_SYMTAB", "ELF_NO_THIS_MODULE",
+           # Older kernels (until 6.18; 6.14 for names) do not look, and fall over it.
+           "ELF_SYMBOL_SECTION", "ELF_SYMBOL_NAME")
 _SOME: Dict[str, str] = {
+    "ELF_SECTION_NULL": "section bounds",
     "MODINFO_DUP": "unique sections",
     "ELF_THIS_MODULE": "unique sections",
     "ELF_SYMTABS": "unique sections",
@@ -43,7 +46,8 @@ def elf_check_arch(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     machine = loader.build.machine
     if any(fault.code == "ELF_MACHINE" for fault in module.faults) or (module.machine and machine and module.machine != machine):
         yield Finding("ELF_MACHINE", REFUSE, "made for %s, not for %s" % (module.machine or "another machine", machine or "this one"),
-                      wanted=module.machine or None, found=machine, errno="ENOEXEC", dmesg="Invalid architecture in ELF header")
+                      wanted=module.machine or None, found=machine, errno="ENOEXEC",
+                      dmesg="Invalid architecture in ELF header" if loader.version >= (6, 0) else None)
 
 
 def struct_module_size(module: KernelModule, loader: Loader) -> Iterator[Finding]:
@@ -80,11 +84,15 @@ def apply_relocations(module: KernelModule, loader: Loader) -> Iterator[Finding]
 
 
 def _struct_module_layout(module: KernelModule, loader: Loader, what: str, ours: int, theirs: int) -> Finding:
-    """Fields of struct module lie elsewhere in this kernel. On x86 the relocation hits a field that the loader has filled in already, which it
-    refuses; elsewhere it overwrites that field.
+    """Fields of struct module lie elsewhere in this kernel: the relocation writes over another field.
+
+    On x86 that is refused where the loader has filled that field in already. Of one field this is certain: behind init comes, aligned to a
+    cache line, the first address of the module's memory (core_layout, since 6.4 mem).
     """
     message = "the %s function is at byte %d of struct module in the module and at byte %d in the kernel" % (what, ours, theirs)
-    if module.machine == "x86_64" and loader.has("x86 relocation targets"):
+    memory = (theirs + 8 + 63) // 64 * 64
+    if what == "init" and ours == memory and module.machine == "x86_64" and loader.has("x86 relocation targets"):
         return Finding("STRUCT_MODULE_LAYOUT", REFUSE, message, wanted=str(ours), found=str(theirs), errno="ENOEXEC",
-                       dmesg="x86/modules: Invalid relocation target, existing value is nonzero")
-    return Finding("STRUCT_MODULE_LAYOUT", "unknown", message + ": the kernel would overwrite its own data", wanted=str(ours), found=str(theirs))
+                       dmesg="x86/modules: %s relocation target, existing value is nonzero"
+                       % ("Invalid" if loader.version >= (6, 3) else "Skipping invalid"))
+    return Finding("STRUCT_MODULE_LAYOUT", DOUBT, message + ": the kernel would overwrite its own data", wanted=str(ours), found=str(theirs))

@@ -30,7 +30,6 @@ SINCE: Dict[str, Tuple[int, int]] = {
     "extended versions": (6, 14),
     "string table contents": (6, 14),
     "module namespaces": (6, 16),
-    "symbol section": (6, 18),
     "export flags": (7, 0),
 }
 # Builds of a distribution's kernel that have a rule which their upstream version did not: (family, rule) -> (upstream version, build).

@@ -182,6 +182,8 @@ def _sections(data: bytes, header: Any, bits: int, order: str) -> Tuple[Tuple[Se
     form = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
     start, count, size = header["e_shoff"], header["e_shnum"], len(data)
     rows = [form.unpack_from(data, start + index * form.size) for index in range(count)]
+    if rows[0][1] != NULL or rows[0][3] or rows[0][5]:
+        return (), Fault("ELF_SECTION_NULL", "the first section is not the empty one")
     for index, row in enumerate(rows):
         if index and row[1] not in (NULL, NOBITS) and (row[4] > size or row[5] > size - row[4]):
             return (), Fault("ELF_SECTION_BOUNDS", "section %d (type %d) lies outside of the file's %d bytes" % (index, row[1], size))
@@ -216,6 +218,16 @@ def symbols(elf: Elf) -> Iterator[Symbol]:
     for entry in form.iter_unpack(data[:len(data) // form.size * form.size]):
         name, info, shndx, value = entry if elf.bits == 64 else (entry[0], entry[2], entry[3], entry[1])
         yield Symbol(text(names, name), info >> 4, shndx, value)
+
+
+def odd_names(elf: Elf) -> bool:
+    """Whether a symbol's name lies outside of the string table."""
+    table = next((section for section in elf.sections if section.type == SYMTAB), None)
+    if table is None or table.link >= len(elf.sections):
+        return False
+    data, size = elf.bytes(table), 24 if elf.bits == 64 else 16
+    starts = struct.unpack("%s%s" % (elf.order, ("I%dx" % (size - 4)) * (len(data) // size)), data[:len(data) // size * size])
+    return max(starts, default=0) >= elf.sections[table.link].size and bool(starts)
 
 
 def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:

@@ -201,6 +201,8 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
     name = next((value for key, value in modinfo if key == "name"), None) or _struct_name(file, this) or module.name
     if any(symbol.shndx not in (elf.COMMON, elf.ABSOLUTE, 0xff20) and symbol.shndx >= len(file.sections) for symbol in symbols):
         faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
+    if elf.odd_names(file):
+        faults.append(Fault("ELF_SYMBOL_NAME", "a symbol's name lies outside of the table of names"))
     chained = _chained_versions(file)
     entries = {symbol.name: offset for offset, symbol, _ in _targets(file, this, symbols)}
     exported = [suffix for suffix in ("", "_gpl") if _size(file, "__ksymtab" + suffix)]

@@ -101,8 +101,8 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
     end = len(body) - _TRAILER.size
     if size >= end:
         return body, Signature("SIG_MALFORMED", kind)
-    if kind != PKCS7:
-        return body[:end - size], Signature("SIG_UNSUPPORTED", kind)
+    if kind != PKCS7:  # mod_check_sig fails before anything but the marker is cut off
+        return body, Signature("SIG_UNSUPPORTED", kind)
     if algo or digest or signer or key or padding != b"\0\0\0":
         return body, Signature("SIG_MALFORMED")
     body, message = body[:end - size], body[end - size:end]
