@@ -200,6 +200,20 @@ def _export(exports: Sequence[Export], form: str, machine: str, sections: List[S
         sections.append(Section("__ksymtab_strings", strings))
 
 
+def retype(module: bytes, name: str, kind: int) -> bytes:
+    """The module with a section of that name turned into another type."""
+    table, size, count, strings = struct.unpack_from("<Q", module, 40) + struct.unpack_from("<HHH", module, 58)
+    rows = [table + size * place for place in range(count)]
+    names = struct.unpack_from("<Q", module, rows[strings] + 24)[0]
+    row = next(row for row in rows if module[names + struct.unpack_from("<I", module, row)[0]:].startswith(name.encode() + b"\0"))
+    return module[:row + 4] + struct.pack("<I", kind) + module[row + 8:]
+
+
+def relocated(kind: int) -> bytes:
+    """A module with one relocation of that type in its code, which is not zero there."""
+    return ko(extra=[Section(".rela.text", struct.pack("<QQq", 0, 1 << 32 | kind, 0), RELA, 0x40, 0, ".text", 24)])
+
+
 def signed(module: bytes, pkcs7: bytes, *, kind: int = 2, size: Optional[int] = None, algo: int = 0) -> bytes:
     """A module with a signature appended."""
     return module + pkcs7 + struct.pack(">BBBBB3xI", algo, 0, kind, 0, 0, len(pkcs7) if size is None else size) + b"~Module signature appended~\n"
