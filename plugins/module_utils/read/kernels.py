@@ -52,10 +52,11 @@ class lazy:  # noqa: N801 - used like property
 class Kernel:
     """An installed kernel. All that has to be read is read when it is asked for, and then kept."""
 
-    def __init__(self, host: Host, release: str, modules_dir: str) -> None:
+    def __init__(self, host: Host, release: str, modules_dir: str, given: Optional[Sources] = None) -> None:
         self.host = host
         self.release = release
         self.modules_dir = modules_dir
+        self.given = given  # its exports, where they are known from elsewhere
 
     def __repr__(self) -> str:
         return "Kernel(%s)" % self.release
@@ -106,7 +107,7 @@ class Kernel:
 
     @lazy
     def sources(self) -> Sources:
-        return sources.read(self.host, self.modules_dir, self.symvers, self.image)
+        return self.given or sources.read(self.host, self.modules_dir, self.symvers, self.image)
 
     @property
     def exports(self) -> Dict[str, Export]:

@@ -1,0 +1,91 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""kmodctl, the host's own command: the same core as the modules', so it gives the same answers."""
+import argparse
+import json
+import os
+import sys
+from typing import Dict, List, Optional, Sequence
+
+from .errors import KmodError
+from .host import Host
+from .judge.loader import judge
+from .judge.verdict import Verdict
+from .read import ko
+from .read.exports import Export, read_symvers
+from .read.kernels import MODULES, Kernel, installed, kernel, version_key
+from .read.sources import Sources
+
+OK, NOT_ALL, FAILED = 0, 1, 2  # exit status; argparse's own is 2 as well
+HERE = "/"  # files named on the command line are those of this machine, whatever --root says
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Carry out a command line; the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        return options.run(options)
+    except KmodError as error:
+        print("kmodctl: %s" % error, file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine.")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
+    each = commands.add_parser("check", help="say which kernels would load modules, and why not",
+                               description="Say which installed kernels would load modules, and why not. Nothing is loaded or changed. "
+                                           "Exit status: 0 if all are compatible, 1 if some are not, 2 for an error.")
+    each.add_argument("files", nargs="+", metavar="FILE.ko", help="module, compressed or not; several may use each other's symbols")
+    each.add_argument("--json", action="store_true", help="print one object with everything that was found")
+    each.add_argument("--each", action="store_true", help="judge every module on its own")
+    each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine whose kernels are meant")
+    each.add_argument("--kernel", action="append", metavar="REL", help="judge for this kernel alone (may be given several times)")
+    each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
+    each.set_defaults(run=check)
+    return top
+
+
+def check(options: argparse.Namespace) -> int:
+    here = Host(HERE)
+    modules = [ko.read(here, os.path.abspath(path))._replace(path=path) for path in options.files]
+    exports = read_symvers(here, os.path.abspath(options.symvers)) if options.symvers else None
+    verdicts: List[Verdict] = []
+    groups = [[module] for module in modules] if options.each else [modules]
+    chosen = _kernels(options, exports)
+    while chosen:
+        each = chosen.pop()  # and let go of, since a kernel's exports take some 10 MiB
+        verdicts += [verdict for group in groups for verdict in judge(each, group)]
+    verdicts.sort(key=lambda verdict: (verdict.module, version_key(verdict.kernel)))
+    if options.json:
+        print(json.dumps({"checks": [verdict.as_dict() for verdict in verdicts]}, indent=2))
+    else:
+        print(_table(verdicts))
+    return OK if all(verdict.compatible for verdict in verdicts) else NOT_ALL
+
+
+def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) -> List[Kernel]:
+    host = Host(options.root)
+    if exports is None:
+        found = [kernel(host, release) for release in options.kernel] if options.kernel else installed(host)
+        if not found:
+            raise KmodError(options.root, "there is no kernel below /lib/modules", "Give the root directory of an installed system", "NO_KERNELS")
+        return found
+    if len(options.kernel or installed(host)) != 1:
+        raise KmodError(options.symvers, "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
+    release = options.kernel[0] if options.kernel else installed(host)[0].release
+    directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, release))), MODULES[0])
+    return [Kernel(host, release, "%s/%s" % (directory, release), Sources(exports, options.symvers, ()))]
+
+
+def _table(verdicts: Sequence[Verdict]) -> str:
+    """One line a verdict, in columns."""
+    rows = [(verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short) for verdict in verdicts]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join([text.ljust(width) for text, width in zip(row, widths)] + [row[4]]).rstrip() for row in rows)

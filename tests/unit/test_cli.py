@@ -1,0 +1,99 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is promised of the command kmodctl."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import build_ko
+import pytest
+from build_ko import EXPORTS, ko, symvers
+
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+
+NEWER = [("module_layout", 0x11, False, "", "vmlinux"), ("printk", 0x23, False, "", "vmlinux")]
+
+
+@pytest.fixture(name="root")
+def two_kernels(tmp_path: Path) -> Path:
+    build_ko.kernel(tmp_path / "root", "6.1.0-9-amd64")
+    build_ko.kernel(tmp_path / "root", "6.1.0-10-amd64", exports=NEWER)
+    return tmp_path / "root"
+
+
+def module(tmp_path: Path, name: str = "vendor", **arguments: Any) -> str:
+    path = tmp_path / (name + ".ko")
+    path.write_bytes(ko(name, **arguments))
+    return str(path)
+
+
+def checks(capsys: Any, *argv: str) -> List[Dict[str, Any]]:
+    cli.main(["check", "--json"] + list(argv))
+    return json.loads(capsys.readouterr().out)["checks"]
+
+
+def test_exit_status_and_table(root: Path, tmp_path: Path, capsys: Any) -> None:
+    path = module(tmp_path)
+    assert cli.main(["check", "--root", str(root), path]) == 1
+    assert capsys.readouterr().out == (
+        "vendor  6.1.0-9-amd64   compatible\n"
+        "vendor  6.1.0-10-amd64  incompatible  EINVAL  1 symbol differs (printk)\n")
+    assert cli.main(["check", "--root", str(root), "--kernel", "6.1.0-9-amd64", path]) == 0
+
+
+@pytest.mark.parametrize("argv,word", [
+    (["/no/such.ko"], "No such file"), (["/"], "not a regular file"), (["--kernel", "5.5.5"], "6.1.0-9-amd64, 6.1.0-10-amd64"),
+    (["--symvers", "/etc/hostname"], "Say of which"), (["--root", "/etc/hostname"], "not a directory")])
+def test_an_error_says_what_and_what_next(argv: List[str], word: str, root: Path, tmp_path: Path, capsys: Any) -> None:
+    files = [] if argv[0].startswith("/") else [module(tmp_path)]
+    (tmp_path / "symvers").write_bytes(symvers(EXPORTS))
+    argv = [str(tmp_path / "symvers") if each == "/etc/hostname" and "--symvers" in argv else each for each in argv]
+    assert cli.main(["check", "--root", str(root)] + argv + files) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_json_is_as_documented(root: Path, tmp_path: Path, capsys: Any) -> None:
+    found = checks(capsys, "--root", str(root), "--kernel", "6.1.0-10-amd64", module(tmp_path))
+    assert [sorted(each) for each in found] == [["errno", "findings", "kernel", "module", "name", "verdict"]]
+    assert {key: found[0][key] for key in ("module", "name", "kernel", "verdict", "errno")} == {
+        "module": str(tmp_path / "vendor.ko"), "name": "vendor", "kernel": "6.1.0-10-amd64", "verdict": "incompatible", "errno": "EINVAL"}
+    assert [each for each in found[0]["findings"] if each["effect"] == "refuse"] == [{
+        "code": "SYMBOL_CRC", "effect": "refuse", "symbol": "printk", "wanted": "0x00000022", "found": "0x00000023",
+        "message": "the version of printk differs"}]
+
+
+def test_sorted_by_module_then_kernel(root: Path, tmp_path: Path, capsys: Any) -> None:
+    found = checks(capsys, "--root", str(root), module(tmp_path, "zeta"), module(tmp_path, "alpha"))
+    assert [(each["name"], each["kernel"]) for each in found] == [
+        ("alpha", "6.1.0-9-amd64"), ("alpha", "6.1.0-10-amd64"), ("zeta", "6.1.0-9-amd64"), ("zeta", "6.1.0-10-amd64")]
+
+
+def test_files_provide_for_each_other_unless_each(root: Path, tmp_path: Path, capsys: Any) -> None:
+    core = module(tmp_path, "core", exports=[build_ko.Export("core_init", 5)])
+    user = module(tmp_path, "user", needs=(("module_layout", 0x11), ("core_init", 5)))
+    argv = ["--root", str(root), "--kernel", "6.1.0-9-amd64", user, core]
+    assert [each["verdict"] for each in checks(capsys, *argv)] == ["compatible", "compatible"]
+    assert [each["verdict"] for each in checks(capsys, "--each", *argv)] == ["compatible", "incompatible"]
+
+
+def test_symvers_of_a_kernel_that_is_not_there(root: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "symvers").write_bytes(symvers(NEWER))
+    found = checks(capsys, "--root", str(root), "--kernel", "6.1.0-99-amd64", "--symvers", str(tmp_path / "symvers"), module(tmp_path))
+    assert [(each["kernel"], each["verdict"]) for each in found] == [("6.1.0-99-amd64", "incompatible")]
+
+
+def test_one_file_that_runs_alone(root: Path, tmp_path: Path) -> None:
+    tool = Path(__file__).resolve().parents[2] / "tools" / "build_kmodctl.py"
+    target = tmp_path / "bin" / "kmodctl"
+    subprocess.run([sys.executable, str(tool), str(target)], check=True)
+    first = target.read_bytes()
+    subprocess.run([sys.executable, str(tool), str(target)], check=True)
+    assert target.read_bytes() == first
+    done = subprocess.run([sys.executable, "-I", "-S", str(target), "check", "--root", str(root), "--kernel", "6.1.0-9-amd64", module(tmp_path)],
+                          stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"]}, check=True)
+    assert done.stdout == b"vendor  6.1.0-9-amd64  compatible\n"
