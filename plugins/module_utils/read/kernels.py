@@ -204,7 +204,7 @@ def _build(kernel: Kernel) -> Build:
             module = ko.read(kernel.host, path)
         except KmodError:  # a damaged one is not what this is about
             continue
-        if module.vermagic and not module.faults:
+        if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
             flags = module.exports_flags if module.exports else flags
             layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
             this = Build(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,

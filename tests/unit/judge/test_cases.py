@@ -204,7 +204,7 @@ CASES = [
     Case(57, ".ko.xz", YES, "", None, lzma.compress(ko(), check=lzma.CHECK_CRC32)),
     Case(62, "no symvers, no readable image", OPEN, "KERNEL_NO_CRC_SOURCE", None, ko(), {"exports": None}),
     Case(63, "symvers of another build, no readable image", OPEN, "KERNEL_NO_CRC_SOURCE", None, ko(),
-         {"in_tree": {"drivers/net/other.ko": ko("other", (LAYOUT, ("printk", 0x77)))}}),
+         {"in_tree": {"drivers/net/other.ko": ko("other", (LAYOUT, ("printk", 0x77)), modinfo={"intree": "Y"})}}),
     Case(64, "no MODVERSIONS, same release", YES, "OK_UNVERSIONED", None, without_versions(on(V72, flags=" SMP preempt mod_unload ")),
          on(V72, without="CONFIG_MODVERSIONS", flags=" SMP preempt mod_unload ", exports=[(name, 0, *rest) for name, _, *rest in EXPORTS])),
     Case(64, "no MODVERSIONS, another release", NO, "VERMAGIC_RELEASE", "ENOEXEC",
