@@ -96,5 +96,6 @@ def _inverse(value: int, modulus: int) -> int:
 
 PKCS7 = signer(b"Vendor signing key", 0x1234567890, 1)
 OTHER = signer(b"Old machine owner key", 0x99, 2)
-SIGNED = signed(ko(), PKCS7.sign(ko()))
-STALE = signed(ko(), OTHER.sign(ko()))
+IN_TREE = ko(modinfo={"intree": "Y"})
+SIGNED = signed(IN_TREE, PKCS7.sign(IN_TREE))
+STALE = signed(IN_TREE, OTHER.sign(IN_TREE))
