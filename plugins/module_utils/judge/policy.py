@@ -14,6 +14,7 @@ from ..read.exports import Export
 from ..read.kernels import Build, Kernel
 from ..read.runtime import OFFLINE, Runtime
 from ..read.signature import Certificate
+from ..read.sources import Note
 from .verdict import DOUBT, REFUSE, TAINT, Finding
 
 # The upstream versions that brought a rule, by its name here.
@@ -41,7 +42,7 @@ BACKPORTED: Dict[Tuple[str, str], Tuple[Tuple[int, int], int]] = {
 
 class Loader(NamedTuple):
     """``family`` is whose kernel it is, "" if its own marks do not tell. ``owners`` are vmlinux and the in-tree modules that export something,
-    ``builtin`` the modules that are part of vmlinux. ``problem`` says why ``exports`` is empty.
+    ``builtin`` the modules that are part of vmlinux. ``problem`` says why ``exports`` is empty, ``notes`` which sources of it were not believed.
     """
 
     release: str
@@ -53,6 +54,7 @@ class Loader(NamedTuple):
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
     problem: Optional[KmodError] = None
+    notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
     certificates: Callable[[], Sequence[Certificate]] = tuple  # those of its keys that are at hand; finding out takes time
 
@@ -88,7 +90,8 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         problem = error
     return Loader(
         release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
-        owners=frozenset(export.owner for export in exports.values()), builtin=kernel.builtin, problem=problem, runtime=runtime,
+        owners=frozenset(export.owner for export in exports.values()), builtin=kernel.builtin, problem=problem,
+        notes=() if problem else kernel.export_notes, runtime=runtime,
         certificates=lambda: kernel.certificates + runtime.enrolled)
 
 

@@ -28,6 +28,8 @@ def simplify_symbols(module: KernelModule, loader: Loader, find: Find) -> Iterat
     """Every undefined symbol, in the order of the symbol table: the errno of the last that fails is the loader's answer."""
     if loader.problem is not None and any(not undefined.common for undefined in module.undefined):
         yield Finding(loader.problem.code, DOUBT, "what the kernel exports cannot be told: %s" % loader.problem.why)
+    for note in loader.notes:
+        yield Finding(note.code, NOTE, note.message)
     tainted, gpl_used = proprietary(module), False
     for undefined in module.undefined:
         if undefined.common:

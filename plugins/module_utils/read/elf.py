@@ -10,7 +10,7 @@ it for which fault is for the judge to say.
 """
 import functools
 import struct
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 
@@ -207,17 +207,30 @@ def strings(table: bytes) -> List[str]:
     return [piece.decode("utf-8", "backslashreplace") for piece in table.split(b"\0") if piece]
 
 
-def symbols(elf: Elf) -> Iterator[Symbol]:
-    """The symbol table's entries in their order, the first (null) one included."""
-    table = next((section for section in elf.sections if section.type == SYMTAB), None)
-    if table is None or table.link >= len(elf.sections):
-        return
-    names = elf.bytes(elf.sections[table.link])
-    form = struct.Struct(elf.order + ("IBxHQ8x" if elf.bits == 64 else "II4xBxH"))
-    data = elf.bytes(table)
-    for entry in form.iter_unpack(data[:len(data) // form.size * form.size]):
-        name, info, shndx, value = entry if elf.bits == 64 else (entry[0], entry[2], entry[3], entry[1])
-        yield Symbol(text(names, name), info >> 4, shndx, value)
+class SymbolTable(Sequence[Symbol]):
+    """The symbol table's entries in their order, the first (null) one included; each is decoded when it is asked for."""
+
+    def __init__(self, elf: Elf) -> None:
+        table = next((section for section in elf.sections if section.type == SYMTAB and section.link < len(elf.sections)), None)
+        self.wide = elf.bits == 64
+        self.form = struct.Struct(elf.order + ("IBxHQ8x" if self.wide else "II4xBxH"))
+        self.data = elf.bytes(table)
+        self.names = elf.bytes(elf.sections[table.link]) if table else b""
+
+    def __len__(self) -> int:
+        return len(self.data) // self.form.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._symbol(self.form.unpack_from(self.data, index * self.form.size))
+
+    def __iter__(self) -> Iterator[Symbol]:
+        return map(self._symbol, self.form.iter_unpack(self.data[:len(self) * self.form.size]))
+
+    def _symbol(self, entry: Tuple[int, ...]) -> Symbol:
+        name, info, shndx, value = entry if self.wide else (entry[0], entry[2], entry[3], entry[1])
+        return Symbol(text(self.names, name), info >> 4, shndx, value)
 
 
 def odd_names(elf: Elf) -> bool:

@@ -55,7 +55,7 @@ def vermagic(image: Image) -> Optional[str]:
     banner = re.search(rb"Linux version ([!-~]{1,64}) ", image.data)
     if banner is None:
         return None
-    found = re.search(re.escape(banner.group(1)) + rb" (?:[^\s\0()]+ ?)+(?=\0)", image.data)
+    found = re.search(re.escape(banner.group(1)) + rb" [ -\x27*-~]{1,160}(?=\0)", image.data)
     return found.group().decode("ascii") if found else None
 
 

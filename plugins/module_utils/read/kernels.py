@@ -215,7 +215,15 @@ def _build(kernel: Kernel) -> Build:
                 break
         if number >= _SAMPLES:
             break
-    return found or Build()
+    return found or Build(vermagic=_image_vermagic(kernel))
+
+
+def _image_vermagic(kernel: Kernel) -> Optional[str]:
+    """For a kernel none of whose modules can be read."""
+    try:
+        return kernel_image.vermagic(kernel_image.unpack(kernel.host.read(kernel.image), kernel.image)) if kernel.image else None
+    except KmodError:
+        return None
 
 
 _RELEASES = (

@@ -193,11 +193,17 @@ def parse(data: bytes, path: str) -> KernelModule:
     return module._replace(faults=tuple(faults))
 
 
+def exports(data: bytes, path: str) -> List[Exported]:
+    """What the module in these bytes exports and nothing else of it: a kernel has a thousand of them, some with 100 000 local labels (RISC-V)."""
+    file = elf.parse(data, path)
+    return list(_exports(file, elf.SymbolTable(file)))
+
+
 def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModule:
     sections = elf.by_name(file)
     modinfo = tuple((key, value) for key, _, value in (entry.partition("=") for entry in elf.strings(file.bytes(file.find_any(".modinfo")))))
     this = file.find_any(THIS_MODULE)
-    symbols = list(elf.symbols(file))
+    symbols = list(elf.SymbolTable(file))
     name = next((value for key, value in modinfo if key == "name"), None) or _struct_name(file, this) or module.name
     if any(symbol.shndx not in (elf.COMMON, elf.ABSOLUTE, 0xff20) and symbol.shndx >= len(file.sections) for symbol in symbols):
         faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
@@ -273,7 +279,7 @@ def _ext_versions(file: Elf, faults: List[Fault]) -> Optional[Tuple[Version, ...
     return tuple(Version(name.decode("utf-8", "backslashreplace"), crc) for name, crc in zip(found, numbers))
 
 
-def _exports(file: Elf, symbols: List[elf.Symbol]) -> Iterator[Exported]:
+def _exports(file: Elf, symbols: Sequence[elf.Symbol]) -> Iterator[Exported]:
     """The entries of __ksymtab and __ksymtab_gpl, by their relocations: value, name and perhaps namespace (``struct kernel_symbol``)."""
     flags = file.bytes(file.find("__kflagstab"))
     strings = next((index for index, section in enumerate(file.sections) if section.name == "__ksymtab_strings"), -1)
@@ -291,7 +297,7 @@ def _exports(file: Elf, symbols: List[elf.Symbol]) -> Iterator[Exported]:
             yield Exported(entry[0], crcs[place], gpl, entry[1] if len(entry) > 1 else "")
 
 
-def _crcs(file: Elf, section: Optional[elf.Section], symbols: List[elf.Symbol], count: int) -> List[Optional[int]]:
+def _crcs(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbol], count: int) -> List[Optional[int]]:
     """A __kcrctab: numbers (from 5.19 on), or relocations to __crc_NAME, whose value is the CRC or (MODULE_REL_CRCS) where the CRC lies."""
     if section is None or not count:
         return [None] * count
@@ -311,7 +317,7 @@ def _crc(file: Elf, symbol: elf.Symbol) -> int:
     return struct.unpack(file.order + "I", data)[0] if len(data) == 4 else 0
 
 
-def _targets(file: Elf, section: Optional[elf.Section], symbols: List[elf.Symbol]) -> List[Tuple[int, elf.Symbol, int]]:
+def _targets(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbol]) -> List[Tuple[int, elf.Symbol, int]]:
     """The relocations of a section, by offset: (offset, symbol, addend). Those of type 0 (R_*_NONE everywhere) are left out."""
     found = []
     index = file.sections.index(section) if section else -1

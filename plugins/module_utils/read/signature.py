@@ -108,7 +108,7 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
     body, message = body[:end - size], body[end - size:end]
     try:
         return body, _signed_data(body, message)
-    except (Asn1Error, IndexError):
+    except (Asn1Error, IndexError, ValueError):  # fewer parts than a signature has
         return body, Signature("SIG_MALFORMED")
 
 

@@ -142,7 +142,7 @@ def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Dict[str, Export]
     for name, path in modules:
         try:
             data = compression.decompress(host.read(path), path)
-            exported = ko.parse(data, path).exports if b"__ksymtab" in data else ()
+            exported = ko.exports(data, path) if b"__ksymtab" in data else []
         except KmodError:
             continue
         found.update((each.name, Export(each.crc, each.gpl, each.namespace, name)) for each in exported)

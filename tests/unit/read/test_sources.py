@@ -9,7 +9,8 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, ko
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import Export
 from ansible_collections.outoftree.kmod.tests import build_ko
 from ansible_collections.outoftree.kmod.tests.unit.read import images
@@ -179,3 +180,18 @@ def test_nothing_is_written_in_check_mode_nor_where_reading_was_quick(tmp_path, 
     there = listing(tmp_path)
     assert machine.kernel(keeps_cache).exports == EXPECTED
     assert listing(tmp_path) == there
+
+
+def test_a_source_that_was_not_believed_is_noted_in_the_verdict(tmp_path):
+    kernel = Machine(tmp_path, symvers=STALE).kernel()
+    module = ko.parse(build_ko.ko("vendor", IN_TREE), "vendor.ko")
+    (verdict,) = loader.judge(kernel, [module])
+    assert verdict.verdict == "compatible"
+    assert ("KERNEL_SYMVERS_STALE", "note") in [(finding.code, finding.effect) for finding in verdict.findings]
+
+
+def test_vermagic_comes_from_the_image_where_no_module_is_left(tmp_path):
+    machine = Machine(tmp_path)
+    for path in list(machine.top.rglob("*.ko")):
+        path.unlink()
+    assert machine.kernel().vermagic == "6.1.0-1-test SMP preempt mod_unload modversions "
