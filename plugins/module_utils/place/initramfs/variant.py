@@ -82,22 +82,26 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
     """
     base = image.shipped(host, release)
     parsed = sorted((_read(host, path) for path in modules), key=lambda module: (module.name, module.path))
-    size, sha256 = image.checksum(host, base)
-    wants = {"kernel": release, "drivers": sorted(request.drivers), "early_load": request.early_load,
-             "base": {"path": base, "size": size, "sha256": sha256}, "modules": [[module.name, module.sha256] for module in parsed]}
-    row: Dict[str, Any] = {"kernel": release, "drivers": wants["drivers"], "base": base, "base_sha256": sha256, "early_load": request.early_load}
+    wants: Dict[str, Any] = {"kernel": release, "drivers": sorted(request.drivers), "early_load": request.early_load,
+                             "modules": [[module.name, module.sha256] for module in parsed]}
+    row: Dict[str, Any] = {"kernel": release, "drivers": wants["drivers"], "base": base, "early_load": request.early_load}
     steps = Plan(host)
     old = next((variant for variant in found(host) if variant.base == base and variant.wants["drivers"] == wants["drivers"]), None)
-    if old and old.wants == wants and request.method in ("auto", old.method):
-        whole = manifest.checked(host, old)
-        if whole:
-            return steps, dict(row, path=old.path, status="current", **_made(wants, old.path, old.method, whole, old.size), **old.contents)
+    if old:
+        size, sha256 = image.checksum(host, base)
+        if old.wants == dict(wants, base={"path": base, "size": size, "sha256": sha256}) and request.method in ("auto", old.method):
+            whole = manifest.checked(host, old)
+            if whole:
+                made = _made(old.wants, old.path, old.method, whole, old.size)
+                return steps, dict(row, base_sha256=sha256, path=old.path, status="current", **made, **old.contents)
     if not request.ignore_tpm:
         sealed.check(host)
     row.update(path=old.path if old else _free_name(host, base), status="replaced" if old else "created")
     with tempfile.TemporaryDirectory(prefix="kmod-", dir=_scratch()) as directory:
         store = parts.Store(directory, release)
         shipped = image.read(host, base, store.wanted)
+        wants["base"] = {"path": base, "size": shipped.size, "sha256": shipped.sha256}
+        row["base_sha256"] = shipped.sha256
         content = _content(host, shipped, parsed, store, wants, request.method, row)
     steps.put(row["path"], File(content, shipped.mode, shipped.owner), keep=old is None)
     return steps, row
