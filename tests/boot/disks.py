@@ -6,6 +6,7 @@
 
 A disk is made once and kept in the lab's cache; a test works on a throw-away overlay of it.
 """
+import hashlib
 import os
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ ROOT_AT = 512  # MiB; before it 1 MiB for GRUB's core image, an EFI system parti
 SIZE = 2048  # MiB
 # What a test machine does without, so that it starts sooner.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
-          "systemd-logind.service", "getty.target", "systemd-networkd-wait-online.service", "systemd-timesyncd.service", "systemd-pstore.service",
+          "getty.target", "systemd-networkd-wait-online.service", "systemd-timesyncd.service", "systemd-pstore.service",
           "systemd-resolved.service", "sshkeys.service")
 
 BIOS, OVMF = "bios", "ovmf"
@@ -159,7 +160,8 @@ def image(disk: Disk) -> Path:
                 machine.script(_install(disk))
                 machine.power_off()
 
-    return debian.once(debian.cache() / "boot" / ("disk-%s_%s" % (disk.name, release)), make) / "disk.raw"
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    return debian.once(debian.cache() / "boot" / ("disk-%s_%s_%s" % (disk.name, release, recipe)), make) / "disk.raw"
 
 
 def _prepare(tree: Path, disk: Disk) -> None:

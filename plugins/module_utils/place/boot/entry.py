@@ -53,21 +53,19 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
             raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
                             "ENTRY_TAKEN")
         module.add(view, loader, shipped, made[release])
-    for entry in before.entries:
-        if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None:
-            _drop(view, loader, entry)  # its kernel is gone
-    running = booted(host, request.driver)
+    _drop(view, loader, [entry for entry in before.entries
+                         if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None])  # its kernel is gone
+    running = proof(host, request.driver)
     if request.boot != "none" and made:
         release = next((each for each in made if before.default and boots(before.default, each)), list(made)[-1])
-        entry = _ours(module.menu(view, loader), request.driver, release)
         if request.boot == "default":
-            module.set_default(view, loader, entry)
-        elif running != release and not _same(before.default, entry):
-            module.set_once(view, loader, entry)
+            module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, release))
+        else:
+            _try_once(view, loader, _ours(module.menu(view, loader), request.driver, release), running)
     after = module.menu(view, loader)
-    _check(loader, before, after, made, request.boot == "default")
+    _check(loader, before, after, made, request.boot != "none")
     rows = [_row(before, after, _ours(after, request.driver, release), new) for release, new in made.items()]
-    return view.plan(), _result(loader, after, rows, proof(host, request.driver, running))
+    return view.plan(), _result(loader, after, rows, running)
 
 
 def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
@@ -78,19 +76,19 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     before = module.menu(View(host), loader)
     view = View(host)
     gone = [entry for entry in before.entries if entry.driver == driver and (not kernels or entry.kernel in kernels)]
-    for entry in gone:
-        _drop(view, loader, entry)
+    _drop(view, loader, gone)
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
     rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
-    return view.plan(), _result(loader, after, rows, proof(host, driver, booted(host, driver)))
+    return view.plan(), _result(loader, after, rows, proof(host, driver))
 
 
-def _drop(view: View, loader: Loader, entry: Entry) -> None:
+def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
+    """Take entries out; before the first goes, nothing that is started names any of them. Last ones first: a loader may count them."""
     module = LOADERS[loader.kind]
-    entry = _ours(module.menu(view, loader), entry.driver or "", entry.kernel or "")  # as it stands by now: numbers may have moved
-    module.forget(view, loader, entry)
-    module.drop(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
+    for change in (module.forget, module.drop):
+        for entry in reversed(entries):
+            change(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
 
 
 def _check_driver(driver: str) -> None:
@@ -131,25 +129,34 @@ def variants(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, 
     return dict(sorted(found.items(), key=lambda item: functools.cmp_to_key(bls.vercmp)(item[0])))
 
 
-def booted(host: Host, driver: str) -> Optional[str]:
-    """The release of the running kernel if it was started by an entry of the driver."""
-    if not host.live:
-        return None
-    with open("/proc/cmdline") as cmdline:
-        return os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
+def _try_once(view: View, loader: Loader, entry: Entry, running: Dict[str, Any]) -> None:
+    """Have the next boot alone start the entry, unless the running system has shown already what that would show.
 
-
-def proof(host: Host, driver: str, running: Optional[str]) -> Dict[str, Any]:
-    """What the running system shows of the driver: started by an entry of it (``booted``), and each of its modules as /sys has it.
-
-    ``verified`` if so, and if all the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
+    If the entry is the default, what it starts has changed since it was made that: it goes back to trial, and the old default comes back.
     """
-    states = {}
-    for path in variant.linked(host, running, [driver]) if running else ():
+    module = LOADERS[loader.kind]
+    promoted = _same(module.menu(view, loader).default, entry)
+    if running["verified"] and running["booted"] == entry.kernel or promoted and not view.host.live:
+        return
+    if promoted:
+        module.forget(view, loader, entry)
+    module.set_once(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
+
+
+def proof(host: Host, driver: str) -> Dict[str, Any]:
+    """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it, and ``loaded``,
+    each module of the driver as /sys has it ("this", "other", "no", "unknown").
+
+    ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
+    """
+    booted, states = None, {}
+    if host.live:
+        with open("/proc/cmdline") as cmdline:
+            booted = os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
+    for path in variant.linked(host, booted, [driver]) if booted else ():
         module = ko.read(host, path)
         states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
-    good = "this" in states.values() and set(states.values()) <= {"this", "no"}
-    return {"booted": running, "loaded": states, "verified": good}
+    return {"booted": booted, "loaded": states, "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
 
 
 def _ours(menu: Menu, driver: str, kernel: str) -> Entry:
@@ -165,12 +172,12 @@ def _same(one: Optional[Entry], other: Optional[Entry]) -> bool:
     return (one and _key(one)) == (other and _key(other))
 
 
-def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], default_asked: bool) -> None:
+def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], asked: bool) -> None:
     """What this collection promises of every change, held against the menu that it would leave behind."""
     foreign = [[_key(entry) for entry in menu.entries if entry.driver is None] for menu in (before, after)]
     if foreign[0] != foreign[1]:
         raise KmodError(loader.config, "the change would touch entries that are not ours", "Report this as a bug", "ENTRY_FOREIGN")
-    if not default_asked and not _same(before.default, after.default):
+    if not asked and not _same(before.default, after.default):
         raise KmodError(loader.config, "the default is a number, which would mean %r instead of %r"
                         % (after.default and after.default.title, before.default and before.default.title),
                         "Set the default by id (grub-set-default, grubby --set-default) and run again", "DEFAULT_WOULD_CHANGE")

@@ -269,6 +269,15 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
     """Before our entry goes: nothing that GRUB starts may name it any more, and the old default is back."""
+    _forget_in_environment(view, loader, entry)
+    path = custom(loader)
+    text = view.text(path)
+    for block in blocks.each(text or ""):
+        if blocks.whose(block) == (entry.driver, entry.kernel) and _DEFAULT.search(block.group("body")):
+            view.put(path, blocks.put(text, entry.driver or "", entry.kernel or "", _DEFAULT.sub("", block.group("body"))))
+
+
+def _forget_in_environment(view: View, loader: Loader, entry: Entry) -> None:
     path = environment(loader)
     text = view.text(path)
     if text is None:

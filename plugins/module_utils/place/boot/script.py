@@ -68,7 +68,7 @@ def parse(text: str, path: str) -> List[Command]:
         if kind == "word":
             words.append(Word(token, position, found.end()))
         elif token == "{":
-            heads.append(words)
+            heads.append(_plain(words))
             levels.append([])
             words = []
         elif kind in ("end", "brace"):
@@ -86,9 +86,14 @@ def parse(text: str, path: str) -> List[Command]:
     return levels[0]
 
 
-def _finish(level: List[Command], words: List[Word]) -> None:
+def _plain(words: List[Word]) -> List[Word]:
     while words and words[0].raw in KEYWORDS:
         words = words[1:]
+    return words
+
+
+def _finish(level: List[Command], words: List[Word]) -> None:
+    words = _plain(words)
     if words:
         level.append(Command(words, None, words[0].start, words[-1].stop))
 

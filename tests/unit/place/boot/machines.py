@@ -194,4 +194,47 @@ def el6(root, default="default=1", end="\n"):
     return initrd
 
 
-FAMILIES = {"debian": debian, "el7": el7, "el8": el8, "el9": el9, "sles": sles, "el6": el6}
+def systemd_boot(root, esp="/boot/efi", sort_key="sort-key rocky\n"):
+    """systemd-boot as kernel-install lays it out: a directory a kernel on the EFI system partition, beside its entries."""
+    initrd = "initrd.img-%s"
+    for release in (OLD, NEW):
+        directory = "%s/%s/%s" % (esp, MACHINE, release)
+        write(root, directory + "/linux")
+        for ending in ("", ".1"):
+            write(root, "%s/%s%s" % (directory, initrd % release, ending), "initramfs", 0o700)
+            write(root, "/boot/%s%s" % (initrd % release, ending), "where kernel-install copied it from")
+        write(root, "%s/loader/entries/%s-%s.conf" % (esp, MACHINE, release), """title      Rocky Linux
+version    %s
+machine-id %s
+%soptions    root=UUID=%s ro
+linux      /%s/%s/linux
+initrd     /%s/%s/%s
+""" % (release, MACHINE, sort_key, UUID, MACHINE, release, MACHINE, release, initrd % release), 0o700)
+    write(root, esp + "/EFI/systemd/systemd-bootx64.efi")
+    write(root, esp + "/loader/loader.conf", "timeout 3\nconsole-mode keep\n", 0o700)
+    return initrd
+
+
+def extlinux(root):
+    """extlinux, and U-Boot's reading of the same file."""
+    initrd = "initrd.img-%s"
+    images(root, initrd, OLD, NEW)
+    text = "## /boot/extlinux/extlinux.conf\n\ndefault l0\nmenu title U-Boot menu\nprompt 0\ntimeout 50\n"
+    for number, release in enumerate((NEW, OLD)):
+        text += "\nlabel l%d\n\tmenu label Debian GNU/Linux %s\n\tlinux /boot/vmlinuz-%s\n\tinitrd /boot/initrd.img-%s\n" % (
+            number, release, release, release)
+        text += "\tfdtdir /usr/lib/linux-image-%s/\n\n\tappend root=UUID=%s ro quiet\n" % (release, UUID)
+        text += "\nlabel l%dr\n\tmenu label Debian GNU/Linux %s (rescue target)\n\tlinux /boot/vmlinuz-%s\n\tinitrd /boot/initrd.img-%s\n" % (
+            number, release, release, release)
+        text += "\tappend root=UUID=%s ro single\n" % UUID
+    write(root, "/boot/extlinux/extlinux.conf", text)
+    return initrd
+
+
+def directory(family):
+    """Where a family's images lie, with a place for the release."""
+    return "/boot/efi/%s/%%s/" % MACHINE if family == "systemd-boot" else "/boot/"
+
+
+FAMILIES = {"debian": debian, "el7": el7, "el8": el8, "el9": el9, "sles": sles, "el6": el6,
+            "systemd-boot": systemd_boot, "extlinux": extlinux}

@@ -1,0 +1,154 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The whole way on machines that boot from disks: deployed by the role over ssh, tried once, made the default, removed.
+
+Run by tests/boot/run, which says what it needs; ``--fast`` takes the first disk alone, without the trial that fails.
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import debian
+import disks
+import drivers
+import guest
+import pytest
+
+import ansible_collections
+
+COLLECTIONS = Path(next(iter(ansible_collections.__path__))).parent  # where tests/conftest.py found or made them
+HERE = Path(__file__).resolve().parent
+FAST = os.environ.get("BOOT_TESTS") == "fast"
+DRIVER = "ootedu"
+# Of every file that boots: all that was there before must be there, and nothing else after removal. GRUB itself writes to grubenv.
+FILES = "find /boot /usr/lib/modules -type f ! -name grubenv ! -name loader.conf.old -print0 | sort -z | xargs -0 sha256sum"
+
+
+class Machine:
+    """A running machine and the controller's view of it."""
+
+    def __init__(self, disk, running, directory, release):
+        self.disk = disk
+        self.guest = running
+        self.directory = directory
+        self.kernel = debian.image(release, disk.suite)
+
+    def play(self, *options, name="deploy", fails=False):
+        """Run one of the collection's playbooks: the total of its tasks by outcome, and what it said."""
+        inventory = self.directory / "inventory.json"
+        inventory.write_text(json.dumps({"all": {"hosts": {self.disk.name: {
+            "ansible_host": "127.0.0.1", "ansible_port": self.guest.port, "ansible_user": "root", "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_ssh_common_args": " ".join(self.guest.ssh_options)}}}}))
+        environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_PIPELINING="true",
+                           ANSIBLE_HOST_KEY_CHECKING="false", ANSIBLE_LOCAL_TEMP=str(self.directory / "tmp"), ANSIBLE_NOCOLOR="1")
+        began = time.monotonic()
+        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), "outoftree.kmod." + name, "--diff", *options]
+        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=1500)
+        with open(str(self.directory / "plays.log"), "a") as log:
+            log.write(done.stdout)
+        print("%s %s: %.0f s" % (name, " ".join(options), time.monotonic() - began))
+        assert bool(done.returncode) == fails, done.stdout
+        recap = dict(re.findall(r"(\w+)=(\d+)", done.stdout[done.stdout.rindex("PLAY RECAP"):]))
+        return {key: int(value) for key, value in recap.items()}, done.stdout
+
+    def deploy(self, source, driver=DRIVER, *options, **more):
+        return self.play("-e", "kmod_driver=" + driver, "-e", "kmod_src=%s" % source, *options, **more)
+
+    def ran(self, script):
+        return self.guest.script(script)
+
+    def files(self):
+        return dict(reversed(line.split(None, 1)) for line in self.ran(FILES).splitlines())
+
+    def started_by(self):
+        """The driver whose entry started the running system, None for a shipped entry."""
+        found = re.search(r"outoftree\.kmod=(\S+)", self.ran("cat /proc/cmdline"))
+        return found and found.group(1)
+
+    def loaded_in_initramfs(self):
+        """Whether the driver came before the root file system, by the kernel's log."""
+        log = self.ran("dmesg")
+        return -1 < log.find("ootedu: loaded") < log.find("EXT4-fs (vda4): mounted") and "ootedu: bound to" in log
+
+
+@pytest.fixture(scope="module", params=disks.DISKS[:1] if FAST else disks.DISKS, ids=lambda disk: disk.name)
+def machine(request, tmp_path_factory):
+    reason = disks.missing()
+    if reason:
+        pytest.skip(reason)
+    disk = request.param
+    directory = Path(os.environ["BOOT_LOGS"]) / disk.name if os.environ.get("BOOT_LOGS") else tmp_path_factory.mktemp(disk.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with guest.Guest(disks.overlay(disk, directory), disk.firmware, directory / "console.log", disks.key()) as running:
+        running.wait()
+        print("\n%s: answers after %.0f s" % (disk.name, time.monotonic() - began))
+        yield Machine(disk, running, directory, running.script("uname -r").strip())
+
+
+@pytest.fixture(scope="module")
+def driver(machine):
+    """The directory of the driver's modules for the machine's kernel."""
+    return drivers.edu(machine.kernel)[0].parent
+
+
+@pytest.fixture(scope="module")
+def shipped(machine):
+    assert machine.started_by() is None
+    return machine.files()
+
+
+def test_tried_once_and_then_the_default(machine, driver, shipped):
+    totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_boot=default", "-e", "kmod_reboot=true")
+    assert totals["failed"] == 0 and totals["changed"] > 0, said
+    assert machine.started_by() == DRIVER
+    assert machine.loaded_in_initramfs(), machine.ran("dmesg | tail -60")
+    now = machine.files()
+    assert [path for path in shipped if now.get(path) != shipped[path] and "/modules." not in path] == []
+
+
+def test_a_person_at_the_menu_can_tell_the_entries_apart(machine):
+    # A menu on a terminal is drawn with cursor movements between its words.
+    assert re.search("With driver ootedu", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", machine.guest.console()))
+
+
+def test_a_second_run_changes_nothing(machine, driver):
+    before = machine.files()
+    totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_boot=default", "-e", "kmod_reboot=true")
+    assert totals["changed"] == 0, said
+    assert machine.files() == before
+
+
+def test_still_there_after_another_reboot(machine):
+    machine.guest.reboot()
+    assert machine.started_by() == DRIVER
+    assert machine.loaded_in_initramfs()
+
+
+def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
+    totals, said = machine.play("-e", "kmod_driver=" + DRIVER, name="remove")
+    assert totals["changed"] > 0, said
+    assert machine.files() == shipped
+    machine.guest.reboot()
+    assert machine.started_by() is None
+    assert "ootedu" not in machine.ran("cat /proc/modules")
+    assert machine.files() == shipped
+
+
+@pytest.mark.skipif(FAST, reason="only without --fast")
+def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipped):
+    source = drivers.compiled("rootless", HERE / "rootless", machine.kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')[0].parent
+    _totals, said = machine.deploy(source, "rootless", "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
+    assert "came back on its default entry by itself" in said
+    assert "panic - not syncing: ootrootless: no root file system" in machine.guest.console()
+    assert machine.started_by() is None
+    machine.guest.reboot()
+    assert machine.started_by() is None, "tried more than once"
+    machine.play("-e", "kmod_driver=rootless", name="remove")
+    assert machine.files() == shipped
