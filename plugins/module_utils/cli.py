@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from .errors import KmodError
 from .host import Host
@@ -49,7 +49,25 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--kernel", action="append", metavar="REL", help="judge for this kernel alone (may be given several times)")
     each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
     each.set_defaults(run=check)
+    _variant_parser(commands)
     return top
+
+
+def _variant_parser(commands: Any) -> None:
+    each = commands.add_parser("variant", help="show, make or remove initramfs variants, or list what is in an image",
+                               description="Show the initramfs variants and which of them are out of date; with --driver make or remove those with "
+                                           "a driver; with --list show what an image holds, all its segments together. Exit status of the first: "
+                                           "1 if some are not current.")
+    each.add_argument("--list", metavar="FILE", help="list the files of an image, as the kernel unpacks it")
+    each.add_argument("--driver", action="append", metavar="NAME", help="make variants with this driver (several: all in one variant)")
+    each.add_argument("--kernel", action="append", default=[], metavar="REL", help="for this kernel alone (may be given several times)")
+    each.add_argument("--method", choices=["auto", "overlay", "segment", "rebuild"], default="auto", help="how to make them")
+    each.add_argument("--early-load", action="store_true", help="load the driver at the very start of the initramfs")
+    each.add_argument("--absent", action="store_true", help="remove the variants with the driver")
+    each.add_argument("--check", action="store_true", help="only say what would be done")
+    each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine")
+    each.add_argument("--json", action="store_true", help="print the whole result")
+    each.set_defaults(run=variant)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -70,6 +88,33 @@ def check(options: argparse.Namespace) -> int:
     return OK if all(verdict.compatible for verdict in verdicts) else NOT_ALL
 
 
+def variant(options: argparse.Namespace) -> int:
+    from .place.initramfs import listing
+    from .place.initramfs import variant as variants
+
+    if options.list:
+        for line in listing.lines(Host(HERE), os.path.abspath(options.list)):
+            print(line)
+        return OK
+    host = Host(options.root)
+    if not options.driver:
+        rows = variants.overview(host)
+        print(json.dumps(rows, indent=2) if options.json else _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"],
+                                                                        row["path"]] for row in rows]))
+        return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
+    with host.lock():
+        if options.absent:
+            plan, result = variants.absent(host, options.driver, options.kernel)
+        else:
+            request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
+            plan, result = variants.present(host, request, options.kernel)
+        if not options.check:
+            plan.apply()
+    print(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
+                                                                     + [["", "pruned", path] for path in result["pruned"]]))
+    return OK
+
+
 def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) -> List[Kernel]:
     host = Host(options.root)
     if exports is None:
@@ -85,7 +130,10 @@ def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) 
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
-    """One line a verdict, in columns."""
-    rows = [(verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short) for verdict in verdicts]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  ".join([text.ljust(width) for text, width in zip(row, widths)] + [row[4]]).rstrip() for row in rows)
+    return _columns([[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in verdicts])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """One line a row, all columns but the last of one width."""
+    widths = [max(len(text) for text in column) for column in list(zip(*rows))[:-1]]
+    return "\n".join("  ".join([text.ljust(width) for text, width in zip(row, widths)] + [row[-1]]).rstrip() for row in rows)

@@ -97,3 +97,29 @@ def test_one_file_that_runs_alone(root: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-I", "-S", str(target), "check", "--root", str(root), "--kernel", "6.1.0-9-amd64", module(tmp_path)],
                           stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"]}, check=True)
     assert done.stdout == b"vendor  6.1.0-9-amd64  compatible\n"
+
+
+def test_variants_are_made_shown_and_removed(root: Path, tmp_path: Path, capsys: Any) -> None:
+    image = root / "boot" / "initramfs-6.1.0-9-amd64.img"
+    image.parent.mkdir(exist_ok=True)
+    image.write_bytes(b"070701" + b"0" * 30 + b"00000002" + b"0" * 50 + b"0000000B" + b"00000000" + b"TRAILER!!!" + bytes(3))
+    extra = root / "lib/modules/6.1.0-9-amd64/extra/vendor"
+    extra.mkdir(parents=True)
+    (extra / "vendor.ko").write_bytes(ko("vendor"))
+    (root / "lib/modules/6.1.0-9-amd64/modules.dep").write_text("extra/vendor/vendor.ko:\n")
+    (root / "boot/vmlinuz-6.1.0-9-amd64").write_bytes(b"")
+    command = ["variant", "--root", str(root)]
+    assert cli.main(command + ["--driver", "vendor", "--check"]) == 0
+    assert "created" in capsys.readouterr().out and not image.with_name(image.name + ".1").exists()
+    assert cli.main(command + ["--driver", "vendor"]) == 0
+    assert image.with_name(image.name + ".1").exists()
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.split() == ["6.1.0-9-amd64", "current", "vendor", "overlay", "/boot/%s.1" % image.name]
+    assert cli.main(["variant", "--list", str(image) + ".1"]) == 0
+    assert "updates/vendor.ko" in capsys.readouterr().out
+    image.write_bytes(image.read_bytes() + bytes(8))
+    assert cli.main(command + ["--json"]) == 1
+    assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["stale"]
+    assert cli.main(command + ["--driver", "vendor", "--absent"]) == 0
+    assert not image.with_name(image.name + ".1").exists()

@@ -23,7 +23,7 @@ def lines(host: Host, path: str) -> Iterator[str]:
     variant = manifest.find(host, path)
     if variant:
         drivers = ", ".join(variant.wants["drivers"])
-        yield "variant of %s for kernel %s with %s (%s)" % (variant.base, variant.wants["kernel"], drivers, variant.method)
+        yield "variant of %s for kernel %s with %s (%s)" % (variant.wants["base"]["path"], variant.wants["kernel"], drivers, variant.method)
     yield ""
     for name, node in sorted(image.tree.nodes.items()):
         if name:
