@@ -82,6 +82,6 @@ def generated(directory: Path, reason: str) -> Stock:
         (tree / "initramfs").write_bytes(initramfs(kernel, sorted(tree.rglob("disk.ko"))))
         kernels.append(kernel)
         if number in (1, 2):
-            needs = [(symbol, crc) for symbol, crc, *_ in exports if symbol in ("module_layout", "printk", "kfree")]
+            needs = [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk", "kfree")]
             write(directory / "builds" / release / "vendor.ko", build_ko.ko("vendor", needs, release=release))
     return Stock(kernels, "vendor", directory / "builds", ["generated kernels and a generated driver, not real ones: " + reason])

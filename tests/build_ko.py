@@ -139,9 +139,9 @@ def ko(name: str = "vendor", needs: Sequence[Tuple[str, int]] = (("module_layout
     if versions is not None:
         sections.append(Section("__versions", versions, flags=versions_flags))
     if ext_versions is not None:
-        sections.append(Section("__version_ext_crcs", b"".join(struct.pack(order + "I", crc) for _, crc in ext_versions)))
-        sections.append(Section("__version_ext_names", b"".join(symbol.encode() + b"\0" for symbol, _ in ext_versions)))
-    symbols = [Symbol(symbol, bind=2 if symbol in weak else 1) for symbol, _ in needs if symbol != "module_layout"]
+        sections.append(Section("__version_ext_crcs", b"".join(struct.pack(order + "I", crc) for _unused, crc in ext_versions)))
+        sections.append(Section("__version_ext_names", b"".join(symbol.encode() + b"\0" for symbol, _unused in ext_versions)))
+    symbols = [Symbol(symbol, bind=2 if symbol in weak else 1) for symbol, _unused in needs if symbol != "module_layout"]
     symbols += [Symbol(symbol, bind=2 if symbol in weak else 1) for symbol in unlisted] + [Symbol(symbol, 0xfff2) for symbol in common]
     symbols += [Symbol("init_module", ".text"), Symbol("cleanup_module", ".text", 8)]
     relocations: Dict[str, List[Tuple[int, str, int, int]]] = {}
@@ -240,7 +240,7 @@ def kernel(root: Path, release: str = RELEASE, *, exports: Optional[Sequence[Tup
     module: what to give to ``ko`` for the one module that is always there. exports None: no symvers.
     """
     top = root / ("usr/lib/modules" if family == "suse" else "lib/modules") / release
-    layout = next((crc for symbol, crc, *_ in exports or EXPORTS if symbol == "module_layout"), None)
+    layout = next((crc for symbol, crc, *_rest in exports or EXPORTS if symbol == "module_layout"), None)
     dummy = ko("dummy", [("module_layout", layout or 0)], release=release, flags=flags, modinfo={"intree": "Y"}, versioned="modversions" in flags,
                **module)
     files: Dict[str, bytes] = {"kernel/drivers/net/dummy.ko": dummy}

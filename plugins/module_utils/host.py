@@ -355,7 +355,7 @@ def _holder(status: os.stat_result) -> str:
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/locks") as locks:
         for line in locks:
             fields = line.split()
-            if "FLOCK" in fields and fields[5].split(":")[2] == str(status.st_ino):
+            if fields[1] == "FLOCK" and fields[5].split(":")[2] == str(status.st_ino):
                 with open("/proc/%d/cmdline" % int(fields[4]), "rb") as cmdline:
                     return "process %s: %s" % (fields[4], cmdline.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()[:120])
     return "process unknown"

@@ -73,7 +73,7 @@ extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.change
   - outoftree.kmod.common.actiongroup_kmod
-author: Contributors to the outoftree.kmod project
+author: Contributors to the outoftree.kmod project (@outoftree)
 """
 
 EXAMPLES = r"""

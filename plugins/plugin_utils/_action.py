@@ -76,8 +76,8 @@ def described(controller: Host, path: str) -> dict[str, Any]:
     status = os.stat(path)
     key = "%s %d %d %d" % (os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ino)
     kept = os.path.join(C.DEFAULT_LOCAL_TMP, "outoftree_kmod", hashlib.sha256(key.encode()).hexdigest() + ".json")
-    with contextlib.suppress(FileNotFoundError), open(kept, "rb") as file:
-        return json.load(file)
+    with contextlib.suppress(FileNotFoundError), open(kept, encoding="utf-8") as had:
+        return json.load(had)
     answer = ko.read(controller, path).as_dict()
     with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(kept), delete=False) as file:  # other workers may be at it, too
         json.dump(answer, file)

@@ -15,7 +15,7 @@ from typing import List, Tuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
-import conftest  # noqa: E402,F401 - makes the collection importable
+import conftest  # noqa: E402,F401 pylint: disable=unused-import - makes the collection importable
 
 from ansible_collections.outoftree.kmod.tests.lab import debian  # noqa: E402
 
@@ -51,7 +51,7 @@ def cost(argv: List[str]) -> Tuple[float, float]:
 
 def best(argv: List[str], root: str, cold: bool) -> Tuple[float, float]:
     found = []
-    for _ in range(RUNS):
+    for _unused in range(RUNS):
         if cold:
             shutil.rmtree(root + "/var/cache/outoftree.kmod", ignore_errors=True)
         found.append(cost(argv))

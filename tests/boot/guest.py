@@ -68,7 +68,8 @@ class Guest:
     def try_script(self, script: str, timeout: float = 600) -> Tuple[int, str]:
         argv = ["ssh"] + self.ssh_options + ["-p", str(self.port), "root@127.0.0.1", "sh", "-s"]
         try:
-            done = subprocess.run(argv, input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=timeout)
+            done = subprocess.run(argv, input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=timeout,
+                                  check=False)
         except subprocess.TimeoutExpired:
             return 255, "no answer within %d s" % timeout
         return done.returncode, done.stdout

@@ -86,7 +86,8 @@ def say(text: str) -> None:
 
 def run(argv: Sequence[str], **options: object) -> str:
     """A command's standard output; a LabError with the end of what it said if it fails."""
-    done = subprocess.run(list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, errors="replace", **options)  # type: ignore
+    done = subprocess.run(list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, errors="replace", check=False,
+                          **options)  # type: ignore
     if done.returncode:
         raise LabError("%s: exit status %d: %s" % (" ".join(argv[:6]), done.returncode, (done.stderr.strip() or done.stdout.strip())[-1500:]))
     return done.stdout
@@ -110,7 +111,7 @@ def _paragraphs(text: str) -> Iterator[Paragraph]:
             if line[:1] in " \t":
                 fields[name] = fields.get(name, "") + "\n" + line
             elif ":" in line:
-                name, _, value = line.partition(":")
+                name, _unused, value = line.partition(":")
                 name = name.lower()
                 fields[name] = value.strip()
         if fields:

@@ -34,7 +34,7 @@ def build_id(data: bytes, path: str) -> Optional[bytes]:
     """The build ID note in a module's bytes, as /sys/module/NAME/notes shows it."""
     file = elf.parse(data, path)
     section = file.find_any(BUILD_ID)
-    return file.bytes(section) if section else None
+    return file.contents(section) if section else None
 
 
 def reload(plan: Plan, modules: Sequence[Tuple[KernelModule, str]]) -> bool:

@@ -56,7 +56,7 @@ def verify(key: Point, digest: bytes, r: int, s: int) -> bool:
         return False
     e = int.from_bytes(digest, "big") >> max(0, 8 * len(digest) - curve.order.bit_length())
     inverse = pow(s, curve.order - 2, curve.order)
-    x, _, z = _sum_of_products(curve, e * inverse % curve.order, (curve.x, curve.y, 1), r * inverse % curve.order, (key.x, key.y, 1))
+    x, _unused, z = _sum_of_products(curve, e * inverse % curve.order, (curve.x, curve.y, 1), r * inverse % curve.order, (key.x, key.y, 1))
     return z != 0 and x * pow(z, curve.prime - 3, curve.prime) % curve.prime % curve.order == r  # 1 / z^2
 
 

@@ -21,16 +21,20 @@ try:
     from ansible.module_utils.elftools.elf.enums import ENUM_E_MACHINE, ENUM_SH_TYPE_BASE  # type: ignore[import-not-found]
     from ansible.module_utils.elftools.elf.structs import ELFStructs  # type: ignore[import-not-found]
 except ImportError:
-    from elftools.common.exceptions import ELFParseError
-    from elftools.construct import ConstructError
-    from elftools.elf.constants import SH_FLAGS, SHN_INDICES
-    from elftools.elf.enums import ENUM_E_MACHINE, ENUM_SH_TYPE_BASE
-    from elftools.elf.structs import ELFStructs
+    try:
+        from elftools.common.exceptions import ELFParseError
+        from elftools.construct import ConstructError
+        from elftools.elf.constants import SH_FLAGS, SHN_INDICES
+        from elftools.elf.enums import ENUM_E_MACHINE, ENUM_SH_TYPE_BASE
+        from elftools.elf.structs import ELFStructs
+    except ImportError:  # only parse() cannot do without
+        ELFStructs = None
 
-ALLOC = SH_FLAGS.SHF_ALLOC
-UNDEF, COMMON, ABSOLUTE = SHN_INDICES.SHN_UNDEF, SHN_INDICES.SHN_COMMON, SHN_INDICES.SHN_ABS
-NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = (
-    ENUM_SH_TYPE_BASE["SHT_" + name] for name in ("NULL", "PROGBITS", "SYMTAB", "STRTAB", "RELA", "NOBITS", "REL"))
+if ELFStructs is not None:
+    ALLOC = SH_FLAGS.SHF_ALLOC
+    UNDEF, COMMON, ABSOLUTE = SHN_INDICES.SHN_UNDEF, SHN_INDICES.SHN_COMMON, SHN_INDICES.SHN_ABS
+    NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = (
+        ENUM_SH_TYPE_BASE["SHT_" + name] for name in ("NULL", "PROGBITS", "SYMTAB", "STRTAB", "RELA", "NOBITS", "REL"))
 
 # What Linux runs on: e_machine, bits, byte order (None: both exist), uname -m. The order matters where e_ident is no help.
 _MACHINES = (
@@ -108,7 +112,7 @@ class Elf(NamedTuple):
     def find_any(self, name: str) -> Optional[Section]:
         return next((section for section in self.sections if section.name == name), None)
 
-    def bytes(self, section: Optional[Section]) -> bytes:
+    def contents(self, section: Optional[Section]) -> bytes:
         """What the section holds in the file: for a NOBITS one too, since the loader's tables are read without looking at the type."""
         return self.data[section.offset:section.offset + section.size] if section else b""
 
@@ -129,7 +133,9 @@ def machine_of(data: bytes) -> Optional[Tuple[str, int, str]]:
 
 
 def parse(data: bytes, what: str) -> Elf:
-    """Any bytes at all. Faults stop at the first that leaves nothing to be read behind it."""
+    """Any bytes at all. Faults stop at the first that leaves nothing to be read behind it. Error: PYELFTOOLS_MISSING."""
+    if ELFStructs is None:
+        raise KmodError("pyelftools", "is not installed", "Install it: pip install 'pyelftools>=0.27,<0.33'", "PYELFTOOLS_MISSING")
     if not data:
         return _faulty(data, "FILE_EMPTY", "the file is empty")
     if data[:4] != b"\x7fELF"[:len(data)]:
@@ -214,8 +220,8 @@ class SymbolTable(Sequence[Symbol]):
         table = next((section for section in elf.sections if section.type == SYMTAB and section.link < len(elf.sections)), None)
         self.wide = elf.bits == 64
         self.form = struct.Struct(elf.order + ("IBxHQ8x" if self.wide else "II4xBxH"))
-        self.data = elf.bytes(table)
-        self.names = elf.bytes(elf.sections[table.link]) if table else b""
+        self.data = elf.contents(table)
+        self.names = elf.contents(elf.sections[table.link]) if table else b""
 
     def __len__(self) -> int:
         return len(self.data) // self.form.size
@@ -238,14 +244,14 @@ def odd_names(elf: Elf) -> bool:
     table = next((section for section in elf.sections if section.type == SYMTAB), None)
     if table is None or table.link >= len(elf.sections):
         return False
-    data, size = elf.bytes(table), 24 if elf.bits == 64 else 16
+    data, size = elf.contents(table), 24 if elf.bits == 64 else 16
     starts = struct.unpack("%s%s" % (elf.order, ("I%dx" % (size - 4)) * (len(data) // size)), data[:len(data) // size * size])
     return max(starts, default=0) >= elf.sections[table.link].size and bool(starts)
 
 
 def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
     """The entries of a RELA or REL section; an addend that REL keeps in place is 0 here."""
-    data = elf.bytes(section)
+    data = elf.contents(section)
     word = "Q" if elf.bits == 64 else "I"
     form = struct.Struct(elf.order + word * 2 + (word.lower() if section.type == RELA else ""))
     shift, mask = (32, 0xffffffff) if elf.bits == 64 else (8, 0xff)
@@ -255,20 +261,20 @@ def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
 
 def places(elf: Elf, section: Section) -> Iterator[Tuple[int, int]]:
     """(offset, type) of a 64-bit RELA section's entries: all that most of them are looked at for, and there are many."""
-    data = elf.bytes(section)
+    data = elf.contents(section)
     fields = struct.unpack("%s%dQ" % (elf.order, len(data) // 24 * 3), data[:len(data) // 24 * 24])
     return zip(fields[::3], (info & 0xffffffff for info in fields[1::3]))
 
 
 def in_place(elf: Elf, section: Optional[Section], offset: int) -> int:
     """The addend that a REL relocation keeps where it applies (``Elf32_Rel``)."""
-    data = elf.bytes(section)[offset:offset + 4]
+    data = elf.contents(section)[offset:offset + 4]
     return struct.unpack(elf.order + "i", data)[0] if len(data) == 4 else 0
 
 
 def words(elf: Elf, section: Optional[Section], size: int) -> List[int]:
     """A section as an array of unsigned numbers of ``size`` bytes; an incomplete last one is left out."""
-    data = elf.bytes(section)
+    data = elf.contents(section)
     count = len(data) // size
     return list(struct.unpack("%s%d%s" % (elf.order, count, {1: "B", 4: "I", 8: "Q"}[size]), data[:count * size]))
 

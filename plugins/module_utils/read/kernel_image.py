@@ -68,7 +68,7 @@ def unpack(data: Bytes, what: str) -> Image:
     Errors: KERNEL_IMAGE_UNKNOWN, COMP_UNSUPPORTED, COMP_CORRUPT, COMP_LIMIT, each naming ``what``.
     """
     kinds: List[str] = []
-    for _ in range(LAYERS):
+    for _unused in range(LAYERS):
         compressed = compression.detect(bytes(data[:8]))
         if data[:4] == b"\x7fELF":
             return Image(" ".join(kinds + ["vmlinux"]), data, ">" if data[5:6] == b"\2" else "<", None)
@@ -236,7 +236,7 @@ def _from_scan(image: Image) -> Dict[str, Export]:
         width, flagged = each & ~1, each & 1
         if rest or width not in (0, 4, 8):
             continue
-        names = [_text(image.data, strings.offset + name) for name, _ in entries]
+        names = [_text(image.data, strings.offset + name) for name, _unused in entries]
         breaks = [index for index in range(1, count) if names[index] < names[index - 1]]
         if len(breaks) == 1 - flagged:
             gpls = _flags(image, end + width * count, count) if flagged else [index >= breaks[0] for index in range(count)]

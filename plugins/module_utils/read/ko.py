@@ -201,7 +201,7 @@ def exports(data: bytes, path: str) -> List[Exported]:
 
 def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModule:
     sections = elf.by_name(file)
-    modinfo = tuple((key, value) for key, _, value in (entry.partition("=") for entry in elf.strings(file.bytes(file.find_any(".modinfo")))))
+    modinfo = tuple((key, value) for key, _unused, value in (entry.partition("=") for entry in elf.strings(file.contents(file.find_any(".modinfo")))))
     this = file.find_any(THIS_MODULE)
     symbols = list(elf.SymbolTable(file))
     name = next((value for key, value in modinfo if key == "name"), None) or _struct_name(file, this) or module.name
@@ -210,7 +210,7 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
     if elf.odd_names(file):
         faults.append(Fault("ELF_SYMBOL_NAME", "a symbol's name lies outside of the table of names"))
     chained = _chained_versions(file)
-    entries = {symbol.name: offset for offset, symbol, _ in _targets(file, this, symbols)}
+    entries = {symbol.name: offset for offset, symbol, _unused in _targets(file, this, symbols)}
     exported = [suffix for suffix in ("", "_gpl") if _size(file, "__ksymtab" + suffix)]
     return module._replace(
         name=name.replace("-", "_"), modinfo=modinfo, undefined=_undefined(symbols),
@@ -224,7 +224,7 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
 def _struct_name(file: Elf, this: Optional[elf.Section]) -> str:
     """``struct module.name``: behind the state and the list head (``include/linux/module.h``)."""
     start = 24 if file.bits == 64 else 12
-    return elf.text(file.bytes(this)[:start + 64 - file.bits // 8], start)
+    return elf.text(file.contents(this)[:start + 64 - file.bits // 8], start)
 
 
 def _undefined(symbols: List[elf.Symbol]) -> Tuple[Undefined, ...]:
@@ -234,14 +234,14 @@ def _undefined(symbols: List[elf.Symbol]) -> Tuple[Undefined, ...]:
 
 
 def _versions(file: Elf) -> Tuple[Version, ...]:
-    data = file.bytes(file.find("__versions"))
+    data = file.contents(file.find("__versions"))
     form = struct.Struct(file.order + ("Q56s" if file.bits == 64 else "I60s"))
     return tuple(Version(elf.text(name, 0), crc) for crc, name in form.iter_unpack(data[:len(data) // MODVERSION * MODVERSION]))
 
 
 def _chained_versions(file: Elf) -> Optional[Tuple[Version, ...]]:
     """Ubuntu's form, from 6.2 on: u32 offset of the next entry, u32 crc, name (its ``kernel/module/version.c``). None if this is not it."""
-    data = file.bytes(file.find("__versions"))
+    data = file.contents(file.find("__versions"))
     found, start = [], 0
     while start < len(data):
         step, crc = struct.unpack_from(file.order + "II", data, start) if start + 9 <= len(data) else (0, 0)
@@ -258,7 +258,7 @@ def _btf(file: Elf) -> str:
     section = file.find_any(".BTF")
     if section is None:
         return ""
-    data = file.bytes(section)
+    data = file.contents(section)
     if len(data) < 24:
         return "bad"
     magic, version, flags, header, type_at, types, text_at, texts = struct.unpack_from(file.order + "HBBIIIII", data)
@@ -271,7 +271,7 @@ def _ext_versions(file: Elf, faults: List[Fault]) -> Optional[Tuple[Version, ...
     crcs, names = file.find("__version_ext_crcs"), file.find("__version_ext_names")
     if crcs is None and names is None:
         return None
-    table = file.bytes(names)
+    table = file.contents(names)
     found = table.split(b"\0")[:-1]
     numbers = elf.words(file, crcs, 4)
     if crcs is None or names is None or len(found) < len(numbers) or (table and table[-1]):
@@ -281,15 +281,15 @@ def _ext_versions(file: Elf, faults: List[Fault]) -> Optional[Tuple[Version, ...
 
 def _exports(file: Elf, symbols: Sequence[elf.Symbol]) -> Iterator[Exported]:
     """The entries of __ksymtab and __ksymtab_gpl, by their relocations: value, name and perhaps namespace (``struct kernel_symbol``)."""
-    flags = file.bytes(file.find("__kflagstab"))
+    flags = file.contents(file.find("__kflagstab"))
     strings = next((index for index, section in enumerate(file.sections) if section.name == "__ksymtab_strings"), -1)
     for suffix in ("", "_gpl"):
         entries: List[List[str]] = []
-        for _, symbol, addend in _targets(file, file.find("__ksymtab" + suffix), symbols):
+        for _unused, symbol, addend in _targets(file, file.find("__ksymtab" + suffix), symbols):
             if symbol.shndx != strings:
                 entries.append([])
             elif entries:
-                entries[-1].append(elf.text(file.bytes(file.sections[strings]), symbol.value + addend))
+                entries[-1].append(elf.text(file.contents(file.sections[strings]), symbol.value + addend))
         named = [entry for entry in entries if entry]
         crcs = _crcs(file, file.find("__kcrctab" + suffix), symbols, len(named))
         for place, entry in enumerate(named):
@@ -304,7 +304,7 @@ def _crcs(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbo
     size = section.size // count
     found: List[Optional[int]] = list(elf.words(file, section, size)) if size in (4, 8) else []
     found += [None] * (count - len(found))
-    for offset, symbol, _ in _targets(file, section, symbols):
+    for offset, symbol, _unused in _targets(file, section, symbols):
         if offset // size < count:
             found[offset // size] = _crc(file, symbol)
     return found[:count]
@@ -313,7 +313,7 @@ def _crcs(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbo
 def _crc(file: Elf, symbol: elf.Symbol) -> int:
     if not 0 < symbol.shndx < len(file.sections):
         return symbol.value & 0xffffffff
-    data = file.bytes(file.sections[symbol.shndx])[symbol.value:symbol.value + 4]
+    data = file.contents(file.sections[symbol.shndx])[symbol.value:symbol.value + 4]
     return struct.unpack(file.order + "I", data)[0] if len(data) == 4 else 0
 
 
@@ -347,7 +347,7 @@ def _relocation_faults(file: Elf) -> List[Fault]:
         target = file.sections[table.info] if table.type == elf.RELA and table.info < len(file.sections) else None
         if target is None or not target.flags & elf.ALLOC:
             continue
-        data = file.bytes(target) if target.type != elf.NOBITS else b""
+        data = file.contents(target) if target.type != elf.NOBITS else b""
         for offset, kind in elf.places(file, table):
             size = _X86_64.get(kind)
             if size is None:

@@ -97,8 +97,8 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
     body = data[:-len(MARKER)]
     if len(body) <= _TRAILER.size:
         return body, Signature("SIG_MALFORMED")
-    algo, digest, kind, signer, key, padding, size = _TRAILER.unpack(body[-_TRAILER.size:])
     end = len(body) - _TRAILER.size
+    algo, digest, kind, signer, key, padding, size = _TRAILER.unpack(body[end:])
     if size >= end:
         return body, Signature("SIG_MALFORMED", kind)
     if kind != PKCS7:  # mod_check_sig fails before anything but the marker is cut off

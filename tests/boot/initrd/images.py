@@ -100,7 +100,7 @@ def commands(base: Base, release: str) -> List[str]:
 def run_in(system: Path, output: Path, script: str) -> str:
     """Run a shell script in the system, with ``output`` at its /mnt."""
     done = subprocess.run(["unshare", "--mount", "sh", "-ec", INSIDE, str(system), str(output), script], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors="replace")
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors="replace", check=False)
     if done.returncode:
         raise LabError("%s: %s: exit status %d: %s" % (system, script, done.returncode, done.stdout[-1500:]))
     return done.stdout

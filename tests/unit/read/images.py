@@ -96,7 +96,7 @@ NOISE = b"\x7f%s: module_layout\0kfree\0\x01\x02\xff" + bytes(range(256)) * 4
 def vmlinux(layout: Layout, exports: Dict[str, Export], order: str = "<", bits: int = 64) -> bytes:
     """An ELF kernel with named sections, at addresses unlike their file offsets."""
     parts = [(".text", X86_BASE & (1 << bits) - 1, NOISE + BANNER)] + sections(layout, exports, X86_BASE + 0x100000 & (1 << bits) - 1)
-    names = b"\0" + b"".join(name.encode() + b"\0" for name, _, _ in parts) + b".shstrtab\0"
+    names = b"\0" + b"".join(name.encode() + b"\0" for name, _unused, _unused in parts) + b".shstrtab\0"
     parts.append((".shstrtab", 0, names))
     header = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
     head = 64 if bits == 64 else 52
@@ -113,7 +113,7 @@ def vmlinux(layout: Layout, exports: Dict[str, Export], order: str = "<", bits: 
 def raw(layout: Layout, exports: Dict[str, Export], base: int = 0) -> bytes:
     """A kernel without sections, as ``objcopy -O binary`` leaves it."""
     head = (b"\0" * 64 + NOISE + BANNER).ljust(0x2000, b"\xcc")
-    return head + b"".join(data for _, _, data in sections(layout, exports, base + len(head))) + b"\xfe" * 64 + NOISE
+    return head + b"".join(data for _unused, _unused, data in sections(layout, exports, base + len(head))) + b"\xfe" * 64 + NOISE
 
 
 def arm64(layout: Layout, exports: Dict[str, Export]) -> bytes:

@@ -69,7 +69,7 @@ def test_depmods_choice(root, case):
 @pytest.mark.skipif(not shutil.which("depmod"), reason="no depmod on this machine")
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_the_real_depmod_chooses_the_same(root, case):
-    files, configuration, _ = CASES[case]
+    files, configuration, _unused = CASES[case]
     plant(root, files, configuration)
     ours = chosen(root)
     for name in ("modules.order", "modules.builtin"):

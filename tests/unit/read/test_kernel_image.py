@@ -111,7 +111,7 @@ def test_what_is_no_kernel_is_refused(data):
 
 def test_compressed_layers_have_an_end():
     data = images.arm64(NEW, images.symbols(NEW))
-    for _ in range(9):
+    for _unused in range(9):
         data = images.COMPRESSIONS["gzip"](data)
     assert refused(data) == "KERNEL_IMAGE_UNKNOWN"
 

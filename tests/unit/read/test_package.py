@@ -23,7 +23,7 @@ FILES = {"lib/modules/5.14.0-1/extra/vendor/vendor.ko": b"module", "lib/modules/
 MODULES = [("lib/modules/5.14.0-1/extra/vendor/helper.ko.xz", b"helper!"), ("lib/modules/5.14.0-1/extra/vendor/vendor.ko", b"module")]
 
 
-def deb(compress=gzip.compress, name="data.tar.gz", files=FILES):
+def deb(compress=gzip.compress, name="data.tar.gz", files=FILES):  # pylint: disable=dangerous-default-value
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for path, data in files.items():
@@ -35,7 +35,7 @@ def deb(compress=gzip.compress, name="data.tar.gz", files=FILES):
     return b"!<arch>\n" + b"".join(head + data + b"\n" * (len(data) % 2) for head, (_title, data) in zip(heads, members))
 
 
-def rpm(compress=gzip.compress, files=FILES):
+def rpm(compress=gzip.compress, files=FILES):  # pylint: disable=dangerous-default-value
     body = b""
     for name, data in list(files.items()) + [("TRAILER!!!", b"")]:
         fields = (1, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 3, 0)

@@ -25,7 +25,7 @@ STALE = tuple((name, crc ^ 1, gpl, namespace, module) for name, crc, gpl, namesp
 IN_TREE = [("module_layout", VMLINUX["module_layout"].crc), ("kfree", VMLINUX["kfree"].crc)]
 
 
-def own(name, exports=(), needs=IN_TREE):
+def own(name, exports=(), needs=IN_TREE):  # pylint: disable=dangerous-default-value
     return build_ko.ko(name, needs, modinfo={"intree": "Y"}, exports=exports)
 
 

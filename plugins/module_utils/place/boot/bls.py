@@ -26,7 +26,7 @@ def lines(text: str) -> List[Line]:
     for number, line in enumerate(text.splitlines()):
         if line.lstrip(" \t").startswith("#"):
             continue
-        key, _, value = line.strip(" \t").replace("\t", " ").partition(" ")
+        key, _unused, value = line.strip(" \t").replace("\t", " ").partition(" ")
         if not value.strip():
             break
         found.append(Line(key, value.strip(), number))

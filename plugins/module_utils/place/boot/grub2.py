@@ -75,7 +75,7 @@ class _Reader:
             elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
                 self.source_custom(parent)
             elif command.name == "set" and len(command.words) > 1:
-                name, _, value = command.words[1].value.partition("=")
+                name, _unused, value = command.words[1].value.partition("=")
                 if name == "default" and value not in ("${next_entry}", "$next_entry"):
                     self.default = value
                 self.superusers = self.superusers or name == "superusers" and bool(value)

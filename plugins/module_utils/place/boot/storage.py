@@ -52,7 +52,7 @@ def _configured(host: Host, path: str) -> Optional[str]:
             mounts.append((fields[1], fields[0], fields[2]))
     if not mounts:
         return None
-    _, device, kind = max(mounts, key=lambda mount: len(mount[0]))
+    _unused, device, kind = max(mounts, key=lambda mount: len(mount[0]))
     if kind in NO_BLOCKS:
         return "it is on %s" % kind
     if re.match(r"/dev/md", device):

@@ -57,7 +57,7 @@ def _entries(view: View, loader: Loader) -> List[Entry]:
         if entry is not None:
             found.append((_order(entry), entry._replace(id=_COUNT.sub("", entry.id))))
     found.sort(key=functools.cmp_to_key(_compare))
-    return [entry._replace(position=(number,)) for number, (_, entry) in enumerate(found)]
+    return [entry._replace(position=(number,)) for number, (_unused, entry) in enumerate(found)]
 
 
 class Order(NamedTuple):

@@ -19,7 +19,7 @@ def lines(host: Host, path: str) -> Iterator[str]:
     image = read(host, path)
     for number, segment in enumerate(image.segments, 1):
         yield "segment %d: %s at %d, %d bytes, %d members, %d bytes unpacked" % (number, segment.kind, segment.offset, segment.size,
-                                                                                  segment.members, segment.unpacked)
+                                                                                 segment.members, segment.unpacked)
     variant = manifest.find(host, path)
     if variant:
         drivers = ", ".join(variant.wants["drivers"])

@@ -47,11 +47,11 @@ class Store:
         return self._write
 
     def _write(self, data: bytes) -> None:
-        assert self.handle is not None
-        try:
-            self.handle.write(data)
-        except OSError as error:
-            raise from_oserror(self.handle.name, error, "unpack the image") from None
+        if self.handle is not None:
+            try:
+                self.handle.write(data)
+            except OSError as error:
+                raise from_oserror(self.handle.name, error, "unpack the image") from None
 
     def close(self) -> None:
         if self.handle is not None:
@@ -111,7 +111,7 @@ def _soft(module: ko.KernelModule) -> List[str]:
 
 
 def indexes(host: Host, release: str, directory: str, had: Dict[str, str], kept: Dict[str, str],
-             added: Dict[str, ko.KernelModule]) -> Dict[str, bytes]:
+            added: Dict[str, ko.KernelModule]) -> Dict[str, bytes]:
     """{name: content} of the indexes that depmod makes of the kept and the added modules, as far as the image's own differ."""
     root = os.path.join(directory, "root")
     base = os.path.join(root, "usr/lib/modules", release)

@@ -47,7 +47,7 @@ def _numbers(options: str) -> Set[int]:
 
 def _tokens(host: Host, device: str) -> List[Any]:
     """The tokens in a LUKS 2 header: how the volume is opened."""
-    kind, _, value = device.partition("=")
+    kind, _unused, value = device.partition("=")
     path = host.real(SPECS[kind] + value.strip('"') if kind in SPECS else device)
     try:
         with open(path, "rb") as handle:

@@ -319,4 +319,3 @@ def unpack(image: bytes, lz4_pads: bool = True) -> Tuple[Dict[str, Tuple[int, by
     unpacker = Unpacker(lz4_pads)
     error = unpacker.unpack_to_rootfs(image)
     return unpacker.fs.listing(), error
-
