@@ -25,7 +25,7 @@ def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
     """
     names = sorted({stored.driver for stored in store.builds(host)} if not drivers else set(drivers))
     installed = kernels.installed(host)
-    there = [weak_links.deployed(host, name, [kernel.release for kernel in installed]) for name in names]
+    there = [weak_links.deployed(host, name) for name in names]
     serving = {each.driver: weak_links.serving(host, each) for each in there}
     kernel_rows = [_kernel(host, kernel, there) for kernel in installed]
     driver_rows = [_driver(each, serving[each.driver]) for each in there]

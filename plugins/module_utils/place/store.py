@@ -12,6 +12,7 @@ Modules are kept uncompressed, whatever they came as: every kmod reads those (th
 the digest of its file.
 """
 import hashlib
+import os
 import posixpath
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -120,23 +121,42 @@ class Tree:
 
     def sweep(self) -> None:
         """Remove the marks of builds that went, and the directories that we made and that hold nothing else any more."""
-        for directory in sorted(self.touched, key=len, reverse=True):
-            self._sweep(directory)
+        todo = set(self.touched)
+        while todo:
+            directory = max(todo, key=len)  # the deepest first: whether it goes decides on the one above
+            todo.remove(directory)
+            if self._sweep(directory):
+                todo.add(posixpath.dirname(directory))
 
-    def _sweep(self, directory: str) -> None:
+    def _sweep(self, directory: str) -> bool:
         mark = directory + "/" + MARK
         text = _mark(self.host, directory)
         left = {directory + "/" + name for name in self.host.listdir(directory)} - self.removed - {mark}
         if not text or mark in self.kept:
-            return
+            return False
+        if left.intersection(_old_files(self.host, directory)):
+            return False
         if left or any(path.startswith(directory + "/") for path in self.kept):
-            if not left.intersection(_old_files(self.host, directory)):
-                self.plan.put(mark, File(Content.of(_MADE.encode())) if _MADE in text else None)
-            return
+            shared = _MADE in text and self._holds_ours(directory)
+            self.plan.put(mark, File(Content.of(_MADE.encode())) if shared else None)
+            return False
         self.remove(mark)
         if _MADE in text:
             self.remove(directory)
-            self._sweep(posixpath.dirname(directory))
+        return _MADE in text
+
+    def _holds_ours(self, directory: str) -> bool:
+        """Whether anything below is ours: what is left to others alone keeps no mark of ours."""
+        if any(path.startswith(directory + "/") for path in self.kept):
+            return True
+        for below, _names, files in os.walk(self.host.real(directory)):
+            paths = {self.host.inside(os.path.join(below, name)) for name in files if name.startswith(("outoftree.kmod-", MARK))}
+            if paths - {self._real(path) for path in self.removed} - {self._real(directory + "/" + MARK)}:
+                return True
+        return False
+
+    def _real(self, path: str) -> str:
+        return self.host.inside(self.host.real(path, follow=False))
 
 
 def put_build(tree: Tree, directory: str, contents: Dict[str, Content]) -> None:

@@ -32,7 +32,7 @@ class Deployed(NamedTuple):
     driver: str
     builds: Tuple[Build, ...]  # whole ones
     broken: Tuple[store.Stored, ...]  # ones that miss files
-    links: Dict[str, Dict[str, str]]  # kernel release -> path -> target as written
+    links: Dict[str, Dict[str, str]]  # kernel release -> path -> target as written; those of removed kernels, too
 
 
 class Target(NamedTuple):
@@ -52,8 +52,8 @@ class Outcome(NamedTuple):
     after: Dict[str, Optional[Build]]
 
 
-def deployed(host: Host, driver: str, releases: Iterable[str]) -> Deployed:
-    """Read what there is of ``driver`` in the store and, for these kernels, in weak-updates."""
+def deployed(host: Host, driver: str) -> Deployed:
+    """Read what there is of ``driver`` in the store and in weak-updates."""
     whole, broken = [], []
     for stored in store.builds(host, driver):
         if all(host.is_file(path) for path in stored.paths):
@@ -61,7 +61,8 @@ def deployed(host: Host, driver: str, releases: Iterable[str]) -> Deployed:
             whole.append(Build(stored.release, tuple(sorted(modules, key=lambda module: module.name)), stored.directory))
         else:
             broken.append(stored)
-    return Deployed(driver, tuple(whole), tuple(broken), {release: our_links(host, release, driver) for release in releases})
+    links = {release: our_links(host, release, driver) for release in host.listdir(store.modules_root(host))}
+    return Deployed(driver, tuple(whole), tuple(broken), links)
 
 
 def used_files(host: Host, release: str, driver: str) -> List[str]:
@@ -115,7 +116,7 @@ def present(tree: store.Tree, driver: str, given: Sequence[Build], installed: Se
     The result's ``need`` lists the paths of modules, as they were given, that are to be stored and whose contents are not at hand.
     """
     host = tree.host
-    there = deployed(host, driver, [kernel.release for kernel in installed])
+    there = deployed(host, driver)
     known = {(build.release, build.digests) for build in there.builds}
     fresh = [build for build in given if (build.release, build.digests) not in known]
     if not given and not there.builds and not healing:
@@ -124,11 +125,11 @@ def present(tree: store.Tree, driver: str, given: Sequence[Build], installed: Se
                         % ("whole " if lost else "", " (%s is missing)" % lost[0] if lost else ""), "Give src or path", "NO_BUILD")
     _refuse_modules_of_others(host, driver, fresh)
     choices = select(chosen, fresh + list(there.builds), judge)
-    used = serving(host, there)
+    used = _serving_installed(host, there, installed)
     used.update({choice.kernel: choice.build for choice in choices})
     kept = [build for build in there.builds if not _superseded(build, [build for build in used.values() if build])]
     used, new = _place(host, driver, used, {build.directory for build in kept})
-    outcome = _converge(tree, there, Target(used, new, kept, _all_links(host, driver, used)), choices, contents, healing)
+    outcome = _converge(tree, there, Target(used, new, kept, _all_links(host, driver, used)), installed, choices, contents, healing)
     need = sorted(module.path for build in new for module in build.modules if contents(module) is None)
     outcome.result.update(need=need, msg=_message(driver, outcome.result["kernels"]))
     return outcome
@@ -138,17 +139,17 @@ def absent(tree: store.Tree, driver: str, version: Optional[str], release: Optio
            healing: Optional[Healing] = None) -> Outcome:
     """Remove a driver, or its builds of a version or for a release; kernels that used those get the next best that is left."""
     host = tree.host
-    there = deployed(host, driver, [kernel.release for kernel in installed])
+    there = deployed(host, driver)
     whole = version is None and release is None
     kept = [] if whole else [build for build in there.builds
                              if version not in (None, build.version) or release not in (None, build.release)]
-    used = serving(host, there)
+    used = _serving_installed(host, there, installed)
     stay = {build.directory for build in kept}
     losing = [kernel for kernel in installed
               if (used[kernel.release] or there.links[kernel.release]) and _directory(used[kernel.release]) not in stay]
     choices = select(losing, kept, judge)
     used.update({choice.kernel: choice.build for choice in choices})
-    outcome = _converge(tree, there, Target(used, [], kept, _all_links(host, driver, used)), choices, lambda module: None, healing)
+    outcome = _converge(tree, there, Target(used, [], kept, _all_links(host, driver, used)), installed, choices, lambda module: None, healing)
     outcome.result.update(need=[], msg="%s: %s" % (driver, "removed" if tree.plan else "nothing to remove"))
     return outcome
 
@@ -158,7 +159,7 @@ def _directory(build: Optional[Build]) -> str:
 
 
 def serving(host: Host, there: Deployed) -> Dict[str, Optional[Build]]:
-    """The build that each kernel uses now."""
+    """The build that each kernel uses now; also what is left of links in the directory of one that was removed."""
     by_directory = {build.directory: build for build in there.builds}
     found = {}
     for release, links in there.links.items():
@@ -167,6 +168,12 @@ def serving(host: Host, there: Deployed) -> Dict[str, Optional[Build]]:
             places = [posixpath.dirname(path) for path in used_files(host, release, there.driver)]
         found[release] = next((by_directory[place] for place in places if place in by_directory), None)
     return found
+
+
+def _serving_installed(host: Host, there: Deployed, installed: Sequence[Kernel]) -> Dict[str, Optional[Build]]:
+    """The same, but nothing for a kernel that was removed."""
+    releases = {kernel.release for kernel in installed}
+    return {release: build if release in releases else None for release, build in serving(host, there).items()}
 
 
 def _refuse_modules_of_others(host: Host, driver: str, fresh: Sequence[Build]) -> None:
@@ -215,7 +222,7 @@ def _links(host: Host, release: str, driver: str, build: Optional[Build]) -> Dic
     raise KmodError(directory, "is taken by files that are not ours", "Move them away", "FOREIGN_FILE")
 
 
-def _converge(tree: store.Tree, there: Deployed, target: Target, choices: Sequence[Choice], contents: Contents,
+def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequence[Kernel], choices: Sequence[Choice], contents: Contents,
               healing: Optional[Healing]) -> Outcome:
     """Plan what turns ``there`` into ``target``.
 
@@ -232,12 +239,11 @@ def _converge(tree: store.Tree, there: Deployed, target: Target, choices: Sequen
         for release in sorted(target.used):
             if (_directory(target.used[release]) in overwritten) == late:
                 _relink(tree, there.links[release], target.links[release])
-    lines, overridden = _overrides(host, there, target)
-    override_file = _override_file(there.driver)
-    if lines:
-        tree.put(override_file, File(Content.of(lines.encode("utf-8", "surrogateescape"))))
+    listing = _listing(host, there, target)
+    if listing.overrides:
+        tree.put(_override_file(there.driver), File(Content.of(listing.overrides.encode("utf-8", "surrogateescape"))))
     else:
-        tree.remove(override_file)
+        tree.remove(_override_file(there.driver))
     staying = fresh | {build.directory for build in target.kept}
     for stored in store.builds(host, there.driver):
         if stored.directory not in staying:
@@ -246,10 +252,10 @@ def _converge(tree: store.Tree, there: Deployed, target: Target, choices: Sequen
     healed = healing(tree, ours) if healing else []
     tree.touched.update(store.directories(host, there.driver))  # also those that a run that was cut off left empty
     tree.sweep()
-    for release in _to_refresh(host, there.driver, target, tree.plan):
+    for release in _to_refresh(host, there.driver, target, listing, [kernel.release for kernel in installed], tree.plan):
         directory = "%s/%s" % (store.modules_root(host), release)
         tree.plan.run(directory + "/modules.dep", depmod.command(host, directory))
-    rows = [_row(choice, target, overridden) for choice in choices]
+    rows = [_row(choice, target, listing.overridden) for choice in choices]
     return Outcome({"driver": there.driver, "kernels": rows, "healed": healed}, serving(host, there), target.used)
 
 
@@ -274,53 +280,60 @@ def _override_file(driver: str) -> str:
     return "/etc/depmod.d/outoftree.kmod-%s.conf" % driver
 
 
-def _overrides(host: Host, there: Deployed, target: Target) -> Tuple[str, Set[str]]:
-    """The override file's text, empty if none is needed, and the releases that need it.
+class Listing(NamedTuple):
+    """What depmod is to list, and what it takes: the override file's text, empty if none is needed, and the releases that need it."""
+
+    wanted: Dict[str, Dict[str, str]]  # kernel release -> module name -> path
+    overrides: str
+    overridden: Set[str]
+
+
+def _listing(host: Host, there: Deployed, target: Target) -> Listing:
+    """For each module of ours, in each tree that has it: the file that the kernel is to use, or else the one that would be listed without ours.
 
     A link lies only where it is what the kernel is to use, so its line may speak of all kernels, those to come too; other lines speak of one.
     """
     lines: Set[Tuple[bool, str]] = set()
-    releases = set()
+    answer = Listing({}, "", set())
     stored = {path for build in store.builds(host, there.driver) for path in build.paths}
     for release, build in sorted(target.used.items()):
         top = "%s/%s" % (store.modules_root(host), release)
-        wanted = set(target.links[release]) or set(files_of(build) if build else [])
-        ours = {path for each in list(target.kept) + list(target.new) if each.release == release for path in files_of(each)} | wanted
-        if not ours:
-            continue
+        used = set(target.links[release]) or set(files_of(build) if build else [])
+        ours = {path for each in list(target.kept) + list(target.new) if each.release == release for path in files_of(each)} | used
         rules = config(host, release, _override_file(there.driver))
-        found = by_name(host, top, rules)
+        found = by_name(host, top, rules) if ours else {}
         for name in sorted({ko.normal(path) for path in ours}):
             foreign = [path for path in found.get(name, []) if path not in stored and path not in there.links[release]]
             candidates = foreign + sorted(path for path in ours if ko.normal(path) == name)
-            best = next((path for path in candidates if path in wanted), None) or depmod.winner(rules, top, foreign)
-            if best and depmod.winner(rules, top, candidates) != best:
-                everywhere = best in target.links[release]
-                lines.add((everywhere, depmod.override(best, top, everywhere)))
-                releases.add(release)
+            best = next((path for path in candidates if path in used), None) or depmod.winner(rules, top, foreign)
+            if best:
+                answer.wanted.setdefault(release, {})[name] = best
+                if depmod.winner(rules, top, candidates) != best:
+                    everywhere = best in target.links[release]
+                    lines.add((everywhere, depmod.override(best, top, everywhere)))
+                    answer.overridden.add(release)
     head = "# Made by outoftree.kmod: these files of %s win over others of the same name.\n" % there.driver
-    return (head + "".join(line for _everywhere, line in sorted(lines)) if lines else ""), releases
+    return answer._replace(overrides=head + "".join(line for _everywhere, line in sorted(lines)) if lines else "")
 
 
-def _to_refresh(host: Host, driver: str, target: Target, plan: Plan) -> List[str]:
+def _to_refresh(host: Host, driver: str, target: Target, listing: Listing, installed: Sequence[str], plan: Plan) -> List[str]:
     """The kernels for which depmod is to be run: a file of theirs changes, or modules.dep does not say of it what it should (a run was cut off)."""
     root = store.modules_root(host)
     changed = {path[len(root) + 1:].split("/", 1)[0] for path in plan.paths() if path.startswith(root + "/") and ".ko" in posixpath.basename(path)}
     fresh = {build.directory for build in target.new}
-    return [release for release, build in sorted(target.used.items())
-            if release in changed or _directory(build) in fresh or _stale(host, "%s/%s" % (root, release), driver, build, target.links[release])]
+    return [release for release in installed if release in changed or _directory(target.used[release]) in fresh
+            or _stale(host, "%s/%s" % (root, release), driver, listing.wanted.get(release, {}))]
 
 
-def _stale(host: Host, directory: str, driver: str, build: Optional[Build], links: Dict[str, str]) -> bool:
+def _stale(host: Host, directory: str, driver: str, wanted: Dict[str, str]) -> bool:
     listed = depmod.listed(host, directory)
-    if build is None:
-        places = tuple("%s/%s/%s/" % (directory, place, driver) for place in ("extra", "weak-updates", "weak-updates/outoftree.kmod"))
-        return any(path.startswith(places) and not host.exists(path) for path in listed.values())
-    paths = list(links) or files_of(build)
-    if any(listed.get(ko.normal(path)) != path for path in paths):
+    places = tuple("%s/%s/%s/" % (directory, place, driver) for place in ("extra", "weak-updates", "weak-updates/outoftree.kmod"))
+    if any(listed.get(name) != path for name, path in wanted.items()):
+        return True
+    if any(path.startswith(places) and not host.exists(path) for path in listed.values()):
         return True
     index = host.lstat(directory + "/modules.dep")
-    times = [status.st_mtime for status in [host.lstat(path) for path in paths] + [host.stat(path) for path in paths] if status]
+    times = [status.st_mtime for path in wanted.values() for status in (host.lstat(path), host.stat(path)) if status]
     return index is not None and any(index.st_mtime < when <= time.time() for when in times)
 
 
