@@ -17,6 +17,7 @@ help:
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
+	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
 	@echo "make bench         figures against the peers"
 
 $(VENV)/.demo: requirements.txt
@@ -58,6 +59,9 @@ test-kernels: $(VENV)/.test
 
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz/fuzz.py $(COUNT)
 
 clean:
 	rm -rf build
