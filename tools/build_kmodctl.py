@@ -3,8 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Put the core and the installed pyelftools into one file that any Python from 3.6 on runs: kmodctl."""
+import importlib.util
 import io
+import marshal
 import os
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -45,11 +48,22 @@ def contents() -> Iterator[Tuple[str, bytes]]:
     for name in ELFTOOLS:
         for path in [source / name] if name.endswith(".py") else (source / name).rglob("*.py"):
             found["elftools/" + str(path.relative_to(source))] = path.read_bytes()
+    for name, content in list(found.items()):
+        found[name + "c"] = compiled(name, content)
     for directory in {name.rpartition("/")[0] for name in found}:
         while directory:
             found.setdefault(directory + "/__init__.py", b"")
             directory = directory.rpartition("/")[0]
     yield from found.items()
+
+
+def compiled(name: str, source: bytes) -> bytes:
+    """The module's bytecode: a Python of the version that builds need not compile it at each start, any other ignores it and does.
+
+    ``Lib/importlib/_bootstrap_external.py: _code_to_hash_pyc``, unchecked: a time would not survive the archive's two seconds and no zone.
+    """
+    code = compile(source, "kmodctl/" + name, "exec", dont_inherit=True, optimize=2)
+    return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + importlib.util.source_hash(source) + marshal.dumps(code)
 
 
 if __name__ == "__main__":

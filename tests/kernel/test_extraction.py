@@ -82,13 +82,13 @@ EXTRACT = """
 import json, re, sys, time
 sys.path[:0] = %r
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image, sources
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, kernel_image, sources
 root, modules, image = sys.argv[1:]
 host = Host(root)
 times = [time.process_time()]
 kind = kernel_image.unpack(host.read(image), image).kind
 times.append(time.process_time())
-found = sources.read(host, modules, None, image)
+found = sources.read(host, modules, depmod.chosen(host, modules), None, image)
 times.append(time.process_time())
 peak = int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) >> 10
 json.dump([kind, found.exports, found.notes, times[1] - times[0], times[2] - times[1], peak], sys.stdout)
@@ -118,4 +118,4 @@ def test_a_symvers_of_another_build_is_not_believed():
     in_tree = sources.in_tree(depmod.chosen(host, modules), modules)
     assert sources.disagreement(host, right, in_tree) is None
     assert (sources.disagreement(host, wrong, in_tree) is None) == (right == wrong)
-    assert sources.read(host, modules, None, image).exports == right
+    assert sources.read(host, modules, depmod.chosen(host, modules), None, image).exports == right

@@ -10,7 +10,7 @@ would not get there, a person who mends the module will.
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
-from ..read import depmod, ko
+from ..read import ko
 from ..read.exports import VMLINUX, Export
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
@@ -145,7 +145,7 @@ def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Find
 def deployed(kernel: Kernel) -> Dict[str, str]:
     """Module names whose file, of all that depmod finds for this kernel, is not one of the kernel's own."""
     own = (kernel.modules_dir + "/kernel/", "/usr" + kernel.modules_dir + "/kernel/")
-    return {name: path for name, path in depmod.chosen(kernel.host, kernel.modules_dir).items() if not path.startswith(own)}
+    return {name: path for name, path in kernel.modules.items() if not path.startswith(own)}
 
 
 def _readable(kernel: Kernel, paths: Iterable[str]) -> Iterator[KernelModule]:

@@ -7,6 +7,7 @@
 A configuration tells most of it. What no configuration shows is here: what each upstream version brought, and where distributions differ.
 """
 import re
+from operator import itemgetter
 from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
@@ -90,7 +91,7 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         problem = error
     return Loader(
         release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
-        owners=frozenset(export.owner for export in exports.values()), builtin=kernel.builtin, problem=problem,
+        owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin, problem=problem,
         notes=() if problem else kernel.export_notes, runtime=runtime,
         certificates=lambda: kernel.certificates + runtime.enrolled)
 

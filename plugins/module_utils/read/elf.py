@@ -10,7 +10,7 @@ it for which fault is for the judge to say.
 """
 import functools
 import struct
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 
@@ -35,6 +35,8 @@ if ELFStructs is not None:
     UNDEF, COMMON, ABSOLUTE = SHN_INDICES.SHN_UNDEF, SHN_INDICES.SHN_COMMON, SHN_INDICES.SHN_ABS
     NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = (
         ENUM_SH_TYPE_BASE["SHT_" + name] for name in ("NULL", "PROGBITS", "SYMTAB", "STRTAB", "RELA", "NOBITS", "REL"))
+LIVEPATCH = 0xff20  # include/uapi/linux/elf.h: SHN_LIVEPATCH
+WEAK = 2  # STB_WEAK
 
 # What Linux runs on: e_machine, bits, byte order (None: both exist), uname -m. The order matters where e_ident is no help.
 _MACHINES = (
@@ -82,7 +84,7 @@ class Section(NamedTuple):
 
 class Symbol(NamedTuple):
     name: str
-    bind: int  # 0 local, 1 global, 2 weak
+    bind: int
     shndx: int
     value: int
 
@@ -218,35 +220,27 @@ class SymbolTable(Sequence[Symbol]):
 
     def __init__(self, elf: Elf) -> None:
         table = next((section for section in elf.sections if section.type == SYMTAB and section.link < len(elf.sections)), None)
-        self.wide = elf.bits == 64
-        self.form = struct.Struct(elf.order + ("IBxHQ8x" if self.wide else "II4xBxH"))
-        self.data = elf.contents(table)
+        form = struct.Struct(elf.order + ("IBxHQ8x" if elf.bits == 64 else "II4xBxH"))
+        data = elf.contents(table)
+        rows = list(form.iter_unpack(data[:len(data) // form.size * form.size]))
+        self.rows = rows if elf.bits == 64 else [(name, info, shndx, value) for name, value, info, shndx in rows]
         self.names = elf.contents(elf.sections[table.link]) if table else b""
 
     def __len__(self) -> int:
-        return len(self.data) // self.form.size
+        return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._symbol(self.form.unpack_from(self.data, index * self.form.size))
-
-    def __iter__(self) -> Iterator[Symbol]:
-        return map(self._symbol, self.form.iter_unpack(self.data[:len(self) * self.form.size]))
-
-    def _symbol(self, entry: Tuple[int, ...]) -> Symbol:
-        name, info, shndx, value = entry if self.wide else (entry[0], entry[2], entry[3], entry[1])
+        name, info, shndx, value = self.rows[index]
         return Symbol(text(self.names, name), info >> 4, shndx, value)
 
+    @property
+    def sections(self) -> Set[int]:
+        return {row[2] for row in self.rows}
 
-def odd_names(elf: Elf) -> bool:
-    """Whether a symbol's name lies outside of the string table."""
-    table = next((section for section in elf.sections if section.type == SYMTAB), None)
-    if table is None or table.link >= len(elf.sections):
-        return False
-    data, size = elf.contents(table), 24 if elf.bits == 64 else 16
-    starts = struct.unpack("%s%s" % (elf.order, ("I%dx" % (size - 4)) * (len(data) // size)), data[:len(data) // size * size])
-    return max(starts, default=0) >= elf.sections[table.link].size and bool(starts)
+    @property
+    def odd_names(self) -> bool:
+        """Whether a symbol's name lies outside of the string table."""
+        return bool(self.rows) and max(row[0] for row in self.rows) >= len(self.names)
 
 
 def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
@@ -259,11 +253,12 @@ def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
         yield Relocation(entry[0], entry[1] & mask, entry[1] >> shift, entry[2] if section.type == RELA else 0)
 
 
-def places(elf: Elf, section: Section) -> Iterator[Tuple[int, int]]:
-    """(offset, type) of a 64-bit RELA section's entries: all that most of them are looked at for, and there are many."""
+def places(elf: Elf, section: Section) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+    """(offsets, types) of a little-endian 64-bit RELA section's entries: all that most are looked at for, and there are many."""
     data = elf.contents(section)
-    fields = struct.unpack("%s%dQ" % (elf.order, len(data) // 24 * 3), data[:len(data) // 24 * 24])
-    return zip(fields[::3], (info & 0xffffffff for info in fields[1::3]))
+    count = len(data) // 24
+    data = data[:24 * count]
+    return struct.unpack("<%dQ" % (3 * count), data)[::3], struct.unpack("<%dI" % (6 * count), data)[2::6]
 
 
 def in_place(elf: Elf, section: Optional[Section], offset: int) -> int:

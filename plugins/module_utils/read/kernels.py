@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import kernel_image, ko, signature, sources
+from . import depmod, kernel_image, ko, signature, sources
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 from .sources import Note, Sources
@@ -95,10 +95,16 @@ class Kernel:
         return _distro(self)
 
     @lazy
+    def modules(self) -> Dict[str, str]:
+        """The one file of each module name that is loaded for it (``depmod.chosen``)."""
+        return depmod.chosen(self.host, self.modules_dir)
+
+    @lazy
     def builtin(self) -> FrozenSet[str]:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
-        return frozenset(ko.normal(line) for line in self.host.read_text(path).splitlines()) if self.host.is_file(path) else frozenset()
+        lines = self.host.read_text(path).replace("-", "_").split() if self.host.is_file(path) else []
+        return frozenset(line[line.rfind("/") + 1:-len(".ko")] for line in lines)
 
     @lazy
     def symvers(self) -> Optional[str]:
@@ -107,7 +113,7 @@ class Kernel:
 
     @lazy
     def sources(self) -> Sources:
-        return self.given or sources.read(self.host, self.modules_dir, self.symvers, self.image)
+        return self.given or sources.read(self.host, self.modules_dir, self.modules, self.symvers, self.image)
 
     @property
     def exports(self) -> Dict[str, Export]:

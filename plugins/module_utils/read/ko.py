@@ -193,6 +193,13 @@ def parse(data: bytes, path: str) -> KernelModule:
     return module._replace(faults=tuple(faults))
 
 
+def brief(data: bytes, path: str) -> KernelModule:
+    """The module in these bytes with its .modinfo and versions alone: what in-tree modules are asked to check other sources by."""
+    file = elf.parse(data, path)
+    return KernelModule(path, normal(path), "", len(data), file.machine, modinfo=_modinfo(file), versions=_versions_of(file),
+                        ext_versions=_ext_versions(file, []))
+
+
 def exports(data: bytes, path: str) -> List[Exported]:
     """What the module in these bytes exports and nothing else of it: a kernel has a thousand of them, some with 100 000 local labels (RISC-V)."""
     file = elf.parse(data, path)
@@ -201,24 +208,26 @@ def exports(data: bytes, path: str) -> List[Exported]:
 
 def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModule:
     sections = elf.by_name(file)
-    modinfo = tuple((key, value) for key, _unused, value in (entry.partition("=") for entry in elf.strings(file.contents(file.find_any(".modinfo")))))
+    modinfo = _modinfo(file)
     this = file.find_any(THIS_MODULE)
-    symbols = list(elf.SymbolTable(file))
+    symbols = elf.SymbolTable(file)
     name = next((value for key, value in modinfo if key == "name"), None) or _struct_name(file, this) or module.name
-    if any(symbol.shndx not in (elf.COMMON, elf.ABSOLUTE, 0xff20) and symbol.shndx >= len(file.sections) for symbol in symbols):
+    if max(symbols.sections - {elf.COMMON, elf.ABSOLUTE, elf.LIVEPATCH}, default=0) >= len(file.sections):
         faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
-    if elf.odd_names(file):
+    if symbols.odd_names:
         faults.append(Fault("ELF_SYMBOL_NAME", "a symbol's name lies outside of the table of names"))
-    chained = _chained_versions(file)
     entries = {symbol.name: offset for offset, symbol, _unused in _targets(file, this, symbols)}
     exported = [suffix for suffix in ("", "_gpl") if _size(file, "__ksymtab" + suffix)]
     return module._replace(
         name=name.replace("-", "_"), modinfo=modinfo, undefined=_undefined(symbols),
-        versions=chained or (_versions(file) if "__versions" in sections else None),
-        chained_versions=chained is not None, ext_versions=_ext_versions(file, faults),
+        versions=_versions_of(file), chained_versions=_chained_versions(file) is not None, ext_versions=_ext_versions(file, faults),
         exports=tuple(_exports(file, symbols)), exports_crcs=all("__kcrctab" + suffix in sections for suffix in exported),
         exports_flags="__kflagstab" in sections, struct_size=this.size if this else 0,
         init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=_btf(file))
+
+
+def _modinfo(file: Elf) -> Tuple[Tuple[str, str], ...]:
+    return tuple((key, value) for key, _unused, value in (entry.partition("=") for entry in elf.strings(file.contents(file.find_any(".modinfo")))))
 
 
 def _struct_name(file: Elf, this: Optional[elf.Section]) -> str:
@@ -227,10 +236,16 @@ def _struct_name(file: Elf, this: Optional[elf.Section]) -> str:
     return elf.text(file.contents(this)[:start + 64 - file.bits // 8], start)
 
 
-def _undefined(symbols: List[elf.Symbol]) -> Tuple[Undefined, ...]:
+def _undefined(symbols: elf.SymbolTable) -> Tuple[Undefined, ...]:
     """What ``kernel/module/main.c: simplify_symbols`` would look up, in its order."""
-    return tuple(Undefined(symbol.name, symbol.bind == 2, symbol.shndx == elf.COMMON) for symbol in symbols[1:]
-                 if symbol.shndx == elf.UNDEF or (symbol.shndx == elf.COMMON and not symbol.name.startswith("__gnu_lto")))
+    wanted = (elf.UNDEF, elf.COMMON)
+    found = (symbols[index] for index, row in enumerate(symbols.rows) if row[2] in wanted and index)
+    return tuple(Undefined(symbol.name, symbol.bind == elf.WEAK, symbol.shndx == elf.COMMON) for symbol in found
+                 if symbol.shndx == elf.UNDEF or not symbol.name.startswith("__gnu_lto"))
+
+
+def _versions_of(file: Elf) -> Optional[Tuple[Version, ...]]:
+    return _chained_versions(file) or (_versions(file) if file.find("__versions") else None)
 
 
 def _versions(file: Elf) -> Tuple[Version, ...]:
@@ -347,13 +362,15 @@ def _relocation_faults(file: Elf) -> List[Fault]:
         target = file.sections[table.info] if table.type == elf.RELA and table.info < len(file.sections) else None
         if target is None or not target.flags & elf.ALLOC:
             continue
+        offsets, types = elf.places(file, table)
+        unknown = set(types) - set(_X86_64)
+        if unknown:
+            return [Fault("RELOC_UNKNOWN", "relocation of the unknown type %d in %s" % (min(unknown), target.name))]
         data = file.contents(target) if target.type != elf.NOBITS else b""
-        for offset, kind in elf.places(file, table):
-            size = _X86_64.get(kind)
-            if size is None:
-                return [Fault("RELOC_UNKNOWN", "relocation of the unknown type %d in %s" % (kind, target.name))]
-            if data[offset:offset + size].strip(b"\0"):
-                return [Fault("RELOC_TARGET", "relocation at byte %d of %s, which holds something already" % (offset, target.name))]
+        filled = (offset for offset, kind in zip(offsets, types) if data[offset:offset + _X86_64[kind]].strip(b"\0"))
+        offset = next(filled, None) if data.count(0) < len(data) else None
+        if offset is not None:
+            return [Fault("RELOC_TARGET", "relocation at byte %d of %s, which holds something already" % (offset, target.name))]
     return []
 
 

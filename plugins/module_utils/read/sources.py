@@ -10,12 +10,13 @@ image and the in-tree modules themselves are read, which takes a second or more 
 import hashlib
 import os
 import stat
+from operator import itemgetter
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import cache, depmod, kernel_image, ko
+from . import cache, kernel_image, ko
 from .exports import VMLINUX, Export, read_symvers
 
 SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
@@ -34,13 +35,12 @@ class Sources(NamedTuple):
     notes: Tuple[Note, ...]
 
 
-def read(host: Host, modules_dir: str, symvers: Optional[str], image: Optional[str]) -> Sources:
-    """What the kernel with its modules in ``modules_dir`` exports to a module that modprobe loads into it.
+def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> Sources:
+    """What the kernel with its ``modules`` (``depmod.chosen``) in ``modules_dir`` exports to a module that modprobe loads into it.
 
     Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
     where nothing is left.
     """
-    modules = depmod.chosen(host, modules_dir)
     own = in_tree(modules, modules_dir)
     notes: List[Note] = []
     for origin, load in ((symvers, _from_symvers), (image, _from_image)):
@@ -69,7 +69,7 @@ def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) ->
     names = sorted(own)
     for name in names[::max(1, len(names) // SAMPLE)][:SAMPLE]:
         try:
-            module = ko.read(host, own[name])
+            module = ko.brief(compression.decompress(host.read(own[name]), own[name]), own[name])
         except KmodError:
             continue
         if module.info("intree") is None:  # a vendor's, written over the kernel's own: it need not even fit
@@ -131,7 +131,9 @@ def _as_loaded(host: Host, exports: Dict[str, Export], modules: Dict[str, str], 
     """
     if not modules:
         return exports
-    found = {symbol: export for symbol, export in exports.items() if export.owner == VMLINUX or export.owner in own}
+    found = exports
+    if set(map(itemgetter(3), exports.values())) - set(own) - {VMLINUX}:
+        found = {symbol: export for symbol, export in exports.items() if export.owner == VMLINUX or export.owner in own}
     found.update(_of_modules(host, sorted((name, path) for name, path in modules.items() if name not in own)))
     return found
 
