@@ -98,6 +98,106 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+loader:
+  description: The boot loader. One of C(grub2), C(bls) (GRUB 2 with entries in files), C(systemd-boot), C(grub-legacy) and C(extlinux).
+      C(none) where there is none to remove entries from.
+  returned: success
+  type: str
+  sample: bls
+config:
+  description: Its configuration file.
+  returned: success
+  type: str
+  sample: /boot/grub2/grub.cfg
+kernels:
+  description: One row for each entry that is there, or that is removed.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kernel:
+      description: Release of the kernel.
+      type: str
+      returned: always
+      sample: 5.14.0-503.11.1.el9_5.x86_64
+    id:
+      description: What the boot loader knows the entry by. Under GRUB legacy this is its number.
+      type: str
+      returned: always
+      sample: 5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64~vendor
+    title:
+      description: What the boot menu shows.
+      type: str
+      returned: always
+      sample: 'With driver vendor: Rocky Linux (5.14.0-503.11.1.el9_5.x86_64) 9.5 (Blue Onyx)'
+    path:
+      description: The file that the entry is written in.
+      type: str
+      returned: always
+      sample: /boot/loader/entries/5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64~vendor.conf
+    state:
+      description: Whether it is V(present) or V(absent).
+      type: str
+      returned: always
+      sample: present
+    changed:
+      description: Whether it was added, altered or removed.
+      type: bool
+      returned: always
+      sample: true
+    initrd:
+      description: The images that it loads, as the boot loader sees them.
+      type: list
+      elements: str
+      returned: O(state=present)
+      sample: [/initramfs-5.14.0-503.11.1.el9_5.x86_64.img.1, $tuned_initrd]
+    args:
+      description: The arguments appended to those of the shipped entry.
+      type: str
+      returned: O(state=present)
+      sample: outoftree.kmod=vendor panic=10 rd.shell=0 rd.emergency=reboot
+    default:
+      description: Whether it is the default.
+      type: bool
+      returned: O(state=present)
+      sample: false
+    next:
+      description: Whether the next boot alone starts it.
+      type: bool
+      returned: O(state=present)
+      sample: true
+default:
+  description: The id of the default entry. None where it is the entry that was started last.
+  returned: success
+  type: str
+  sample: 5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64
+next:
+  description: The id of the entry that the next boot alone starts.
+  returned: success
+  type: str
+  sample: 5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64~vendor
+running:
+  description: What the running system shows of the driver, to tell how a trial went.
+  returned: success
+  type: dict
+  contains:
+    booted:
+      description: Release of the running kernel if it was started by an entry of the driver, else none.
+      type: str
+      returned: always
+      sample: 6.1.0-56-cloud-amd64
+    loaded:
+      description:
+        - For each module of the driver, whether V(this) very module is loaded, an V(other) one of its name, V(no) one,
+          or one that shows nothing to tell it by (V(unknown)).
+      type: dict
+      returned: always
+      sample: {ootedu: this, ootedu_user: 'no'}
+    verified:
+      description: Whether an entry of the driver started the system, and the modules that are loaded, one at least, are those deployed.
+      type: bool
+      returned: always
+      sample: true
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -37,7 +37,7 @@ class Guest:
         self.process: Optional[subprocess.Popen] = None
 
     def __enter__(self) -> "Guest":
-        argv = ["timeout", str(LIMIT), "nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "1024",
+        argv = ["timeout", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "1024",
                 "-machine", "q35", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "file:%s" % self.log, "-device", "edu",
                 "-drive", "file=%s,if=virtio,format=%s,cache=unsafe" % (self.disk, "raw" if self.raw else "qcow2"),
                 "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22" % self.port, "-device", "virtio-net-pci,netdev=net"]

@@ -44,7 +44,7 @@ class Machine:
         inventory = self.directory / "inventory.json"
         inventory.write_text(json.dumps({"all": {"hosts": {self.disk.name: {
             "ansible_host": "127.0.0.1", "ansible_port": self.guest.port, "ansible_user": "root", "ansible_python_interpreter": "/usr/bin/python3",
-            "ansible_ssh_common_args": " ".join(self.guest.ssh_options)}}}}))
+            "ansible_ssh_args": " ".join(self.guest.ssh_options)}}}}))
         environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_PIPELINING="true",
                            ANSIBLE_HOST_KEY_CHECKING="false", ANSIBLE_LOCAL_TEMP=str(self.directory / "tmp"), ANSIBLE_NOCOLOR="1")
         began = time.monotonic()

@@ -53,8 +53,9 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
             raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
                             "ENTRY_TAKEN")
         module.add(view, loader, shipped, made[release])
-    _drop(view, loader, [entry for entry in before.entries
-                         if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None])  # its kernel is gone
+    gone = [entry for entry in before.entries
+            if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
+    _drop(view, loader, gone)
     running = proof(host, request.driver)
     if request.boot != "none" and made:
         release = next((each for each in made if before.default and boots(before.default, each)), list(made)[-1])
@@ -69,9 +70,14 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
 
 
 def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
-    """Plan that no entry of the driver is left, for these kernels or for all."""
+    """Plan that no entry of the driver is left, for these kernels or for all. Where there is no boot loader, there is none."""
     _check_driver(driver)
-    loader = detect.detect(host, kind)
+    try:
+        loader = detect.detect(host, kind)
+    except KmodError as error:
+        if error.code != "LOADER_MISSING":
+            raise
+        return Plan(host), _result(Loader("none", ""), Menu([], None), [], proof(host, driver))
     module = LOADERS[loader.kind]
     before = module.menu(View(host), loader)
     view = View(host)

@@ -56,7 +56,7 @@ def own(body: str) -> str:
     lines = body.splitlines(True)
     while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("#")):
         lines.pop()
-    return "".join(lines)
+    return "".join(lines).rstrip("\n") + "\n"
 
 
 def _line(body: str, command: str) -> "Optional[re.Match[str]]":

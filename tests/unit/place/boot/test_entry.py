@@ -203,6 +203,7 @@ def test_a_driver_name_that_could_break_a_configuration(machine):
 
 def test_a_host_without_a_boot_loader(tmp_path):
     refused("LOADER_MISSING", present, tmp_path, {})
+    assert not absent(tmp_path)[0]
 
 
 def test_bls_names_never_sort_first(tmp_path):
