@@ -57,7 +57,7 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
         whole.steps += steps.steps
         rows.append(row)
     _room(host, whole)
-    pruned = [variant.path for variant in found(host) if gone(host, variant)] if not kernels else []
+    pruned = [variant.path for variant in _with(host, request.drivers) if gone(host, variant)] if not kernels else []
     for path in pruned:
         whole.put(path, None, keep=False)
     return whole, {"variants": rows, "pruned": pruned}
@@ -66,8 +66,8 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
 def absent(host: Host, drivers: Sequence[str], kernels: Sequence[str] = ()) -> Tuple[Plan, Dict[str, Any]]:
     """Remove the variants with any of the drivers, of the named kernels or of all. The result is that of ``present``."""
     steps, rows = Plan(host), []
-    for variant in found(host):
-        if set(drivers) & set(variant.wants["drivers"]) and (not kernels or variant.wants["kernel"] in kernels):
+    for variant in _with(host, drivers):
+        if not kernels or variant.wants["kernel"] in kernels:
             steps.put(variant.path, None, keep=False)
             rows.append({"kernel": variant.wants["kernel"], "path": variant.path, "status": "removed"})
     return steps, {"variants": rows, "pruned": []}
@@ -181,6 +181,11 @@ def found(host: Host) -> List[Variant]:
     paths = [directory + "/" + name for directory in image.directories(host) for name in host.listdir(directory) if NUMBERED.match(name)]
     variants = [manifest.find(host, path) for path in paths if host.is_file(path) and not host.is_link(path)]
     return [variant for variant in variants if variant]
+
+
+def _with(host: Host, drivers: Sequence[str]) -> List[Variant]:
+    """The variants that hold any of the drivers."""
+    return [variant for variant in found(host) if set(drivers) & set(variant.wants["drivers"])]
 
 
 def overview(host: Host) -> List[Dict[str, Any]]:
