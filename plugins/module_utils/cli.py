@@ -117,6 +117,7 @@ def variant(options: argparse.Namespace) -> int:
 
 def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) -> List[Kernel]:
     host = Host(options.root)
+    host.keeps_cache = True
     if exports is None:
         found = [kernel(host, release) for release in options.kernel] if options.kernel else installed(host)
         if not found:

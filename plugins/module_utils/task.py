@@ -34,7 +34,9 @@ def run(module: Any, work: Work) -> None:
 def report(module: Any, look: Report) -> None:
     """For what only looks: exit with its answer, as a failure unless it says that all is well."""
     try:
-        well, result = look(Host(module.params["root"]), module.params)
+        host = Host(module.params["root"])
+        host.keeps_cache = not module.check_mode
+        well, result = look(host, module.params)
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
     if not well:

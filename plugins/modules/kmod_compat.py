@@ -12,6 +12,8 @@ description:
   - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading anything, and without
     a C(symvers) file where the distribution ships none.
   - Fails where O(require) is not met, so that it can be used as an assertion. It never changes anything.
+  - What a kernel without a C(symvers) exports is read out of its boot image and its modules. That takes seconds, so root keeps it below
+    C(/var/cache/outoftree.kmod), but not in check mode.
 options:
   path:
     description:
