@@ -3,15 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmod_link on trees, with the real depmod and modprobe. Bn are the findings on weak-modules that each test is the answer to."""
+import gzip
 import os
 import posixpath
 import shutil
 import subprocess
+import sys
 
 import pytest
 from fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 
 pytestmark = pytest.mark.skipif(not (shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")), reason="needs depmod (kmod)")
@@ -506,4 +509,108 @@ def test_usr_merged_trees(tmp_path):
     assert "weak-updates/vendor/vendor.ko:" in tree.data("/usr/lib/modules/%s/modules.dep" % ONE).decode()
     assert not tree.plan("/build")[0]
     tree.remove()
+    assert tree.snapshot() == before
+
+
+# Bad input
+
+@pytest.mark.parametrize("paths,code", [
+    (["/nothing"], "PATH_MISSING"),
+    (["/build/../../../etc/hostname"], "PATH_MISSING"),  # .. stops at the root
+    (["/empty"], "NO_MODULES"),
+    (["/loop"], "PATH_LOOP"),
+    (["/text/vendor.ko"], "ELF_MAGIC"),
+    (["/cut/vendor.ko"], None),
+    (["/text/vendor.rpm"], "PACKAGE_DAMAGED"),
+    (["/etc/depmod.d/dist.conf"], "ELF_MAGIC"),
+    (["/build", "/build"], "TWO_MODULES"),
+    (["/twice"], "TWO_MODULES"),
+    (["/halves"], "BUILD_INCOMPLETE"),
+])
+def test_bad_modules_change_nothing_and_are_named(tree, paths, code):
+    tree.vendor(TWO, [ONE, TWO])
+    tree.write("/text/vendor.ko", b"#!/bin/sh\n")
+    tree.write("/text/vendor.rpm", b"#!/bin/sh\n")
+    tree.write("/cut/vendor.ko", tree.data("/build/vendor.ko")[:700])
+    tree.write("/twice/vendor.ko", tree.data("/build/vendor.ko"))
+    tree.write("/twice/vendor.ko.gz", gzip.compress(tree.data("/build/vendor.ko")))
+    tree.vendor(TWO, [ONE, TWO], names=("vendor", "helper"), at="halves/2")
+    tree.vendor(ONE, [ONE], at="halves/1")
+    os.mkdir(tree.path("/empty"))
+    os.symlink("loop", tree.path("/loop"))
+    before = tree.snapshot()
+    with pytest.raises(KmodError) as error:
+        tree.plan(*paths)
+    assert error.value.code == code or code is None
+    assert error.value.what and error.value.then
+    assert tree.snapshot() == before
+
+
+def test_a_path_of_the_machine_is_told_from_one_of_the_root(tree):
+    with pytest.raises(KmodError) as error:
+        tree.plan(tree.root + "/build")
+    assert "as a path inside the root" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "build", ".hidden", "new\nline", "two words"])
+def test_a_name_that_cannot_be_a_directory_of_modules(tree, name):
+    with pytest.raises(KmodError) as error:
+        tree.plan("/build", driver=name)
+    assert error.value.code == "BAD_NAME"
+
+
+def test_a_root_without_kernels(tmp_path):
+    tree = FakeTree(tmp_path / "root", releases=())
+    with pytest.raises(KmodError) as error:
+        tree.plan("/build")
+    assert error.value.code == "NO_KERNELS"
+
+
+def test_a_pattern_that_means_no_kernel(tree):
+    tree.vendor(TWO, [TWO])
+    with pytest.raises(KmodError) as error:
+        tree.plan("/build", kernels=["4.18.*"])
+    assert error.value.code == "NO_SUCH_KERNEL"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_file_system_leaves_the_tree_as_it_was(tmp_path):
+    tree = FakeTree(tmp_path / "root")
+    tree.vendor(TWO, [ONE, TWO], note="x" * 300000)
+    extra = tree.path("/lib/modules/%s/extra" % TWO)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", extra], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        before = tree.snapshot()
+        with pytest.raises(KmodError) as error:
+            tree.deploy("/build")
+        assert error.value.code == "ENOSPC"
+        assert "Free space" in error.value.then
+        assert tree.snapshot() == before
+    finally:
+        subprocess.run(["umount", extra], check=True)
+
+
+def test_a_concurrent_run_waits_or_says_who_holds_the_lock(tree):
+    holder = subprocess.Popen([sys.executable, "-c", "import fcntl, os, sys, time\n"
+                               "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\nprint(1, flush=True)\ntime.sleep(60)",
+                               tree.path("/lib/modules")], stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        with pytest.raises(KmodError) as error, Host(tree.root).lock(timeout=0):
+            pass
+        assert error.value.code == "LOCKED"
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_store_directory_that_cannot_be_made_is_an_error_that_names_it(tree):
+    tree.vendor(TWO, [ONE, TWO])
+    os.rmdir(tree.path("/lib/modules/%s/extra" % TWO))
+    tree.write("/lib/modules/%s/extra" % TWO, b"a file where a directory belongs")
+    before = tree.snapshot()
+    with pytest.raises(KmodError) as error:
+        tree.deploy("/build")
+    assert "/lib/modules/%s/extra" % TWO in error.value.what
     assert tree.snapshot() == before
