@@ -88,13 +88,20 @@ def _refuse_incomplete(made: Sequence[Build]) -> None:
 
 
 def rank(release: str, build: Build) -> Tuple[Any, ...]:
-    """Greatest first: the newest version; of that the build made for the kernel, then the one for the newest kernel; then what is new here."""
-    return version_key(build.version), build.release == release, version_key(build.release), not build.directory
+    """Greatest first: the newest version; of that the build made for the kernel, then the one for the newest kernel."""
+    return version_key(build.version), build.release == release, version_key(build.release)
 
 
-def select(kernels: Sequence[Kernel], candidates: Sequence[Build], judge: Judge) -> List[Choice]:
-    """For each kernel the first of the candidates, by rank, that it takes as a whole. No build is judged twice against one kernel."""
-    return [_choose(kernel, sorted(candidates, key=lambda build: rank(kernel.release, build), reverse=True), judge) for kernel in kernels]
+def select(kernels: Sequence[Kernel], candidates: Sequence[Build], judge: Judge,
+           rate: Callable[[str, Build], int] = lambda release, build: 0) -> List[Choice]:
+    """For each kernel the first of the candidates, by rank, that it takes as a whole. No build is judged twice against one kernel.
+
+    ``rate`` (of a kernel's release and a build; greatest first) decides between builds of one version for one release.
+    """
+    def order(release: str) -> List[Build]:
+        return sorted(candidates, key=lambda build: (rank(release, build), rate(release, build)), reverse=True)
+
+    return [_choose(kernel, order(kernel.release), judge) for kernel in kernels]
 
 
 def _choose(kernel: Kernel, ranked: Sequence[Build], judge: Judge) -> Choice:

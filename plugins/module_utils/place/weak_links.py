@@ -65,17 +65,6 @@ def deployed(host: Host, driver: str) -> Deployed:
     return Deployed(driver, tuple(whole), tuple(broken), links)
 
 
-def used_files(host: Host, release: str, driver: str) -> List[str]:
-    """The files of ``driver`` that one kernel uses: its links, or else the build that lies in its own tree, as modules.dep lists it."""
-    links = our_links(host, release, driver)
-    if links:
-        return sorted(links)
-    directory = "%s/%s" % (store.modules_root(host), release)
-    own = [path for stored in store.builds(host, driver) if stored.release == release for path in stored.paths]
-    listed = set(depmod.listed(host, directory).values()) if own else set()
-    return sorted(listed.intersection(own))
-
-
 def our_links(host: Host, release: str, driver: str) -> Dict[str, str]:
     """Path and target of the driver's links in one kernel's tree, dangling ones too."""
     found = {}
@@ -124,11 +113,12 @@ def present(tree: store.Tree, driver: str, given: Sequence[Build], installed: Se
         raise KmodError(driver, "there is no %sbuild of this driver on the host%s and none is given"
                         % ("whole " if lost else "", " (%s is missing)" % lost[0] if lost else ""), "Give src or path", "NO_BUILD")
     _refuse_modules_of_others(host, driver, fresh)
-    choices = select(chosen, fresh + list(there.builds), judge)
     used = _serving_installed(host, there, installed)
+    choices = select(chosen, fresh + list(there.builds), judge, _rate(used, given))
     used.update({choice.kernel: choice.build for choice in choices})
     kept = [build for build in there.builds if not _superseded(build, [build for build in used.values() if build])]
     used, new = _place(host, driver, used, {build.directory for build in kept})
+    _let_own_serve(used, kept + new, [kernel for kernel in installed if kernel not in chosen and not there.links[kernel.release]], judge)
     outcome = _converge(tree, there, Target(used, new, kept, _all_links(host, driver, used)), installed, choices, contents, healing)
     need = sorted(module.path for build in new for module in build.modules if contents(module) is None)
     outcome.result.update(need=need, msg=_message(driver, outcome.result["kernels"]))
@@ -147,7 +137,7 @@ def absent(tree: store.Tree, driver: str, version: Optional[str], release: Optio
     stay = {build.directory for build in kept}
     losing = [kernel for kernel in installed
               if (used[kernel.release] or there.links[kernel.release]) and _directory(used[kernel.release]) not in stay]
-    choices = select(losing, kept, judge)
+    choices = select(losing, kept, judge, _rate(used))
     used.update({choice.kernel: choice.build for choice in choices})
     outcome = _converge(tree, there, Target(used, [], kept, _all_links(host, driver, used)), installed, choices, lambda module: None, healing)
     outcome.result.update(need=[], msg="%s: %s" % (driver, "removed" if tree.plan else "nothing to remove"))
@@ -159,21 +149,40 @@ def _directory(build: Optional[Build]) -> str:
 
 
 def serving(host: Host, there: Deployed) -> Dict[str, Optional[Build]]:
-    """The build that each kernel uses now; also what is left of links in the directory of one that was removed."""
+    """The build that each kernel uses now: the one that its links lead to, else its own, if modules.dep lists that."""
     by_directory = {build.directory: build for build in there.builds}
     found = {}
     for release, links in there.links.items():
         places = [posixpath.dirname(posixpath.normpath(posixpath.join(posixpath.dirname(path), target))) for path, target in links.items()]
-        if not places and any(build.release == release for build in there.builds):
-            places = [posixpath.dirname(path) for path in used_files(host, release, there.driver)]
+        own = [build for build in there.builds if build.release == release] if not links else []
+        listed = set(depmod.listed(host, "%s/%s" % (store.modules_root(host), release)).values()) if own else set()
+        places += [build.directory for build in own if listed.issuperset(files_of(build))]
         found[release] = next((by_directory[place] for place in places if place in by_directory), None)
     return found
 
 
 def _serving_installed(host: Host, there: Deployed, installed: Sequence[Kernel]) -> Dict[str, Optional[Build]]:
-    """The same, but nothing for a kernel that was removed."""
+    """The same, but nothing for a kernel of which only a directory is left."""
     releases = {kernel.release for kernel in installed}
     return {release: build if release in releases else None for release, build in serving(host, there).items()}
+
+
+def _rate(used: Dict[str, Optional[Build]], given: Sequence[Build] = ()) -> Callable[[str, Build], int]:
+    """Of two builds of one version for one release, the one that is given comes first, then the one that the kernel uses already."""
+    wanted = {(build.release, build.digests) for build in given}
+
+    def rate(release: str, build: Build) -> int:
+        return 2 * ((build.release, build.digests) in wanted) + (build.directory != "" and build.directory == _directory(used[release]))
+
+    return rate
+
+
+def _let_own_serve(used: Dict[str, Optional[Build]], stored: Sequence[Build], kernels: Sequence[Kernel], judge: Judge) -> None:
+    """A build in the tree of the kernel that it was made for is seen there, chosen or not: so it is used, if that kernel takes it."""
+    for kernel in kernels:
+        own = [build for build in stored if build.release == kernel.release]
+        if own and used[kernel.release] is None:
+            used[kernel.release] = select([kernel], own, judge)[0].build
 
 
 def _refuse_modules_of_others(host: Host, driver: str, fresh: Sequence[Build]) -> None:
