@@ -19,8 +19,6 @@ _SOME: Dict[str, str] = {
     "ELF_THIS_MODULE": "unique sections",
     "ELF_SYMTABS": "unique sections",
     "ELF_STRTAB": "string table type",
-    "ELF_SYMBOL_NAME": "string table contents",
-    "ELF_SYMBOL_SECTION": "symbol section",
     "MODVERSIONS_EXT_BAD": "extended versions",
 }
 

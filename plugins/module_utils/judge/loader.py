@@ -15,7 +15,7 @@ from ..read.exports import VMLINUX, Export
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
 from ..read.runtime import Runtime, facts
-from . import file_rules, module_rules, signature_rules, symbol_rules
+from . import file_rules, module_rules, notes, signature_rules, symbol_rules
 from .policy import Loader
 from .policy import loader as loader_of
 from .symbol_rules import Provided
@@ -82,6 +82,9 @@ class Group:
         yield file_rules.apply_relocations(module, loader)
         yield symbol_rules.verify_exported_symbols(module, loader, self.find, self._there_before(module))
         yield module_rules.btf_module_notify(module, loader)
+        yield notes.namesake(module, self.kernel)
+        yield notes.compiled_otherwise(module, loader)
+        yield notes.outside_of_stablelist(module, self.kernel, loader)
 
     def find(self, symbol: str) -> Optional[Provided]:
         """kernel/module/main.c: find_symbol; the modules' part of it by what modprobe would have loaded before."""

@@ -30,7 +30,6 @@ SINCE: Dict[str, Tuple[int, int]] = {
     "unique sections": (6, 4),
     "string table type": (6, 12),
     "extended versions": (6, 14),
-    "string table contents": (6, 14),
     "module namespaces": (6, 16),
     "export flags": (7, 0),
 }

@@ -107,6 +107,17 @@ class Kernel:
         return frozenset(line[line.rfind("/") + 1:-len(".ko")] for line in lines)
 
     @lazy
+    def stable(self) -> FrozenSet[str]:
+        """The symbols on the stablelist that an EL kernel's kernel-abi-stablelists (before EL 9 -whitelists) installs; empty without it."""
+        for directory in sorted((name for name in self.host.listdir(MODULES[0]) if name.startswith("kabi-")), reverse=True):
+            for name in ("stablelist", "whitelist"):
+                path = "%s/%s/kabi_%s_%s" % (MODULES[0], directory, name, self.build.machine)
+                if self.host.is_file(path):
+                    lines = self.host.read_text(path).splitlines()
+                    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("["))
+        return frozenset()
+
+    @lazy
     def symvers(self) -> Optional[str]:
         """The path of its symvers; None where there is none."""
         return find_symvers(self.host, self.release)

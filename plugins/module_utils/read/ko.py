@@ -22,7 +22,7 @@ from .signature import Signature
 
 LIMIT = 192 << 20  # the largest modules (amdgpu with its debug information left in) stay below
 THIS_MODULE = ".gnu.linkonce.this_module"
-WRITE_EXECUTE = 5  # SHF_WRITE | SHF_EXECINSTR
+EXECUTE, WRITE_EXECUTE = 4, 5  # SHF_EXECINSTR, SHF_WRITE
 MODVERSION = 64  # bytes of a struct modversion_info: an unsigned long and a name (include/linux/module.h)
 
 
@@ -71,6 +71,7 @@ class KernelModule(NamedTuple):
     exit_offset: Optional[int] = None
     btf: str = ""  # "ok", or "bad" where its header is damaged
     signature: Optional[Signature] = None
+    features: Tuple[str, ...] = ()  # what its code was compiled with: ibt, kcfi; or "no code"
     odd_ident: bool = False  # the ELF header's class and byte order are not those of the machine
     faults: Tuple[Fault, ...] = ()
 
@@ -223,7 +224,8 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
         versions=_versions_of(file), chained_versions=_chained_versions(file) is not None, ext_versions=_ext_versions(file, faults),
         exports=tuple(_exports(file, symbols)), exports_crcs=all("__kcrctab" + suffix in sections for suffix in exported),
         exports_flags="__kflagstab" in sections, struct_size=this.size if this else 0,
-        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=_btf(file))
+        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=_btf(file),
+        features=tuple(_features(file)))
 
 
 def _modinfo(file: Elf) -> Tuple[Tuple[str, str], ...]:
@@ -266,6 +268,19 @@ def _chained_versions(file: Elf) -> Optional[Tuple[Version, ...]]:
         found.append(Version(elf.text(name, 0), crc))
         start += step
     return tuple(found) or None
+
+
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"  # how functions start that may be called indirectly
+
+
+def _features(file: Elf) -> Iterator[str]:
+    code = [section for section in file.sections if section.flags & EXECUTE and section.size]
+    if any(_ENDBR64 in file.contents(section) for section in code):
+        yield "ibt"
+    if file.find_any(".kcfi_traps"):
+        yield "kcfi"
+    if not code:
+        yield "no code"
 
 
 def _btf(file: Elf) -> str:
