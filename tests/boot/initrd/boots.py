@@ -30,7 +30,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments, variant  # noqa: E402
 
-APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=4 rd.retry=2 root=/dev/vda rd.emergency=reboot"}
+APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=100 rd.retry=100 root=/dev/vda rd.emergency=reboot"}
 LOADED = r"\] ootedu: loaded"
 BOUND = r"\] ootedu: bound"
 END = r"\(initramfs\)|Spawning shell|reboot: |Kernel panic|dracut-emergency"
