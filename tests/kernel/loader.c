@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -74,6 +75,7 @@ static int load(const char *path, int flags)
 	if (!child) {
 		int file = open(path, O_RDONLY);
 
+		prctl(PR_SET_NAME, "modprobe");	/* some lines of the log name the process */
 		_exit(syscall(SYS_finit_module, file, "", flags) ? errno : 0);
 	}
 	sigtimedwait(&ended, NULL, &patience);
