@@ -46,10 +46,10 @@ summary:
   returned: success
   type: str
   sample: |-
-    vendor 1.0 for 5.14.0-2: used by 5.14.0-1, 5.14.0-2
-    5.14.0-1: vendor from weak-updates/vendor
-      /boot/initramfs-5.14.0-1.img: vendor (another one)
-    5.14.0-2 (running): vendor from extra/vendor
+    dmy (no version) for 6.1.0-55-cloud-amd64: used by 6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64
+    6.1.0-53-cloud-amd64: dummy from kernel/drivers/net
+    6.1.0-55-cloud-amd64: dummy from extra/dmy
+    6.1.0-56-cloud-amd64: dummy from weak-updates/dmy
 drivers:
   description: The drivers that are stored.
   returned: success
@@ -87,19 +87,19 @@ drivers:
           type: list
           elements: dict
   sample:
-    - driver: vendor
+    - driver: dmy
       builds:
-        - build: 5.14.0-2
-          version: "1.0"
-          path: /lib/modules/5.14.0-2/extra/vendor
+        - build: 6.1.0-55-cloud-amd64
+          version: ""
+          path: /lib/modules/6.1.0-55-cloud-amd64/extra/dmy
           whole: true
-          kernels: [5.14.0-1, 5.14.0-2]
+          kernels: [6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64]
           modules:
-            - name: vendor
-              path: /lib/modules/5.14.0-2/extra/vendor/vendor.ko
-              sha256: 2f3f6a1ac1b80c2ce7ae7c0fd1fb92a0bf0a3e0b0d9ed3f8ffb15b8b1d4ab9c5
+            - name: dummy
+              path: /lib/modules/6.1.0-55-cloud-amd64/extra/dmy/dummy.ko
+              sha256: 64ca0a334020ce9a27e0ec632eaa0f9ec8c02ef3fdceb6220e75feddedd86481
               srcversion: null
-              signature: unsigned
+              signature: signed
 kernels:
   description: The installed kernels, oldest first.
   returned: success
@@ -131,16 +131,16 @@ kernels:
       type: list
       elements: dict
   sample:
-    - kernel: 5.14.0-1
+    - kernel: 6.1.0-56-cloud-amd64
       running: false
       modules:
-        - name: vendor
-          path: /lib/modules/5.14.0-1/weak-updates/vendor/vendor.ko
-          sha256: 2f3f6a1ac1b80c2ce7ae7c0fd1fb92a0bf0a3e0b0d9ed3f8ffb15b8b1d4ab9c5
+        - name: dummy
+          path: /lib/modules/6.1.0-56-cloud-amd64/weak-updates/dmy/dummy.ko
+          sha256: 64ca0a334020ce9a27e0ec632eaa0f9ec8c02ef3fdceb6220e75feddedd86481
           loaded: null
       links:
-        - path: /lib/modules/5.14.0-1/weak-updates/vendor/vendor.ko
-          target: ../../../5.14.0-2/extra/vendor/vendor.ko
+        - path: /lib/modules/6.1.0-56-cloud-amd64/weak-updates/dmy/dummy.ko
+          target: ../../../6.1.0-55-cloud-amd64/extra/dmy/dummy.ko
           ours: true
           dangling: false
       images: []
