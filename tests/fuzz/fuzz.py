@@ -49,6 +49,8 @@ def module(data: bytes) -> None:
     read = ko.parse(data, "fuzz.ko")
     if ko.KernelModule.from_dict(read.as_dict()) != read:
         raise AssertionError("as_dict and from_dict disagree")
+    if ko.exports(data, "fuzz.ko") != list(read.exports):
+        raise AssertionError("read whole or for its exports alone, it exports different symbols")
 
 
 def image(data: bytes) -> None:
