@@ -57,7 +57,7 @@ def from_symvers(data: bytes, what: str = "Module.symvers") -> Dict[str, Export]
         fields = text.replace("\n", "\t").split("\t")
         columns = [fields[column::width] for column in range(width)]
     else:
-        columns = list(map(list, zip(*[line.split("\t")[:5] for line in lines if 4 <= line.count("\t") + 1 <= 5])))
+        columns = list(map(list, zip(*[(line.split("\t") + [""])[:5] for line in lines if 4 <= line.count("\t") + 1 <= 5])))
     found = _exports(columns)
     if not found:
         raise KmodError(what, "lists no exported symbol", "Install the kernel's symvers (its -devel or -headers package) again", "SYMVERS_BAD")

@@ -132,7 +132,8 @@ class KernelModule(NamedTuple):
         try:
             rows = {name: _rows(kind, data[name]) for name, kind in _ROWS.items()}
             signature = data["signature"] and Signature(**data["signature"])
-            return cls(**dict(data, modinfo=_rows(lambda key, value: (key, value), data["modinfo"]), signature=signature, **rows))
+            modinfo = _rows(lambda key, value: (key, value), data["modinfo"])
+            return cls(**dict(data, modinfo=modinfo, features=tuple(data["features"]), signature=signature, **rows))
         except (KeyError, TypeError, ValueError) as error:
             raise KmodError(str(data.get("path") if isinstance(data, dict) else data)[:200], "is no description of a module (%r)" % (error,),
                             "Use the same version of the collection on both sides", "MODULE_DATA") from None
@@ -329,7 +330,7 @@ def _exports(file: Elf, symbols: Sequence[elf.Symbol]) -> Iterator[Exported]:
 
 def _crcs(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbol], count: int) -> List[Optional[int]]:
     """A __kcrctab: numbers (from 5.19 on), or relocations to __crc_NAME, whose value is the CRC or (MODULE_REL_CRCS) where the CRC lies."""
-    if section is None or not count:
+    if section is None or not 0 < count <= section.size:
         return [None] * count
     size = section.size // count
     found: List[Optional[int]] = list(elf.words(file, section, size)) if size in (4, 8) else []
