@@ -49,6 +49,7 @@ options:
       - The kernels to serve, as releases or shell patterns of them.
       - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest release.
       - Other kernels keep what they have.
+      - Only with O(state=present).
     type: list
     elements: str
     default: [all]
@@ -60,10 +61,10 @@ options:
     choices: [present, absent]
     default: present
   version:
-    description: Remove the builds of this version of the driver only.
+    description: Remove the builds of this version of the driver only. Only with O(state=absent).
     type: str
   build:
-    description: Remove the builds for this kernel release only.
+    description: Remove the builds for this kernel release only. Only with O(state=absent).
     type: str
   load:
     description:

@@ -32,9 +32,9 @@ pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debia
 SEARCH = {"el": "search updates extra built-in weak-updates\n", "suse": "search updates extra weak-updates kgraft built-in\n",
           "ubuntu": "search updates ubuntu built-in\n", "debian": None}
 NAMESAKES = ("kernel/drivers/net/dummy.ko", "kernel/drivers/scsi/scsi_debug.ko", "kernel/arch/x86/crypto/crc32-pclmul.ko")
-WRITES = ("open", "openat", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat",
-          "unlink", "unlinkat", "rmdir", "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "truncate", "ftruncate", "utimensat",
-          "setxattr", "fsetxattr", "lsetxattr", "execve")
+WRITES = ("open", "openat", "creat", "mkdir", "mkdirat", "mknod", "mknodat", "rename", "renameat", "renameat2", "link", "linkat", "symlink",
+          "symlinkat", "unlink", "unlinkat", "rmdir", "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "truncate", "ftruncate",
+          "utimensat", "setxattr", "fsetxattr", "lsetxattr", "execve")
 
 
 @pytest.fixture(scope="module")

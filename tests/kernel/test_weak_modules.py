@@ -66,8 +66,9 @@ def by_weak_modules(root, release, data):
     path = root / "lib/modules" / release / "extra/case/ootedu.ko"
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
-    subprocess.run(["bash", str(SCRIPT), "--add-modules", "--no-initramfs", "--dracut", "/bin/true", "--basedir", str(root)], input=("%s\n" % path).encode(), check=False,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    subprocess.run(["bash", str(SCRIPT), "--add-modules", "--no-initramfs", "--dracut", "/bin/true", "--basedir", str(root)],
+                   input=("%s\n" % path).encode(), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
     return {each.parent.parent.parent.name for each in root.glob("lib/modules/*/weak-updates/case/ootedu.ko")}
 
 
@@ -86,7 +87,8 @@ def test_where_they_differ_the_kernel_agrees_with_us(case, kernels, stock, tmp_p
     built_for = kernels[-2]
     data = CASES[case](next(path for path in drivers.edu(built_for) if path.name == "ootedu.ko").read_bytes())
     found = {}
-    for name, judge in (("weak-modules", lambda root: by_weak_modules(root, built_for.release, data)), ("kmod_link", lambda root: by_kmod_link(root, data))):
+    for name, judge in (("weak-modules", lambda root: by_weak_modules(root, built_for.release, data)),
+                        ("kmod_link", lambda root: by_kmod_link(root, data))):
         root = tmp_path / name
         subprocess.run(["cp", "-al", str(stock), str(root)], check=True)
         begun = time.monotonic()

@@ -27,6 +27,9 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     driver = options["driver"]
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", driver) or driver in ("build", "source"):  # depmod looks into neither of those
         raise KmodError(driver, "cannot be a driver's name", "Use letters, digits, and . _ + - between them", "BAD_NAME")
+    idle = {"version": options["version"], "build": options["build"]} if options["state"] == "present" else {"kernels": options["kernels"] != ["all"]}
+    for name in sorted(name for name, given in idle.items() if given):
+        raise KmodError(name, "cannot be used with state %s" % options["state"], "Leave it out", "BAD_OPTION")
     installed = kernels.installed(host)
     if not installed:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")

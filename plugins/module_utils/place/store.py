@@ -51,7 +51,7 @@ def builds(host: Host, driver: Optional[str] = None) -> List[Stored]:
         for name in host.listdir(extra) if driver is None else [driver]:
             top = "%s/%s" % (extra, name)
             for directory in [top] + ["%s/%s" % (top, below) for below in host.listdir(top)]:
-                files = _marked_files(host, directory)
+                files = marked(host, directory)
                 if files:
                     found.append(Stored(name, release, directory, files))
     return found
@@ -65,7 +65,8 @@ def directories(host: Host, driver: str) -> List[str]:
     return ["/etc/depmod.d"] + ["%s/%s%s" % (root, release, path) for release in host.listdir(root) for path in below]
 
 
-def _marked_files(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
+def marked(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
+    """(file name, sha256) of what the mark in a directory says is ours in it; nothing where there is none."""
     rows = [line.split("  ", 1) for line in _mark(host, directory).splitlines() if not line.startswith("#")]
     return tuple((row[1], row[0]) for row in rows if len(row) == 2)
 
@@ -78,7 +79,7 @@ def _mark(host: Host, directory: str) -> str:
 def place_for(host: Host, driver: str, release: str, digests: Sequence[str], taken: Iterable[str]) -> str:
     """The directory for a build: the driver's own, or one below it where that one is ``taken`` or holds someone else's modules."""
     top = "%s/%s/extra/%s" % (modules_root(host), release, driver)
-    foreign = not _marked_files(host, top) and any(".ko" in name for name in host.listdir(top))
+    foreign = not marked(host, top) and any(".ko" in name for name in host.listdir(top))
     if top in taken or foreign:
         return "%s/%s" % (top, hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()[:12])
     return top
@@ -178,4 +179,4 @@ def remove_build(tree: Tree, build: Stored) -> None:
 
 
 def _old_files(host: Host, directory: str) -> List[str]:
-    return [path for path in (directory + "/" + name for name, _sha256 in _marked_files(host, directory)) if host.lstat(path)]
+    return [path for path in (directory + "/" + name for name, _sha256 in marked(host, directory)) if host.lstat(path)]

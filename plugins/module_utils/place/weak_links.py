@@ -5,7 +5,7 @@
 """A driver's builds in the store, weak links to them for the other kernels, overrides and depmod.
 
 A link is relative, so that it leads to the same build in any clone of the tree, and by that and its target it is known as ours: what
-weak-modules and packages make is absolute. The build for a kernel itself needs no link, it lies where that kernel looks.
+packages make with weak-modules is absolute. The build for a kernel itself needs no link, it lies where that kernel looks.
 """
 import posixpath
 import re
@@ -83,8 +83,14 @@ def _link_directories(host: Host, release: str, driver: str) -> List[str]:
 
 
 def _is_ours(host: Host, path: str, driver: str) -> bool:
-    target = r"(\.\./){3,4}[^/]+/extra/%s/([0-9a-f]{12}/)?[^/]+\.ko" % re.escape(driver)
-    return host.is_link(path) and re.fullmatch(target, host.readlink(path)) is not None
+    """A link as we make them, dangling or not; or any that leads to a build of ours, as weak-modules makes them for a kernel that arrives."""
+    if not host.is_link(path):
+        return False
+    text = host.readlink(path)
+    if re.fullmatch(r"(\.\./){3,4}[^/]+/extra/%s/([0-9a-f]{12}/)?[^/]+\.ko" % re.escape(driver), text):
+        return True
+    directory, name = posixpath.split(text)
+    return bool(re.search(r"^/.*/extra/%s(/[0-9a-f]{12})?$" % re.escape(driver), directory)) and name in dict(store.marked(host, directory))
 
 
 def file_name(module: ko.KernelModule) -> str:

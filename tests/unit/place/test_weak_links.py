@@ -298,6 +298,23 @@ def test_a_foreign_link_of_the_same_name_stays_and_ours_wins(tree):
     assert tree.snapshot() == before
 
 
+def test_links_that_weak_modules_made_to_our_build_are_taken_over(tree):
+    """EL's kernel packages call it for a kernel that arrives, and it finds what is in extra/."""
+    tree.vendor(TWO, [ONE, TWO])
+    before = tree.snapshot()
+    tree.deploy("/build", kernels=[TWO])
+    for release in (ONE, THREE):
+        os.makedirs(tree.path("/lib/modules/%s/weak-updates/vendor" % release))
+        os.symlink("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % release))
+    tree.deploy()
+    assert os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE)) == "../../../%s/extra/vendor/vendor.ko" % TWO
+    assert not os.path.lexists(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % THREE))  # which refuses it
+    assert not tree.plan()[0]
+    tree.remove()
+    left = tree.snapshot()
+    assert {path for path in left if path not in before} == {"lib/modules/%s/weak-updates/vendor" % release for release in (ONE, THREE)}
+
+
 def test_an_empty_directory_of_the_drivers_name_that_was_there_stays(tree):
     os.makedirs(tree.path("/lib/modules/%s/weak-updates/vendor" % ONE))
     os.makedirs(tree.path("/lib/modules/%s/extra/vendor" % TWO))
@@ -564,6 +581,14 @@ def test_a_root_without_kernels(tmp_path):
     with pytest.raises(KmodError) as error:
         tree.plan("/build")
     assert error.value.code == "NO_KERNELS"
+
+
+@pytest.mark.parametrize("options", [{"version": "1"}, {"build": TWO}, {"state": "absent", "kernels": [TWO]}])
+def test_options_that_would_be_ignored_are_refused(tree, options):
+    tree.vendor(TWO, [TWO])
+    with pytest.raises(KmodError) as error:
+        tree.plan("/build", **options)
+    assert error.value.code == "BAD_OPTION"
 
 
 def test_a_pattern_that_means_no_kernel(tree):
