@@ -4,6 +4,7 @@
 
 """Real kernels as judges: every module of a list is handed to one, and what it answered is read off the console."""
 import errno
+import hashlib
 import os
 import re
 import struct
@@ -99,8 +100,12 @@ def _read(text: str, attempts: Sequence[Attempt]) -> List[Answer]:
 
 def _init() -> bytes:
     source = HERE / "loader.c"
-    path = debian.cache() / "kernel-tests" / ("loader-%d" % source.stat().st_mtime)
-    return debian.once(path, lambda directory: qemu.static(source, directory / "init") and None).joinpath("init").read_bytes()
+
+    def make(directory: Path) -> None:
+        qemu.static(source, directory / "init")
+
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    return debian.once(debian.cache() / "kernel-tests" / ("loader-" + digest), make).joinpath("init").read_bytes()
 
 
 # Modules as the harness changes them (little-endian 64 bit), with an eye of its own on ELF: it judges the project's reader too.

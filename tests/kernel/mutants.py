@@ -7,6 +7,8 @@
 A mutant is named after what was done to it. Those that cannot be made from a given module (another kernel generation, no such section)
 are left out. All of it is for little-endian 64-bit modules; ``machine`` finds the sections.
 """
+import contextlib
+import functools
 import struct
 import subprocess
 import tempfile
@@ -303,44 +305,51 @@ def made(modules: Dict[str, bytes]) -> List[Mutant]:
     """Every mutant that the small modules of tests/kernel/cases give."""
     found = [Mutant("struct module: init shifted", _shifted(modules["labalone"], 8))]
     modules = {name: neutral(data) for name, data in modules.items()}
-    for name, change in list(alone(modules["labalone"])):
-        try:
-            found.append(Mutant(name, change()))
-        except (Unfit, ValueError):
-            continue
-    for name, data, providers, change in _driven(modules):
-        try:
-            found.append(Mutant(name, change(data), providers))
-        except Unfit:
-            continue
+    made: List[Tuple[str, Tuple[str, ...], Callable[[], bytes]]]
+    made = [(name, (), change) for name, change in alone(modules["labalone"])]
+    made += [(name, providers, functools.partial(change, data)) for name, data, providers, change in _driven(modules)]
+    for name, providers, change in made:
+        with contextlib.suppress(Unfit):
+            found.append(Mutant(name, change(), providers))
     return found
 
 
 def _driven(modules: Dict[str, bytes]) -> Iterator[Tuple[str, bytes, Tuple[str, ...], Callable[[bytes], bytes]]]:
     """Changes of modules that export symbols or need another one."""
     provider, user, heir = modules["labprov"], modules["labuser"], modules["labheir"]
-    export = "__ksymtab_strings"
-    yield "exports: taken", provider, (), lambda data: data
+    same: Callable[[bytes], bytes] = lambda data: data  # noqa: E731
+    as_if: Callable[[bytes, bytes, bytes], bytes] = lambda data, old, new: _replace(data, _section(data, "__ksymtab_strings"), old, new)  # noqa: E731
+    kept = ("labprov",)
+    yield "exports: taken", provider, (), same
     yield "exports: no CRCs", provider, (), lambda data: _hidden(_hidden(data, "__kcrctab"), "__kcrctab_gpl")
     yield "exports: no flags", provider, (), lambda data: _hidden(data, "__kflagstab")
-    yield "exports: a symbol of the kernel", provider, (), lambda data: _replace(data, _section(data, export), b"labject_get\0", b"kobject_get\0")
-    yield "exports: a GPL-only symbol of the kernel", provider, (), lambda data: _replace(data, _section(data, export), b"labject_put\0", b"kernel_kobj\0")
-    yield "provider: not there", user, (), lambda data: data
-    yield "provider: there", user, ("labprov",), lambda data: data
-    yield "provider: one differs", user, ("labprov",), lambda data: _wrong(data, "labject_put")
-    yield "provider: one differs, one not exported", user, ("labprov",), lambda data: _wrong(_renamed(data, "labject_get", "labject_geX"), "labject_put")
-    yield "provider: namespace not imported", user, ("labprov",), lambda data: _modinfo(data, "import_ns=", "import_nX=")
-    yield "provider: another namespace", user, ("labprov",), lambda data: _modinfo(data, "import_ns=LABSPACE", "import_ns=LABSPACF")
-    yield "provider: proprietary user", user, ("labprov",), lambda data: _modinfo(data, "license=GPL\0", "license=LPG\0")
-    yield "provider: weak, of a namespace not imported", user, ("labprov",), lambda data: _modinfo(_weak(data, "labspace_call"), "import_ns=", "import_nX=")
-    yield "provider: proprietary, GPL user of GPL-only symbols", heir, ("labprop",), lambda data: data
+    yield "exports: a symbol of the kernel", provider, (), lambda data: as_if(data, b"labject_get\0", b"kobject_get\0")
+    yield "exports: a GPL-only symbol of the kernel", provider, (), lambda data: as_if(data, b"labject_put\0", b"kernel_kobj\0")
+    yield "exports: those of a loaded module", provider, kept, _another_name
+    yield "provider: not there", user, (), same
+    yield "provider: there", user, kept, same
+    yield "provider: one differs", user, kept, lambda data: _wrong(data, "labject_put")
+    yield ("provider: one differs, one not exported", user, kept,
+           lambda data: _wrong(_renamed(data, "labject_get", "labject_geX"), "labject_put"))
+    yield "provider: namespace not imported", user, kept, lambda data: _modinfo(data, "import_ns=", "import_nX=")
+    yield "provider: another namespace", user, kept, lambda data: _modinfo(data, "import_ns=LABSPACE", "import_ns=LABSPACF")
+    yield "provider: proprietary user", user, kept, lambda data: _modinfo(data, "license=GPL\0", "license=LPG\0")
+    yield ("provider: weak, of a namespace not imported", user, kept,
+           lambda data: _modinfo(_weak(data, "labspace_call"), "import_ns=", "import_nX="))
+    yield "provider: proprietary, GPL user of GPL-only symbols", heir, ("labprop",), same
     yield "provider: proprietary, proprietary user", heir, ("labprop",), lambda data: _modinfo(data, "license=GPL\0", "license=LPG\0")
-    yield "exports: those of a loaded module", provider, ("labprov",), _another_name
 
 
 def _another_name(data: bytes) -> bytes:
+    return named(data, "labtwin")
+
+
+def named(data: bytes, new: str) -> bytes:
+    """The module under another name of the same length."""
     this = _section(data, ".gnu.linkonce.this_module")
-    return _modinfo(data[:this.offset + 24] + b"labtwin" + data[this.offset + 31:], "\0name=labprov", "\0name=labtwin")
+    old = data[this.offset + 24:data.index(b"\0", this.offset + 24)].decode()
+    data = _replace(data, this, old.encode(), new.encode())
+    return _modinfo(data, "\0name=%s\0" % old, "\0name=%s\0" % new)
 
 
 def changed_byte(signed: bytes) -> bytes:

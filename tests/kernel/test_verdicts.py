@@ -122,6 +122,43 @@ def test_facts_of_the_running_machine(line, append, facts, capsys):
     report(verdicts.compare(answers, ours), capsys, "%s, %s" % (kernel.release, append), ("SIG_UNKNOWN_KEY", "SIG_LOCKDOWN"))
 
 
+@pytest.mark.parametrize("line", LINES)
+def test_a_name_that_is_taken(line, capsys):
+    """By a part of the kernel that has a directory in /sys/module. By a loaded module too, of which the core only takes note: after the next
+    boot the name is free again.
+    """
+    kernel = releases(line)[-1]
+    module = machine.neutral(verdicts.cases(kernel)["labalone"])
+    taken = mutants.named(module, "spurious")
+    answers = machine.judge(kernel, [Attempt("first", module, keep=True), Attempt("second", module), Attempt("builtin", taken)])
+    core = verdicts.core(kernel)
+    report(verdicts.compare(answers, {"builtin": verdicts.verdict(core, taken, runtime=OFFLINE._replace(builtin=frozenset(["spurious"])))}),
+           capsys, "%s, names" % kernel.release)
+    second = verdicts.verdict(core, module, runtime=OFFLINE._replace(loaded=frozenset(["labalone"])))
+    assert answers[1].errno == "EEXIST"
+    assert "NAME_IN_USE" in {finding.code for finding in second.findings}
+
+
+def test_symbols_for_some_modules_only(capsys):
+    """Namespaces that name modules: those that use such a symbol, as they are and under another name."""
+    kernel = releases("7")[-1]
+    core = verdicts.core(kernel)
+    own = {name: machine.neutral(machine.read(path)) for name, path in machine.modules(kernel).items()}
+    for_some = {symbol for symbol, export in core.exports.items() if export.namespace.startswith("module:")}
+    users = [name for name, data in own.items() if for_some & set(machine.undefined(data))]
+    assert for_some and users
+    needs = machine.dependencies(kernel)
+    needed = {each for name in users for each in needs[name]}
+    attempts = []
+    for name, data in own.items():
+        if name in users:
+            attempts += [Attempt(name, data), Attempt(name + ", renamed", mutants.named(data, "X" + name[1:]))]
+        if name in needed:
+            attempts.append(Attempt("in-tree " + name, data, keep=True))
+    ours = {attempt.label: verdicts.verdict(core, attempt.data) for attempt in attempts if not attempt.keep}
+    report(verdicts.compare(machine.judge(kernel, attempts), ours), capsys, "%s, %d symbols for some modules only" % (kernel.release, len(for_some)))
+
+
 def of_a_neighbour(kernel, other, with_layout=False, every=1):
     """Attempts that offer each in-tree module of another release to a kernel: before its own one of that name is loaded as a provider of
     those behind it, so that every module finds what it needs. ``with_layout``: with the right version of module_layout, so that the rules
@@ -176,6 +213,14 @@ def test_every_module_of_a_neighbour(line, flavour, back, with_layout, capsys):
         pytest.skip("no modversions")
     compared = judge_neighbour(kernel, before[0], capsys, with_layout=with_layout)
     assert flavour != "amd64" or compared.judged >= 3000
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("line", LINES)
+def test_every_module_of_its_own(line, capsys):
+    """No kernel refuses its own modules; nor may the core."""
+    kernel = releases(line)[-1]
+    judge_neighbour(kernel, kernel, capsys)
 
 
 def of_drivers(kernel, built):

@@ -8,12 +8,12 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import debian
 import drivers
-import machine
+from machine import Answer
+
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Verdict
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, ko
-from machine import Answer
 
 HERE = Path(__file__).resolve().parent
 SYMBOL_RULES = ("SYMBOL_", "NO_SYMBOL_VERSION", "NS_", "DEP_")
