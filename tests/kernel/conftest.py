@@ -23,6 +23,16 @@ def pytest_collection_modifyitems(config, items):
         items[:] = chosen
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    import debian
+
+    try:
+        return (yield)
+    except debian.Missing as reason:
+        pytest.skip(str(reason))
+
+
 @pytest.fixture(scope="session")
 def machines():
     """Skips where no kernel can be had or booted."""

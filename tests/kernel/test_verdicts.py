@@ -108,7 +108,7 @@ def test_signatures_of_the_distribution(line, capsys):
     ("lockdown=integrity", {"lockdown": True}),
     ("module_blacklist=labprop,labalone", {"blacklist": frozenset(["labprop", "labalone"])}),
 ])
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", [pytest.param("5.10", marks=pytest.mark.full), "6.1", pytest.param("6.12", marks=pytest.mark.full), "7"])
 def test_facts_of_the_running_machine(line, append, facts, capsys):
     kernel = releases(line)[-1]
     modules = {name: machine.neutral(data) for name, data in verdicts.cases(kernel).items()}

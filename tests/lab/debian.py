@@ -33,6 +33,10 @@ class LabError(Exception):
     """Something that the tests need cannot be had here; the text says what and why."""
 
 
+class Missing(LabError):
+    """What is missing is a tool or a right of this machine's: a test that needs it is skipped."""
+
+
 class Image(NamedTuple):
     """A kernel that a suite offers."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 import debian
-from debian import Image, LabError, once, run, say
+from debian import Image, LabError, Missing, once, run, say
 
 # The cache is seen at its own path inside, since the headers are named by absolute paths.
 INSIDE = 'root=$1; mount --bind "$0" "$root$0"; mount -t proc proc "$root/proc"; shift; exec chroot "$root" "$@"'
@@ -60,6 +60,8 @@ def all_dkms(kernel: Image) -> Dict[str, List[Path]]:
             continue
         try:
             found[name] = dkms(name, kernel)
+        except Missing:
+            raise
         except LabError as error:
             say("  left out: %s" % str(error)[-160:].replace("\n", " | "))
             failed.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ def _toolchain(kernel: Image) -> Tuple[List[str], str]:
 def _chroot(suite: str, major: str) -> Path:
     """A small system of another suite with its compiler."""
     if os.geteuid() or not shutil.which("mmdebstrap"):
-        raise LabError("%s: its kernels need gcc %s, thus root and mmdebstrap to make a system of that suite" % (suite, major))
+        raise Missing("%s: its kernels need gcc %s, thus root and mmdebstrap to make a system of that suite" % (suite, major))
 
     def make(temporary: Path) -> None:
         say("making a system of %s with gcc %s" % (suite, major))
