@@ -46,7 +46,7 @@ lint: $(VENV)/.test
 	$(BIN)/antsibull-changelog lint
 
 sanity: $(VENV)/.test
-	tests/in-collection-path tests/sanity/run
+	tests/sanity/run
 
 molecule: $(VENV)/.test
 	tests/molecule/run

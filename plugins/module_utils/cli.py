@@ -22,13 +22,17 @@ OK, NOT_ALL, FAILED = 0, 1, 2  # exit status; argparse's own is 2 as well
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
 
 
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status."""
     options = parser().parse_args(argv)
     try:
         return options.run(options)
     except KmodError as error:
-        print("kmodctl: %s" % error, file=sys.stderr)
+        sys.stderr.write("kmodctl: %s\n" % error)
         return FAILED
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,9 +86,9 @@ def check(options: argparse.Namespace) -> int:
         verdicts += [verdict for group in groups for verdict in judge(each, group)]
     verdicts.sort(key=lambda verdict: (verdict.module, version_key(verdict.kernel)))
     if options.json:
-        print(json.dumps({"checks": [verdict.as_dict() for verdict in verdicts]}, indent=2))
+        say(json.dumps({"checks": [verdict.as_dict() for verdict in verdicts]}, indent=2))
     else:
-        print(_table(verdicts))
+        say(_table(verdicts))
     return OK if all(verdict.compatible for verdict in verdicts) else NOT_ALL
 
 
@@ -94,13 +98,13 @@ def variant(options: argparse.Namespace) -> int:
 
     if options.list:
         for line in listing.lines(Host(HERE), os.path.abspath(options.list)):
-            print(line)
+            say(line)
         return OK
     host = Host(options.root)
     if not options.driver:
         rows = variants.overview(host)
-        print(json.dumps(rows, indent=2) if options.json else _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"],
-                                                                        row["path"]] for row in rows]))
+        say(json.dumps(rows, indent=2) if options.json else _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"],
+                                                                      row["path"]] for row in rows]))
         return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
     with host.lock():
         if options.absent:
@@ -110,8 +114,8 @@ def variant(options: argparse.Namespace) -> int:
             plan, result = variants.present(host, request, options.kernel)
         if not options.check:
             plan.apply()
-    print(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
-                                                                     + [["", "pruned", path] for path in result["pruned"]]))
+    say(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
+                                                                   + [["", "pruned", path] for path in result["pruned"]]))
     return OK
 
 
