@@ -4,8 +4,8 @@
 
 """An overlay beside its peers, in one run: a copy of the shipped image with fsync, and a rebuild by mkinitramfs and by dracut.
 
-bench_variant.py [SUITE]: on real images of a Debian suite, in a root of that suite. Times are the best of several; memory is the peak of a
-process of its own that plans and writes one variant.
+bench_variant.py [SUITE]: on real images of a Debian suite, in a root of that suite. Times are the best of several, wall clock and processor
+(a busy machine lengthens the first alone); memory is the peak of a process of its own that plans and writes one variant.
 """
 import json
 import os
@@ -25,29 +25,29 @@ import debian  # noqa: E402
 import images  # noqa: E402
 
 ONE = """
-import sys, json, time
+import sys, json, time, os
 sys.path[:0] = json.loads(sys.argv[1])
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
-start = time.perf_counter()
+start, before = time.perf_counter(), sum(os.times()[:4])
 plan, result = variant.present(Host(sys.argv[2]), variant.Request(("edu",)))
 plan.apply()
-seconds = time.perf_counter() - start
+seconds, cpu = time.perf_counter() - start, sum(os.times()[:4]) - before
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss counts the parent's too
-print(json.dumps([seconds, peak, result["variants"][0]["status"]]))
+print(json.dumps([seconds, cpu, peak, result["variants"][0]["status"]]))
 """
 ROUNDS = 5
 
 
-def overlay(root: str, base: Path, again: bool) -> Tuple[float, int]:
-    """Seconds and KiB of one run in a fresh process; ``again``: with the variant there already."""
+def overlay(root: str, base: Path, again: bool) -> Tuple[float, float, int]:
+    """Seconds, seconds of processor and KiB of one run in a fresh process; ``again``: with the variant there already."""
     variant = base.with_name(base.name + ".1")
     if not again and variant.exists():
         variant.unlink()
     done = subprocess.run([sys.executable, "-c", ONE, json.dumps(sys.path), root], stdout=subprocess.PIPE, check=True)
-    seconds, memory, status = json.loads(done.stdout.decode())
+    seconds, cpu, memory, status = json.loads(done.stdout.decode())
     assert status == ("current" if again else "created")
-    return seconds, memory
+    return seconds, cpu, memory
 
 
 def copy(source: Path) -> float:
@@ -70,13 +70,13 @@ def main() -> int:
     kernel = images.kernel(suite)
     system = images.installed(suite)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        rebuilt: Dict[str, float] = {}
+        rebuilt: Dict[str, Tuple[float, float]] = {}
         for tool in ("initramfs-tools", "dracut"):
             script = "; ".join(images.commands(images.Base(suite, tool), kernel.release))
-            start = time.perf_counter()
+            start, before = time.perf_counter(), sum(os.times()[2:4])
             images.run_in(system, Path(directory), script)
-            rebuilt[tool] = time.perf_counter() - start
-            print("%-44s %8.2f s" % ("rebuild by " + tool, rebuilt[tool]))
+            rebuilt[tool] = time.perf_counter() - start, sum(os.times()[2:4]) - before
+            print("%-44s %8.2f s, processor %.2f s" % (("rebuild by " + tool,) + rebuilt[tool]), flush=True)
         for base in (images.Base(suite, "initramfs-tools", "zstd"), images.Base(suite, "dracut", "gzip"), images.Base(suite, "dracut", "xz")):
             work = Path(directory) / base.name.replace(" ", "-")
             work.mkdir()
@@ -84,11 +84,13 @@ def main() -> int:
             shipped = Path(host.real("/boot/initrd.img-" + kernel.release))
             runs = [overlay(host.root, shipped, False) for _round in range(ROUNDS)]
             again = min(overlay(host.root, shipped, True)[0] for _round in range(ROUNDS))
-            seconds, memory = min(runs)[0], max(peak for _seconds, peak in runs)
+            seconds, cpu, memory = min(run[0] for run in runs), min(run[1] for run in runs), max(run[2] for run in runs)
             copied = min(copy(shipped) for _round in range(ROUNDS))
-            print("%-44s %8.3f s  %5.1f x cp+fsync (%.3f s), %4.0f x faster than %s, peak %.0f MiB; again: %.3f s" % (
-                "overlay on %s, %.1f MB" % (base.name, shipped.stat().st_size / 1e6), seconds, seconds / copied, copied, rebuilt[base.tool] / seconds,
-                base.tool, memory / 1024, again))
+            slow, slow_cpu = rebuilt[base.tool]
+            print("%-44s %8.3f s, processor %.2f s, peak %.0f MiB; again %.3f s" % (
+                "overlay on %s, %.1f MB" % (base.name, shipped.stat().st_size / 1e6), seconds, cpu, memory / 1024, again))
+            print("%-44s %8.1f x cp+fsync (%.3f s), %.0f x faster than %s (processor: %.0f x)" % (
+                "", seconds / copied, copied, slow / seconds, base.tool, slow_cpu / cpu), flush=True)
             debian.run(["rm", "-rf", str(work)])
     return 0
 
