@@ -31,12 +31,14 @@ EVERY = [  # suite, architecture, flavour, generation: the newest of these is ta
     ("bookworm", "ppc64el", "powerpc64le", "6.1."),
     ("trixie", "ppc64el", "powerpc64le", "6.12."),
     ("trixie", "riscv64", "riscv64", "6.12."),
+    ("sid", "loong64", "loong64", ""),
+    ("bookworm", "i386", "686-pae", "6.1."),
     ("bookworm", "s390x", "s390x", "6.1."),
     ("trixie", "s390x", "s390x", "6.12."),
     ("sid", "s390x", "s390x", ""),
 ]
 KERNELS = EVERY[:1] if os.environ.get("ONLY") == "fast" else EVERY
-ROW = "%-30s %-16s %8s %8s %8s %8s %9s"
+ROW = "%-30s %-21s %8s %8s %8s %8s %9s"
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
 

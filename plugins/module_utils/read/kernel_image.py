@@ -5,8 +5,8 @@
 """The exported symbols of a kernel, read out of its boot image.
 
 Two steps: ``unpack`` takes off what the boot loader or the image's own decompressor takes off, ``exports`` finds the symbol tables in
-what is left. An ELF image (x86, ppc64le) names the tables' sections. A raw one (arm64, riscv64, s390x) does not: there a symbol name that
-every kernel exports leads to the entry that points to it, the entry to its table, and the sizes of all tables must add up.
+what is left. An ELF image (x86, ppc64le) names the tables' sections. A raw one (arm64, riscv64, loongarch64, s390x) does not: there a
+symbol name that every kernel exports leads to the entry that points to it, the entry to its table, and the sizes of all tables must add up.
 """
 import re
 import struct
@@ -80,6 +80,8 @@ def unpack(data: Bytes, what: str) -> Image:
             return Image(" ".join(kinds + ["arm64 Image"]), data, "<", 0)
         elif data[0x38:0x3c] == b"RSC\x05":  # Documentation/arch/riscv/boot-image-header.rst; linked at KERNEL_LINK_ADDR
             return Image(" ".join(kinds + ["riscv Image"]), data, "<", 0xffffffff80000000)
+        elif data[:2] == b"MZ" and data[0x38:0x3c] == b"\xcd\x23\x82\x81":  # arch/loongarch/kernel/head.S: the load offset is at 24
+            return Image(" ".join(kinds + ["loongarch Image"]), data, "<", 0x9000000000000000 + struct.unpack_from("<Q", data, 24)[0])
         elif data[0x10008:0x1000e] == b"S390EP":  # arch/s390/boot/head.S; linked at TEXT_OFFSET (arch/s390/kernel/vmlinux.lds.S)
             compressed, data = _s390(data, what)
             return Image("s390 " + compressed, data, ">", 0x100000)

@@ -14,6 +14,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import
 
 S390_BASE = 0x100000
 RISCV_BASE = 0xffffffff80000000
+LOONGARCH_BASE = 0x9000000000200000
 X86_BASE = 0xffffffff81000000
 
 
@@ -124,6 +125,11 @@ def arm64(layout: Layout, exports: Dict[str, Export]) -> bytes:
 def riscv(layout: Layout, exports: Dict[str, Export]) -> bytes:
     image = raw(layout, exports, RISCV_BASE)
     return image[:0x38] + b"RSC\x05" + image[0x3c:]
+
+
+def loongarch(layout: Layout, exports: Dict[str, Export]) -> bytes:
+    image = raw(layout, exports, LOONGARCH_BASE)
+    return b"MZ" + image[2:24] + struct.pack("<Q", 0x200000) + image[32:0x38] + b"\xcd\x23\x82\x81" + image[0x3c:]
 
 
 def bzimage(payload: bytes) -> bytes:

@@ -54,6 +54,12 @@ def test_riscv_image_of_every_generation(name):
     assert read(images.riscv(images.LAYOUTS[name], exports)) == exports
 
 
+@pytest.mark.parametrize("name", [name for name, layout in images.LAYOUTS.items() if layout.order == "<"])
+def test_loongarch_image_of_every_generation(name):
+    exports = images.symbols(images.LAYOUTS[name])
+    assert read(images.zboot(images.COMPRESSIONS["zstd"](images.loongarch(images.LAYOUTS[name], exports)))) == exports
+
+
 @pytest.mark.parametrize("name", [name for name, layout in images.LAYOUTS.items() if layout.order == ">"])
 @pytest.mark.parametrize("kind", ["gzip", "xz", "zstd", "bzip2"])
 def test_s390x_image(name, kind):
