@@ -39,7 +39,7 @@ class CallbackModule(CallbackBase):
             seconds = time.monotonic() - self.started[host, task._uuid]
             answer = result._result
             outcome = word or ("changed" if answer.get("changed") else "ok")
-            print("  %-9s %-40s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True)
+            print("  %-9s %-50s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True)
             if word:
                 print("            " + str(answer.get("msg")), flush=True)
             self.results.setdefault(host, {})[module] = answer

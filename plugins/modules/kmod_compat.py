@@ -74,7 +74,65 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+msg:
+  description: One line. How many of the kernels take the driver, and for each that does not, the first reason.
+  returned: always
+  type: str
+  sample: "ena: 2 of 3 kernels; 6.1.0-54-cloud-amd64: the version of module_layout differs"
+compatible:
+  description: Releases of the kernels that take every module, oldest first.
+  returned: success or O(require) not met
+  type: list
+  elements: str
+  sample: [6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64]
+kernels:
+  description: Releases of the kernels that were judged, oldest first.
+  returned: success or O(require) not met
+  type: list
+  elements: str
+  sample: [6.1.0-54-cloud-amd64, 6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64]
+checks:
+  description: The verdict on each module for each kernel, by module and kernel.
+  returned: success or O(require) not met
+  type: list
+  elements: dict
+  contains:
+    module:
+      description: Path of the file.
+      type: str
+    name:
+      description: The module's name.
+      type: str
+    kernel:
+      description: The kernel's release.
+      type: str
+    verdict:
+      description: V(compatible), V(incompatible) or V(unknown).
+      type: str
+    errno:
+      description: What the kernel's loader would return, for an incompatible module.
+      type: str
+    findings:
+      description: >-
+        The reasons, in the loader's order. C(effect) is V(refuse), V(taint), V(unknown) or V(note); C(code) is stable, C(message) is for people;
+        C(symbol), C(wanted) (by the module) and C(found) (in the kernel) are there where they say something.
+      type: list
+      elements: dict
+  sample:
+    - module: builds/ena/6.1.0-55-cloud-amd64/ena.ko
+      name: ena
+      kernel: 6.1.0-54-cloud-amd64
+      verdict: incompatible
+      errno: ENOEXEC
+      findings:
+        - code: MODULE_LAYOUT_CRC
+          effect: refuse
+          message: the version of module_layout differs
+          symbol: module_layout
+          wanted: "0xa351f379"
+          found: "0x82164fbb"
 """
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
