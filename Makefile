@@ -59,6 +59,7 @@ test-kernels: $(VENV)/.test
 
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
+	PYTHON=$(BIN)/python tests/boot/run-initrd $(if $(filter fast,$(ONLY)),--fast)
 
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz/fuzz.py $(COUNT)

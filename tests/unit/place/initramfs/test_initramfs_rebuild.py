@@ -6,17 +6,16 @@
 import gzip
 import hashlib
 import os
-import shutil
 
 import kernel_simulator
 import pytest
-from initramfs_builders import COMPRESSIONS, RELEASE, Machine, cpio, ko, modules
+from initramfs_builders import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import listing, variant
 
-pytestmark = pytest.mark.skipif(not shutil.which("depmod", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"), reason="no depmod on this machine")
+pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
 DRIVER = ko("acme", filler=b"the vendor's")
 TREE = "lib/modules/" + RELEASE

@@ -12,14 +12,14 @@ import shutil
 
 import kernel_simulator
 import pytest
-from initramfs_builders import COMPRESSIONS, RELEASE, Machine, cpio, ko, modules
+from initramfs_builders import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import image, manifest, variant
 
-pytestmark = pytest.mark.skipif(not shutil.which("depmod", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"), reason="no depmod on this machine")
+pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
 DRIVER = ko("acme", alias="pci:v00001234d000011E8sv*sd*bc*sc*i*", filler=b"driver 1")
 TREE = "usr/lib/modules/" + RELEASE
