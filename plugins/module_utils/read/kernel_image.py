@@ -17,7 +17,7 @@ from .. import compression
 from ..errors import KmodError
 from .exports import Export
 
-LIMIT = 192 << 20  # a distribution's debug kernel unpacks to about 100 MiB
+LIMIT = 160 << 20  # the largest seen has 80 MiB; more than this, with a decoder's window, would be too much for a small host
 _NEXT = "Install the kernel's symvers (its -devel or -headers package)"
 _FEW = 16  # false traces to follow before giving up; real images have at most four
 LAYERS = 3  # Image.gz inside of an EFI zboot image, and one to spare
@@ -112,18 +112,21 @@ def _zboot(data: Bytes, what: str) -> Bytes:
 
 def _s390(data: Bytes, what: str) -> Tuple[str, Bytes]:
     """s390x: the payload lies somewhere behind the decompressor, and the kernel build puts its unpacked size (u32) behind it."""
+    problem = KmodError(what, "no compressed kernel was found in this s390x image", _NEXT, "KERNEL_IMAGE_UNKNOWN")
     for match in islice(re.finditer(rb"\x1f\x8b\x08|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|BZh9", data), _FEW):
         kind = compression.detect(match.group() + b"...") or ""
-        decoder = compression.Decoder(kind, what)
         try:
+            decoder = compression.Decoder(kind, what)
             unpacked = _drain(decoder, data[match.start():], what)
         except KmodError as error:
-            if error.code != "COMP_CORRUPT":  # bytes of the decompressor's code that only look like a magic
+            if error.code == "COMP_LIMIT":
                 raise
-            continue
+            if error.code == "COMP_UNSUPPORTED":
+                problem = error
+            continue  # bytes of the decompressor's code that only look like a magic
         if decoder.eof and (kind == "gzip" or decoder.unused[:4] == struct.pack("<I", len(unpacked))):
             return kind, unpacked
-    raise KmodError(what, "no compressed kernel was found in this s390x image", _NEXT, "KERNEL_IMAGE_UNKNOWN")
+    raise problem
 
 
 def _inflate(data: Bytes, what: str, tail: int = 0) -> Bytes:

@@ -105,6 +105,22 @@ def test_what_cannot_be_unpacked_here_is_named(monkeypatch):
     assert refused(images.bzimage(b"\x89LZO\0\r\n\x1a\n" + bytes(99))) == "COMP_UNSUPPORTED"
 
 
+def test_s390x_payload_is_found_behind_the_magic_of_what_cannot_be_read(monkeypatch):
+    exports = images.symbols(images.LAYOUTS["6.1 s390x"])
+    kernel = images.raw(images.LAYOUTS["6.1 s390x"], exports, images.S390_BASE)
+    image = images.s390(b"\x28\xb5\x2f\xfd" + images.COMPRESSIONS["xz"](kernel), len(kernel))
+    real = kernel_image.compression.Decoder
+
+    def decoder(kind, what):
+        if kind == "zstd":
+            raise KmodError(what, "no library", code="COMP_UNSUPPORTED")
+        return real(kind, what)
+
+    monkeypatch.setattr(kernel_image.compression, "Decoder", decoder)
+    assert read(image) == exports
+    assert refused(images.s390(images.zstd(kernel), len(kernel))) == "COMP_UNSUPPORTED"
+
+
 def test_a_payload_that_unpacks_without_end_is_stopped(monkeypatch):
     monkeypatch.setattr(kernel_image, "LIMIT", 1 << 20)
     assert refused(images.bzimage(images.payload("xz", bytes(2 << 20)))) == "COMP_LIMIT"
