@@ -17,7 +17,7 @@ from .. import compression
 from ..errors import KmodError
 from .exports import Export
 
-LIMIT = 160 << 20  # the largest seen has 80 MiB; more than this, with a decoder's window, would be too much for a small host
+LIMIT = 160 << 20  # the largest seen has 63 MiB; more than this, with a decoder's window, would be too much for a small host
 _NEXT = "Install the kernel's symvers (its -devel or -headers package)"
 _FEW = 16  # false traces to follow before giving up; real images have at most four
 LAYERS = 3  # Image.gz inside of an EFI zboot image, and one to spare
