@@ -190,8 +190,6 @@ def _sections(data: bytes, header: Any, bits: int, order: str) -> Tuple[Tuple[Se
     form = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
     start, count, size = header["e_shoff"], header["e_shnum"], len(data)
     rows = [form.unpack_from(data, start + index * form.size) for index in range(count)]
-    if rows[0][1] != NULL or rows[0][3] or rows[0][5]:
-        return (), Fault("ELF_SECTION_NULL", "the first section is not the empty one")
     for index, row in enumerate(rows):
         if index and row[1] not in (NULL, NOBITS) and (row[4] > size or row[5] > size - row[4]):
             return (), Fault("ELF_SECTION_BOUNDS", "section %d (type %d) lies outside of the file's %d bytes" % (index, row[1], size))
@@ -201,7 +199,9 @@ def _sections(data: bytes, header: Any, bits: int, order: str) -> Tuple[Tuple[Se
         return (), Fault("ELF_SHDR", "the section names do not end with a NUL")
     if any(row[0] >= len(table) for row in rows):
         return (), Fault("ELF_SHDR", "a section's name lies outside of the section names")
-    return tuple(Section(text(table, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[9]) for row in rows), None
+    odd = rows[0][1] != NULL or rows[0][3] or rows[0][5]
+    return (tuple(Section(text(table, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[9]) for row in rows),
+            Fault("ELF_SECTION_NULL", "the first section is not the empty one") if odd else None)
 
 
 def text(table: bytes, start: int) -> str:

@@ -55,6 +55,23 @@ def changed(data: bytes, at: int, value: bytes) -> bytes:
     return data[:at] + value + data[at + len(value):]
 
 
+def section_row(data: bytes, place: int) -> int:
+    """Where a section's header lies."""
+    return int(struct.unpack_from("<Q", data, 40)[0]) + 64 * place
+
+
+def last_symbol(data: bytes) -> int:
+    """Where the last entry of .symtab lies."""
+    rows = (section_row(data, place) for place in range(struct.unpack_from("<H", data, 60)[0]))
+    offset, size = next(struct.unpack_from("<QQ", data, row + 24) for row in rows if struct.unpack_from("<I", data, row + 4)[0] == 2)
+    return int(offset + size - 24)
+
+
+def first_section_used(kernel: Kernel) -> Tuple[bytes, Kernel]:
+    data = ko(**built(kernel))
+    return changed(data, section_row(data, 0) + 4, b"\1"), kernel
+
+
 def without_versions(kernel: Kernel = DEBIAN, **more: Any) -> bytes:
     return ko(versioned=False, **built(kernel, **more))
 
@@ -89,6 +106,7 @@ CASES = [
     Case(5, "signed, then a byte changed", NO, "SIG_BAD", "EKEYREJECTED", changed(SIGNED, 70, b"\xaa"),
          runtime=Runtime(enrolled=tuple(certificates(PKCS7.certificate)))),
     Case(5, "the same, signer's certificate not at hand", YES, "SIG_UNKNOWN_KEY", None, changed(SIGNED, 70, b"\xaa")),
+    Case(6, "the marker alone: nothing else is cut off", YES, "SIG_UNSUPPORTED", None, ko() + b"~Module signature appended~\n"),
     Case(6, "marker and an id_type of 0", YES, "SIG_UNSUPPORTED", None, signed(ko(), b"", kind=0)),
     Case(6, "marker and an id_type of 1", YES, "SIG_UNSUPPORTED", None, signed(ko(), b"", kind=1)),
     Case(7, "sig_len beyond the file", NO, "SIG_MALFORMED", "EBADMSG", signed(ko(), PKCS7.message, size=1 << 30)),
@@ -162,7 +180,8 @@ CASES = [
     Case(35, "exports of a 7.x module on 7.x", YES, "", None, ko(exports=[Export("mine", 1)], export_form="flags", **built(V72)), V72),
     Case(36, "struct module is 64 bytes larger: 6.1", YES, "STRUCT_MODULE_SIZE", None, ko(struct_size=960)),
     Case(36, "struct module is 64 bytes larger: 6.12", NO, "STRUCT_MODULE_SIZE", "ENOEXEC", ko(**built(DEB13, struct_size=1344)), DEB13),
-    Case(37, "struct module has init elsewhere", NO, "STRUCT_MODULE_LAYOUT", "ENOEXEC", ko(init=320)),
+    Case(37, "struct module has init elsewhere: an address of the kernel's is there", NO, "STRUCT_MODULE_LAYOUT", "ENOEXEC", ko(init=320)),
+    Case(37, "struct module has init elsewhere: who knows what is there", OPEN, "STRUCT_MODULE_LAYOUT", None, ko(init=336)),
     Case(38, "a live patch without CONFIG_LIVEPATCH", NO, "LIVEPATCH_UNSUPPORTED", "ENOEXEC", ko(modinfo={"livepatch": "Y"}),
          on(DEBIAN, without="CONFIG_LIVEPATCH")),
     Case(38, "a live patch with it", YES, "", None, ko(modinfo={"livepatch": "Y"})),
@@ -184,6 +203,10 @@ CASES = [
     Case(47, "e_shnum 0", NO, "ELF_SHDR", "ENOEXEC", ko(shnum=0)),
     Case(47, "e_shstrndx beyond", NO, "ELF_SHDR", "ENOEXEC", ko(shstrndx=99)),
     Case(47, "e_shentsize 40", NO, "ELF_SHDR", "ENOEXEC", ko(shentsize=40)),
+    Case(47, "the first section is not the null one", NO, "ELF_SECTION_NULL", "ENOEXEC", changed(HEADER, section_row(HEADER, 0) + 4, b"\1")),
+    Case(47, "the same: EL7 does not look", YES, "", None, *first_section_used(EL7)),
+    Case(47, "a symbol of a section beyond", NO, "ELF_SYMBOL_SECTION", "ENOEXEC", changed(HEADER, last_symbol(HEADER) + 6, b"\0\x40")),
+    Case(47, "a symbol's name beyond", NO, "ELF_SYMBOL_NAME", "ENOEXEC", changed(HEADER, last_symbol(HEADER), b"\xff\xff\xff\x7f")),
     Case(48, "stripped of its symbols", NO, "ELF_NO_SYMTAB", "ENOEXEC", ko(without=[".symtab", ".strtab"], init=None, exit=None)),
     Case(49, "symbol names in no STRTAB: 6.1", YES, "", None, build_ko.retype(ko(), ".strtab", 1)),
     Case(49, "symbol names in no STRTAB: 6.12", NO, "ELF_STRTAB", "ENOEXEC", build_ko.retype(ko(**built(DEB13)), ".strtab", 1), DEB13),
