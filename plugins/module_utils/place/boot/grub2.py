@@ -130,7 +130,8 @@ def menu(view: View, loader: Loader) -> Menu:
     found = config(view, loader)
     variables = environment_of(view, loader)
     default = re.sub(r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default)
-    return Menu(found.entries, resolve(found.entries, default), grubenv.get(variables, "next_entry") or None)
+    once = grubenv.get(variables, "next_entry") or None
+    return Menu(found.entries, resolve(found.entries, default), next((entry.id for entry in found.entries if once == name(entry)), once))
 
 
 def environment_of(view: View, loader: Loader) -> List[Tuple[str, str]]:
@@ -141,7 +142,7 @@ def environment_of(view: View, loader: Loader) -> List[Tuple[str, str]]:
 def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
     """The entry that a value of ``default`` means: numbers, titles or ids, one a level; the first where it means none.
 
-    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as distributions have it and GRUB since 2.12.
+    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as in the GRUB of Fedora and Enterprise Linux.
     """
     parent: Tuple[int, ...] = ()
     found: Optional[Entry] = None
@@ -155,6 +156,12 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
         found = (numbered or named or level)[0]
         parent = found.position
     return found
+
+
+def name(entry: Entry) -> str:
+    """What to set default to. GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number;
+    a title of ours never does."""
+    return entry.title.replace(">", ">>") if entry.id[:1].isdigit() else entry.id
 
 
 # Changing
@@ -225,11 +232,11 @@ def set_default(view: View, loader: Loader, entry: Entry) -> None:
     path = environment(loader)
     text, variables = _environment_to_write(view, loader), environment_of(view, loader)
     old = grubenv.get(variables, "saved_entry")
-    if old == entry.id:
+    if old == name(entry):
         return
-    if not any(each.driver and each.id == old for each in found.entries):
+    if not any(each.driver and name(each) == old for each in found.entries):
         text = grubenv.set_(text, path, REMEMBERED, "none" if old is None else "=" + old)
-    view.put(path, grubenv.set_(text, path, "saved_entry", entry.id))
+    view.put(path, grubenv.set_(text, path, "saved_entry", name(entry)))
 
 
 def _without_ours(view: View, loader: Loader) -> Config:
@@ -263,8 +270,8 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
         raise KmodError(environment(loader), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
                         "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
     path = environment(loader)
-    if grubenv.get(environment_of(view, loader), "next_entry") != entry.id:
-        view.put(path, grubenv.set_(_environment_to_write(view, loader), path, "next_entry", entry.id))
+    if grubenv.get(environment_of(view, loader), "next_entry") != name(entry):
+        view.put(path, grubenv.set_(_environment_to_write(view, loader), path, "next_entry", name(entry)))
 
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
@@ -283,13 +290,13 @@ def _forget_in_environment(view: View, loader: Loader, entry: Entry) -> None:
     if text is None:
         return
     variables = grubenv.parse(text, path)
-    if grubenv.get(variables, "next_entry") == entry.id:
+    if grubenv.get(variables, "next_entry") == name(entry):
         text = grubenv.set_(text, path, "next_entry", None)
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")
-    if remembered is not None and saved == entry.id:
+    if remembered is not None and saved == name(entry):
         text = grubenv.set_(text, path, "saved_entry", remembered[1:] if remembered.startswith("=") else None)
-    if remembered is not None and not any(each.driver and each.id == saved and each.id != entry.id for each in config(view, loader).entries):
+    if remembered is not None and not any(each.driver and name(each) == saved != name(entry) for each in config(view, loader).entries):
         text = grubenv.set_(text, path, REMEMBERED, None)
     if text != view.text(path):
         view.put(path, text)

@@ -4,8 +4,9 @@
 
 """systemd-boot: entries of the Boot Loader Specification, a default in loader.conf, one for the next boot alone in a variable of the firmware.
 
-An entry on trial is named with a count of one (``ID+1.conf``): the loader counts that down before it starts the entry, and
-systemd-bless-boot takes the count off when the system is up. So ``ID+0-1.conf`` is an entry that was tried and failed.
+An entry's file may be named with a count (``ID+3.conf``, ``ID+2-1.conf``, ``ID+0-3.conf`` when all tries have failed), which the loader
+counts down and systemd-bless-boot takes off. Ours have none: the variable is forgotten before the entry starts, and loaders do not agree
+on whether the count belongs to the id that the variable holds (to 252 it does, to 262 it does not).
 """
 import fnmatch
 import functools
@@ -87,8 +88,9 @@ def _compare(one: Tuple[Order, Entry], other: Tuple[Order, Entry]) -> int:
     return by_version or bls.vercmp(right.name, left.name)
 
 
-def _path(entry: Entry, count: str = "") -> str:
-    return "%s/%s%s.conf" % (entry.path.rsplit("/", 1)[0], _COUNT.sub("", bls.identity(entry.path)), count)
+def _path(entry: Entry) -> str:
+    """The file's name without a count."""
+    return "%s/%s.conf" % (entry.path.rsplit("/", 1)[0], _COUNT.sub("", bls.identity(entry.path)))
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
@@ -109,7 +111,7 @@ def set_default(view: View, loader: Loader, entry: Entry) -> None:
     if overriding and overriding != entry.id + ".conf":
         raise KmodError(loader.config, "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
                         "Unset it: bootctl set-default ''", "DEFAULT_OVERRIDDEN")
-    _rename(view, entry, _path(entry))
+    _uncount(view, entry)
     text = view.text(loader.config)
     old = list(_DEFAULT.finditer(text or ""))
     line = "default %s.conf\n" % entry.id
@@ -129,15 +131,15 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
     if not view.host.live or not view.host.exists(VARIABLES % "LoaderInfo"):
         raise KmodError(loader.config, "which entry is started once is kept in variables of the firmware, which only the running machine has",
                         "Choose the entry in the boot menu, or run this on the machine itself", "ONCE_NOT_SAFE")
-    _rename(view, entry, _path(entry, "+1"))
+    _uncount(view, entry)
     if _variable(view.host, "LoaderEntryOneShot") != entry.id + ".conf":
         view.run(VARIABLES % "LoaderEntryOneShot", ["bootctl", "set-oneshot", entry.id + ".conf"])
 
 
-def _rename(view: View, entry: Entry, path: str) -> None:
+def _uncount(view: View, entry: Entry) -> None:
+    path = _path(entry)
     if entry.path != path:
-        text = view.text(entry.path)
-        view.put(path, text, like=entry.path)
+        view.put(path, view.text(entry.path), like=entry.path)
         view.put(entry.path, None)
 
 

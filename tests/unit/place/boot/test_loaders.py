@@ -189,13 +189,13 @@ def test_once_needs_the_running_machine(tmp_path):
     refused("ONCE_NOT_SAFE", present, tmp_path, variants(initrd, NEW, family="systemd-boot"), boot="once")
 
 
-def test_on_the_running_machine_once_is_a_variable_of_the_firmware_and_a_count_of_one(tmp_path, monkeypatch):
+def test_on_the_running_machine_once_is_a_variable_of_the_firmware(tmp_path, monkeypatch):
     initrd = machines.systemd_boot(tmp_path)
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     write(tmp_path, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("systemd-boot 252\0"))
     plan, result = present(tmp_path, variants(initrd, NEW, family="systemd-boot"), boot="once")
     name = "%s-%s~3w_9xxx" % (MACHINE, NEW)
-    assert plan.paths()[0].endswith(name + "+1.conf")
+    assert plan.paths()[0].endswith(name + ".conf")
     assert plan.steps[-1].argv == ("bootctl", "set-oneshot", name + ".conf")
     plan.steps.pop()
     plan.apply()
