@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from debian import LabError
 
-LIMIT = 1800  # seconds that any machine may run
+LIMIT = 3600  # seconds that any machine may run
 FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 
@@ -81,7 +81,7 @@ class Guest:
             raise LabError("the machine's script ended with %d: %s" % (status, said[-3000:]))
         return said
 
-    def wait(self, not_boot: str = "", timeout: float = 400) -> str:
+    def wait(self, not_boot: str = "", timeout: float = 900) -> str:
         """Until it answers, in another boot than ``not_boot``: the id of this one."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -94,7 +94,7 @@ class Guest:
             time.sleep(2)
         raise LabError("no answer within %d s; its console says:\n%s" % (timeout, self.console()[-3000:]))
 
-    def reboot(self, timeout: float = 400) -> str:
+    def reboot(self, timeout: float = 900) -> str:
         """Have it reboot, and wait until it answers again, whatever it was that came up."""
         old = self.wait(timeout=60)
         self.try_script("systemctl reboot", 30)

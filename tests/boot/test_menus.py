@@ -20,7 +20,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit" / "place" / "boot"))
 
 import machines  # noqa: E402
-from machines import MACHINE, NEW, OLD  # noqa: E402
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry  # noqa: E402
@@ -57,7 +56,7 @@ def firmware(directory, files):
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     text = b""
     try:
-        while not re.search(rb"chosen-\S+[^\S\0]", text):
+        while not re.search(rb"chosen-\d\d", text):
             chunk = process.stdout.read1(1 << 16)
             if not chunk:
                 break
@@ -67,3 +66,87 @@ def firmware(directory, files):
         process.wait()
     log.write_bytes(text)
     return re.sub(r"\x1b\[[0-9;=?]*[A-Za-z]", "\n", text.decode("utf-8", "replace"))
+
+
+def shown(said, titles):
+    """The titles in the order in which the menu shows them for the first time, and the number of the entry that was started."""
+    at = {title: found.start() for title in titles for found in [re.search(r"^[ *]*%s *$" % re.escape(title), said, re.M)] if found}
+    return sorted(at, key=at.__getitem__), int(re.search(r"chosen-(\d\d)", said).group(1))
+
+
+def machine(root, family):
+    """A family's boot directory with entries of several drivers for both of its kernels, each kernel's path telling which entry has it."""
+    initrd = machines.FAMILIES[family](root)
+    host = Host(str(root))
+    kernels = {release: (machines.directory(family).replace("%s", release) + initrd % release + ".1",) for release in (machines.OLD, machines.NEW)}
+    for driver in DRIVERS:
+        entry.present(host, entry.Request(driver), kernels)[0].apply()
+    return host, detect.detect(host), kernels
+
+
+def telling(host, loader):
+    """The entries' files by path on the disk, each with a title and a kernel that name it; a file for each kernel."""
+    files = {}
+    for number, name in enumerate(host.listdir(loader.entries)):  # a number: long names break where the screen ends
+        text, stem = host.read_text(loader.entries + "/" + name), name[:-len(".conf")]
+        text = re.sub(r"^(title\s+).*", r"\g<1>T-" + stem, text, flags=re.M)
+        text = re.sub(r"^(linux\s+).*", r"\g<1>/chosen-%02d" % number, text, flags=re.M)
+        files["loader/entries/" + name] = re.sub(r"^initrd.*\n", "", text, flags=re.M).encode()
+        files["chosen-%02d" % number] = b"no kernel"
+    return files
+
+
+def as_promised(order):
+    """The newer kernel's entries before the older one's, and of each the shipped one first. Ours are in the order of each loader's own taste."""
+    kernels = [next(release for release in (machines.NEW, machines.OLD) if release in title) for title in order]
+    each = 1 + len(DRIVERS)
+    return kernels == [machines.NEW] * each + [machines.OLD] * each and ["~" in title for title in order] == ([False] + [True] * len(DRIVERS)) * 2
+
+
+def menu(host, loader):
+    return entry.LOADERS[loader.kind].menu(View(host), loader)
+
+
+@pytest.fixture(scope="module")
+def grub(tmp_path_factory):
+    """GRUB of sid, the first with upstream's blscfg."""
+    program = tmp_path_factory.mktemp("grub") / "grub.efi"
+    modules = debian.unpack(debian.package("grub-efi-amd64-bin", "sid")) / "usr/lib/grub/x86_64-efi"
+    subprocess.run(["grub-mkimage", "-O", "x86_64-efi", "-d", str(modules), "-p", "(hd0)/grub", "-o", str(program), *MODULES], check=True)
+    return program.read_bytes()
+
+
+@pytest.mark.parametrize("chosen", [None, "once", "saved"])
+def test_grub_shows_and_starts_what_is_read_off_its_files(tmp_path, grub, chosen):
+    host, loader, kernels = machine(tmp_path / "root", "el9")
+    if chosen:
+        boot = {"once": "once", "saved": "default"}[chosen]
+        entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    expected = menu(host, loader)
+    files = telling(host, loader)
+    block = host.read_text("/boot/grub2/grubenv")
+    for each in expected.entries:  # the titles are others here
+        block = block.replace("=%s\n" % each.title, "=T-%s\n" % each.id)
+    block = block.rstrip("#").ljust(1024, "#")
+    files.update({"EFI/BOOT/BOOTX64.EFI": grub, "grub/grubenv": block.encode(), "grub/grub.cfg": (
+        "serial --unit=0\nterminal_output serial\nset root=hd0\n" + machines.GRUB_HEAD % "${saved_entry}" + "set timeout=1\nblscfg\n").encode()})
+    order, started = shown(firmware(tmp_path, files), ["T-" + each.id for each in expected.entries])
+    assert as_promised(order)
+    started = host.listdir(loader.entries)[started]
+    assert started == (expected.once or expected.default.id) + ".conf"
+    assert ("~" in started) == bool(chosen)
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "sid"])
+@pytest.mark.parametrize("boot", ["none", "default"])
+def test_systemd_boot_shows_and_starts_what_is_read_off_its_files(tmp_path, suite, boot):
+    host, loader, kernels = machine(tmp_path / "root", "systemd-boot")
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    expected = menu(host, loader)
+    program = next(debian.unpack(debian.package("systemd-boot-efi", suite)).rglob("systemd-bootx64.efi")).read_bytes()
+    files = dict(telling(host, loader), **{"EFI/BOOT/BOOTX64.EFI": program, "loader/loader.conf": host.read(loader.config)})
+    order, started = shown(firmware(tmp_path, files), ["T-" + each.id for each in expected.entries])
+    assert as_promised(order)
+    started = host.listdir(loader.entries)[started]
+    assert started == expected.default.id + ".conf"
+    assert ("~" in started) == (boot == "default")
