@@ -43,11 +43,8 @@ def build(host: Host, release: str, modules: Sequence[ko.KernelModule], image: I
           method: str) -> Overlay:
     """The overlay that puts ``modules`` into ``image``, whose module tree is in ``store``. The image's tree becomes the variant's.
 
-    Errors: INITRD_SQUASH, INITRD_LZ4, INITRD_NASH, EARLY_UNSUPPORTED, DEPENDENCY_MISSING, INITRD_VERIFY.
+    There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, INITRD_VERIFY.
     """
-    against = obstacle(image, release)
-    if against:
-        raise against
     prefix = modules_dir(image.tree, release)
     had = store.tree(image.tree, prefix)
     known = parts.indexed(had)
@@ -80,7 +77,8 @@ def obstacle(image: Image, release: str) -> Optional[KmodError]:
     """Why the early boot of an image would not see what is appended, or not use it."""
     then = "Use method rebuild"
     if squashed(image.tree):
-        return KmodError(image.path, "keeps its files in a file system image, which is mounted over what is appended", then, "INITRD_SQUASH")
+        return KmodError(image.path, "keeps its files in a file system image, which is mounted over what is appended",
+                         "Have dracut build it without its squash modules (omit_dracutmodules)", "INITRD_SQUASH")
     if generator(image.tree) == "nash":
         return KmodError(image.path, "loads the modules that its init lists, and no others", then, "INITRD_NASH")
     if image.segments[-1].kind == "lz4" and tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit()) < (5, 14):

@@ -119,8 +119,11 @@ def _scratch() -> Optional[str]:
 def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule], store: parts.Store, wants: Dict[str, Any], method: str,
              row: Dict[str, Any]) -> Content:
     """The variant by the method that was asked for; ``auto`` rebuilds what no overlay can be put on."""
+    against = overlay.obstacle(shipped, wants["kernel"])
+    if against and (method not in ("auto", "rebuild") or against.code == "INITRD_SQUASH"):  # a rebuild would be a squash again
+        raise against
     if method == "auto":
-        method = "rebuild" if overlay.obstacle(shipped, wants["kernel"]) else "overlay"
+        method = "rebuild" if against else "overlay"
     if method == "rebuild":
         row.update(_made(wants, row["path"], method, "", 0), bytes_added=0)
         return rebuild.content(host, shipped, modules, wants, row)

@@ -350,9 +350,11 @@ def test_a_kernel_without_the_driver_is_an_error_when_it_is_named(machine):
     assert run(machine, variant.Request(("none",)))[1] == {"variants": [], "pruned": []}
 
 
-def test_an_image_in_a_squash_is_refused(machine):
-    machine.image(gzip.compress(cpio({"squash-root.img": b"hsqs"})))
-    assert error_of(machine, REQUEST._replace(method="overlay")) == "INITRD_SQUASH"
+@pytest.mark.parametrize("name", ["squash-root.img", "squashfs-root.img", "erofs-root.img"])
+@pytest.mark.parametrize("method", ["auto", "overlay", "segment", "rebuild"])
+def test_an_image_in_a_squash_is_refused(machine, name, method):
+    machine.image(gzip.compress(cpio({name: b"hsqs"})))
+    assert error_of(machine, REQUEST._replace(method=method)) == "INITRD_SQUASH"
 
 
 def test_a_nash_image_is_refused(machine):
