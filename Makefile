@@ -61,6 +61,9 @@ test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
 	PYTHON=$(BIN)/python tests/boot/run-initrd $(if $(filter fast,$(ONLY)),--fast)
 
+bench: $(VENV)/.test
+	set -e; for each in tests/bench/bench_*.py; do $(BIN)/python $$each; done
+
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz/fuzz.py $(COUNT)
 

@@ -77,6 +77,7 @@ def targets(root: Path) -> Dict[str, Target]:
     linked = [images.vmlinux(layout, tables[name], layout.order) for name, layout in images.LAYOUTS.items()]
     raw = [images.arm64(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.relative]
     raw += [images.riscv(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
+    raw += [images.loongarch(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
     packed = [images.bzimage(images.payload(kind, linked[0])) for kind in images.COMPRESSIONS]
     packed += [images.zboot(pack(raw[0])) for pack in images.COMPRESSIONS.values()]
     mainframe = images.raw(images.LAYOUTS["6.1 s390x"], tables["6.1 s390x"], images.S390_BASE)
