@@ -7,7 +7,7 @@
 The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the same, as notes: the loader
 would not get there, a person who mends the module will.
 """
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..read import ko
@@ -47,13 +47,13 @@ class Group:
         self.exported = self._exported(self.offered.values())
         self.deployed_exported: Optional[Dict[str, Tuple[Export, KernelModule]]] = None
         self.done: Dict[int, Verdict] = {}
-        self.judging: Set[int] = set()
+        self.judging: List[int] = []  # a module, that which it needs, and so on
 
     def verdict(self, module: KernelModule) -> Verdict:
         if id(module) not in self.done:
-            self.judging.add(id(module))
+            self.judging.append(id(module))
             self.done[id(module)] = compose(module, self.loader, self._stages(module))
-            self.judging.discard(id(module))
+            self.judging.pop()
         return self.done[id(module)]
 
     def _stages(self, module: KernelModule) -> Iterator[Iterable[Finding]]:
@@ -111,8 +111,8 @@ class Group:
         return found
 
     def _provided(self, export: Export, module: KernelModule) -> Provided:
-        if id(module) in self.judging:  # itself, or a module that needs the one which needs it
-            return Provided(export, module_rules.proprietary(module))
+        if id(module) in self.judging:  # itself, or one that needs what needs it: of those neither can be loaded before the other
+            return Provided(export, module_rules.proprietary(module), None if id(module) == self.judging[-1] else "DEP_CYCLE")
         verdict = self.verdict(module)
         refused = verdict.reason.code if verdict.verdict == INCOMPATIBLE and verdict.reason else None
         return Provided(export, self._proprietary(module), refused, verdict.verdict == UNKNOWN)

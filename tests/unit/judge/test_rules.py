@@ -1,0 +1,133 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rules that hold on some machines, and notes that never change a verdict."""
+import build_ko
+import pytest
+from build_ko import CONFIG, EXPORTS, MACHINES, Export, Section, ko
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge.symbol_rules import for_module
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE
+
+EL9 = "5.14.0-427.el9.x86_64"
+LAYOUT = ("module_layout", 0x11)
+
+
+def judged(root, *files, release=build_ko.RELEASE, path="/opt/vendor.ko", **kernel):
+    build_ko.kernel(root, release, **kernel)
+    offered = [modules.parse(data, path) for data in files]
+    return loader.judge(kernels.installed(Host(str(root)))[0], offered, OFFLINE)
+
+
+def codes(verdict, effect):
+    return [finding.code for finding in verdict.findings if finding.effect == effect]
+
+
+@pytest.mark.parametrize("machine", sorted(MACHINES))
+def test_every_machine(machine, tmp_path):
+    good, bad = judged(tmp_path, ko(machine=machine), ko("other", needs=(LAYOUT, ("printk", 0x99)), machine=machine), machine=machine)
+    assert (good.verdict, bad.verdict, bad.errno) == ("compatible", "incompatible", "EINVAL")
+
+
+def test_byte_order_is_part_of_the_machine(tmp_path):
+    verdict, = judged(tmp_path, ko(machine="ppc64"), machine="ppc64le")
+    assert (verdict.verdict, verdict.errno, codes(verdict, "refuse")) == ("incompatible", "ENOEXEC", ["ELF_MACHINE"])
+
+
+def test_dots_before_the_names_of_powerpc(tmp_path):
+    """arch/powerpc/kernel/module_64.c: dedotify, dedotify_versions"""
+    verdict, = judged(tmp_path, ko(needs=(LAYOUT, (".printk", 0x22)), unlisted=[".TOC."], machine="ppc64"), machine="ppc64")
+    assert verdict.verdict == "compatible"
+
+
+def test_arm64_wants_sections_for_linkage(tmp_path):
+    config = CONFIG + "CONFIG_ARM64_MODULE_PLTS=y\n"
+    verdict, = judged(tmp_path, ko(machine="aarch64", without=[".plt"]), machine="aarch64", config=config)
+    assert (verdict.errno, codes(verdict, "refuse")) == ("ENOEXEC", ["ELF_NO_PLT"])
+
+
+def test_versions_as_ubuntu_keeps_them(tmp_path):
+    release = "6.8.0-31-generic"
+    chained = [build_ko.chained_table(needs) for needs in ((LAYOUT, ("printk", 0x22)), (LAYOUT, ("printk", 0x99)), (LAYOUT,))]
+    in_tree = {"a/first.ko": ko("first", release=release, struct_size=1280, exit=1200, modinfo={"intree": "Y"}, versions=chained[2])}
+    good, bad, other = judged(tmp_path, *[ko(str(number), release=release, struct_size=1280, exit=1200, versions=table)
+                                          for number, table in enumerate(chained[:2] + [None])],
+                              release=release, in_tree=in_tree, struct_size=1280, exit=1200)
+    assert (good.verdict, bad.verdict, bad.errno) == ("compatible", "incompatible", "EINVAL")
+    assert (other.verdict, other.reason.code) == ("unknown", "MODVERSIONS_FORMAT")
+
+
+@pytest.mark.parametrize("namespace,name,fits", [
+    ("module:kvm", "kvm", True), ("module:kvm", "kvm_amd", False), ("module:kvm*", "kvm_amd", True), ("module:vfio,kvm-*", "kvm_amd", True),
+    ("module:vfio,kvm", "vfi", False), ("module:*", "anything", True), ("module:", "anything", False)])
+def test_namespaces_of_modules(namespace, name, fits):
+    assert for_module(namespace, name) == fits
+
+
+@pytest.mark.parametrize("release,family,takes", [
+    ("3.10.0-1160.el7", "rhel", False), ("4.8.0", "", False), ("4.18.0-553.el8", "rhel", True), ("6.1.0-9-amd64", "debian", False),
+    ("6.8.0-31-generic", "ubuntu", True), ("6.6.9-mine", "", None)])
+def test_who_takes_a_symbol_without_a_version(release, family, takes):
+    it = policy.Loader(release, policy.version(release), family, {}, kernels.Build(), {})
+    assert policy.missing_version(it) == takes
+
+
+@pytest.mark.parametrize("release,family,has", [
+    ("5.14.0-427.el9", "rhel", False), ("5.14.0-503.11.1.el9_5", "rhel", True), ("5.14.0-503", "", False), ("6.4.0", "", True), ("6.3.9", "", False)])
+def test_rules_that_were_backported(release, family, has):
+    it = policy.Loader(release, policy.version(release), family, {}, kernels.Build(), {})
+    assert it.has("struct module size") == has
+
+
+def test_what_is_not_reached_is_a_note(tmp_path):
+    verdict, = judged(tmp_path, ko(needs=(("module_layout", 0x12), ("printk", 0x99))))
+    assert (verdict.errno, codes(verdict, "refuse")) == ("ENOEXEC", ["MODULE_LAYOUT_CRC"])
+    assert [(finding.code, finding.symbol) for finding in verdict.findings if finding.message.endswith("(not reached)")] == [("SYMBOL_CRC", "printk")]
+    assert verdict.dmesg == "vendor: disagrees about version of symbol module_layout"
+
+
+def test_providers_in_any_order(tmp_path):
+    user = ko("user", needs=(LAYOUT, ("middle_init", 2)))
+    middle = ko("middle", needs=(LAYOUT, ("core_init", 1)), exports=[Export("middle_init", 2)])
+    core = ko("core", exports=[Export("core_init", 1)])
+    assert [each.verdict for each in judged(tmp_path, user, middle, core)] == ["compatible"] * 3
+
+
+def test_modules_that_need_each_other_cannot_be_loaded(tmp_path):
+    one = ko("one", needs=(LAYOUT, ("two_init", 2)), exports=[Export("one_init", 1)])
+    two = ko("two", needs=(LAYOUT, ("one_init", 1)), exports=[Export("two_init", 2)])
+    assert [(each.verdict, each.errno) for each in judged(tmp_path, one, two)] == [("incompatible", "ENOENT")] * 2
+
+
+@pytest.mark.parametrize("search,preferred", [("updates built-in", "updates"), ("updates extra built-in weak-updates", "updates or extra"),
+                                              ("extra weak-updates updates built-in", "updates or extra or weak-updates")])
+def test_note_of_a_namesake_and_of_what_depmod_prefers(search, preferred, tmp_path):
+    (tmp_path / "etc/depmod.d").mkdir(parents=True)
+    (tmp_path / "etc/depmod.d/dist.conf").write_text("search %s\n" % search)
+    verdict, = judged(tmp_path, ko("dummy"))
+    note = next(finding for finding in verdict.findings if finding.code == "NAME_IN_TREE")
+    assert (verdict.verdict, note.effect) == ("compatible", "note")
+    assert note.message.endswith("modprobe prefers one in " + preferred)
+
+
+def test_note_of_missing_landing_pads_and_type_hashes(tmp_path):
+    config = CONFIG + "CONFIG_X86_KERNEL_IBT=y\nCONFIG_CFI_CLANG=y\n"
+    without, with_both = judged(tmp_path, ko(), ko("other", extra=[Section(".init.text", b"\xf3\x0f\x1e\xfa", flags=6), Section(".kcfi_traps")]),
+                                config=config)
+    assert (without.verdict, with_both.verdict) == ("compatible", "compatible")
+    assert {"WARN_IBT", "WARN_KCFI"} <= set(codes(without, "note"))
+    assert not {"WARN_IBT", "WARN_KCFI"} & set(codes(with_both, "note"))
+
+
+def test_note_of_symbols_outside_of_the_stablelist(tmp_path):
+    directory = tmp_path / "lib/modules/kabi-current"
+    directory.mkdir(parents=True)
+    (directory / "kabi_stablelist_x86_64").write_text("[rhel9_x86_64_stablelist]\n\tprintk\n")
+    verdict, = judged(tmp_path, ko(needs=(LAYOUT, ("printk", 0x22), ("kfree", 0x33)), release=EL9), release=EL9, family="el", exports=EXPORTS)
+    note = next(finding for finding in verdict.findings if finding.code == "KABI_UNSTABLE")
+    assert (verdict.verdict, note.message) == ("compatible", "1 of its symbols are outside of the kernel's stablelist (kfree)")

@@ -1,0 +1,106 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which kernels are installed, in which order, and what they say of themselves."""
+import random
+
+import build_ko
+import pytest
+from build_ko import CONFIG, ko
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import installed, version_key
+
+# Oldest first, as rpm and dpkg order them.
+ORDERED = [
+    ["6.1.0-9-amd64", "6.1.0-54-amd64", "6.1.0-56-amd64", "6.12.111+deb12-amd64", "6.12.117+deb12-amd64", "7.2.13+deb14-amd64"],
+    ["3.10.0-1160.el7.x86_64", "4.18.0-553.el8.x86_64", "5.14.0-427.el9.x86_64", "5.14.0-427.13.1.el9_4.x86_64", "5.14.0-503.el9.x86_64"],
+    ["6.12~rc1-amd64", "6.12-amd64"],
+    ["6.12.0-rc1", "6.12.0-rc10", "6.12.0"],
+    ["5.14.21-150500.53-default", "5.14.21-150500.55.7-default", "6.4.0-150600.21-default"],
+    ["6.8.0-9-generic", "6.8.0-31-generic", "6.11.0-8-generic"],
+]
+
+
+@pytest.mark.parametrize("ordered", ORDERED, ids=lambda ordered: ordered[0])
+def test_order(ordered):
+    mixed = list(ordered)
+    random.Random(1).shuffle(mixed)
+    assert sorted(mixed, key=version_key) == ordered
+
+
+def test_oldest_first_and_each_once_behind_a_merged_usr(tmp_path):
+    for release in ("6.1.0-10-amd64", "6.1.0-9-amd64"):
+        build_ko.kernel(tmp_path / "usr", release)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == ["6.1.0-9-amd64", "6.1.0-10-amd64"]
+
+
+def test_both_directories_where_usr_is_not_merged(tmp_path):
+    build_ko.kernel(tmp_path, "6.1.0-9-amd64")
+    build_ko.kernel(tmp_path, "6.4.0-150600.21-default", family="suse")
+    assert [kernel.modules_dir for kernel in installed(Host(str(tmp_path)))] == [
+        "/lib/modules/6.1.0-9-amd64", "/usr/lib/modules/6.4.0-150600.21-default"]
+
+
+def test_a_store_of_modules_is_no_kernel(tmp_path):
+    build_ko.kernel(tmp_path)
+    store = tmp_path / "lib/modules/6.1.0-1-amd64/extra"
+    store.mkdir(parents=True)
+    (store / "vendor.ko").write_bytes(ko())
+    (store.parent / "modules.dep").write_text("extra/vendor.ko:\n")
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
+
+
+@pytest.mark.parametrize("release", ["6.1.0-1-amd64", "../../etc", ""])
+def test_a_kernel_that_is_not_there_is_an_error_that_names_those_that_are(release, tmp_path):
+    build_ko.kernel(tmp_path)
+    with pytest.raises(KmodError, match=build_ko.RELEASE) as caught:
+        kernels.kernel(Host(str(tmp_path)), release)
+    assert caught.value.code == "KERNEL_MISSING"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "s390x", "ppc64le"])
+def test_what_its_own_modules_tell(machine, tmp_path):
+    build_ko.kernel(tmp_path, machine=machine, builtin=["ext4", "snd-pcm"])
+    kernel = installed(Host(str(tmp_path)))[0]
+    assert (kernel.machine, kernel.vermagic) == (machine, build_ko.RELEASE + build_ko.FLAGS)
+    assert (kernel.build.struct_size, kernel.build.init_offset, kernel.build.exit_offset, kernel.build.module_layout) == (896, 312, 848, 0x11)
+    assert kernel.builtin == {"ext4", "snd_pcm"}
+
+
+def test_a_module_that_a_vendor_wrote_over_the_kernels_own_tells_nothing(tmp_path):
+    build_ko.kernel(tmp_path, in_tree={"a/first.ko": ko("first", release="5.5.5", struct_size=64), "a/second.ko": b"damaged"})
+    assert installed(Host(str(tmp_path)))[0].build.struct_size == 896
+
+
+def test_config(tmp_path):
+    build_ko.kernel(tmp_path, config=CONFIG + '# CONFIG_OFF is not set\nCONFIG_NAME="a b"\n')
+    config = installed(Host(str(tmp_path)))[0].config
+    assert (config["CONFIG_NAME"], config["CONFIG_MODULES"], "CONFIG_OFF" in config) == ("a b", "y", False)
+
+
+@pytest.mark.parametrize("release,distro", [
+    ("6.1.0-56-cloud-amd64", "debian"), ("6.12.117+deb13-arm64", "debian"), ("6.1.0-0.deb11.21-amd64", "debian"), ("5.14.0-427.el9.x86_64", "rhel"),
+    ("6.11.4-301.fc41.x86_64", "fedora"), ("6.8.0-31-generic", "ubuntu"), ("6.8.0-1010-aws", "ubuntu"), ("6.4.0-150600.21-default", "suse"),
+    ("6.6.9-arch1-1", "arch"), ("6.1.112-124.190.amzn2023.x86_64", "amazon"), ("6.6.9-mine", ""), ("6.6.9", "")])
+def test_whose_kernel_it_is(release, distro, tmp_path):
+    build_ko.kernel(tmp_path, release)
+    assert installed(Host(str(tmp_path)))[0].distro == distro
+
+
+def test_enterprise_linux_by_its_modules(tmp_path):
+    build_ko.kernel(tmp_path, "6.6.9-mine", in_tree={"a/first.ko": ko("first", modinfo={"intree": "Y", "rhelversion": "9.4"})})
+    assert installed(Host(str(tmp_path)))[0].distro == "rhel"
+
+
+@pytest.mark.parametrize("place", ["boot/vmlinuz-%s", "boot/vmlinux-%s", "boot/Image-%s", "usr/lib/modules/%s/vmlinuz",
+                                   "boot/0123456789abcdef0123456789abcdef/%s/linux", "efi/0123456789abcdef0123456789abcdef/%s/linux"])
+def test_where_the_image_is(place, tmp_path):
+    path = tmp_path / (place % "6.6.9")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert kernels.find_image(Host(str(tmp_path)), "6.6.9") == "/" + place % "6.6.9"
