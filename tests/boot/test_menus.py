@@ -48,11 +48,14 @@ def firmware(directory, files):
         subprocess.run(["mcopy", "-o", "-i", str(disk), str(directory / "file"), "::/" + path], check=True, env=environment)
     variables = directory / "vars"
     shutil.copyfile(guest.FIRMWARE[1], str(variables))
-    log = directory / "serial"
-    argv = ["timeout", "--foreground", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-m", "256", "-nodefaults",
-            "-display", "none", "-no-reboot", "-serial", "stdio", "-nic", "none",
-            "-drive", "if=pflash,format=raw,readonly=on,file=" + guest.FIRMWARE[0], "-drive", "if=pflash,format=raw,file=%s" % variables,
-            "-drive", "file=%s,format=raw,if=virtio" % disk]
+    return serial(["-machine", "q35", "-drive", "if=pflash,format=raw,readonly=on,file=" + guest.FIRMWARE[0],
+                   "-drive", "if=pflash,format=raw,file=%s" % variables, "-drive", "file=%s,format=raw,if=virtio" % disk])
+
+
+def serial(machine):
+    """What a machine says on its serial line until its loader has chosen."""
+    argv = ["timeout", "--foreground", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none",
+            "-no-reboot", "-serial", "stdio", "-nic", "none"] + machine
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     text = b""
     try:
@@ -64,7 +67,6 @@ def firmware(directory, files):
     finally:
         process.terminate()  # timeout passes that on
         process.wait()
-    log.write_bytes(text)
     return re.sub(r"\x1b\[[0-9;=?]*[A-Za-z]", "\n", text.decode("utf-8", "replace"))
 
 
@@ -150,3 +152,28 @@ def test_systemd_boot_shows_and_starts_what_is_read_off_its_files(tmp_path, suit
     started = host.listdir(loader.entries)[started]
     assert started == expected.default.id + ".conf"
     assert ("~" in started) == (boot == "default")
+
+
+@pytest.mark.skipif(shutil.which("xorriso") is None, reason="no xorriso on this machine")
+@pytest.mark.parametrize("boot", ["none", "default"])
+def test_grub_legacy_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
+    host, loader, kernels = machine(tmp_path / "root", "el6")
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    expected = menu(host, loader)
+    text = host.read_text(loader.config)
+    for kind, line in (("title ", "title T-%02d"), ("\tkernel ", "\tkernel /chosen-%02d")):
+        for number in range(len(expected.entries)):
+            text = re.sub("^%s[^T/].*|^%s/vmlinuz.*" % (kind, kind), line % number, text, count=1, flags=re.M)
+    text = re.sub(r"^(\troot|splashimage|hiddenmenu).*\n", "", text, flags=re.M).replace("timeout=5", "timeout=1")
+    write = tmp_path / "iso/boot/grub"
+    write.mkdir(parents=True)
+    (write / "menu.lst").write_text("serial --unit=0\nterminal --timeout=0 serial\n" + text)
+    stage2 = next(debian.unpack(debian.package("grub-legacy", "bookworm")).rglob("stage2_eltorito"))
+    shutil.copyfile(str(stage2), str(write / "stage2_eltorito"))
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-b", "boot/grub/stage2_eltorito", "-no-emul-boot", "-boot-load-size", "4",
+                    "-boot-info-table", "-o", str(tmp_path / "disk.iso"), str(tmp_path / "iso")], check=True, stderr=subprocess.DEVNULL)
+    titles = ["T-%02d" % number for number in range(len(expected.entries))]
+    order, started = shown(serial(["-cdrom", str(tmp_path / "disk.iso")]), titles)
+    assert order == titles
+    assert expected.entries[started].position == expected.default.position
+    assert (expected.default.driver is not None) == (boot == "default")
