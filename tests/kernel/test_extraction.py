@@ -111,13 +111,19 @@ def test_equals_module_symvers(suite, arch, flavour, generation, rows):
 
 def test_a_symvers_of_another_build_is_not_believed():
     kernels = offered(*EVERY[0])
-    if len(kernels) < 2:
-        pytest.skip("one such kernel only")
-    older, newer = kernels[-2:]
-    root = str(debian.tree(newer))
-    host, modules, image = Host(root), "/lib/modules/" + newer.release, image_of(root, newer.release)
-    right, wrong = (from_symvers(debian.symvers(kernel).read_bytes()) for kernel in (newer, older))
-    in_tree = sources.in_tree(depmod.chosen(host, modules), modules)
-    assert sources.disagreement(host, right, in_tree) is None
-    assert (sources.disagreement(host, wrong, in_tree) is None) == (right == wrong)
-    assert sources.read(host, modules, depmod.chosen(host, modules), None, image).exports == right
+    newest, root = fetched(kernels[-1:])
+    host, modules = Host(root), "/lib/modules/" + newest.release
+    own = sources.in_tree(depmod.chosen(host, modules), modules)
+    right = from_symvers(debian.symvers(newest).read_bytes())
+    assert sources.disagreement(host, right, own) is None
+    different = 0
+    for kernel in kernels[:-1]:
+        try:
+            other = from_symvers(debian.symvers(kernel).read_bytes())
+        except debian.LabError:  # offered without its headers
+            continue
+        same = other == right  # some builds in a row have the same CRCs throughout
+        different += not same
+        assert (sources.disagreement(host, other, own) is None) == same, kernel.release
+    if not different:
+        pytest.skip("all builds on offer have the same CRCs")
