@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity molecule kmodctl test-kernels test-boot bench fuzz clean
+.PHONY: help demo test lint sanity molecule kmodctl pythons test-kernels test-boot bench fuzz clean
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint          ruff, mypy, ansible-lint, changelog"
 	@echo "make sanity        ansible-test sanity"
 	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
+	@echo "make pythons       the core under every Python from 3.6 on that is on this machine"
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
@@ -53,6 +54,9 @@ molecule: $(VENV)/.test
 
 kmodctl: $(VENV)/.demo
 	@$(BIN)/python tools/build_kmodctl.py build/kmodctl
+
+pythons: $(VENV)/.test kmodctl
+	tests/pythons
 
 test-kernels: $(VENV)/.test
 	tests/kernel/run $(if $(filter fast,$(ONLY)),--fast)
