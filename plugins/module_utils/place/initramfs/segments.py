@@ -223,9 +223,9 @@ class _Reader:
             member, name_size = found
             if not 0 < name_size <= PATH_MAX or member.size and member.kind not in (cpio.REGULAR, cpio.SYMLINK):
                 raise damaged(self.what, start, "a member that no kernel takes")
-            name = stream.take(name_size)
-            stream.skip(cpio.padding(cpio.HEADER + name_size))
-            if len(name) < name_size or name[-1:] != b"\0":
+            padded = name_size + cpio.padding(cpio.HEADER + name_size)
+            name = stream.take(padded)
+            if len(name) < padded or name[name_size - 1:name_size] != b"\0":
                 raise damaged(self.what, start, "a name without its end")
             member = member._replace(name=name.split(b"\0")[0].decode("utf-8", "surrogateescape"))
             if member.name == cpio.TRAILER:
