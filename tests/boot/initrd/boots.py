@@ -30,7 +30,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments, variant  # noqa: E402
 
-APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=100 rd.retry=100 root=/dev/vda rd.emergency=reboot"}
+APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=300 rd.retry=300 root=/dev/vda rd.emergency=reboot"}
 LOADED = r"\] ootedu: loaded"
 BOUND = r"\] ootedu: bound"
 END = r"\(initramfs\)|Spawning shell|reboot: |Kernel panic|dracut-emergency"
@@ -169,7 +169,7 @@ def run(case: Case) -> Optional[str]:
         try:
             kernel = images.kernel(case.base.suite)
             initrd = booted_image(case, Path(directory))
-            console = qemu.boot(debian.vmlinuz(kernel), initrd, APPEND[case.base.tool], 240, BOUND + "|" + END, ["edu"], 1024)
+            console = qemu.boot(debian.vmlinuz(kernel), initrd, APPEND[case.base.tool], 420, BOUND + "|" + END, ["edu"], 1024)
         except (KmodError, AssertionError, debian.LabError, subprocess.SubprocessError) as error:
             return str(error)
     wrong = verdict(case, console)
