@@ -21,6 +21,9 @@ from .exports import VMLINUX, Export, read_symvers
 
 SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
 
+# Errors that are the file's own. Any other is of this machine (no libzstd, no permission): then nothing is known, not "it exports nothing".
+DAMAGE = ("COMP_CORRUPT", "COMP_LIMIT", "ELF_HEADER", "FILE_NOT_REGULAR", "FILE_TOO_LARGE", "PATH_MISSING", "PATH_LOOP")
+
 
 class Note(NamedTuple):
     code: str
@@ -48,12 +51,12 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             continue
         try:
             exports = load(host, modules_dir, origin, own)
+            wrong = disagreement(host, exports, own)
+            if wrong is None:
+                return Sources(_as_loaded(host, exports, modules, own), origin, tuple(notes))
         except KmodError as error:
             notes.append(Note(error.code, str(error)))
             continue
-        wrong = disagreement(host, exports, own)
-        if wrong is None:
-            return Sources(_as_loaded(host, exports, modules, own), origin, tuple(notes))
         notes.append(Note("KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH", "%s is of another build: %s" % (origin, wrong)))
     notes.append(Note("KERNEL_NO_CRC_SOURCE", "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir)))
     return Sources({}, None, tuple(notes))
@@ -70,8 +73,10 @@ def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) ->
     for name in names[::max(1, len(names) // SAMPLE)][:SAMPLE]:
         try:
             module = ko.brief(compression.decompress(host.read(own[name]), own[name]), own[name])
-        except KmodError:
-            continue
+        except KmodError as error:
+            if error.code in DAMAGE:
+                continue
+            raise
         if module.info("intree") is None:  # a vendor's, written over the kernel's own: it need not even fit
             continue
         for symbol, crc in module.versions or module.ext_versions or ():
@@ -139,13 +144,15 @@ def _as_loaded(host: Host, exports: Dict[str, Export], modules: Dict[str, str], 
 
 
 def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Dict[str, Export]:
-    """The exports of (name, path) modules. A file that cannot be read exports nothing: the kernel could not load it either."""
+    """The exports of (name, path) modules. A damaged file exports nothing: the kernel could not load it either."""
     found: Dict[str, Export] = {}
     for name, path in modules:
         try:
             data = compression.decompress(host.read(path), path)
             exported = ko.exports(data, path) if b"__ksymtab" in data else []
-        except KmodError:
-            continue
+        except KmodError as error:
+            if error.code in DAMAGE:
+                continue
+            raise
         found.update((each.name, Export(each.crc, each.gpl, each.namespace, name)) for each in exported)
     return found

@@ -136,6 +136,20 @@ def test_a_module_that_cannot_be_read_exports_nothing(tmp_path):
     assert machine.kernel().exports == VMLINUX
 
 
+@pytest.mark.parametrize("symvers", [SYMVERS, None])
+@pytest.mark.parametrize("code", ["COMP_UNSUPPORTED", "EACCES", "PYELFTOOLS_MISSING"])
+def test_what_this_machine_cannot_read_is_unknown_rather_than_not_exported(tmp_path, monkeypatch, symvers, code):
+    machine = Machine(tmp_path, symvers=symvers)
+
+    def fail(data, path, *_):
+        raise KmodError(path, "cannot be read here", code=code)
+
+    monkeypatch.setattr(ko, "exports", fail)
+    machine.add("updates/scsi_mod.ko", own("scsi_mod", [build_ko.Export("scsi_new", 0x77, True)]))
+    machine.add("kernel/lib/other.ko", own("other", [build_ko.Export("other", 0x78, True)]))
+    assert codes(machine.kernel())[-1] == "KERNEL_NO_CRC_SOURCE" and code in codes(machine.kernel())
+
+
 def test_modules_symbols_saves_reading_the_modules_that_export_nothing(tmp_path):
     machine = Machine(tmp_path, symvers=None)
     machine.add("modules.symbols", b"# Aliases for symbols, used by symbol_request().\nalias symbol:scsi_add_host scsi_mod\n")
