@@ -13,7 +13,7 @@ from ..judge import selection
 from ..judge.loader import judge
 from ..judge.selection import Build
 from ..plan import Content, Plan
-from ..read import kernels, ko, package
+from ..read import ko, package
 from . import heal, loaded, store, weak_links
 
 
@@ -30,7 +30,7 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     idle = {"version": options["version"], "build": options["build"]} if options["state"] == "present" else {"kernels": options["kernels"] != ["all"]}
     for name in sorted(name for name, given in idle.items() if given):
         raise KmodError(name, "cannot be used with state %s" % options["state"], "Leave it out", "BAD_OPTION")
-    installed = kernels.installed(host)
+    installed = store.installed(host)
     if not installed:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
     chosen = selection.matching(installed, options["kernels"])

@@ -24,7 +24,7 @@ def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
     ``{"drivers": [...], "kernels": [...], "summary": text}``, as kmod_info documents it. It reads, and never writes.
     """
     names = sorted({stored.driver for stored in store.builds(host)} if not drivers else set(drivers))
-    installed = kernels.installed(host)
+    installed = store.installed(host)
     there = [weak_links.deployed(host, name) for name in names]
     serving = {each.driver: weak_links.serving(host, each) for each in there}
     kernel_rows = [_kernel(host, kernel, there) for kernel in installed]

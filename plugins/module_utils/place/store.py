@@ -16,8 +16,11 @@ import os
 import posixpath
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from ..errors import KmodError
 from ..host import Host
 from ..plan import Content, File, Node, Plan
+from ..read import kernels
+from ..read.kernels import Kernel
 
 MARK = ".outoftree.kmod"
 _MADE = "# outoftree.kmod made this directory, which goes when nothing else is left in it.\n"
@@ -39,7 +42,17 @@ class Stored(NamedTuple):
 
 def modules_root(host: Host) -> str:
     """Where the host's modules directories are."""
-    return "/lib/modules" if host.is_dir("/lib/modules") or not host.is_dir("/usr/lib/modules") else "/usr/lib/modules"
+    return "/lib/modules" if host.listdir("/lib/modules") or not host.listdir("/usr/lib/modules") else "/usr/lib/modules"
+
+
+def installed(host: Host) -> List[Kernel]:
+    """The installed kernels, oldest first. Error: MODULES_APART, where /lib/modules and /usr/lib/modules are two directories with kernels in both."""
+    root = modules_root(host)
+    found = kernels.installed(host)
+    for kernel in found:
+        if host.real(posixpath.dirname(kernel.modules_dir)) != host.real(root):
+            raise KmodError(kernel.modules_dir, "lies apart from other kernels in %s" % root, "Make one directory a symlink to the other", "MODULES_APART")
+    return found
 
 
 def builds(host: Host, driver: Optional[str] = None) -> List[Stored]:

@@ -598,6 +598,14 @@ def test_a_pattern_that_means_no_kernel(tree):
     assert error.value.code == "NO_SUCH_KERNEL"
 
 
+def test_two_directories_of_kernels_are_an_error_that_says_what_to_do(tree):
+    tree.vendor(TWO, [TWO])
+    os.makedirs(tree.path("/usr/lib/modules/5.14.0-4/kernel"))
+    with pytest.raises(KmodError) as error:
+        tree.plan("/build")
+    assert error.value.code == "MODULES_APART"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_file_system_leaves_the_tree_as_it_was(tmp_path):
     tree = FakeTree(tmp_path / "root")
