@@ -51,7 +51,7 @@ def installed(host: Host) -> List[Kernel]:
     found = kernels.installed(host)
     for kernel in found:
         if host.real(posixpath.dirname(kernel.modules_dir)) != host.real(root):
-            raise KmodError(kernel.modules_dir, "lies apart from other kernels in %s" % root, "Make one directory a symlink to the other", "MODULES_APART")
+            raise KmodError(kernel.modules_dir, "lies apart from %s" % root, "Make one directory a symlink to the other", "MODULES_APART")
     return found
 
 
