@@ -28,9 +28,9 @@ class Stock(NamedTuple):
 
 
 def get(directory: Path, generate: bool) -> Stock:
+    debian.borrow_kmod()
     reason = "as asked" if generate else debian.available()
     if reason is None:
-        debian.borrow_kmod()
         return packaged(directory)
     return generated(directory, reason)
 

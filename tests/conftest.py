@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes a checkout in any directory importable under the collection's own name."""
+"""Makes a checkout in any directory importable under the collection's own name, and finds it a depmod."""
 import os
 import sys
 
@@ -23,3 +23,10 @@ def collections_path() -> str:
 
 
 sys.path.insert(0, collections_path())
+
+sys.path.insert(1, os.path.join(CHECKOUT, "tests"))
+
+from lab import debian  # noqa: E402
+
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # a plain user's has none of it
+debian.borrow_kmod()

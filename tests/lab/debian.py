@@ -239,7 +239,7 @@ def available() -> Optional[str]:
 
 def borrow_kmod() -> None:
     """Give this process and its children depmod and modprobe out of Debian's packages where the machine has none: nothing is installed."""
-    if shutil.which("depmod", path=_path()):
+    if shutil.which("depmod", path=_path()) or available() is not None:
         return
     suite = _own_suite()
     libraries = [next(unpack(package(name, suite)).rglob(soname)).parent for name, soname in (

@@ -16,7 +16,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.deploy import
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.depmod import by_name, config
 
-pytestmark = pytest.mark.skipif(not shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin"), reason="needs depmod (kmod)")
+pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 DRIVERS = {"vendor": ("vendor", "helper"), "rival": ("rival",)}
 
 

@@ -4,12 +4,15 @@
 
 """kmod_info: what there is on a host, as data and as a text."""
 import os
+import shutil
 
 import pytest
 from fake_tree import ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
+
+pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
 
 @pytest.fixture

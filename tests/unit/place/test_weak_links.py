@@ -17,7 +17,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 
-pytestmark = pytest.mark.skipif(not (shutil.which("depmod", path="/usr/sbin:/sbin:/usr/bin:/bin")), reason="needs depmod (kmod)")
+pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@
 import bz2
 import gzip
 import lzma
-import os
 import shutil
 import struct
 import subprocess
@@ -15,7 +14,7 @@ from typing import Callable, Dict, List, Sequence, Tuple, Union
 
 FILE, DIRECTORY, LINK = 0o100644, 0o040755, 0o120777
 RELEASE = "6.1.0-1-test"
-DEPMOD = shutil.which("depmod", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or ""  # a plain user's PATH lacks sbin
+DEPMOD = shutil.which("depmod") or ""
 
 
 def member(name: str, mode: int = FILE, data: bytes = b"", inode: int = 0, links: int = 1) -> bytes:
