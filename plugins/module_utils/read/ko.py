@@ -390,6 +390,10 @@ def _relocation_faults(file: Elf) -> List[Fault]:
     return []
 
 
+# Writable and executable as linked; module_frob_arch_sections gives them other flags (arch/arm64/kernel/module-plts.c)
+_TRAMPOLINES = (".plt", ".init.plt", ".text.ftrace_trampoline")
+
+
 def _section_faults(file: Elf) -> List[Fault]:
     """kernel/module/main.c: elf_validity_cache_index_info, _mod, _sym and _str"""
     faults = []
@@ -409,7 +413,7 @@ def _section_faults(file: Elf) -> List[Fault]:
         faults.append(Fault("ELF_SYMTABS", "%d symbol tables" % len(tables)))
     if file.machine == "aarch64" and not {".plt", ".init.plt"} <= set(names):
         faults.append(Fault("ELF_NO_PLT", "no sections for procedure linkage (.plt, .init.plt)"))
-    if any(section.flags & WRITE_EXECUTE == WRITE_EXECUTE for section in file.sections):
+    if any(section.flags & WRITE_EXECUTE == WRITE_EXECUTE and section.name not in _TRAMPOLINES for section in file.sections):
         faults.append(Fault("ELF_WX", "a section is both writable and executable"))
     link = tables[0].link
     if not 0 < link < len(file.sections):

@@ -51,6 +51,13 @@ def test_arm64_wants_sections_for_linkage(tmp_path):
     assert (verdict.errno, codes(verdict, "refuse")) == ("ENOEXEC", ["ELF_NO_PLT"])
 
 
+def test_code_that_may_be_written_is_refused_but_for_arm64_trampolines(tmp_path):
+    config = CONFIG + "CONFIG_STRICT_MODULE_RWX=y\n"
+    good, bad = judged(tmp_path, ko(machine="aarch64", extra=[Section(".text.ftrace_trampoline", flags=7)]),
+                       ko("other", machine="aarch64", extra=[Section(".text.hot", flags=7)]), machine="aarch64", config=config)
+    assert (good.verdict, bad.errno, codes(bad, "refuse")) == ("compatible", "ENOEXEC", ["ELF_WX"])
+
+
 def test_versions_as_ubuntu_keeps_them(tmp_path):
     release = "6.8.0-31-generic"
     chained = [build_ko.chained_table(needs) for needs in ((LAYOUT, ("printk", 0x22)), (LAYOUT, ("printk", 0x99)), (LAYOUT,))]
