@@ -104,7 +104,7 @@ def test_one_file_that_runs_alone(root: Path, tmp_path: Path) -> None:
 def test_variants_are_made_shown_and_removed(root: Path, tmp_path: Path, capsys: Any) -> None:
     image = root / "boot" / "initramfs-6.1.0-9-amd64.img"
     image.parent.mkdir(exist_ok=True)
-    image.write_bytes(b"070701" + b"0" * 30 + b"00000002" + b"0" * 50 + b"0000000B" + b"00000000" + b"TRAILER!!!" + bytes(3))
+    image.write_bytes(b"070701" + b"0" * 30 + b"00000002" + b"0" * 50 + b"0000000B" + b"00000000" + b"TRAILER!!!" + bytes(4))
     extra = root / "lib/modules/6.1.0-9-amd64/extra/vendor"
     extra.mkdir(parents=True)
     (extra / "vendor.ko").write_bytes(ko("vendor"))
