@@ -29,6 +29,8 @@ class Word(NamedTuple):
     @property
     def value(self) -> str:
         """The word without its quotes; variables stay as they are written."""
+        if not re.search(r"[\\'\"]", self.raw):
+            return self.raw
         return "".join(
             (piece.group("escaped") or "").replace("\n", "") + (piece.group("single") or "")
             + re.sub(r"\\([\\\"$\n])", lambda escape: escape.group(1).replace("\n", ""), piece.group("double") or "") + (piece.group("plain") or "")
