@@ -20,19 +20,30 @@ class Signer(NamedTuple):
     modulus: int
     private: int
     certificate: bytes
+    key_id: bytes
     message: bytes = b""
 
     def sign(self, data: bytes) -> bytes:
         """PKCS#7: detached, without certificates and attributes."""
+        sha256 = sequence(oid("2.16.840.1.101.3.4.2.1"))
+        who = sequence(name(self.name), integer(self.serial))
+        signer = sequence(integer(1), who, sha256, sequence(oid("1.2.840.113549.1.1.1"), b"\5\0"), node(4, self.value(data)))
+        content = sequence(integer(1), node(0x31, sha256), sequence(oid("1.2.840.113549.1.7.1")), node(0x31, signer))
+        return sequence(oid("1.2.840.113549.1.7.2"), node(0xa0, content))
+
+    def sign_old(self, data: bytes) -> bytes:
+        """The module, signed as until Linux 4.2 (``scripts/sign-file``)."""
+        value = self.value(data)
+        message = len(value).to_bytes(2, "big") + value
+        trailer = bytes([1, 4, 1, len(self.name), len(self.key_id), 0, 0, 0]) + len(message).to_bytes(4, "big")
+        return data + self.name + self.key_id + message + trailer + b"~Module signature appended~\n"
+
+    def value(self, data: bytes) -> bytes:
+        """PKCS #1 v1.5"""
         info = _PREFIX + hashlib.sha256(data).digest()
         size = (self.modulus.bit_length() + 7) // 8
         padded = b"\0\1" + b"\xff" * (size - 3 - len(info)) + b"\0" + info
-        value = pow(int.from_bytes(padded, "big"), self.private, self.modulus).to_bytes(size, "big")
-        sha256 = sequence(oid("2.16.840.1.101.3.4.2.1"))
-        who = sequence(name(self.name), integer(self.serial))
-        signer = sequence(integer(1), who, sha256, sequence(oid("1.2.840.113549.1.1.1"), b"\5\0"), node(4, value))
-        content = sequence(integer(1), node(0x31, sha256), sequence(oid("1.2.840.113549.1.7.1")), node(0x31, signer))
-        return sequence(oid("1.2.840.113549.1.7.2"), node(0xa0, content))
+        return pow(int.from_bytes(padded, "big"), self.private, self.modulus).to_bytes(size, "big")
 
 
 def node(tag: int, *contents: bytes) -> bytes:
@@ -73,10 +84,11 @@ def signer(common: bytes, serial: int, seed: int) -> Signer:
     key = sequence(sequence(oid("1.2.840.113549.1.1.1"), b"\5\0"), node(3, b"\0" + sequence(integer(modulus), integer(65537))))
     algorithm = sequence(oid("1.2.840.113549.1.1.11"), b"\5\0")
     validity = sequence(node(23, b"200101000000Z"), node(23, b"490101000000Z"))
-    identifier = sequence(oid("2.5.29.14"), node(4, node(4, hashlib.sha1(key).digest())))
+    key_id = hashlib.sha1(key).digest()
+    identifier = sequence(oid("2.5.29.14"), node(4, node(4, key_id)))
     body = sequence(node(0xa0, integer(2)), integer(serial), algorithm, name(common), validity, name(common), key, node(0xa3, sequence(identifier)))
     certificate = sequence(body, algorithm, node(3, bytes(65)))
-    made = Signer(common, serial, modulus, private, certificate)
+    made = Signer(common, serial, modulus, private, certificate, key_id)
     return made._replace(message=made.sign(b"something else"))
 
 

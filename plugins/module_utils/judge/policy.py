@@ -20,6 +20,7 @@ from .verdict import DOUBT, REFUSE, TAINT, Finding
 
 # The upstream versions that brought a rule, by its name here.
 SINCE: Dict[str, Tuple[int, int]] = {
+    "forgiving of signatures": (5, 4),  # until then of foreign keys alone
     "section bounds": (5, 10),  # module: harden ELF info handling: 5.12 and the stable series back to 5.10
     "blacklist before versions": (4, 19),
     "x86 relocation targets": (4, 15),
@@ -36,6 +37,8 @@ SINCE: Dict[str, Tuple[int, int]] = {
 # Builds of a distribution's kernel that have a rule which their upstream version did not: (family, rule) -> (upstream version, build).
 BACKPORTED: Dict[Tuple[str, str], Tuple[Tuple[int, int], int]] = {
     ("rhel", "struct module size"): ((5, 14), 503),  # EL 9.5
+    ("rhel", "forgiving of signatures"): ((4, 18), 1),
+    ("debian", "forgiving of signatures"): ((4, 19), 1),
     ("rhel", "section bounds"): ((4, 18), 348),  # EL 8.5
 }
 

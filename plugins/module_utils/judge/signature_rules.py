@@ -7,14 +7,14 @@ from typing import Iterator, Optional
 
 from ..read import signature as signatures
 from ..read.ko import KernelModule
-from ..read.signature import X509, Signature
+from ..read.signature import PKCS7, X509, Signature
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
 
 def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
-    """kernel/module/signing.c: module_sig_check. Absent signatures, foreign keys and unknown algorithms are forgiven unless signatures are
-    required; a bad signature never is.
+    """kernel/module/signing.c: module_sig_check. Foreign keys are forgiven unless signatures are required, and so are absent signatures and
+    unknown algorithms but for older kernels; a bad signature never is.
     """
     enabled = loader.option("MODULE_SIG")
     if enabled is False or (enabled is None and loader.build.signature is None):
@@ -22,36 +22,54 @@ def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     signature = module.signature
     if signature is None:
         yield _forgiven(loader, "SIG_ABSENT", "the module is not signed", "unsigned module")
-    elif loader.version < (4, 3):
-        yield from _old_form(loader, signature)
     elif signature.fault == "SIG_MALFORMED":
         yield Finding("SIG_MALFORMED", REFUSE, "its signature cannot be read", errno="EBADMSG")
     elif signature.fault == "SIG_BAD":
         yield Finding("SIG_BAD", REFUSE, "its signature is not of the kind that modules have", errno="EKEYREJECTED")
-    elif signature.fault == "SIG_UNSUPPORTED":
-        yield _forgiven(loader, "SIG_UNSUPPORTED", "its signature is of a kind that the kernel does not know", "module with unsupported crypto")
+    elif signature.fault == "SIG_UNSUPPORTED" or signature.id_type != (PKCS7 if loader.version >= (4, 3) else X509):
+        yield _unsupported(loader)
     else:
-        yield from _key(loader, signature)
+        yield from _key(module, loader, signature)
 
 
-def _key(loader: Loader, signature: Signature) -> Iterator[Finding]:
+def _unsupported(loader: Loader) -> Finding:
+    message = "its signature is of a kind that the kernel does not know"
+    if loader.has("forgiving of signatures"):
+        return _forgiven(loader, "SIG_UNSUPPORTED", message, "module with unsupported crypto")
+    return Finding("SIG_UNSUPPORTED", REFUSE, message, errno="ENOPKG")
+
+
+def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:
+    if loader.option("SYSTEM_REVOCATION_LIST") and any(signatures.made_by(signature, each) for each in loader.runtime.revoked):
+        yield Finding("SIG_REVOKED", REFUSE, "signed with a key that the firmware revokes (%s)" % _signer(signature), errno="EKEYREJECTED")
+        return
     trusted = key_known(loader, signature)
     if trusted is False:
         yield _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel does not have (%s)" % _signer(signature),
                         "module with unavailable key")
-        return
-    certificate = next((each for each in loader.certificates() if signatures.made_by(signature, each)), None) if trusted else None
-    good = signatures.verify(signature, certificate) if certificate else None
-    if trusted and good is False:
-        yield Finding("SIG_BAD", REFUSE, "its signature is wrong: the file was changed after it was signed (%s)" % _signer(signature),
-                      errno="EKEYREJECTED")
-    elif trusted and good is None:
-        yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as the certificate is not at hand"
-                      % _signer(signature))
     elif trusted is None:
         finding = _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel may not have (%s)" % _signer(signature),
                             "module with unavailable key")
         yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
+    else:
+        yield from _signed(module, loader, signature)
+
+
+def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:
+    """By a key that the kernel has."""
+    certificate = next((each for each in loader.certificates() if signatures.made_by(signature, each)), None)
+    good = signatures.verify(signature, certificate) if certificate else None
+    if good is False:
+        yield Finding("SIG_BAD", REFUSE, "its signature is wrong: the file was changed after it was signed (%s)" % _signer(signature),
+                      errno="EKEYREJECTED")
+        return
+    if good is None:
+        yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as %s is not at hand"
+                      % (_signer(signature), "the certificate" if certificate is None else "an openssl that can"))
+    if module.sha256 in loader.runtime.rejected:
+        # Not upstream's: a patch of Debian's, which others have too (MODSIGN: check hash of the kernel module in the blacklist).
+        yield Finding("SIG_HASH_REJECTED", REFUSE if loader.family == "debian" else DOUBT, "its digest is on the firmware's list of what not to run",
+                      found=module.sha256, errno="EKEYREJECTED" if loader.family == "debian" else None)
 
 
 def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
@@ -71,21 +89,15 @@ def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
 def _forgiven(loader: Loader, code: str, message: str, reason: str) -> Finding:
     """Fatal only where signatures are required: module.sig_enforce or CONFIG_MODULE_SIG_FORCE; lockdown comes behind it."""
     if loader.runtime.sig_enforce or loader.option("MODULE_SIG_FORCE"):
-        return Finding("SIG_REQUIRED" if code == "SIG_ABSENT" else code, REFUSE, message + ", and this kernel requires signatures",
-                       errno="EKEYREJECTED", dmesg="Loading of %s is rejected" % reason)
+        code = "SIG_REQUIRED" if code == "SIG_ABSENT" else code
+        message += ", and this kernel requires signatures"
+        if loader.has("forgiving of signatures"):
+            return Finding(code, REFUSE, message, errno="EKEYREJECTED", dmesg="Loading of %s is rejected" % reason)
+        return Finding(code, REFUSE, message, errno="ENOKEY")
     if loader.runtime.lockdown or loader.option("LOCK_DOWN_KERNEL_FORCE_INTEGRITY") or loader.option("LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY"):
         return Finding("SIG_LOCKDOWN", REFUSE, message + ", and the kernel is locked down", errno="EPERM",
                        dmesg="Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7")
     return Finding(code, TAINT, message + ", which taints the kernel")
-
-
-def _old_form(loader: Loader, signature: Signature) -> Iterator[Finding]:
-    """Until 4.2 (EL 7) the signature is no PKCS #7, and no fault but an unknown key is forgiven; its own form is not read here."""
-    if signature.id_type == X509:
-        finding = _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel may not have", "module with unavailable key")
-        yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
-    else:
-        yield Finding("SIG_UNSUPPORTED", REFUSE, "its signature is of a form that came with Linux 4.3", errno="ENOPKG")
 
 
 def _signer(signature: Signature) -> str:

@@ -29,6 +29,8 @@ class Runtime(NamedTuple):
     builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
     keys: Optional[FrozenSet[str]] = None  # the kernel's asymmetric keys, as /proc/keys describes them
     enrolled: Tuple[Certificate, ...] = ()  # what shim and the firmware hand to the kernel
+    revoked: Tuple[Certificate, ...] = ()  # the same of keys that are not to be trusted
+    rejected: FrozenSet[str] = frozenset()  # SHA-256 digests of files that are not to be run
 
 
 OFFLINE = Runtime()
@@ -44,7 +46,8 @@ def facts(kernel: Kernel) -> Runtime:
     secure_boot = _variable(host, "SecureBoot-" + _GLOBAL)
     named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", _text(host, "/proc/cmdline") or "")
     loaded = frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines()) if kernel.running else frozenset()
-    keys = frozenset(re.findall(r" asymmetri (.*?): X509", _text(host, "/proc/keys") or ""))
+    listed = _text(host, "/proc/keys") or ""
+    keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
     return Runtime(
         sig_enforce=enforce.strip() == "Y" if enforce else None,
         lockdown=lockdown.group(1) != "none" if lockdown else secure_boot[-1:] == b"\1" if secure_boot else None,
@@ -53,6 +56,8 @@ def facts(kernel: Kernel) -> Runtime:
         builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
         keys=keys or None,
         enrolled=tuple(signature.certificates(_variable(host, "MokListRT-" + _SHIM) + _variable(host, "db-" + _SECURITY))),
+        revoked=tuple(signature.certificates(_variable(host, "MokListXRT-" + _SHIM) + _variable(host, "dbx-" + _SECURITY))),
+        rejected=frozenset(re.findall(r" blacklist bin:([0-9a-f]{64})$", listed, re.M)),
     )
 
 

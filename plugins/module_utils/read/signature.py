@@ -4,15 +4,19 @@
 
 """The signature behind a module's ELF file, and the certificates that it is verified with.
 
-``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"`` (``include/linux/module_signature.h``). Only the parts of ASN.1
-that these need are read.
+``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"`` (``include/linux/module_signature.h``); until 4.2 there is
+``signer | key identifier | length | RSA signature`` instead of the PKCS#7. Only the parts of ASN.1 that these need are read, and the host's
+openssl does the arithmetic.
 """
 import hashlib
+import os
 import re
 import struct
+import tempfile
 from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from . import ecdsa
+from ..errors import KmodError
+from ..host import Host
 
 MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3sI")  # algo, hash, id_type, signer_len, key_id_len, padding, sig_len
@@ -22,18 +26,16 @@ _HASHES = {"1.3.14.3.2.26": "sha1", "2.16.840.1.101.3.4.2.1": "sha256", "2.16.84
            "2.16.840.1.101.3.4.2.4": "sha224", "2.16.840.1.101.3.4.2.8": "sha3_256", "2.16.840.1.101.3.4.2.9": "sha3_384",
            "2.16.840.1.101.3.4.2.10": "sha3_512", "1.2.840.113549.2.5": "md5"}
 _SIGNED_DATA, _DATA, _COMMON_NAME = "1.2.840.113549.1.7.2", "1.2.840.113549.1.7.1", "2.5.4.3"
-_RSA, _EC, _KEY_IDENTIFIER = "1.2.840.113549.1.1.1", "1.2.840.10045.2.1", "2.5.29.14"
-# DigestInfo of PKCS #1 v1.5 up to the digest
-_PREFIX = {"sha1": "3021300906052b0e03021a05000414", "sha224": "302d300d06096086480165030402040500041c",
-           "sha256": "3031300d060960864801650304020105000420", "sha384": "3041300d060960864801650304020205000430",
-           "sha512": "3051300d060960864801650304020305000440"}
+_KEY_IDENTIFIER = "2.5.29.14"
+_RSA = 1  # algo: until 4.2
+_OLD_HASHES = {2: "sha1", 4: "sha256", 5: "sha384", 6: "sha512", 7: "sha224"}  # hash: until 4.2 (crypto/asymmetric_keys/public_key.h: PKEY_HASH_)
 
 
 Bytes = Union[bytes, bytearray]
 
 
 class Signature(NamedTuple):
-    """``fault`` is "" or what is wrong with its form: SIG_UNSUPPORTED (taken as unsigned), SIG_MALFORMED (EBADMSG) or SIG_BAD (EKEYREJECTED).
+    """``fault`` is "" or what is wrong with its form: SIG_UNSUPPORTED (ENOPKG), SIG_MALFORMED (EBADMSG) or SIG_BAD (EKEYREJECTED).
 
     The signer is named by issuer and serial number, or by a key identifier; bytes are hexadecimal. ``digest`` is that of the module.
     """
@@ -49,17 +51,12 @@ class Signature(NamedTuple):
     value: str = ""
 
 
-class RsaKey(NamedTuple):
-    modulus: int
-    exponent: int
-
-
 class Certificate(NamedTuple):
     subject: str  # common name
     issuer: str
     serial: str
     key_id: str
-    key: Union[RsaKey, ecdsa.Point, None]  # None for a key of another kind
+    key: bytes  # SubjectPublicKeyInfo in DER
 
 
 class Asn1Error(ValueError):
@@ -94,22 +91,34 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
     """(the module without its signature, the signature), as ``kernel/module/signing.c: mod_verify_sig`` cuts and checks it."""
     if not data.endswith(MARKER):
         return data, None
-    body = data[:-len(MARKER)]
-    if len(body) <= _TRAILER.size:
-        return body, Signature("SIG_MALFORMED")
-    end = len(body) - _TRAILER.size
-    algo, digest, kind, signer, key, padding, size = _TRAILER.unpack(body[end:])
+    end = len(data) - len(MARKER) - _TRAILER.size
+    if end <= 0:
+        return data[:-len(MARKER)], Signature("SIG_MALFORMED")
+    algo, hashed, kind, signer, key, padding, size = _TRAILER.unpack_from(data, end)
     if size >= end:
-        return body, Signature("SIG_MALFORMED", kind)
+        return data[:-len(MARKER)], Signature("SIG_MALFORMED", kind)
+    body, message = data[:end - size], data[end - size:end]
+    if kind == X509:
+        return body, _old_form(body, message, algo, hashed, signer, key)
     if kind != PKCS7:  # mod_check_sig fails before anything but the marker is cut off
-        return body, Signature("SIG_UNSUPPORTED", kind)
-    if algo or digest or signer or key or padding != b"\0\0\0":
-        return body, Signature("SIG_MALFORMED")
-    body, message = body[:end - size], body[end - size:end]
+        return data[:-len(MARKER)], Signature("SIG_UNSUPPORTED", kind)
+    if algo or hashed or signer or key or padding != b"\0\0\0":
+        return data[:-len(MARKER)], Signature("SIG_MALFORMED")
     try:
         return body, _signed_data(body, message)
     except (Asn1Error, IndexError, ValueError):  # fewer parts than a signature has
         return body, Signature("SIG_MALFORMED")
+
+
+def _old_form(body: bytes, message: bytes, algo: int, hashed: int, signer: int, key: int) -> Signature:
+    """kernel/module_signing.c: mod_verify_sig, as it was until 4.2"""
+    start = len(body) - signer - key
+    if start <= 0 or algo != _RSA or hashed not in _OLD_HASHES:  # the first is an EBADMSG there, and refused like an ENOPKG
+        return Signature("SIG_UNSUPPORTED", X509)
+    name, key_id = body[start:start + signer], body[start + signer:]
+    sized = len(message) > 2 and len(message) == 2 + int.from_bytes(message[:2], "big")
+    return Signature("", X509, name.decode("utf-8", "replace"), key_id=key_id.hex(), hash=_OLD_HASHES[hashed],
+                     digest=_digest(_OLD_HASHES[hashed], body[:start]), value=message[2:].hex() if sized else "")
 
 
 def _signed_data(body: bytes, message: bytes) -> Signature:
@@ -134,11 +143,14 @@ def _signed_data(body: bytes, message: bytes) -> Signature:
         return found._replace(fault="SIG_BAD")
     if not found.hash:
         return found._replace(fault="SIG_UNSUPPORTED")
+    return found._replace(digest=_digest(found.hash, body), value=rest[1].contents.hex())
+
+
+def _digest(name: str, body: bytes) -> str:
     try:
-        digest = hashlib.new(found.hash, body).hexdigest()
+        return hashlib.new(name, body).hexdigest()
     except ValueError:  # this Python has no such hash
-        digest = ""
-    return found._replace(digest=digest, value=rest[1].contents.hex())
+        return ""
 
 
 def made_by(signature: Signature, certificate: Certificate) -> bool:
@@ -148,28 +160,21 @@ def made_by(signature: Signature, certificate: Certificate) -> bool:
 
 
 def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
-    """Whether the signature over the digest is right; None where that cannot be told here."""
-    key = certificate.key
-    if key is None or not signature.digest:
+    """Whether the signature over the digest is right; None where that cannot be told here: no openssl, or one that lacks this kind of key."""
+    if not signature.digest:
         return None
-    if isinstance(key, RsaKey):
-        return _verify_rsa(signature, key) if signature.hash in _PREFIX else None
-    try:
-        value = bytes.fromhex(signature.value)
-        numbers = [int.from_bytes(number.contents, "big") for number in _node(value, 0, len(value)).children()]
-    except Asn1Error:
-        return False
-    return len(numbers) == 2 and ecdsa.verify(key, bytes.fromhex(signature.digest), numbers[0], numbers[1])
-
-
-def _verify_rsa(signature: Signature, key: RsaKey) -> bool:
-    """PKCS #1 v1.5"""
-    size = (key.modulus.bit_length() + 7) // 8
-    info = _PREFIX[signature.hash] + signature.digest
-    if len(signature.value) != 2 * size or size < len(info) // 2 + 11:
-        return False
-    padded = "0001" + "ff" * (size - 3 - len(info) // 2) + "00" + info
-    return pow(int(signature.value, 16), key.exponent, key.modulus) == int(padded, 16)
+    with tempfile.TemporaryDirectory(prefix="kmod-signature-") as directory:
+        key, value = os.path.join(directory, "key"), os.path.join(directory, "value")
+        for path, data in ((key, certificate.key), (value, bytes.fromhex(signature.value))):
+            with open(path, "wb") as file:
+                file.write(data)
+        argv = ["openssl", "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", key, "-sigfile", value,
+                "-pkeyopt", "digest:" + signature.hash.replace("_", "-")]
+        try:
+            said = Host("/").run(argv, bytes.fromhex(signature.digest), check=False).out
+        except KmodError:
+            return None
+    return {"Signature Verified Successfully": True, "Signature Verification Failure": False}.get(said.strip())
 
 
 def certificates(data: Bytes) -> Iterator[Certificate]:
@@ -191,21 +196,12 @@ def _certificate(node: _Node) -> Certificate:
     fields = node.children()[0].children()
     fields = fields[1:] if fields[0].tag == 0xa0 else fields  # the version
     serial, issuer, subject, key = fields[0], fields[2], fields[4], fields[5]
-    algorithm, bits = key.children()[:2]
     key_id = ""
     for extension in (each for field in fields[6:] if field.tag == 0xa3 for each in field.children()[0].children()):
         parts = extension.children()
         if _oid(parts[0]) == _KEY_IDENTIFIER:
             key_id = _node(parts[-1].contents, 0, len(parts[-1].contents)).contents.hex()
-    return Certificate(_common_name(subject), issuer.whole.hex(), _number(serial), key_id, _key(algorithm, bits))
-
-
-def _key(algorithm: _Node, bits: _Node) -> Union[RsaKey, ecdsa.Point, None]:
-    kind = [_oid(each) for each in algorithm.children() if each.tag == 6]
-    if kind[:1] == [_RSA]:
-        numbers = _node(bits.contents, 1, len(bits.contents)).children()
-        return RsaKey(*(int.from_bytes(number.contents, "big") for number in numbers[:2]))
-    return ecdsa.point(kind[1], bits.contents[1:]) if kind[:1] == [_EC] and len(kind) > 1 else None
+    return Certificate(_common_name(subject), issuer.whole.hex(), _number(serial), key_id, key.whole)
 
 
 def _node(data: Bytes, at: int, limit: int) -> _Node:

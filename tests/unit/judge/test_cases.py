@@ -4,8 +4,10 @@
 
 """The loader's answer to every kind of module that it tells apart: one row each."""
 import gzip
+import hashlib
 import lzma
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -13,7 +15,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 import build_ko
 import pytest
 from build_ko import CONFIG, EXPORTS, FLAGS, RELEASE, Export, Section, ko, signed
-from signing import PKCS7, SIGNED, STALE
+from signing import IN_TREE, OTHER, PKCS7, SIGNED, STALE
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -95,6 +97,10 @@ class Case(NamedTuple):
 REFUSED_HALF = ko(needs=(LAYOUT, ("absent", 1), ("printk", 0x99)))
 HEADER = ko()
 
+SIGNED_DIGEST = hashlib.sha256(SIGNED).hexdigest()
+SIGNED_HOMEMADE = signed(ko(**built(HOMEMADE)), PKCS7.sign(ko(**built(HOMEMADE))))
+SIGNED_EL7 = PKCS7.sign_old(ko(**built(EL7)))
+
 CASES = [
     Case(1, "in-tree, signed, same kernel", YES, "", None, SIGNED, on(DEBIAN, signed=SIGNED),
          Runtime(enrolled=tuple(certificates(PKCS7.certificate)))),
@@ -115,6 +121,26 @@ CASES = [
     Case(9, "the same, enforced, the kernel's keys known", NO, "SIG_UNKNOWN_KEY", "EKEYREJECTED", STALE,
          runtime=Runtime(sig_enforce=True, keys=frozenset(["Another key: 0123"]))),
     Case(9, "the same, enforced, the kernel's keys not known", OPEN, "SIG_UNKNOWN_KEY", None, STALE, runtime=Runtime(sig_enforce=True)),
+    Case(9, "signed with a key that the firmware revokes", NO, "SIG_REVOKED", "EKEYREJECTED", STALE, on(DEBIAN, "CONFIG_SYSTEM_REVOCATION_LIST=y"),
+         Runtime(revoked=tuple(certificates(OTHER.certificate)))),
+    Case(9, "the same on a kernel that does not look", YES, "SIG_UNKNOWN_KEY", None, STALE, DEBIAN,
+         Runtime(revoked=tuple(certificates(OTHER.certificate)))),
+    Case(9, "signed and known, its digest rejected by the firmware", NO, "SIG_HASH_REJECTED", "EKEYREJECTED", SIGNED, DEBIAN,
+         Runtime(enrolled=tuple(certificates(PKCS7.certificate)), rejected=frozenset([SIGNED_DIGEST]))),
+    Case(9, "the same, not known whose kernel it is", OPEN, "SIG_HASH_REJECTED", None, SIGNED_HOMEMADE, HOMEMADE,
+         Runtime(enrolled=tuple(certificates(PKCS7.certificate)), rejected=frozenset([hashlib.sha256(SIGNED_HOMEMADE).hexdigest()]))),
+    Case(9, "an unsigned module whose digest is rejected", YES, "SIG_ABSENT", None, IN_TREE, DEBIAN,
+         Runtime(rejected=frozenset([hashlib.sha256(IN_TREE).hexdigest()]))),
+    Case(9, "the form until 4.2, its signer's certificate at hand: EL 7", YES, "", None, SIGNED_EL7, EL7,
+         Runtime(sig_enforce=True, enrolled=tuple(certificates(PKCS7.certificate)))),
+    Case(9, "the same, a byte changed", NO, "SIG_BAD", "EKEYREJECTED", changed(SIGNED_EL7, 70, b"\xaa"), EL7,
+         Runtime(enrolled=tuple(certificates(PKCS7.certificate)))),
+    Case(9, "the same, a key that EL 7 does not have", YES, "SIG_UNKNOWN_KEY", None, SIGNED_EL7, EL7),
+    Case(9, "the same, enforced", NO, "SIG_UNKNOWN_KEY", "ENOKEY", SIGNED_EL7, EL7,
+         Runtime(sig_enforce=True, keys=frozenset(["Another key: 0123"]))),
+    Case(9, "unsigned, enforced: EL 7", NO, "SIG_REQUIRED", "ENOKEY", ko(**built(EL7)), EL7, Runtime(sig_enforce=True)),
+    Case(9, "the form since 4.3: EL 7", NO, "SIG_UNSUPPORTED", "ENOPKG", signed(ko(**built(EL7)), PKCS7.sign(ko(**built(EL7)))), EL7),
+    Case(9, "the form until 4.2 on a kernel of today", YES, "SIG_UNSUPPORTED", None, PKCS7.sign_old(ko())),
     Case(10, "vermagic: another release, with versions", YES, "", None, ko(release="6.1.0-3-amd64")),
     Case(11, "vermagic: preempt_rt", NO, "VERMAGIC_FLAGS", "ENOEXEC", ko(flags=" SMP preempt_rt mod_unload modversions ")),
     Case(11, "vermagic: no mod_unload", NO, "VERMAGIC_FLAGS", "ENOEXEC", ko(flags=" SMP preempt modversions ")),
@@ -268,6 +294,8 @@ def judged(root: Path, case: Case) -> Verdict:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "%d %s" % (case.number, case.what))
 def test_case(case: Case, tmp_path: Path) -> None:
+    if case.runtime.enrolled and shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine")
     verdict = judged(tmp_path, case)
     assert (verdict.verdict, verdict.errno) == (case.verdict, case.errno), verdict.findings
     if case.code:

@@ -21,8 +21,11 @@ FILES = {
     "proc/cmdline": b"root=/dev/vda1 module_blacklist=floppy,pcspkr quiet module_blacklist=vendor\n",
     "proc/modules": b"ext4 1 1 - Live 0x0\nvendor 1 0 - Live 0x0 (OE)\n",
     "proc/keys": b"0b0 I------ 1 perm 1f010000 0 0 asymmetri Vendor signing key: 0123: X509.rsa 0123 []\n"
-                 b"0c0 I------ 2 perm 1f0b0000 0 0 keyring .blacklist: 1\n",
+                 b"0c0 I------ 2 perm 1f0b0000 0 0 keyring .blacklist: 1\n"
+                 b"0d0 I------ 1 perm 1f010000 0 0 blacklist bin:" + b"5a" * 32 + b"\n"
+                 b"0e0 I------ 1 perm 1f010000 0 0 blacklist tbs:" + b"5b" * 32 + b"\n",
     EFI + "MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23": b"\6\0\0\0" + bytes(44) + PKCS7.certificate + OTHER.certificate,
+    EFI + "dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f": b"\x27\0\0\0" + bytes(44) + OTHER.certificate,
 }
 
 
@@ -47,6 +50,8 @@ def test_the_running_kernel(tmp_path, monkeypatch):
     assert found.builtin == {"kernel", "loop", "module"}
     assert found.keys == {"Vendor signing key: 0123"}
     assert [each.subject for each in found.enrolled] == ["Vendor signing key", "Old machine owner key"]
+    assert [each.subject for each in found.revoked] == ["Old machine owner key"]
+    assert found.rejected == {"5a" * 32}
 
 
 def test_another_kernel_of_the_running_machine(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@
 
 """Signatures are read as the kernel reads them, and verified where a certificate is at hand."""
 import hashlib
+import shutil
+import subprocess
 
 import pytest
 from build_ko import ko, signed
@@ -11,19 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from signing import OTHER, PKCS7
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import ecdsa, signature
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates, made_by, split, verify
 
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 CERTIFICATE, = certificates(PKCS7.certificate)
-# RFC 6979, A.2.5 and A.2.6: the message "sample" with SHA-256 and SHA-384
-P256 = ("1.2.840.10045.3.1.7", "sha256",
-        "60fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6" "7903fe1008b8bc99a41ae9e95628bc64f2f1b20c2d7e9f5177a3c294d4462299",
-        0xefd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716, 0xf7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8)
-P384 = ("1.3.132.0.34", "sha384",
-        "ec3a4e415b4e19a4568618029f427fa5da9a8bc4ae92e02e06aae5286b300c64def8f0ea9055866064a254515480bc13"
-        "8015d9b72d7d57244ea8ef9ac0c621896708a59367f9dfb9f54ca84b3f1c9db1288b231c3ae0d4fe7344fd2533264720",
-        0x94edbb92a5ecb8aad4736e56c691916b3f88140666ce9fa73d64c4ea95ad133c81a648152e44acf96e36dd1e80fabe46,
-        0x99ef4aeb15f178cea1fe40db2603138f130e740a19624526203b6351d0a3a94fa329c145786e679e7b82c71a38628ac8)
+KEYS = {"RSA": ("rsa:2048",), "P-256": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "P-384": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384")}
 
 
 def test_signer_and_digest():
@@ -49,15 +44,37 @@ def test_certificates_among_other_bytes():
     assert [each.subject for each in certificates(data)] == ["Vendor signing key", "Old machine owner key"]
 
 
-@pytest.mark.parametrize("curve,name,key,r,s", [P256, P384], ids=["P-256", "P-384"])
-def test_ecdsa(curve, name, key, r, s):
-    point = ecdsa.point(curve, b"\4" + bytes.fromhex(key))
-    digest = hashlib.new(name, b"sample").digest()
-    assert ecdsa.verify(point, digest, r, s)
-    assert not ecdsa.verify(point, digest, r, s - 1)
-    assert not ecdsa.verify(point, hashlib.new(name, b"simple").digest(), r, s)
-    assert not ecdsa.verify(point, digest, 0, s)
-    assert ecdsa.point(curve, b"\4" + bytes.fromhex(key)[:-1] + b"\0") is None
+@pytest.mark.parametrize("kind", KEYS)
+def test_what_openssl_has_signed(kind, tmp_path):
+    def openssl(*argv):
+        subprocess.run(["openssl", *argv], cwd=str(tmp_path), check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    (tmp_path / "content").write_bytes(ko())
+    openssl("req", "-x509", "-newkey", *KEYS[kind], "-nodes", "-subj", "/CN=somebody", "-keyout", "key", "-out", "certificate", "-outform", "PEM")
+    openssl("x509", "-in", "certificate", "-outform", "DER", "-out", "der")
+    openssl("cms", "-sign", "-binary", "-noattr", "-nocerts", "-md", "sha384", "-outform", "DER", "-in", "content", "-signer", "certificate",
+            "-inkey", "key", "-out", "message")
+    certificate, = certificates((tmp_path / "der").read_bytes())
+    good, bad = (split(signed(data, (tmp_path / "message").read_bytes()))[1] for data in (ko(), ko() + b"more"))
+    assert made_by(good, certificate) and good.hash == "sha384"
+    assert (verify(good, certificate), verify(bad, certificate)) == (True, False)
+    assert verify(good._replace(value=good.value[:-2]), certificate) is False
+    assert verify(good._replace(value=""), certificate) is False
+    assert verify(good, certificate._replace(key=b"no key")) is None
+    assert verify(good._replace(hash="sha999"), certificate) is None
+
+
+def test_no_openssl(monkeypatch):
+    monkeypatch.setattr(signature.Host, "tool", lambda _host, name: None)
+    assert verify(split(signed(ko(), PKCS7.sign(ko())))[1], CERTIFICATE) is None
+
+
+def test_the_form_until_4_2():
+    body, found = split(PKCS7.sign_old(ko()))
+    assert body[:len(ko())] == ko()
+    assert (found.fault, found.id_type, found.signer, found.key_id, found.hash) == ("", 1, "Vendor signing key", CERTIFICATE.key_id, "sha256")
+    assert made_by(found, CERTIFICATE) and verify(found, CERTIFICATE) is True
+    assert verify(split(b"more" + PKCS7.sign_old(ko()))[1], CERTIFICATE) is False
 
 
 @given(st.integers(0, len(PKCS7.message) - 1), st.integers(0, 255))
