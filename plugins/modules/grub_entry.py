@@ -45,7 +45,9 @@ options:
     description:
       - What the next boots start. V(none) leaves that as it is.
       - V(once) has the next boot alone start the new entry. After that the machine is back on its default, whether the trial went well or not.
-        Nothing is done where the running system was started by that entry, or where it is the default.
+        Nothing is done where the running system was started by that entry, or where a trial of the same images and arguments went well.
+      - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images or O(args) are others, or the entry
+        has been removed by O(state=absent). What was tried is remembered in a comment beside the entry.
       - V(default) makes it the default. The old one is remembered and comes back with O(state=absent).
       - If entries for several kernels are made, the one for the kernel of the present default is meant, else the one for the newest.
     type: str
@@ -58,7 +60,8 @@ options:
   fallback_args:
     description:
       - Arguments that make a kernel or an initramfs that fails come back by itself, instead of waiting for somebody at the console.
-      - V(auto) stands for C(panic=10 rd.shell=0 rd.emergency=reboot).
+      - V(auto) stands for C(panic=10 rd.shell=0 rd.emergency=reboot) as long as the entry is not the default. The default behaves as the shipped
+        entry does. What is given here instead stays in any case.
     type: str
     default: auto
   loader:
@@ -166,6 +169,13 @@ kernels:
       type: bool
       returned: O(state=present)
       sample: true
+    trial:
+      description:
+        - What is known of these images having been started by this entry. V(none) that they were to be, V(pending) that the next boot does it,
+          V(passed) that the host was seen running the driver then, V(failed) that it was not.
+      type: str
+      returned: O(state=present)
+      sample: pending
 default:
   description: The id of the default entry. None where it is the entry that was started last.
   returned: success
@@ -212,7 +222,7 @@ def work(host, params):
         return entry.absent(host, params["driver"], params["kernels"], params["loader"])
     if params["initrd"] and len(params["kernels"]) != 1:
         raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
-    fallback = entry.FALLBACK_ARGS if params["fallback_args"] == "auto" else params["fallback_args"]
+    fallback = None if params["fallback_args"] == "auto" else params["fallback_args"]
     request = entry.Request(params["driver"], params["args"], fallback, params["boot"], params["copy_of"] or "")
     explicit = {params["kernels"][0]: tuple(params["initrd"])} if params["initrd"] else None
     return entry.present(host, request, explicit or entry.variants(host, params["driver"], params["kernels"]), params["loader"])

@@ -109,6 +109,7 @@ def test_tried_once_and_then_the_default(machine, driver, shipped):
     assert totals["failed"] == 0 and totals["changed"] > 0, said
     assert machine.started_by() == DRIVER
     assert machine.loaded_in_initramfs(), machine.ran("dmesg | tail -60")
+    assert " panic=10 " in machine.ran("cat /proc/cmdline"), "on trial it falls back"
     now = machine.files()
     asked = re.compile(r".*/modules\.[^/]*|.*/loader\.conf")  # depmod's, and where systemd-boot has its default
     assert [path for path in shipped if now.get(path) != shipped[path] and not asked.fullmatch(path)] == []
@@ -130,6 +131,7 @@ def test_still_there_after_another_reboot(machine):
     machine.guest.reboot()
     assert machine.started_by() == DRIVER
     assert machine.loaded_in_initramfs()
+    assert "panic=" not in machine.ran("cat /proc/cmdline"), "the default does what the shipped entry does"
 
 
 def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
@@ -151,5 +153,9 @@ def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipp
     assert machine.started_by() is None
     machine.guest.reboot()
     assert machine.started_by() is None, "tried more than once"
+    this_boot = machine.guest.wait()
+    _totals, said = machine.deploy(source, "rootless", "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
+    assert "TRIAL_FAILED" in said and "was started once with this very initramfs" in said
+    assert machine.guest.wait() == this_boot, "another run took the machine down again"
     machine.play("-e", "kmod_driver=rootless", name="remove")
     assert machine.files() == shipped

@@ -9,7 +9,7 @@ import re
 from typing import List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
-from .menu import MARKER, Entry, Loader, New, View
+from .menu import MARKER, Entry, Loader, New, View, trial
 
 _MARK = re.compile(r"^# %s (?P<driver>\S+) (?P<kernel>\S+)$" % re.escape(MARKER), re.M)
 
@@ -43,7 +43,7 @@ def entry(path: str, text: str) -> Optional[Entry]:
     args = " ".join(each.value for each in found if each.key == "options")
     mark = _MARK.search(text)
     return Entry(identity(path), first.get("title", first["linux"]), first["linux"], initrd, args, path, text,
-                 driver=mark.group("driver") if mark else None, kernel=mark.group("kernel") if mark else None)
+                 driver=mark.group("driver") if mark else None, kernel=mark.group("kernel") if mark else None, trial=trial(text))
 
 
 def identity(path: str) -> str:
@@ -113,7 +113,7 @@ def compose(shipped: Entry, new: New, several: str = " ") -> str:
         text[options[-1].number] = "options %s %s" % (options[-1].value, new.args)
     else:
         text.insert(found[-1].number + 1, "options " + new.args)
-    return "# %s\n" % new.mark + "".join(line + "\n" for line in text)
+    return "# %s\n" % new.mark + new.remark + "".join(line + "\n" for line in text)
 
 
 def put(view: View, file: str, text: str, shipped: Entry, new: New) -> None:

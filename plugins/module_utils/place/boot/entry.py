@@ -4,6 +4,7 @@
 
 """New boot entries beside the shipped ones: planned as a whole, and read back before anything is written."""
 import functools
+import hashlib
 import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -11,7 +12,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from ...compression import decompress
 from ...errors import KmodError
 from ...host import Host
-from ...plan import Plan
+from ...plan import Content, Plan
 from ...read import ko
 from .. import loaded
 from ..initramfs import variant
@@ -20,7 +21,7 @@ from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
 from .shipped import LOADERS, choose, initrd_word, locate
 
 # A dead kernel or initramfs comes back by itself: panic= also makes the script of initramfs-tools reboot instead of giving a shell,
-# the others do it for dracut.
+# the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
 FALLBACK_ARGS = "panic=10 rd.shell=0 rd.emergency=reboot"
 
 
@@ -29,7 +30,7 @@ class Request(NamedTuple):
 
     driver: str
     args: str = ""
-    fallback_args: str = FALLBACK_ARGS
+    fallback_args: Optional[str] = None  # None: FALLBACK_ARGS, until the entry is the default
     boot: str = "none"  # none, once, default
     copy_of: str = ""  # title or id of the entry to copy
 
@@ -44,10 +45,20 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     module = LOADERS[loader.kind]
     before = module.menu(View(host), loader)
     view = View(host)
-    made = {}
+    running = proof(host, request.driver)
+    target = next((each for each in kernels if before.default and boots(before.default, each)), next(reversed(list(kernels)), None))
+    made, trials = {}, {}
     for release, images in kernels.items():
         shipped = choose(before, release, loader, request.copy_of)
-        made[release] = New(request.driver, release, *_initrd(host, shipped, release, images), args=_arguments(request))
+        named, replaces = _initrd(host, shipped, release, images)
+        old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
+        promoted = old is not None and _same(before.default, old)
+        trial = _trial(host, request, old, before.once, images, running["verified"] and running["booted"] == release)
+        if request.boot == "once" and release == target and trial.state in ("none", "failed") and (host.live or not promoted):
+            trial = _start(old, trial)
+        default = release == target if request.boot == "default" else promoted and not trial.starts
+        made[release] = New(request.driver, release, named, replaces, _arguments(request, default), trial.remark)
+        trials[release] = trial
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
         if taken:
             raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
@@ -56,16 +67,15 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
-    running = proof(host, request.driver)
-    if request.boot != "none" and made:
-        release = next((each for each in made if before.default and boots(before.default, each)), list(made)[-1])
-        if request.boot == "default":
-            module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, release))
-        else:
-            _try_once(view, loader, _ours(module.menu(view, loader), request.driver, release), running)
+    once = None
+    if target and request.boot == "default":
+        module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, target))
+    elif target and trials[target].starts:
+        once = _try_once(view, loader, _ours(module.menu(view, loader), request.driver, target))
     after = module.menu(view, loader)
+    after = after._replace(once=once or after.once)
     _check(loader, before, after, made, request.boot != "none")
-    rows = [_row(before, after, _ours(after, request.driver, release), new) for release, new in made.items()]
+    rows = [dict(_row(before, after, _ours(after, request.driver, release), new), trial=trials[release].state) for release, new in made.items()]
     return view.plan(), _result(loader, after, rows, running)
 
 
@@ -102,8 +112,9 @@ def _check_driver(driver: str) -> None:
         raise KmodError(driver, "is no name for a driver", "Use letters, digits, and _ . + - between them", "DRIVER_NAME")
 
 
-def _arguments(request: Request) -> str:
-    return " ".join(each for each in ("%s=%s" % (MARKER, request.driver), check_args(request.args), check_args(request.fallback_args)) if each)
+def _arguments(request: Request, default: bool) -> str:
+    fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
+    return " ".join(each for each in ("%s=%s" % (MARKER, request.driver), check_args(request.args), check_args(fallback)) if each)
 
 
 def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> Tuple[Tuple[str, ...], str]:
@@ -135,18 +146,54 @@ def variants(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, 
     return dict(sorted(found.items(), key=lambda item: functools.cmp_to_key(bls.vercmp)(item[0])))
 
 
-def _try_once(view: View, loader: Loader, entry: Entry, running: Dict[str, Any]) -> None:
-    """Have the next boot alone start the entry, unless the running system has shown already what that would show.
+class Trial(NamedTuple):
+    """What is known of an entry's trial. It is that of these very images and arguments: with others there has been none."""
+
+    state: str  # none, pending (the next boot), passed, failed (it has been, and the host was not seen running the driver)
+    of: str = ""  # a digest of what is tried
+    remark: str = ""  # what the entry is to remember
+    starts: bool = False  # whether it is this plan that has the next boot try it
+
+
+def _trial(host: Host, request: Request, old: Optional[Entry], once: Optional[str], images: Sequence[str], proven: bool) -> Trial:
+    armed = old is not None and once == old.id
+    remark = old.trial if old else ""
+    if not (armed or remark or request.boot == "once"):
+        return Trial("passed" if proven else "none")  # without a look at the images
+    of = _digest(host, request, images)
+    had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
+    if proven:
+        return Trial("passed", of, "passed " + of if had else "")
+    if armed:
+        return Trial("pending", of, "started " + of)
+    return Trial({"": "none", "started": "failed", "passed": "passed"}[had], of, remark if had else "")
+
+
+def _start(old: Optional[Entry], trial: Trial) -> Trial:
+    """The trial as it is when it is planned. One that failed is not repeated, or a nightly run would take the host down every night."""
+    if old and trial.state == "failed":
+        raise KmodError(old.title, "was started once with this very initramfs, and the host was not seen running the driver after that",
+                        "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
+                        "To have the same tried again, remove the entry first (state: absent)", "TRIAL_FAILED")
+    return Trial("pending", trial.of, "started " + trial.of, True)
+
+
+def _digest(host: Host, request: Request, images: Sequence[str]) -> str:
+    parts = [Content.stored(host, image).sha256 for image in images] + [request.args]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _try_once(view: View, loader: Loader, entry: Entry) -> Optional[str]:
+    """Have the next boot alone start the entry: its id.
 
     If the entry is the default, what it starts has changed since it was made that: it goes back to trial, and the old default comes back.
     """
     module = LOADERS[loader.kind]
-    promoted = _same(module.menu(view, loader).default, entry)
-    if running["verified"] and running["booted"] == entry.kernel or promoted and not view.host.live:
-        return
-    if promoted:
+    if _same(module.menu(view, loader).default, entry):
         module.forget(view, loader, entry)
-    module.set_once(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
+    entry = _ours(module.menu(view, loader), entry.driver or "", entry.kernel or "")
+    module.set_once(view, loader, entry)
+    return entry.id
 
 
 def proof(host: Host, driver: str) -> Dict[str, Any]:
@@ -195,8 +242,9 @@ def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], a
 
 
 def _row(before: Menu, after: Menu, entry: Entry, new: New) -> Dict[str, Any]:
+    was = next((each for each in before.entries if _same(each, entry)), None)
     return {"kernel": entry.kernel, "id": entry.id, "title": entry.title, "initrd": list(entry.initrd), "args": new.args, "path": entry.path,
-            "state": "present", "changed": not any(_same(each, entry) and each.text == entry.text for each in before.entries),
+            "state": "present", "changed": was is None or (was.text, was.trial) != (entry.text, entry.trial),
             "default": _same(after.default, entry), "next": after.once == entry.id}
 
 

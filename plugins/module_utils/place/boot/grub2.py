@@ -13,7 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from . import blocks, bls, grubenv, script, storage
-from .menu import Entry, Loader, Menu, New, View
+from .menu import Entry, Loader, Menu, New, View, trial
 
 _SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###$.*?^### END (?P=name) ###$", re.M | re.S)
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
@@ -105,7 +105,7 @@ def _entry(command: script.Command, path: str, text: str, position: Tuple[int, .
     driver, kernel = blocks.whose(block) if block else (None, None)
     section = next((each.group("name") for each in _SECTION.finditer(text) if each.start() <= command.start < each.end()), "")
     return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), path,
-                 text[line:command.stop] + "\n", position, section, driver, kernel)
+                 text[line:command.stop] + "\n", position, section, driver, kernel, trial(block.group("body")) if block else "")
 
 
 def _head(command: script.Command) -> Tuple[str, str]:
@@ -211,7 +211,7 @@ def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
     text = view.text(custom(loader))
     old = next((block.group("body") for block in blocks.each(text or "") if blocks.whose(block) == (new.driver, new.kernel)), "")
     default = _DEFAULT.search(old)
-    body = compose(shipped, new) + (default.group() if default else "")
+    body = compose(shipped, new) + new.remark + (default.group() if default else "")
     view.put(custom(loader), blocks.put(text, new.driver, new.kernel, body), like=loader.config)
 
 

@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     section: str = ""  # the generator that wrote it (/etc/grub.d/10_linux), where known
     driver: Optional[str] = None  # whose it is, if it is one of ours
     kernel: Optional[str] = None  # the release that it is ours for
+    trial: str = ""  # of ours: "started" or "passed", and the digest of what was tried
 
 
 class Menu(NamedTuple):
@@ -57,6 +58,7 @@ class New(NamedTuple):
     initrd: Tuple[str, ...]  # as the loader sees them, in place of the shipped one
     replaces: str  # the shipped initrd as the entry names it
     args: str  # appended
+    trial: str = ""
 
     @property
     def id(self) -> str:
@@ -69,6 +71,20 @@ class New(NamedTuple):
     @property
     def mark(self) -> str:
         return "%s %s %s" % (MARKER, self.driver, self.kernel)
+
+    @property
+    def remark(self) -> str:
+        """The comment beside the entry that remembers its trial. It goes with the entry."""
+        return "# %s trial %s\n" % (MARKER, self.trial) if self.trial else ""
+
+
+_TRIAL = re.compile(r"^# %s trial ((?:started|passed) [0-9a-f]{64})$" % re.escape(MARKER), re.M)
+
+
+def trial(text: str) -> str:
+    """What the comment in an entry of ours says of its trial, "" where it has had none."""
+    found = _TRIAL.search(text)
+    return found.group(1) if found else ""
 
 
 class View:

@@ -12,7 +12,7 @@ from machines import DRIVER, MACHINE, NEW, OLD, write
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry, grubenv, storage, systemd_boot
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
 
 
@@ -159,6 +159,108 @@ def test_an_entry_whose_kernel_is_gone_is_removed(machine):
         path.unlink()
     present(root, {NEW: kernels[NEW]})[0].apply()
     assert [each.kernel for each in menu(root).entries if each.driver] == [NEW]
+
+
+# A trial. Only these loaders start an entry once.
+
+@pytest.fixture(params=["debian", "el7", "el9", "systemd-boot"])
+def trier(request, tmp_path, monkeypatch):
+    """A running machine, and what starts it again: with the entry on trial or without, and whether the driver works."""
+    initrd = machines.FAMILIES[request.param](tmp_path)
+    shown = {"booted": None, "loaded": {}, "verified": False}
+    monkeypatch.setattr(entry, "proof", lambda host, driver: dict(shown))
+    monkeypatch.setattr(Host, "live", property(lambda host: True))
+    monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
+    firmware = systemd_boot.VARIABLES % "LoaderEntryOneShot"
+    write(tmp_path, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % request.param))
+    monkeypatch.setattr(Host, "run", lambda host, argv: write(tmp_path, firmware, "\x07\0\0\0" + "\0".join(argv[2]) + "\0"))
+
+    def reboot(works):
+        tried = menu(tmp_path).once
+        for path in tmp_path.glob("boot/*/grubenv"):
+            text = path.read_text()
+            path.write_text(grubenv.set_(text, "grubenv", "next_entry", None))
+        if (tmp_path / firmware.lstrip("/")).exists():
+            (tmp_path / firmware.lstrip("/")).unlink()
+        started = next((each for each in menu(tmp_path).entries if each.id == tried), menu(tmp_path).default)
+        up = started.driver is not None and works
+        shown.update(booted=started.kernel if up else None, verified=up)
+
+    return tmp_path, variants(initrd, OLD, NEW, family=request.param), reboot
+
+
+def apply(plan, result):
+    plan.apply()
+    return next(row for row in result["kernels"] if row["kernel"] == NEW)
+
+
+def test_a_trial_that_failed_is_not_repeated_by_the_next_run(trier):
+    root, kernels, reboot = trier
+    row = apply(*present(root, kernels, boot="once"))
+    assert row["trial"] == "pending" and row["next"] and not row["default"]
+    assert not present(root, kernels, boot="once")[0]
+    reboot(works=False)
+    assert apply(*present(root, kernels))["trial"] == "failed"
+    before = snapshot(root)
+    error = refused("TRIAL_FAILED", present, root, kernels, boot="once")
+    assert "remove the entry" in error.then and snapshot(root) == before
+
+
+@pytest.mark.parametrize("correct", ["image", "args", "entry"])
+def test_after_a_correction_it_is_tried_again(trier, correct):
+    root, kernels, reboot = trier
+    present(root, kernels, boot="once")[0].apply()
+    reboot(works=False)
+    if correct == "image":
+        write(root, kernels[NEW][0], "a corrected driver", 0o600)
+    elif correct == "entry":
+        absent(root)[0].apply()
+    row = apply(*present(root, kernels, boot="once", args="ootedu.careful=1" if correct == "args" else ""))
+    assert row["trial"] == "pending" and row["next"] and row["changed"]
+
+
+def test_a_trial_that_went_well_is_remembered_and_not_repeated_either(trier):
+    root, kernels, reboot = trier
+    present(root, kernels, boot="once")[0].apply()
+    reboot(works=True)
+    assert apply(*present(root, kernels))["trial"] == "passed"
+    assert not present(root, kernels, boot="once")[0]
+    reboot(works=True)  # back on the default
+    plan, result = present(root, kernels, boot="once")
+    assert not plan and [row["trial"] for row in result["kernels"]] == ["none", "passed"]
+
+
+def test_the_default_has_the_arguments_of_the_shipped_entry_and_one_on_trial_those_to_fall_back(trier):
+    root, kernels, reboot = trier
+    assert apply(*present(root, kernels, boot="once"))["args"].endswith(entry.FALLBACK_ARGS)
+    reboot(works=True)
+    row = apply(*present(root, kernels, boot="default"))
+    assert row["default"] and row["args"] == "outoftree.kmod=" + DRIVER
+    for boot in ("none", "once", "default"):
+        assert not present(root, kernels, boot=boot)[0]
+    write(root, kernels[NEW][0], "another driver", 0o600)
+    reboot(works=False)
+    row = apply(*present(root, kernels, boot="once"))
+    assert row["next"] and not row["default"] and row["args"].endswith(entry.FALLBACK_ARGS)
+
+
+def test_a_trial_leaves_nothing_behind_when_its_entry_goes(trier):
+    root, kernels, reboot = trier
+    reboot(works=False)
+    before = snapshot(root)
+    present(root, kernels, boot="once")[0].apply()
+    reboot(works=True)
+    present(root, kernels, boot="default")[0].apply()
+    absent(root)[0].apply()
+    assert snapshot(root) == before
+
+
+def test_arguments_to_fall_back_that_were_asked_for_stay(machine):
+    root, kernels = machine
+    for boot in ("none", "default"):
+        plan, result = present(root, kernels, boot=boot, fallback_args="panic=60")
+        plan.apply()
+        assert [row["args"] for row in result["kernels"]] == ["outoftree.kmod=%s panic=60" % DRIVER] * 2
 
 
 # Bad input
