@@ -15,8 +15,8 @@ import debian
 from debian import LabError
 
 SUITES = {"bookworm": "6.1.", "trixie": "6.12.", "sid": ""}  # and its own kernel series
-PACKAGES = ("systemd-sysv,udev,dbus,kmod,initramfs-tools,dracut-core,busybox,zstd,xz-utils,lz4,lzop,bzip2,cpio,file,binutils,amd64-microcode,"
-            "linux-image-cloud-amd64")
+PACKAGES = ("systemd-sysv,udev,dbus,kmod,initramfs-tools,dracut-core,busybox,zstd,xz-utils,lz4,lzop,bzip2,cpio,file,binutils,"
+            "amd64-microcode")
 COMPRESSIONS = {"gzip": "gzip", "bzip2": "bzip2", "lzma": "lzma", "xz": "xz", "lzo": "lzop", "lz4": "lz4", "zstd": "zstd"}  # mkinitramfs's names
 MODULES = "usr/lib/modules/"
 INSIDE = 'mount -t proc proc "$0/proc"; mount -t tmpfs tmpfs "$0/run"; mount --bind "$1" "$0/mnt"; exec chroot "$0" sh -ec "$2"'
@@ -54,13 +54,12 @@ def root(suite: str) -> Path:
     def make(temporary: Path) -> None:
         debian.say("making a system of %s" % suite)
         sources = debian.sources(suite).replace("Components: main", "Components: main non-free-firmware")
-        debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=" + PACKAGES, "--aptopt=Acquire::Check-Valid-Until \"false\"", suite,
-                    str(temporary / "root")], input=sources)
-        for path in (temporary / "root").iterdir():
-            path.rename(temporary / path.name)
-        (temporary / "root").rmdir()
+        configuration = temporary / "apt.conf"
+        configuration.write_text("\n".join(debian.inherited()) + '\nAPT::Install-Recommends "false";\n')
+        debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--include=" + PACKAGES, suite,
+                    str(temporary / "root"), "-"], input=sources)  # without "-" it takes a mirror of its own, with main alone
 
-    return debian.once(debian.cache() / "initrd" / suite, make)
+    return debian.once(debian.cache() / "initrd" / suite, make) / "root"
 
 
 def installed(suite: str) -> Path:
@@ -71,6 +70,7 @@ def installed(suite: str) -> Path:
         with debian.lock("initrd-%s" % suite):
             if not modules.exists():
                 tree = debian.tree(chosen)
+                modules.parent.mkdir(exist_ok=True)
                 debian.run(["cp", "-a", str(tree / MODULES / chosen.release), str(modules) + ".new"])
                 shutil.copy(str(tree / "boot" / ("config-" + chosen.release)), str(system / "boot"))
                 os.rename(str(modules) + ".new", str(modules))
