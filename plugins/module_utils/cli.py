@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("files", nargs="+", metavar="FILE.ko", help="module, compressed or not; several may use each other's symbols")
     each.add_argument("--json", action="store_true", help="print one object with everything that was found")
     each.add_argument("--each", action="store_true", help="judge every module on its own")
+    each.add_argument("--structs", action="store_true", help="also note which structures have changed (BTF; some seconds a kernel)")
     each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine whose kernels are meant")
     each.add_argument("--kernel", action="append", metavar="REL", help="judge for this kernel alone (may be given several times)")
     each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
@@ -83,7 +84,7 @@ def check(options: argparse.Namespace) -> int:
     chosen = _kernels(options, exports)
     while chosen:
         each = chosen.pop()  # and let go of, since a kernel's exports take some 10 MiB
-        verdicts += [verdict for group in groups for verdict in judge(each, group)]
+        verdicts += [verdict for group in groups for verdict in judge(each, group, structs=options.structs)]
     verdicts.sort(key=lambda verdict: (verdict.module, version_key(verdict.kernel)))
     if options.json:
         say(json.dumps({"checks": [verdict.as_dict() for verdict in verdicts]}, indent=2))

@@ -51,6 +51,14 @@ options:
     description: Judge every module on its own, instead of offering all to each other as providers of symbols.
     type: bool
     default: false
+  structs:
+    description:
+      - Also note structures that are laid out otherwise than where the module was built, where the module and the kernel carry BTF.
+      - Such a note (C(STRUCT_CHANGED)) never changes a verdict. The BTF of a module is complete only with that of the kernel that it was
+        built for, so that kernel must be installed too, unless the module keeps what it needs of it (C(.BTF.base), since Linux 6.11).
+      - Kernel images have to be unpacked for this, which takes about two seconds for each.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.info
@@ -149,6 +157,7 @@ def main():
             kernels=dict(type="list", elements="str", default=["all"]),
             require=dict(type="str", choices=["all", "any", "none"], default="all"),
             each=dict(type="bool", default=False),
+            structs=dict(type="bool", default=False),
         ),
         required_one_of=[("path", "src", "described")],
         supports_check_mode=True,

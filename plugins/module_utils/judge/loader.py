@@ -22,21 +22,23 @@ from .symbol_rules import Provided
 from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
 
 
-def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None) -> List[Verdict]:
+def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, structs: bool = False) -> List[Verdict]:
     """One verdict a module, in the order given.
 
     The modules are offered to each other, before what is deployed for that kernel already, and none is judged before those that it needs:
     the symbols of a refused module are not there. ``runtime`` is what holds on the machine now, by itself if it is a running one.
+    ``structs``: also note which structures have changed; images have to be unpacked for that.
     """
-    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime)
+    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs)
     return [group.verdict(module) for module in modules]
 
 
 class Group:
     """Modules that are loaded into one kernel together."""
 
-    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime) -> None:
+    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, structs: bool = False) -> None:
         self.kernel = kernel
+        self.structs = structs
         loader = loader_of(kernel, runtime)
         self.offered: Dict[str, KernelModule] = {}
         for module in modules:
@@ -85,6 +87,8 @@ class Group:
         yield notes.namesake(module, self.kernel)
         yield notes.compiled_otherwise(module, loader)
         yield notes.outside_of_stablelist(module, self.kernel, loader)
+        if self.structs:
+            yield notes.structs_changed(module, self.kernel)
 
     def find(self, symbol: str) -> Optional[Provided]:
         """kernel/module/main.c: find_symbol; the modules' part of it by what modprobe would have loaded before."""

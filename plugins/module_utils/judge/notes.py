@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What no loader looks at and a person wants to know; notes never change a verdict."""
-from typing import Iterator, Tuple
+from itertools import zip_longest
+from typing import Iterator, Optional, Tuple
 
-from ..read import depmod
+from ..errors import KmodError
+from ..read import btf, depmod, kernels
 from ..read.exports import VMLINUX
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
@@ -50,3 +52,52 @@ def outside_of_stablelist(module: KernelModule, kernel: Kernel, loader: Loader) 
     if outside:
         yield Finding("KABI_UNSTABLE", NOTE, "%d of its symbols are outside of the kernel's stablelist (%s)" % (
             len(outside), ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")))
+
+
+def structs_changed(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
+    """Structures that are laid out otherwise than where it was built, by the BTF of both sides: of the kernel that it was built for if that
+    is installed here, or what the module itself keeps of it.
+    """
+    if not module.btf_ids and not module.btf_base:
+        return
+    ours = btf.of_kernel(kernel.host, kernel.image, kernel.running)
+    if ours is None:
+        return
+    if module.btf_base:
+        sizes = dict(module.btf_base)
+        for name, layouts in sorted(ours.layouts(sizes).items()):
+            if sizes[name] not in [size for size, _members in layouts]:
+                yield _changed(name, "%d bytes" % sizes[name], "%d bytes" % layouts[0][0])
+        return
+    theirs = _built_with(module, kernel)
+    if theirs is None:
+        return
+    names = theirs.behind(module.btf_ids)
+    before, now = theirs.layouts(names), ours.layouts(names)
+    for name in sorted(set(before) & set(now)):
+        if not set(before[name]) & set(now[name]):
+            yield _changed(name, *_difference(before[name][0], now[name][0]))
+
+
+def _built_with(module: KernelModule, kernel: Kernel) -> Optional[btf.Btf]:
+    """The types of the kernel that it was built for; None where that is not installed, or is this one."""
+    try:
+        built_for = kernels.kernel(kernel.host, module.built_for)
+    except KmodError:
+        return None
+    return None if built_for.release == kernel.release else btf.of_kernel(kernel.host, built_for.image, built_for.running)
+
+
+def _difference(before: btf.Layout, now: btf.Layout) -> Tuple[str, str]:
+    """The first thing that differs, of both."""
+    if before[0] != now[0]:
+        return "%d bytes" % before[0], "%d bytes" % now[0]
+    for (name, offset), (other, there) in zip_longest(before[1], now[1], fillvalue=("nothing", 0)):
+        if (name, offset) != (other, there):
+            return "%s at bit %d" % (name, offset), "%s at bit %d" % (other, there)
+    return "", ""
+
+
+def _changed(name: str, wanted: str, found: str) -> Finding:
+    message = "struct %s has changed: %s where it was built, %s in this kernel" % (name, wanted, found)
+    return Finding("STRUCT_CHANGED", NOTE, message, name, wanted, found)

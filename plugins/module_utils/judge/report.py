@@ -25,7 +25,8 @@ def compat(host: Host, options: Dict[str, Any]) -> Tuple[bool, Dict[str, Any]]:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
     chosen = matching(installed, options["kernels"])
     drivers = [[Build(module.built_for, (module,))] for module in modules] if options["each"] else [builds(modules)]
-    judged = {kernel.release: [[tuple(judge(kernel, build.modules)) for build in driver] for driver in drivers] for kernel in chosen}
+    judged = {kernel.release: [[tuple(judge(kernel, build.modules, structs=options["structs"])) for build in driver] for driver in drivers]
+              for kernel in chosen}
     takers = [release for release, answers in judged.items() if all(_takes(answer) for answer in answers)]
     checks = [verdict for answers in judged.values() for answer in answers for verdicts in answer for verdict in verdicts]
     order = {kernel.release: number for number, kernel in enumerate(chosen)}

@@ -15,8 +15,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import elf
+from . import btf, elf
 from . import signature as signatures
+from .btf import Struct
 from .elf import Elf, Fault
 from .signature import Signature
 
@@ -70,6 +71,8 @@ class KernelModule(NamedTuple):
     init_offset: Optional[int] = None  # where in it the address of init_module goes
     exit_offset: Optional[int] = None
     btf: str = ""  # "ok", or "bad" where its header is damaged
+    btf_ids: Tuple[int, ...] = ()  # the types that it refers to, its own and those of the kernel that it was built for
+    btf_base: Tuple[Struct, ...] = ()  # what it keeps of that kernel's structures
     signature: Optional[Signature] = None
     features: Tuple[str, ...] = ()  # what its code was compiled with: ibt, kcfi; or "no code"
     odd_ident: bool = False  # the ELF header's class and byte order are not those of the machine
@@ -133,13 +136,14 @@ class KernelModule(NamedTuple):
             rows = {name: _rows(kind, data[name]) for name, kind in _ROWS.items()}
             signature = data["signature"] and Signature(**data["signature"])
             modinfo = _rows(lambda key, value: (key, value), data["modinfo"])
-            return cls(**dict(data, modinfo=modinfo, features=tuple(data["features"]), signature=signature, **rows))
+            return cls(**dict(data, modinfo=modinfo, features=tuple(data["features"]), btf_ids=tuple(data["btf_ids"]), signature=signature, **rows))
         except (KeyError, TypeError, ValueError) as error:
             raise KmodError(str(data.get("path") if isinstance(data, dict) else data)[:200], "is no description of a module (%r)" % (error,),
                             "Use the same version of the collection on both sides", "MODULE_DATA") from None
 
 
-_ROWS: Dict[str, Any] = {"undefined": Undefined, "versions": Version, "ext_versions": Version, "exports": Exported, "faults": Fault}
+_ROWS: Dict[str, Any] = {"undefined": Undefined, "versions": Version, "ext_versions": Version, "exports": Exported, "faults": Fault,
+                         "btf_base": Struct}
 
 
 def _rows(kind: Any, rows: Optional[Sequence[Any]]) -> Any:
@@ -225,8 +229,8 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
         versions=_versions_of(file), chained_versions=_chained_versions(file) is not None, ext_versions=_ext_versions(file, faults),
         exports=tuple(_exports(file, symbols)), exports_crcs=all("__kcrctab" + suffix in sections for suffix in exported),
         exports_flags="__kflagstab" in sections, struct_size=this.size if this else 0,
-        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"), btf=_btf(file),
-        features=tuple(_features(file)))
+        init_offset=entries.get("init_module"), exit_offset=entries.get("cleanup_module"),
+        features=tuple(_features(file)), **_btf(file))
 
 
 def _modinfo(file: Elf) -> Tuple[Tuple[str, str], ...]:
@@ -284,17 +288,21 @@ def _features(file: Elf) -> Iterator[str]:
         yield "no code"
 
 
-def _btf(file: Elf) -> str:
-    """kernel/bpf/btf.c: btf_parse_hdr, as far as the header goes."""
-    section = file.find_any(".BTF")
-    if section is None:
-        return ""
-    data = file.contents(section)
-    if len(data) < 24:
-        return "bad"
-    magic, version, flags, header, type_at, types, text_at, texts = struct.unpack_from(file.order + "HBBIIIII", data)
-    fits = header + type_at + types <= len(data) and header + text_at + texts <= len(data)
-    return "ok" if magic == 0xeb9f and version == 1 and not flags and fits else "bad"
+def _btf(file: Elf) -> Dict[str, Any]:
+    """The fields of its BTF. Only what is wrong with the header is a fault (kernel/bpf/btf.c: btf_parse_hdr): new kinds of types keep coming."""
+    own, base = (file.contents(file.find_any(name)) for name in (".BTF", ".BTF.base"))
+    if not file.find_any(".BTF"):
+        return {}
+    try:
+        btf.check_header(own, file.order)
+    except btf.BtfError:
+        return {"btf": "bad"}
+    try:
+        if base:
+            return {"btf": "ok", "btf_base": tuple(btf.Btf(base, file.order).sized())}
+        return {"btf": "ok", "btf_ids": tuple(sorted(btf.Btf(own, file.order).referred()))}
+    except btf.BtfError:
+        return {"btf": "ok"}
 
 
 def _ext_versions(file: Elf, faults: List[Fault]) -> Optional[Tuple[Version, ...]]:
