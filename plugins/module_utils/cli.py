@@ -7,12 +7,13 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .errors import KmodError
 from .host import Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
+from .plan import Plan
 from .read import ko
 from .read.exports import Export, read_symvers
 from .read.kernels import MODULES, Kernel, installed, kernel, version_key
@@ -43,36 +44,83 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
+    for add in (_check_parser, _status_parser, _link_parser, _variant_parser, _entry_parser):
+        each = add(commands)
+        each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine that is meant")
+        each.add_argument("--json", action="store_true", help="print one object with everything that was found")
+    return top
+
+
+def _check_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("check", help="say which kernels would load modules, and why not",
                                description="Say which installed kernels would load modules, and why not. Nothing is loaded or changed. "
                                            "Exit status: 0 if all are compatible, 1 if some are not, 2 for an error.")
     each.add_argument("files", nargs="+", metavar="FILE.ko", help="module, compressed or not; several may use each other's symbols")
-    each.add_argument("--json", action="store_true", help="print one object with everything that was found")
     each.add_argument("--each", action="store_true", help="judge every module on its own")
     each.add_argument("--structs", action="store_true", help="also note which structures have changed (BTF; some seconds a kernel)")
-    each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine whose kernels are meant")
-    each.add_argument("--kernel", action="append", metavar="REL", help="judge for this kernel alone (may be given several times)")
     each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
+    _kernels_option(each)
     each.set_defaults(run=check)
-    _variant_parser(commands)
-    return top
+    return each
 
 
-def _variant_parser(commands: Any) -> None:
+def _status_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser("status", help="show the drivers, and what each kernel and its images have of them")
+    each.add_argument("driver", nargs="*", metavar="DRIVER", help="these drivers alone")
+    each.set_defaults(run=status)
+    return each
+
+
+def _link_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser("link", help="give a driver's modules to the kernels that take them, or take them away",
+                               description="Store a driver's modules and link them to every kernel that takes them; without files, link anew "
+                                           "what is stored. Exit status: 1 if some kernel gets none.")
+    each.add_argument("files", nargs="*", metavar="FILE.ko", help="the driver's modules, or directories of them")
+    each.add_argument("--version", help="with --absent: remove this version alone")
+    each.add_argument("--build", metavar="REL", help="with --absent: remove the build for this kernel alone")
+    each.add_argument("--load", action="store_true", help="load the driver into the running kernel, where that can be done")
+    each.add_argument("--heal", action="store_true", help="also mend or remove links of others that lead nowhere")
+    _change_options(each)
+    each.set_defaults(run=link)
+    return each
+
+
+def _variant_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("variant", help="show, make or remove initramfs variants, or list what is in an image",
                                description="Show the initramfs variants and which of them are out of date; with --driver make or remove those with "
                                            "a driver; with --list show what an image holds, all its segments together. Exit status of the first: "
                                            "1 if some are not current.")
     each.add_argument("--list", metavar="FILE", help="list the files of an image, as the kernel unpacks it")
-    each.add_argument("--driver", action="append", metavar="NAME", help="make variants with this driver (several: all in one variant)")
-    each.add_argument("--kernel", action="append", default=[], metavar="REL", help="for this kernel alone (may be given several times)")
     each.add_argument("--method", choices=["auto", "overlay", "segment", "rebuild"], default="auto", help="how to make them")
     each.add_argument("--early-load", action="store_true", help="load the driver at the very start of the initramfs")
-    each.add_argument("--absent", action="store_true", help="remove the variants with the driver")
-    each.add_argument("--check", action="store_true", help="only say what would be done")
-    each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine")
-    each.add_argument("--json", action="store_true", help="print the whole result")
+    _change_options(each, several=True)
     each.set_defaults(run=variant)
+    return each
+
+
+def _entry_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser("entry", help="add or remove boot entries for kernels with a driver's variants",
+                               description="Add a boot entry for each kernel that has a variant with the driver, beside the shipped ones, or "
+                                           "remove them.")
+    each.add_argument("--boot", choices=["none", "once", "default"], default="none", help="start it at the next boot alone, or from now on")
+    each.add_argument("--args", default="", help="arguments for the kernel's command line besides those of the shipped entry")
+    _change_options(each)
+    each.set_defaults(run=entry)
+    return each
+
+
+def _kernels_option(each: argparse.ArgumentParser) -> None:
+    each.add_argument("--kernel", action="append", default=[], metavar="REL", help="for this kernel alone (may be given several times)")
+
+
+def _change_options(each: argparse.ArgumentParser, several: bool = False) -> None:
+    if several:
+        each.add_argument("--driver", action="append", metavar="NAME", help="the driver (several: all in one variant)")
+    else:
+        each.add_argument("--driver", required=True, metavar="NAME", help="name of the driver")
+    each.add_argument("--absent", action="store_true", help="remove what there is of the driver")
+    each.add_argument("--check", action="store_true", help="only say what would be done")
+    _kernels_option(each)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -93,6 +141,28 @@ def check(options: argparse.Namespace) -> int:
     return OK if all(verdict.compatible for verdict in verdicts) else NOT_ALL
 
 
+def status(options: argparse.Namespace) -> int:
+    from .place.inventory import inventory
+
+    found = inventory(Host(options.root), options.driver)
+    say(json.dumps(found, indent=2) if options.json else found["summary"])
+    return OK
+
+
+def link(options: argparse.Namespace) -> int:
+    from .place import deploy
+
+    here = Host(HERE)
+    paths = ko.find(here, [os.path.abspath(path) for path in options.files])
+    asked = {"driver": options.driver, "state": "absent" if options.absent else "present", "kernels": options.kernel or ["all"], "path": None,
+             "described": [ko.read(here, path).as_dict() for path in paths], "files": {path: path for path in paths},
+             "version": options.version, "build": options.build, "load": options.load, "heal": options.heal}
+    result = _change(options, lambda host: deploy.link(host, asked))
+    rows = [[row["kernel"], row["verdict"], row["build"] or "", row["reason"]] for row in result["kernels"]]
+    say(json.dumps(result, indent=2) if options.json else "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
+    return OK if options.absent or all(row["build"] for row in result["kernels"]) else NOT_ALL
+
+
 def variant(options: argparse.Namespace) -> int:
     from .place.initramfs import listing
     from .place.initramfs import variant as variants
@@ -101,23 +171,38 @@ def variant(options: argparse.Namespace) -> int:
         for line in listing.lines(Host(HERE), os.path.abspath(options.list)):
             say(line)
         return OK
-    host = Host(options.root)
     if not options.driver:
-        rows = variants.overview(host)
+        rows = variants.overview(Host(options.root))
         say(json.dumps(rows, indent=2) if options.json else _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"],
                                                                       row["path"]] for row in rows]))
         return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
-    with host.lock():
-        if options.absent:
-            plan, result = variants.absent(host, options.driver, options.kernel)
-        else:
-            request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
-            plan, result = variants.present(host, request, options.kernel)
-        if not options.check:
-            plan.apply()
+    request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
+    result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel) if options.absent
+                     else variants.present(host, request, options.kernel))
     say(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
                                                                    + [["", "pruned", path] for path in result["pruned"]]))
     return OK
+
+
+def entry(options: argparse.Namespace) -> int:
+    from .place.boot import entry as entries
+
+    request = entries.Request(options.driver, options.args, boot=options.boot)
+    result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
+                     else entries.present(host, request, entries.variants(host, options.driver, options.kernel)))
+    say(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]))
+    return OK
+
+
+def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
+    """What a change answers, planned under the host's lock and carried out unless it is only looked at."""
+    host = Host(options.root)
+    host.keeps_cache = not options.check
+    with host.lock():
+        plan, result = work(host)
+        if not options.check:
+            plan.apply()
+    return dict(result, changed=bool(plan))
 
 
 def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) -> List[Kernel]:

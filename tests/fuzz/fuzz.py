@@ -70,9 +70,13 @@ def targets(root: Path) -> Dict[str, Target]:
     build_ko.kernel(root)
     kernel = kernels.kernel(Host(str(root)), build_ko.RELEASE)
     given = [build_ko.Export("vendor_do", 0x77, False, "NS"), build_ko.Export("vendor_gpl", 0x78, True)]
+    types = build_ko.Section(".BTF", build_ko.btf([build_ko.btf_struct("device", 16, [("id", 1, 0)]), build_ko.btf_array(1),
+                                                   build_ko.btf_function(1, [("device", 2)])]))
     modules = [build_ko.ko(exports=given), build_ko.ko(exports=given, export_form="symbols"), build_ko.ko(exports=given, export_form="flags"),
                build_ko.ko(machine="s390x"), build_ko.ko(machine="aarch64"), build_ko.ko(machine="i686"),
-               build_ko.ko(ext_versions=[("printk", 0x22)]), build_ko.signed(build_ko.ko(), b"\x30\x80" + bytes(64))]
+               build_ko.ko(ext_versions=[("printk", 0x22)]), build_ko.signed(build_ko.ko(), b"\x30\x80" + bytes(64)),
+               build_ko.signed(build_ko.ko(), bytes(64), kind=1, algo=1),
+               build_ko.ko(extra=[types]), build_ko.ko(extra=[types, types._replace(name=".BTF.base")])]
     tables = {name: images.symbols(layout) for name, layout in images.LAYOUTS.items()}
     linked = [images.vmlinux(layout, tables[name], layout.order) for name, layout in images.LAYOUTS.items()]
     raw = [images.arm64(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.relative]

@@ -125,3 +125,49 @@ def test_variants_are_made_shown_and_removed(root: Path, tmp_path: Path, capsys:
     assert [row["state"] for row in json.loads(capsys.readouterr().out)] == ["stale"]
     assert cli.main(command + ["--driver", "vendor", "--absent"]) == 0
     assert not image.with_name(image.name + ".1").exists()
+
+
+BLS = """title Vendor Linux (%s)
+version %s
+linux /boot/vmlinuz-%s
+initrd /boot/initramfs-%s.img
+options root=/dev/vda1 ro
+"""
+
+
+@pytest.mark.skipif(not shutil.which("depmod"), reason="no depmod on this machine")
+def test_the_whole_way_and_back(root: Path, tmp_path: Path, capsys: Any) -> None:
+    """As the modules of the collection go it: linked, shown, in a variant, in the boot menu, and removed to the byte."""
+    release = "6.1.0-9-amd64"
+    image = root / "boot" / ("initramfs-%s.img" % release)
+    image.write_bytes(b"070701" + b"0" * 30 + b"00000002" + b"0" * 50 + b"0000000B" + b"00000000" + b"TRAILER!!!" + bytes(4))
+    (root / "boot/loader/entries").mkdir(parents=True)
+    (root / "boot/loader/entries" / ("0123-%s.conf" % release)).write_text(BLS % ((release,) * 4))
+    (root / "boot/grub2").mkdir()
+    (root / "boot/grub2/grub.cfg").write_text("insmod blscfg\nblscfg\n")
+    before = files(root)
+    vendor = ["--root", str(root), "--driver", "vendor"]
+
+    assert cli.main(["link", "--check", module(tmp_path)] + vendor) == 1, "one of the kernels does not take it"
+    assert files(root) == before
+    capsys.readouterr()
+    assert cli.main(["link", module(tmp_path)] + vendor) == 1
+    assert capsys.readouterr().out.splitlines()[1].split() == [release, "compatible", release]
+    assert cli.main(["link", "--kernel", release] + vendor) == 0
+    assert cli.main(["variant"] + vendor) == cli.main(["entry"] + vendor) == 0
+    capsys.readouterr()
+    assert cli.main(["status", "--root", str(root)]) == 0
+    shown = capsys.readouterr().out
+    assert "used by " + release in shown and "/boot/%s.1: vendor" % image.name in shown
+    assert cli.main(["entry", "--json", "--check"] + vendor) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["changed"], [row["initrd"] for row in answer["kernels"]]) == (False, [["/boot/%s.1" % image.name]])
+
+    for command in ("entry", "variant", "link"):
+        assert cli.main([command, "--absent"] + vendor) == 0
+    assert {path: data for path, data in files(root).items() if "/modules." not in path} == {
+        path: data for path, data in before.items() if "/modules." not in path}, "all but what depmod writes"
+
+
+def files(root: Path) -> Dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
