@@ -7,18 +7,30 @@
 The first block says in its mark what else was added with it: ``+file`` the file itself, ``+newline`` an end for the last line before it.
 So whatever is taken out leaves the bytes that were there before.
 """
+import bisect
 import re
 from typing import Iterator, Optional, Tuple
 
 from .menu import MARKER
 
-_BLOCK = re.compile(r"^### BEGIN %s (?P<driver>\S+) (?P<kernel>\S+)(?P<flags>(?: \+\w+)?) ###\n(?P<body>.*?)^### END %s (?P=driver) (?P=kernel) ###\n"
-                    % (re.escape(MARKER), re.escape(MARKER)), re.M | re.S)
+# Within a block there is no other mark: one whose other mark is gone holds nothing, and does not reach to that of another block.
+_BLOCK = re.compile(r"""
+    ^\#\#\# [ ]BEGIN [ ]{0} [ ](?P<driver>\S+) [ ](?P<kernel>\S+) (?P<flags>(?:[ ]\+\w+)?) [ ]\#\#\#\n
+    (?P<body>(?:(?!\#\#\# [ ](?:BEGIN|END) [ ]{0} [ ]) .*\n)*)
+    \#\#\# [ ]END [ ]{0} [ ](?P=driver) [ ](?P=kernel) [ ]\#\#\#\n""".format(re.escape(MARKER)), re.M | re.X)
 
 
-def at(text: str, position: int) -> Optional["re.Match[str]"]:
-    """Our block around a position."""
-    return next((block for block in _BLOCK.finditer(text) if block.start() <= position < block.end()), None)
+class Spans:
+    """What a pattern finds in a text, by position."""
+
+    def __init__(self, text: str, pattern: "re.Pattern[str]" = _BLOCK) -> None:
+        self.found = list(pattern.finditer(text))
+        self.starts = [each.start() for each in self.found]
+
+    def at(self, position: int) -> Optional["re.Match[str]"]:
+        """What is found around a position."""
+        index = bisect.bisect(self.starts, position) - 1
+        return self.found[index] if index >= 0 and position < self.found[index].end() else None
 
 
 def whose(block: "re.Match[str]") -> Tuple[str, str]:

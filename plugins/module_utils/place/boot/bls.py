@@ -23,7 +23,7 @@ class Line(NamedTuple):
 def lines(text: str) -> List[Line]:
     """The keys of an entry. A line without a value ends it, as it does for GRUB's blscfg."""
     found = []
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(text.split("\n")):
         if line.lstrip(" \t").startswith("#"):
             continue
         key, _unused, value = line.strip(" \t").replace("\t", " ").partition(" ")
@@ -101,7 +101,7 @@ def compose(shipped: Entry, new: New, several: str = " ") -> str:
 
     ``several`` is what separates images: a space for GRUB, for others the beginning of another line.
     """
-    text = shipped.text.splitlines()
+    text = shipped.text.rstrip("\n").split("\n")
     found = lines(shipped.text)
     for each in found:
         if each.key == "title":
@@ -113,6 +113,8 @@ def compose(shipped: Entry, new: New, several: str = " ") -> str:
         text[options[-1].number] = "options %s %s" % (options[-1].value, new.args)
     else:
         text.insert(found[-1].number + 1, "options " + new.args)
+    if all(each.key != "title" for each in found):  # loaders show the kernel's path then, and ours would look like the shipped one
+        text.insert(0, "title " + new.title(shipped.title))
     return "# %s\n" % new.mark + new.remark + "".join(line + "\n" for line in text)
 
 

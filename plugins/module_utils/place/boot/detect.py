@@ -55,14 +55,14 @@ def _grub2(host: Host) -> Optional[Loader]:
     if plain and efi and not (host.exists("/sys/firmware/efi") if host.live else not host.is_dir(plain[0].rsplit("/", 1)[0] + "/i386-pc")):
         efi = []
     for path in efi + plain:
-        if re.search(r"^\s*blscfg\b", host.read_text(path), re.M) and any(name.endswith(".conf") for name in host.listdir(ENTRIES)):
+        if re.search(r"^[ \t]*blscfg\b", host.read_text(path), re.M) and any(name.endswith(".conf") for name in host.listdir(ENTRIES)):
             return Loader("bls", _real(host, path), ENTRIES)
         return Loader("grub2", _real(host, path))
     return None
 
 
 def has_menu(text: str) -> bool:
-    return re.search(r"^\s*(menuentry|submenu|blscfg)\b", text, re.M) is not None
+    return re.search(r"^[ \t]*(menuentry|submenu|blscfg)\b", text, re.M) is not None
 
 
 def _legacy(host: Host) -> Optional[Loader]:

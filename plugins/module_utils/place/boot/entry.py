@@ -75,6 +75,8 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     after = module.menu(view, loader)
     after = after._replace(once=once or after.once)
     _check(loader, before, after, made, request.boot != "none")
+    if target and request.boot == "default" and not _same(after.default, _ours(after, request.driver, target)):
+        raise KmodError(loader.config, "would go on to start %r" % (after.default and after.default.title), "Set the default by hand", "DEFAULT_KEPT")
     rows = [dict(_row(before, after, _ours(after, request.driver, release), new), trial=trials[release].state) for release, new in made.items()]
     return view.plan(), _result(loader, after, rows, running)
 

@@ -32,10 +32,11 @@ def _text(view: View, loader: Loader) -> str:
 
 def _entries(loader: Loader, text: str) -> List[Entry]:
     labels = list(_LABEL.finditer(text))
+    ours = blocks.Spans(text)
     found = []
     for number, label in enumerate(labels):
         end = labels[number + 1].start() if number + 1 < len(labels) else len(text)
-        block = blocks.at(text, label.start())
+        block = ours.at(label.start())
         body = grub_legacy.own(text[label.start():end])
         initrd = _value(body, "initrd").split(",") if _line(body, "initrd") else []
         title = _value(body, "menu label").replace("^", "") or label.group("label")

@@ -13,9 +13,9 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from . import blocks, bls, grubenv, script, storage
-from .menu import Entry, Loader, Menu, New, View, trial
+from .menu import Entry, Loader, Menu, New, View, number, trial
 
-_SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###$.*?^### END (?P=name) ###$", re.M | re.S)
+_SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M)
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
 
@@ -43,8 +43,18 @@ def config(view: View, loader: Loader) -> Config:
     if text is None:
         raise KmodError(loader.config, "is not there", "Generate it: grub-mkconfig -o %s" % loader.config, "CONFIG_MISSING")
     reader = _Reader(view, loader)
-    reader.read(script.parse(text, loader.config), loader.config, text, ())
+    reader.read(script.parse(text, loader.config), _Source(loader.config, text), ())
     return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers)
+
+
+class _Source:
+    """A file that entries are written in."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path = path
+        self.text = text
+        self.ours = blocks.Spans(text)
+        self.sections = blocks.Spans(text, _SECTION)
 
 
 class _Reader:
@@ -63,13 +73,13 @@ class _Reader:
         self.counts[parent] = self.counts.get(parent, -1) + 1
         return parent + (self.counts[parent],)
 
-    def read(self, commands: List[script.Command], path: str, text: str, parent: Tuple[int, ...]) -> None:
+    def read(self, commands: List[script.Command], source: _Source, parent: Tuple[int, ...]) -> None:
         for command in commands:
             if command.body is not None and command.name in ("menuentry", "submenu", "hiddenentry"):
-                entry = _entry(command, path, text, self.place(parent))
+                entry = _entry(command, source, self.place(parent))
                 self.entries.append(entry)
                 if command.name == "submenu":
-                    self.read(command.body, path, text, entry.position)
+                    self.read(command.body, source, entry.position)
             elif command.name == "blscfg" and self.loader.entries:
                 self.entries.extend(each._replace(position=self.place(parent)) for each in bls.entries(self.view, self.loader))
             elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
@@ -85,11 +95,11 @@ class _Reader:
         text = self.view.text(path)
         if text is not None and not self.custom:  # 41_custom names it twice, for GRUBs with and without config_directory
             self.custom = True
-            self.read(script.parse(text, path), path, text, parent)
+            self.read(script.parse(text, path), _Source(path, text), parent)
         self.custom = True
 
 
-def _entry(command: script.Command, path: str, text: str, position: Tuple[int, ...]) -> Entry:
+def _entry(command: script.Command, source: _Source, position: Tuple[int, ...]) -> Entry:
     title, ident = _head(command)
     linux: Tuple[str, ...] = ()
     initrd: Tuple[str, ...] = ()
@@ -100,12 +110,12 @@ def _entry(command: script.Command, path: str, text: str, position: Tuple[int, .
                 linux = values
             elif each.name in ("initrd", "initrd16", "initrdefi"):
                 initrd = values
-    line = text.rfind("\n", 0, command.start) + 1
-    block = blocks.at(text, command.start)
+    line = source.text.rfind("\n", 0, command.start) + 1
+    block, section = source.ours.at(command.start), source.sections.at(command.start)
     driver, kernel = blocks.whose(block) if block else (None, None)
-    section = next((each.group("name") for each in _SECTION.finditer(text) if each.start() <= command.start < each.end()), "")
-    return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), path,
-                 text[line:command.stop] + "\n", position, section, driver, kernel, trial(block.group("body")) if block else "")
+    return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), source.path,
+                 source.text[line:command.stop] + "\n", position, section.group("name") if section else "", driver, kernel,
+                 trial(block.group("body")) if block else "")
 
 
 def _head(command: script.Command) -> Tuple[str, str]:
@@ -152,7 +162,8 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
         if not level:
             break
         named = [entry for entry in level if part in (entry.title, entry.id)]
-        numbered = level[int(part):int(part) + 1] if part.isdigit() else []
+        place = number(part)
+        numbered = level[place:place + 1] if place is not None else []
         found = (numbered or named or level)[0]
         parent = found.position
     return found
@@ -227,6 +238,9 @@ def set_default(view: View, loader: Loader, entry: Entry) -> None:
     _check_unattended(view, loader, entry)
     found = config(view, loader)
     if "saved_entry" not in _without_ours(view, loader).default:
+        if entry.path.endswith(".conf"):
+            raise KmodError(loader.config, "has a fixed default and does not look at the saved one",
+                            "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig", "DEFAULT_FIXED")
         _set_in_custom(view, loader, entry)
         return
     path = environment(loader)

@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from ...errors import KmodError
 from . import blocks
-from .menu import MARKER, Entry, Loader, Menu, New, View
+from .menu import MARKER, Entry, Loader, Menu, New, View, number
 
 _TITLE = re.compile(r"^[ \t]*title[ \t=]+(?P<title>.*?)[ \t]*$", re.M)
 _DEFAULT = re.compile(r"^(?P<head>[ \t]*default[ \t=]+)(?P<value>\S+)(?P<tail>.*)\n", re.M)
@@ -19,8 +19,8 @@ def menu(view: View, loader: Loader) -> Menu:
     text = _text(view, loader)
     entries = _entries(loader, text)
     default = next((found.group("value") for found in _DEFAULT.finditer(text, 0, _end_of_head(text))), "0")
-    number = int(default) if default.isdigit() else 0 if default != "saved" else -1
-    return Menu(entries, entries[number] if 0 <= number < len(entries) else None)
+    place = number(default) if default != "saved" else -1
+    return Menu(entries, next((entry for entry in entries if entry.position == (place or 0,)), None))
 
 
 def _text(view: View, loader: Loader) -> str:
@@ -37,17 +37,18 @@ def _end_of_head(text: str) -> int:
 
 def _entries(loader: Loader, text: str) -> List[Entry]:
     titles = list(_TITLE.finditer(text))
+    ours = blocks.Spans(text)
     found = []
-    for number, title in enumerate(titles):
-        end = titles[number + 1].start() if number + 1 < len(titles) else len(text)
-        block = blocks.at(text, title.start())
+    for place, title in enumerate(titles):
+        end = titles[place + 1].start() if place + 1 < len(titles) else len(text)
+        block = ours.at(title.start())
         driver, kernel_of = blocks.whose(block) if block else (None, None)
         body = own(text[title.start():end])
         kernel = _command(body, "kernel")
         initrd = _command(body, "initrd")
         words = [word for word in kernel if not word.startswith("--")]  # kernel --type=, --no-mem-option
-        found.append(Entry(str(number), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
-                           body, (number,), "", driver, kernel_of))
+        found.append(Entry(str(place), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
+                           body, (place,), "", driver, kernel_of))
     return found
 
 
@@ -115,10 +116,11 @@ def forget(view: View, loader: Loader, entry: Entry) -> None:
     text = _text(view, loader)
     remembered = _REMEMBERED.search(text)
     found = _DEFAULT.search(text, remembered.end() if remembered else 0, _end_of_head(text))
-    if found is None or not found.group("value").isdigit():
+    counted = number(found.group("value")) if found else None
+    if found is None or counted is None:
         return
     if remembered and found.group("value") == entry.id:
         old = remembered.group("line")
         view.put(loader.config, text[:remembered.start()] + (old + "\n" if old else "") + text[found.end():])
-    elif int(found.group("value")) > int(entry.id):
-        view.put(loader.config, text[:found.start("value")] + str(int(found.group("value")) - 1) + text[found.end("value"):])
+    elif counted > int(entry.id):
+        view.put(loader.config, text[:found.start("value")] + str(counted - 1) + text[found.end("value"):])

@@ -152,6 +152,11 @@ def boots(entry: Entry, release: str) -> bool:
     return len(parts) > 1 and parts[-2] == release and name in ("linux", "vmlinuz")
 
 
+def number(text: str) -> Optional[int]:
+    """The entry's number that a text is, None where it is none that a menu can have."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
 def check_args(args: str) -> str:
     """Arguments that mean the same to every loader: words without quoting or expansion."""
     bad = re.search(r"[^ !%()*+,\-./0-9:;=?@A-Z\[\]^_a-z~]", args)

@@ -3,11 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """GRUB 2's script language, as far as finding menu entries in a grub.cfg and changing single words of them needs it."""
+import functools
 import re
 from typing import Iterator, List, NamedTuple, Optional
 
 from ...errors import KmodError
 
+DEPTH = 50  # of blocks; a menu has three
 KEYWORDS = ("if", "then", "elif", "else", "while", "until", "do", "!")
 
 # grub-core/script/yylex.l: a word is made of plain characters, escapes, quoted strings and ${variables}
@@ -18,7 +20,7 @@ _TOKEN = re.compile(r"""
   | (?P<brace>[{}])
   | (?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}\n]*\}|[^\s;&|<>{}'"\\])+)
 """, re.VERBOSE | re.DOTALL)
-_PIECE = re.compile(r"""\\(?P<escaped>.)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|(?P<plain>.)""", re.DOTALL)
+_PIECE = re.compile(r"""\\(?P<escaped>.)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|(?P<plain>[^\\'"]+)""", re.DOTALL)
 
 
 class Word(NamedTuple):
@@ -56,6 +58,7 @@ class Command(NamedTuple):
             yield from command.walk()
 
 
+@functools.lru_cache(maxsize=8)  # a plan reads the same few scripts again and again; nobody changes what is found
 def parse(text: str, path: str) -> List[Command]:
     """The commands of a script in their order; those inside ``if`` stand on the level around it."""
     levels: List[List[Command]] = [[]]
@@ -70,6 +73,8 @@ def parse(text: str, path: str) -> List[Command]:
         if kind == "word":
             words.append(Word(token, position, found.end()))
         elif token == "{":
+            if len(heads) == DEPTH:
+                raise _malformed(path, text, position, "more than %d blocks in one another" % DEPTH)
             heads.append(_plain(words))
             levels.append([])
             words = []

@@ -55,6 +55,27 @@ def test_a_malformed_script_is_told_with_its_line(text, line):
     assert caught.value.code == "CONFIG_MALFORMED" and "line %d:" % line in caught.value.why
 
 
+def test_a_script_of_blocks_in_blocks_without_end_is_malformed():
+    with pytest.raises(KmodError) as caught:
+        script.parse("submenu x {\n" * 100000, "/boot/grub/grub.cfg")
+    assert caught.value.code == "CONFIG_MALFORMED"
+
+
+# The environment block
+
+def test_the_block_keeps_its_size_in_bytes():
+    text = grubenv("saved_entry=x")
+    changed = env.set_(text, "grubenv", "saved_entry", "With driver \u00e9: \u2013")
+    assert len(changed.encode()) == 1024
+    assert env.set_(changed, "grubenv", "saved_entry", "x") == text
+
+
+def test_a_block_whose_last_line_has_no_end_is_not_written_to():
+    with pytest.raises(KmodError) as caught:
+        env.set_(env.HEADER + "x=y" + "#" * 900, "grubenv", "next_entry", "z")
+    assert caught.value.code == "ENV_MALFORMED"
+
+
 # custom.cfg
 
 @pytest.mark.skipif(shutil.which("grub-script-check") is None, reason="no grub-script-check on this machine")
@@ -100,6 +121,17 @@ def test_what_others_wrote_into_custom_cfg_stays_to_the_byte(debian, theirs):
     write(root, CUSTOM, text + "set later=1\n", 0o640)
     present(root, kernels)[0].apply()
     write(root, CUSTOM, (root / CUSTOM).read_text().replace("set later=1\n", ""), 0o640)
+    absent(root)[0].apply()
+    assert snapshot(root) == before
+
+
+def test_what_stands_behind_half_a_block_of_ours_is_not_ours(debian):
+    root, kernels = debian
+    write(root, CUSTOM, "### BEGIN outoftree.kmod %s %s ###\nmenuentry 'Mine' {\n}\n" % (DRIVER, NEW), 0o600)
+    before = snapshot(root)
+    for _time in range(2):
+        present(root, kernels, boot="default")[0].apply()
+        assert [each.driver for each in menu(root).entries if each.title == "Mine"] == [None]
     absent(root)[0].apply()
     assert snapshot(root) == before
 
@@ -252,6 +284,13 @@ def test_with_a_fixed_default_custom_cfg_sets_another_but_not_against_a_trial(de
     assert (root / ENV).read_text() == grubenv()
 
 
+def test_a_fixed_default_that_no_custom_cfg_sets_is_told(tmp_path):
+    initrd = machines.el9(tmp_path)
+    cfg = tmp_path / "boot/grub2/grub.cfg"
+    write(tmp_path, "/boot/grub2/grub.cfg", cfg.read_text().replace('set default="${saved_entry}"', 'set default="0"'))
+    assert "GRUB_DEFAULT=saved" in refused("DEFAULT_FIXED", present, tmp_path, variants(initrd, NEW), boot="default").then
+
+
 # Once
 
 def test_once_is_left_to_grub_to_take_back(debian):
@@ -386,6 +425,14 @@ def test_variables_of_enterprise_linux_8_stay_in_the_copy(tmp_path):
 ])
 def test_versions_compare_as_rpm_compares_them(one, other, result):
     assert bls.vercmp(one, other) == result and bls.vercmp(other, one) == -result
+
+
+def test_an_entry_without_a_title_gets_one_that_is_its_own(tmp_path):
+    initrd = machines.el9(tmp_path)
+    path = tmp_path / "boot/loader/entries" / ("%s-%s.conf" % (MACHINE, NEW))
+    path.write_text(path.read_text().split("\n", 1)[1])
+    present(tmp_path, variants(initrd, NEW), boot="default")[0].apply()
+    assert menu(tmp_path).default.title == "With driver 3w-9xxx: /vmlinuz-" + NEW
 
 
 @pytest.mark.parametrize("driver", ["a", "3w-9xxx", "z", "9", "A.b", "x+y", "a_b-c"])
