@@ -8,13 +8,12 @@ A configuration tells most of it. What no configuration shows is here: what each
 """
 import re
 from operator import itemgetter
-from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError
 from ..read.exports import Export
-from ..read.kernels import Build, Kernel
+from ..read.kernels import Build, Kernel, Trust
 from ..read.runtime import OFFLINE, Runtime
-from ..read.signature import Certificate
 from ..read.sources import Note
 from .verdict import DOUBT, REFUSE, TAINT, Finding
 
@@ -59,7 +58,7 @@ class Loader(NamedTuple):
     problem: Optional[KmodError] = None
     notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
-    certificates: Callable[[], Sequence[Certificate]] = tuple  # those of its keys that are at hand; finding out takes time
+    trust: Callable[[], Trust] = Trust  # finding out takes time
 
     def option(self, name: str) -> Optional[bool]:
         """Whether CONFIG_NAME is set; None where the configuration is not to be had."""
@@ -95,7 +94,7 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
         owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin, problem=problem,
         notes=() if problem else kernel.export_notes, runtime=runtime,
-        certificates=lambda: kernel.certificates + runtime.enrolled)
+        trust=lambda: kernel.trust)
 
 
 def version(release: str) -> Tuple[int, int]:

@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the loader asks of a module's signature (``kernel/module/signing.c``)."""
-from typing import Iterator, Optional
+from typing import Iterable, Iterator, Optional
 
 from ..read import signature as signatures
 from ..read.ko import KernelModule
-from ..read.signature import PKCS7, X509, Signature
+from ..read.signature import PKCS7, X509, Certificate, Signature
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
@@ -40,7 +40,7 @@ def _unsupported(loader: Loader) -> Finding:
 
 
 def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:
-    if loader.option("SYSTEM_REVOCATION_LIST") and any(signatures.made_by(signature, each) for each in loader.runtime.revoked):
+    if loader.option("SYSTEM_REVOCATION_LIST") and _certificate(signature, loader.runtime.revoked):
         yield Finding("SIG_REVOKED", REFUSE, "signed with a key that the firmware revokes (%s)" % _signer(signature), errno="EKEYREJECTED")
         return
     trusted = key_known(loader, signature)
@@ -57,7 +57,7 @@ def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator
 
 def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:
     """By a key that the kernel has."""
-    certificate = next((each for each in loader.certificates() if signatures.made_by(signature, each)), None)
+    certificate = _certificate(signature, loader.runtime.enrolled) or _certificate(signature, loader.trust().certificates)
     good = signatures.verify(signature, certificate) if certificate else None
     if good is False:
         yield Finding("SIG_BAD", REFUSE, "its signature is wrong: the file was changed after it was signed (%s)" % _signer(signature),
@@ -67,9 +67,16 @@ def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Itera
         yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as %s is not at hand"
                       % (_signer(signature), "the certificate" if certificate is None else "an openssl that can"))
     if module.sha256 in loader.runtime.rejected:
-        # Not upstream's: a patch of Debian's, which others have too (MODSIGN: check hash of the kernel module in the blacklist).
-        yield Finding("SIG_HASH_REJECTED", REFUSE if loader.family == "debian" else DOUBT, "its digest is on the firmware's list of what not to run",
-                      found=module.sha256, errno="EKEYREJECTED" if loader.family == "debian" else None)
+        message, checks = "its digest is on the firmware's list of what not to run", loader.trust().checks_digests
+        if checks:
+            yield Finding("SIG_HASH_REJECTED", REFUSE, message, found=module.sha256, errno="EKEYREJECTED",
+                          dmesg="Module hash %s is blacklisted" % module.sha256)
+        elif checks is None:
+            yield Finding("SIG_HASH_REJECTED", DOUBT, message + ", and whether this kernel looks there cannot be told", found=module.sha256)
+
+
+def _certificate(signature: Signature, among: Iterable[Certificate]) -> Optional[Certificate]:
+    return next((each for each in among if signatures.made_by(signature, each)), None)
 
 
 def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
@@ -77,7 +84,7 @@ def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
     own = loader.build.signature
     if own is not None and (own.issuer, own.serial, own.key_id) == (signature.issuer, signature.serial, signature.key_id):
         return True
-    if any(signatures.made_by(signature, each) for each in loader.runtime.enrolled):
+    if _certificate(signature, loader.runtime.enrolled):
         return True
     if loader.runtime.keys is None:
         return None

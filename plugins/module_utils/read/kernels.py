@@ -35,6 +35,13 @@ class Build(NamedTuple):
     modinfo: Tuple[Tuple[str, str], ...] = ()
 
 
+class Trust(NamedTuple):
+    """What a kernel's image says of signatures. No certificates and None where it cannot be read."""
+
+    certificates: Tuple[Certificate, ...] = ()  # that are part of it (certs/system_certificates.S)
+    checks_digests: Optional[bool] = None  # whether it looks up a signed module's digest on the firmware's list, which is no part of upstream
+
+
 class lazy:  # noqa: N801 - used like property
     """A property that is computed once; functools.cached_property came with Python 3.8."""
 
@@ -140,13 +147,12 @@ class Kernel:
         return self.sources.notes
 
     @lazy
-    def certificates(self) -> Tuple[Certificate, ...]:
-        """Those that are part of its image (``certs/system_certificates.S``); none where the image cannot be read."""
+    def trust(self) -> Trust:
         try:
             image = kernel_image.unpack(self.host.read(self.image), self.image) if self.image else None
         except KmodError:
-            return ()
-        return tuple(signature.certificates(image.data)) if image else ()
+            return Trust()
+        return Trust(tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data) if image else Trust()
 
     @property
     def running(self) -> bool:

@@ -6,13 +6,14 @@
 import build_ko
 import pytest
 from build_ko import CONFIG, EXPORTS, MACHINES, Export, Section, ko
+from signing import SIGNED
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.symbol_rules import for_module
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
 
 EL9 = "5.14.0-427.el9.x86_64"
 LAYOUT = ("module_layout", 0x11)
@@ -89,6 +90,15 @@ def test_who_takes_a_symbol_without_a_version(release, family, takes):
 def test_rules_that_were_backported(release, family, has):
     it = policy.Loader(release, policy.version(release), family, {}, kernels.Build(), {})
     assert it.has("struct module size") == has
+
+
+@pytest.mark.parametrize("text,errno", [(b"\x013Module hash %*phN is blacklisted\n", "EKEYREJECTED"), (b"another text", None)])
+def test_digests_that_the_firmware_rejects_count_where_the_kernel_looks(text, errno, tmp_path):
+    build_ko.kernel(tmp_path, in_tree={"a/first.ko": SIGNED})
+    (tmp_path / "boot" / ("vmlinuz-" + build_ko.RELEASE)).write_bytes(build_ko.elf([Section(".rodata", text)]))
+    module = modules.parse(SIGNED, "/opt/vendor.ko")
+    verdict, = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], Runtime(rejected=frozenset([module.sha256])))
+    assert verdict.errno == errno
 
 
 def test_what_is_not_reached_is_a_note(tmp_path):
