@@ -35,8 +35,8 @@ def booted(kernel, directory, files, script):
     if not variables.exists():
         shutil.copyfile(str(VARIABLES), str(variables))
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
-    lines = ["#!/bin/sh", "b=/bin/busybox", "for each in proc sysfs; do $b mkdir -p /$each; done", "$b mount -t proc proc /proc",
-             "$b mkdir /sys; $b mount -t sysfs sysfs /sys"] + script + ["echo '= end'", "$b poweroff -f"]
+    lines = ["#!/bin/sh", "b=/bin/busybox", "$b mkdir /proc /sys", "$b mount -t proc proc /proc", "$b mount -t sysfs sysfs /sys", "echo"]
+    lines += script + ["echo '= end'", "$b poweroff -f"]
     contents = dict(files, **{"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": "c 5 1",
                               "init": "\n".join(lines).encode() + b"\n"})
     (directory / "initrd").write_bytes(qemu.cpio(contents))
