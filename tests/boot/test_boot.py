@@ -120,6 +120,17 @@ def test_a_person_at_the_menu_can_tell_the_entries_apart(machine):
     assert re.search("With driver ootedu", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", machine.guest.console()))
 
 
+def test_on_a_real_vfat_files_are_made_and_replaced_as_elsewhere(machine, shipped):
+    if machine.disk.name != "systemd-boot":
+        pytest.skip("has its images and entries on ext4")
+    assert machine.ran("findmnt -no FSTYPE -T /boot/efi/loader/loader.conf") == "vfat\n"
+    now = {path: digest for path, digest in machine.files().items() if path.startswith("/boot/efi/")}
+    made = sorted(path.rsplit("/", 1)[1] for path in set(now) - set(shipped))
+    assert [re.sub("[^/]*" + re.escape(machine.kernel.release), "REL", name) for name in made] == ["REL~ootedu.conf", "REL.1"], made
+    assert now["/boot/efi/loader/loader.conf"] != shipped["/boot/efi/loader/loader.conf"]
+    assert "default" in machine.ran("cat /boot/efi/loader/loader.conf")
+
+
 def test_a_second_run_changes_nothing(machine, driver):
     before = machine.files()
     totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_boot=default", "-e", "kmod_reboot=true")
