@@ -181,3 +181,32 @@ def test_grub_legacy_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
     assert order == titles
     assert expected.entries[started].position == expected.default.position
     assert (expected.default.driver is not None) == (boot == "default")
+
+
+@pytest.mark.skipif(shutil.which("xorriso") is None, reason="no xorriso on this machine")
+@pytest.mark.parametrize("boot", ["none", "default"])
+def test_syslinux_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
+    """ISOLINUX, which reads the same file as EXTLINUX with the same code, but needs no file system that is mounted."""
+    host, loader, kernels = machine(tmp_path / "root", "extlinux")
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    expected = menu(host, loader)
+    text = host.read_text(loader.config)
+    for kind, line in (("\tmenu label ", "\tmenu label T-%02d"), ("\tlinux ", "\tlinux /chosen-%02d")):
+        for number in range(len(expected.entries)):
+            text = re.sub("^%s(?!T-|/chosen-).*" % kind, line % number, text, count=1, flags=re.M)
+    text = re.sub(r"^\t(initrd|append|fdtdir).*\n", "", text, flags=re.M)
+    write = tmp_path / "iso/isolinux"
+    write.mkdir(parents=True)
+    (write / "isolinux.cfg").write_text("serial 0 115200\nui menu.c32\n" + text)
+    for package, names in (("isolinux", ["isolinux.bin"]), ("syslinux-common", ["ldlinux.c32", "menu.c32", "libutil.c32"])):
+        tree = debian.unpack(debian.package(package, "bookworm"))
+        for name in names:
+            shutil.copyfile(str(next(path for path in tree.rglob(name) if "efi" not in str(path.parent.name))), str(write / name))
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot",
+                    "-boot-load-size", "4", "-boot-info-table", "-o", str(tmp_path / "disk.iso"), str(tmp_path / "iso")],
+                   check=True, stderr=subprocess.DEVNULL)
+    titles = ["T-%02d" % number for number in range(len(expected.entries))]
+    order, started = shown(serial(["-cdrom", str(tmp_path / "disk.iso")]), titles)
+    assert order == titles
+    assert expected.entries[started].position == expected.default.position
+    assert (expected.default.driver is not None) == (boot == "default")
