@@ -11,7 +11,8 @@ import bisect
 import re
 from typing import Iterator, Optional, Tuple
 
-from .menu import MARKER
+from ...errors import KmodError
+from .menu import MARKER, Entry, Loader, New, View
 
 # Within a block there is no other mark: one whose other mark is gone holds nothing, and does not reach to that of another block.
 _BLOCK = re.compile(r"""
@@ -66,3 +67,20 @@ def cut(text: str, driver: str, kernel: str) -> Optional[str]:
     if flags == " +newline" and not after:
         return before[:-1]
     return None if flags == " +file" and not before + after else before + after
+
+
+# Loaders with one file for all entries
+
+def whole(view: View, loader: Loader) -> str:
+    text = view.text(loader.config)
+    if text is None:
+        raise KmodError(loader.config, "is not there", "Name the loader that the host boots with", "CONFIG_MISSING")
+    return text
+
+
+def add(view: View, loader: Loader, new: New, body: str) -> None:
+    view.put(loader.config, put(whole(view, loader), new.driver, new.kernel, body))
+
+
+def drop(view: View, loader: Loader, entry: Entry) -> None:
+    view.put(loader.config, cut(whole(view, loader), entry.driver or "", entry.kernel or ""))

@@ -15,19 +15,15 @@ _DEFAULT = re.compile(r"^[ \t]*default[ \t]+(?P<value>.*?)[ \t]*\n", re.M | re.I
 _REMEMBERED = re.compile(r"^# %s default(?P<old>.*)\n" % re.escape(MARKER), re.M)
 
 
+drop = blocks.drop
+
+
 def menu(view: View, loader: Loader) -> Menu:
-    text = _text(view, loader)
+    text = blocks.whole(view, loader)
     entries = _entries(loader, text)
     named = _DEFAULT.search(text)
     default = next((entry for entry in entries if named and entry.id == named.group("value")), entries[0] if entries else None)
     return Menu(entries, default)
-
-
-def _text(view: View, loader: Loader) -> str:
-    text = view.text(loader.config)
-    if text is None:
-        raise KmodError(loader.config, "is not there", "Name the loader that the host boots with", "CONFIG_MISSING")
-    return text
 
 
 def _entries(loader: Loader, text: str) -> List[Entry]:
@@ -69,15 +65,11 @@ def compose(shipped: Entry, new: New) -> str:
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    view.put(loader.config, blocks.put(_text(view, loader), new.driver, new.kernel, compose(shipped, new)))
-
-
-def drop(view: View, loader: Loader, entry: Entry) -> None:
-    view.put(loader.config, blocks.cut(_text(view, loader), entry.driver or "", entry.kernel or ""))
+    blocks.add(view, loader, new, compose(shipped, new))
 
 
 def set_default(view: View, loader: Loader, entry: Entry) -> None:
-    text = _text(view, loader)
+    text = blocks.whole(view, loader)
     found = _DEFAULT.search(text)
     line = "default %s\n" % entry.id
     if found is None:
@@ -92,7 +84,7 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
 
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
-    text = _text(view, loader)
+    text = blocks.whole(view, loader)
     remembered = _REMEMBERED.search(text)
     current = _DEFAULT.search(text, remembered.end()) if remembered else None
     if remembered and current and current.group("value") == entry.id:

@@ -15,19 +15,15 @@ _DEFAULT = re.compile(r"^(?P<head>[ \t]*default[ \t=]+)(?P<value>\S+)(?P<tail>.*
 _REMEMBERED = re.compile(r"^# %s default (?P<line>.*)\n" % re.escape(MARKER), re.M)
 
 
+drop = blocks.drop
+
+
 def menu(view: View, loader: Loader) -> Menu:
-    text = _text(view, loader)
+    text = blocks.whole(view, loader)
     entries = _entries(loader, text)
     default = next((found.group("value") for found in _DEFAULT.finditer(text, 0, _end_of_head(text))), "0")
     place = number(default) if default != "saved" else -1
     return Menu(entries, next((entry for entry in entries if entry.position == (place or 0,)), None))
-
-
-def _text(view: View, loader: Loader) -> str:
-    text = view.text(loader.config)
-    if text is None:
-        raise KmodError(loader.config, "is not there", "Name the loader that the host boots with", "CONFIG_MISSING")
-    return text
 
 
 def _end_of_head(text: str) -> int:
@@ -85,16 +81,12 @@ def compose(shipped: Entry, new: New) -> str:
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    view.put(loader.config, blocks.put(_text(view, loader), new.driver, new.kernel, compose(shipped, new)))
-
-
-def drop(view: View, loader: Loader, entry: Entry) -> None:
-    view.put(loader.config, blocks.cut(_text(view, loader), entry.driver or "", entry.kernel or ""))
+    blocks.add(view, loader, new, compose(shipped, new))
 
 
 def set_default(view: View, loader: Loader, entry: Entry) -> None:
     """Have ``default`` count to our entry; the line that stood there is kept in a comment above it."""
-    text = _text(view, loader)
+    text = blocks.whole(view, loader)
     found = next(_DEFAULT.finditer(text, 0, _end_of_head(text)), None)
     if found is None:
         line = "# %s default \ndefault=%s\n" % (MARKER, entry.id)
@@ -113,7 +105,7 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
     """Before our entry goes: the old default is back, and one that counts past it still means the same."""
-    text = _text(view, loader)
+    text = blocks.whole(view, loader)
     remembered = _REMEMBERED.search(text)
     found = _DEFAULT.search(text, remembered.end() if remembered else 0, _end_of_head(text))
     counted = number(found.group("value")) if found else None
