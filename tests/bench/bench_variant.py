@@ -68,7 +68,7 @@ def main() -> int:
         print("skipped: " + reason)
         return 0
     kernel = images.kernel(suite)
-    system = images.installed(suite)
+    system = images.installed(suite, "dracut")
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         rebuilt: Dict[str, Tuple[float, float]] = {}
         for tool in ("initramfs-tools", "dracut"):

@@ -68,7 +68,7 @@ def host_of(case: Case, work: Path) -> Host:
     """A directory host with the shipped image, the kernel's modules and the driver linked into them."""
     kernel = images.kernel(case.base.suite)
     if case.what == "rebuild":
-        debian.run(["cp", "-al", str(images.installed(case.base.suite)), str(work / "host")])
+        debian.run(["cp", "-al", str(images.installed(case.base.suite, case.base.tool)), str(work / "host")])
     else:
         (work / "host/usr/lib/modules").mkdir(parents=True)
         (work / "host/lib").symlink_to("usr/lib")

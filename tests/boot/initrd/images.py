@@ -15,9 +15,10 @@ import debian
 from debian import LabError
 
 SUITES = {"bookworm": "6.1.", "trixie": "6.12.", "sid": ""}  # and its own kernel series
-PACKAGES = ("systemd-sysv,udev,dbus,kmod,initramfs-tools,dracut-core,busybox,zstd,xz-utils,lz4,lzop,bzip2,cpio,file,binutils,"
-            "amd64-microcode")
+PACKAGES = "systemd-sysv,udev,dbus,kmod,zstd,"
+BOTH = "initramfs-tools,dracut-core,busybox,xz-utils,lz4,lzop,bzip2,cpio,file,binutils,amd64-microcode"
 COMPRESSIONS = {"gzip": "gzip", "bzip2": "bzip2", "lzma": "lzma", "xz": "xz", "lzo": "lzop", "lz4": "lz4", "zstd": "zstd"}  # mkinitramfs's names
+QUICK = {"initramfs-tools": ("bzip2", "lzma", "xz"), "dracut": ("bzip2", "lzma")}  # at their lowest level: a minute less each, the same format
 MODULES = "usr/lib/modules/"
 INSIDE = 'mount -t proc proc "$0/proc"; mount -t tmpfs tmpfs "$0/run"; mount --bind "$1" "$0/mnt"; exec chroot "$0" sh -ec "$2"'
 
@@ -49,25 +50,26 @@ def kernel(suite: str) -> debian.Image:
     return [each for each in debian.kernels(suite) if each.release.startswith(SUITES[suite])][-1]
 
 
-def root(suite: str) -> Path:
-    """A small system of the suite with both tools and all compressors."""
+def root(suite: str, tool: str) -> Path:
+    """A small system of the suite with both tools and all compressors, or with mkosi, which brings half a distribution along."""
     def make(temporary: Path) -> None:
-        debian.say("making a system of %s" % suite)
+        debian.say("making a system of %s for %s" % (suite, tool))
         sources = debian.sources(suite).replace("Components: main", "Components: main non-free-firmware")
         configuration = temporary / "apt.conf"
         configuration.write_text("\n".join(debian.inherited()) + '\nAPT::Install-Recommends "false";\n')
-        debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--include=" + PACKAGES, suite,
-                    str(temporary / "root"), "-"], input=sources)  # without "-" it takes a mirror of its own, with main alone
+        debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--skip=cleanup/apt/lists",
+                    "--include=" + PACKAGES + ("mkosi" if tool == "mkosi-initrd" else BOTH), suite, str(temporary / "root"),
+                    "-"], input=sources)  # without "-" it takes a mirror of its own, with main alone
 
-    return debian.once(debian.cache() / "initrd" / suite, make) / "root"
+    return debian.once(debian.cache() / "initrd" / (suite + ("-mkosi" if tool == "mkosi-initrd" else "")), make) / "root"
 
 
-def installed(suite: str) -> Path:
+def installed(suite: str, tool: str) -> Path:
     """That system with the suite's newest kernel in it."""
-    system, chosen = root(suite), kernel(suite)
+    system, chosen = root(suite, tool), kernel(suite)
     modules = system / MODULES / chosen.release
     if not modules.exists():
-        with debian.lock("initrd-%s" % suite):
+        with debian.lock("initrd-%s" % system.parent.name):
             if not modules.exists():
                 tree = debian.tree(chosen)
                 modules.parent.mkdir(exist_ok=True)
@@ -83,18 +85,22 @@ def image(base: Base) -> Path:
 
     def make(temporary: Path) -> None:
         debian.say("making an image: %s" % base.name)
-        run_in(installed(base.suite), temporary, "; ".join(commands(base, chosen.release)))
+        run_in(installed(base.suite, base.tool), temporary, "; ".join(commands(base, chosen.release)))
 
     name = "%s-%s-%s%s_%s_%s" % (base.suite, base.tool, base.compression, "-microcode" if base.microcode else "", chosen.release, chosen.version)
     return debian.once(debian.cache() / "initrd-images" / name, make) / "initrd"
 
 
 def commands(base: Base, release: str) -> List[str]:
+    quick = base.compression in QUICK.get(base.tool, ())
+    if base.tool == "mkosi-initrd":
+        return ["mkosi-initrd --kernel-version %s --output-dir /mnt --output initrd" % release]
     if base.tool == "initramfs-tools":
         return ["cp -a /etc/initramfs-tools /run/conf",
                 "echo AMD64UCODE_INITRAMFS=%s > /etc/default/amd64-microcode" % ("early" if base.microcode else "no"),
-                "mkinitramfs -d /run/conf -c %s -o /mnt/initrd %s" % (COMPRESSIONS[base.compression], release)]
-    return ["dracut --force --no-hostonly --%s --%searly-microcode /mnt/initrd %s" % (base.compression, "" if base.microcode else "no-", release)]
+                "mkinitramfs -d /run/conf -c %s%s -o /mnt/initrd %s" % (COMPRESSIONS[base.compression], " -l 1" if quick else "", release)]
+    compression = "--compress '%s -1'" % base.compression if quick else "--" + base.compression
+    return ["dracut --force --no-hostonly %s --%searly-microcode /mnt/initrd %s" % (compression, "" if base.microcode else "no-", release)]
 
 
 def run_in(system: Path, output: Path, script: str) -> str:
