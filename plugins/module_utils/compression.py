@@ -242,7 +242,7 @@ class _Zstd:
         self.needs_input = not self.pending and taken.pos < PIECE
         if answer == 0:
             self.eof, self.unused_data, self.pending = True, self.pending, b""
-        return self.output.raw[:taken.pos]
+        return ctypes.string_at(self.output, taken.pos)
 
 
 class _Lz4:
@@ -255,46 +255,51 @@ class _Lz4:
 
     def __init__(self, library: Any) -> None:
         self.library = library
-        self.pending = b""
+        self.pending = bytearray()
         self.started = False
         self.eof = False
         self.needs_input = True
         self.unused_data = b""
         self.output = ctypes.create_string_buffer(self.BLOCK)
-        self.ready = b""
+        self.ready = (0, 0)  # from and to where in the output
 
     @property
     def may_end(self) -> bool:
-        return self.started and self.pending in (b"", b"\0", b"\0\0", b"\0\0\0")
+        return self.started and len(self.pending) < 4 and not any(self.pending)
 
     def decompress(self, data: bytes, size: int) -> bytes:
         self.pending += data
-        if not self.ready and not self.eof:
-            self.ready = self._block()
-        piece, self.ready = self.ready[:size], self.ready[size:]
+        start, end = self.ready
+        if start == end and not self.eof:
+            start, end = 0, self._block()
+        piece = ctypes.string_at(ctypes.addressof(self.output) + start, min(size, end - start))
+        self.ready = (start + len(piece), end)
         self.needs_input = not piece and not self.eof
         return piece
 
-    def _block(self) -> bytes:
+    def _block(self) -> int:
+        """Unpack the next block into the output, if it is there as a whole; how long it is there."""
         if not self.started:
             if len(self.pending) < 4:
-                return b""
-            self.started, self.pending = True, self.pending[4:]
+                return 0
+            self.started = True
+            del self.pending[:4]
         if len(self.pending) < 4:
-            return b""
-        (length,) = struct.unpack("<I", self.pending[:4])
+            return 0
+        (length,) = struct.unpack_from("<I", self.pending)
         if length == 0 or self.pending[:4] == b"\x02\x21\x4c\x18":
-            self.eof, self.unused_data, self.pending = True, self.pending, b""
-            return b""
+            self.eof, self.unused_data = True, bytes(self.pending)
+            del self.pending[:]
+            return 0
         if length > self.BLOCK + (self.BLOCK >> 7):
             raise DamagedError("block of %d bytes" % length)
         if len(self.pending) < 4 + length:
-            return b""
-        block, self.pending = self.pending[4:4 + length], self.pending[4 + length:]
-        count = self.library.LZ4_decompress_safe(block, self.output, length, self.BLOCK)
+            return 0
+        count = self.library.LZ4_decompress_safe(bytes(self.pending[4:4 + length]), self.output, length, self.BLOCK)
         if count < 0:
             raise DamagedError("bad block")
-        return self.output.raw[:count]
+        del self.pending[:4 + length]
+        return count  # type: ignore[no-any-return]
 
 
 class _Lzo:
@@ -350,4 +355,4 @@ class _Lzo:
         count = ctypes.c_size_t(full)
         if self.library.lzo1x_decompress_safe(block, ctypes.c_size_t(packed), self.output, ctypes.byref(count), None) or count.value != full:
             raise DamagedError("bad block")
-        return self.output.raw[:full]
+        return ctypes.string_at(self.output, full)

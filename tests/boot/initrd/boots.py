@@ -30,7 +30,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments, variant  # noqa: E402
 
-APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=300 rd.retry=300 root=/dev/vda rd.emergency=reboot"}
+APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=300 rd.retry=300 root=/dev/vda rd.emergency=reboot",
+          "mkosi-initrd": "root=/dev/vda rd.emergency=reboot"}
 LOADED = r"\] ootedu: loaded"
 BOUND = r"\] ootedu: bound"
 END = r"\(initramfs\)|Spawning shell|reboot: |Kernel panic|dracut-emergency"
@@ -54,6 +55,8 @@ def cases() -> List[Case]:
             made += [Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild")]
         made += [Case(Base(suite, "initramfs-tools", "lz4"), "too few NULs"), Case(Base(suite, "initramfs-tools", "gzip"), "off by 1"),
                  Case(Base(suite, "initramfs-tools"), "directory lib")]
+        if suite != "bookworm":  # its mkosi makes no initrds
+            made += [Case(Base(suite, "mkosi-initrd"), what) for what in ("overlay", "namesake", "rebuild")]
     return made
 
 
@@ -103,6 +106,9 @@ def booted_image(case: Case, work: Path) -> Path:
     plan, result = variant.present(host, variant.Request(("edu",), method=method, early_load=early))
     plan.apply()
     (row,) = result["variants"]
+    if method == "rebuild":
+        tool = row["phases"][0]["name"]
+        assert tool == {"initramfs-tools": "mkinitramfs"}.get(case.base.tool, case.base.tool), "rebuilt by %s" % tool
     shipped, made = (Path(host.real(row[key])).read_bytes() for key in ("base", "path"))
     if case.what == "segment":
         made = shipped + bytes(-len(shipped) % 4) + made  # as GRUB and systemd-boot put it into memory

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Real initramfs images: made by the mkinitramfs and the dracut of a Debian suite, in a root of that suite, for its newest kernel."""
+"""Real initramfs images: made by mkinitramfs, dracut and mkosi-initrd of a Debian suite, in a root of that suite, for its newest kernel."""
 import os
 import shutil
 import subprocess
@@ -20,14 +20,15 @@ BOTH = "initramfs-tools,dracut-core,busybox,xz-utils,lz4,lzop,bzip2,cpio,file,bi
 COMPRESSIONS = {"gzip": "gzip", "bzip2": "bzip2", "lzma": "lzma", "xz": "xz", "lzo": "lzop", "lz4": "lz4", "zstd": "zstd"}  # mkinitramfs's names
 QUICK = {"initramfs-tools": ("bzip2", "lzma", "xz"), "dracut": ("bzip2", "lzma")}  # at their lowest level: a minute less each, the same format
 MODULES = "usr/lib/modules/"
-INSIDE = 'mount -t proc proc "$0/proc"; mount -t tmpfs tmpfs "$0/run"; mount --bind "$1" "$0/mnt"; exec chroot "$0" sh -ec "$2"'
+INSIDE = ('mount --bind "$0" "$0"; mount -t proc proc "$0/proc"; mount -t tmpfs tmpfs "$0/run"; mount --bind "$1" "$0/mnt"; '
+          'exec chroot "$0" sh -ec "$2"')
 
 
 class Base(NamedTuple):
     """How a shipped image is made."""
 
     suite: str
-    tool: str  # initramfs-tools or dracut
+    tool: str  # initramfs-tools, dracut or mkosi-initrd
     compression: str = "zstd"
     microcode: bool = False
 
@@ -60,6 +61,7 @@ def root(suite: str, tool: str) -> Path:
         debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--skip=cleanup/apt/lists",
                     "--include=" + PACKAGES + ("mkosi" if tool == "mkosi-initrd" else BOTH), suite, str(temporary / "root"),
                     "-"], input=sources)  # without "-" it takes a mirror of its own, with main alone
+        (temporary / "root/usr/lib/firmware").mkdir(exist_ok=True)  # mkosi-initrd 25 stops where there is none
 
     return debian.once(debian.cache() / "initrd" / (suite + ("-mkosi" if tool == "mkosi-initrd" else "")), make) / "root"
 

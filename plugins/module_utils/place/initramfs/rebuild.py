@@ -23,6 +23,7 @@ from . import cpio, overlay, parts
 from .image import SIZE_LIMIT, Image, generator, modules_dir, read
 
 HOOK = '#!/bin/sh\n[ "$1" = prereqs ] && exit 0\n. /usr/share/initramfs-tools/hook-functions\nmanual_add_modules %s\n'
+ENTER = 'mount --bind "$0" "$0"; mount -t proc proc "$0/proc"; exec chroot "$0" "$@"'  # for mkosi-initrd / has to be a mount point
 BIN = ("/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/")
 
 
@@ -53,6 +54,7 @@ def mkinitramfs(host: Host, build: Build) -> List[str]:
 
 
 def mkosi_initrd(_host: Host, build: Build) -> List[str]:
+    """It takes the modules that are loaded just now and those of its own list, and has no option for others: see ``_checked``."""
     directory, name = build.output.rsplit("/", 1)
     return ["mkosi-initrd", "--kernel-version", build.release, "--output-dir", directory, "--output", name]
 
@@ -64,13 +66,15 @@ def mkinitrd(_host: Host, build: Build) -> List[str]:
 
 Tool = Callable[[Host, Build], List[str]]
 TOOLS: Dict[str, Tuple[Tool, ...]] = {  # by what takes the shipped image through its early boot
-    "initramfs-tools": (mkinitramfs,), "systemd": (dracut, mkosi_initrd), "dracut": (dracut,), "dracut-004": (dracut,), "nash": (mkinitrd,),
+    "initramfs-tools": (mkinitramfs,), "systemd": (mkosi_initrd, dracut), "dracut": (dracut,), "dracut-004": (dracut,), "nash": (mkinitrd,),
     "unknown": (dracut, mkinitramfs, mkosi_initrd, mkinitrd)}
 
 
 def tool(host: Host, shipped: Image) -> Tool:
     """The tool for images of the shipped kind that this host has."""
     kind = generator(shipped.tree)
+    if kind == "systemd" and shipped.tree.find("usr/lib/dracut"):
+        kind = "dracut"
     for make in TOOLS[kind]:
         if any(host.is_file(directory + make.__name__.replace("_", "-")) for directory in BIN):
             return make
@@ -95,9 +99,9 @@ def content(host: Host, shipped: Image, modules: Sequence[ko.KernelModule], want
                 argv = make(host, Build(release, [module.name for module in modules], scratch, output))
             except (OSError, shutil.Error) as error:
                 raise from_oserror(scratch, OSError(str(error)), "copy the configuration") from None
-            host.run(argv if host.live else ["chroot", host.root] + argv)
+            host.run(argv if host.live else ["unshare", "--mount", "sh", "-ec", ENTER, host.root] + argv)
             built = time.monotonic()
-            sealed = _checked(host, output, modules, wants, scratch)
+            sealed = _checked(host, make, output, modules, wants, scratch)
             digest = hashlib.sha256()
             row["phases"] = [{"name": argv[0], "seconds": round(built - start, 1)}, {"name": "verify", "seconds": round(time.monotonic() - built, 1)}]
             size = 0
@@ -129,12 +133,14 @@ def _scratch(host: Host) -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _checked(host: Host, output: str, modules: Sequence[ko.KernelModule], wants: Dict[str, Any], scratch: str) -> overlay.Overlay:
-    """Look for the driver in the built image; what early loading needs and the manifest go behind it."""
+def _checked(host: Host, make: Tool, output: str, modules: Sequence[ko.KernelModule], wants: Dict[str, Any], scratch: str) -> overlay.Overlay:
+    """Look for the driver in the built image; what early loading needs and the manifest go behind it, and what the tool cannot be told to take."""
     if not host.is_file(output):
         raise KmodError(output, "the tool said that all went well, but has not written it", code="TOOL_FAILED")
     store = parts.Store(host.real(scratch), wants["kernel"])
     image = read(host, output, store.wanted)
+    if make is mkosi_initrd:
+        return overlay.build(host, wants["kernel"], modules, image, store, wants, "rebuild")
     prefix = modules_dir(image.tree, wants["kernel"])
     had = store.tree(image.tree, prefix)
     known = parts.indexed(had)
