@@ -171,8 +171,8 @@ kernels:
       sample: true
     trial:
       description:
-        - What is known of these images having been started by this entry. V(none) that they were to be, V(pending) that the next boot does it,
-          V(passed) that the host was seen running the driver then, V(failed) that it was not.
+        - How the trial of these images went that O(boot=once) asked for. V(none) where it did not, V(pending) before that boot, V(passed) where
+          the host was seen running the driver after it, V(failed) where it was not.
       type: str
       returned: O(state=present)
       sample: pending
