@@ -4,7 +4,6 @@
 
 """New boot entries beside the shipped ones: planned as a whole, and read back before anything is written."""
 import functools
-import hashlib
 import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -12,11 +11,11 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from ...compression import decompress
 from ...errors import KmodError
 from ...host import Host
-from ...plan import Content, Plan
+from ...plan import Plan
 from ...read import ko
 from .. import loaded
 from ..initramfs import variant
-from . import bls, detect
+from . import bls, detect, trials
 from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
 from .shipped import LOADERS, choose, initrd_word, locate
 
@@ -47,18 +46,18 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     view = View(host)
     running = proof(host, request.driver)
     target = next((each for each in kernels if before.default and boots(before.default, each)), next(reversed(list(kernels)), None))
-    made, trials = {}, {}
+    made, known = {}, {}
     for release, images in kernels.items():
         shipped = choose(before, release, loader, request.copy_of)
         named, replaces = _initrd(host, shipped, release, images)
         old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
         promoted = old is not None and _same(before.default, old)
-        trial = _trial(host, request, old, before.once, images, running["verified"] and running["booted"] == release)
+        trial = trials.known(host, old, before.once, images, request.args, running["verified"] and running["booted"] == release)
         if request.boot == "once" and release == target and trial.state in ("none", "failed") and (host.live or not promoted):
-            trial = _start(old, trial)
+            trial = trials.start(old, trial)
         default = release == target if request.boot == "default" else promoted and not trial.starts
         made[release] = New(request.driver, release, named, replaces, _arguments(request, default), trial.remark)
-        trials[release] = trial
+        known[release] = trial
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
         if taken:
             raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
@@ -70,14 +69,14 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     once = None
     if target and request.boot == "default":
         module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, target))
-    elif target and trials[target].starts:
+    elif target and known[target].starts:
         once = _try_once(view, loader, _ours(module.menu(view, loader), request.driver, target))
     after = module.menu(view, loader)
     after = after._replace(once=once or after.once)
     _check(loader, before, after, made, request.boot != "none")
     if target and request.boot == "default" and not _same(after.default, _ours(after, request.driver, target)):
         raise KmodError(loader.config, "would go on to start %r" % (after.default and after.default.title), "Set the default by hand", "DEFAULT_KEPT")
-    rows = [dict(_row(before, after, _ours(after, request.driver, release), new), trial=trials[release].state) for release, new in made.items()]
+    rows = [dict(_row(before, after, _ours(after, request.driver, release), new), trial=known[release].state) for release, new in made.items()]
     return view.plan(), _result(loader, after, rows, running)
 
 
@@ -146,43 +145,6 @@ def variants(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, 
         if release not in found:
             raise KmodError(release, "has no initramfs variant with %s" % driver, "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
     return dict(sorted(found.items(), key=lambda item: functools.cmp_to_key(bls.vercmp)(item[0])))
-
-
-class Trial(NamedTuple):
-    """What is known of an entry's trial. It is that of these very images and arguments: with others there has been none."""
-
-    state: str  # none, pending (the next boot), passed, failed (it has been, and the host was not seen running the driver)
-    of: str = ""  # a digest of what is tried
-    remark: str = ""  # what the entry is to remember
-    starts: bool = False  # whether it is this plan that has the next boot try it
-
-
-def _trial(host: Host, request: Request, old: Optional[Entry], once: Optional[str], images: Sequence[str], proven: bool) -> Trial:
-    armed = old is not None and once == old.id
-    remark = old.trial if old else ""
-    if not (armed or remark or request.boot == "once"):
-        return Trial("passed" if proven else "none")  # without a look at the images
-    of = _digest(host, request, images)
-    had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
-    if proven:
-        return Trial("passed", of, "passed " + of if had else "")
-    if armed:
-        return Trial("pending", of, "started " + of)
-    return Trial({"": "none", "started": "failed", "passed": "passed"}[had], of, remark if had else "")
-
-
-def _start(old: Optional[Entry], trial: Trial) -> Trial:
-    """The trial as it is when it is planned. One that failed is not repeated, or a nightly run would take the host down every night."""
-    if old and trial.state == "failed":
-        raise KmodError(old.title, "was started once with this very initramfs, and the host was not seen running the driver after that",
-                        "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
-                        "To have the same tried again, remove the entry first (state: absent)", "TRIAL_FAILED")
-    return Trial("pending", trial.of, "started " + trial.of, True)
-
-
-def _digest(host: Host, request: Request, images: Sequence[str]) -> str:
-    parts = [Content.stored(host, image).sha256 for image in images] + [request.args]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _try_once(view: View, loader: Loader, entry: Entry) -> Optional[str]:

@@ -1,0 +1,50 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Trials: an entry that the next boot alone starts. What was tried and how that went is remembered beside the entry, and goes with it.
+
+Without that a play that runs every night would start what failed again every night.
+"""
+import hashlib
+from typing import NamedTuple, Optional, Sequence
+
+from ...errors import KmodError
+from ...host import Host
+from ...plan import Content
+from .menu import Entry
+
+
+class Trial(NamedTuple):
+    """What is known of an entry's trial. It is that of these very images and arguments: with others there has been none."""
+
+    state: str  # none, pending (the next boot), passed, failed (it has been, and the host was not seen running the driver)
+    of: str  # a digest of what is tried
+    remark: str  # what the entry is to remember, "" for nothing
+    starts: bool = False  # whether it is this plan that has the next boot try it
+
+
+def known(host: Host, entry: Optional[Entry], once: Optional[str], images: Sequence[str], args: str, proven: bool) -> Trial:
+    """The trial of an entry that is there already (or not), if the next boot starts ``once``; ``proven`` if the running system shows success."""
+    of = _digest(host, images, args)
+    remark = entry.trial if entry else ""
+    had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
+    if proven:
+        return Trial("passed", of, "passed " + of if had else "")
+    if entry and once == entry.id:
+        return Trial("pending", of, "started " + of)
+    return Trial({"": "none", "started": "failed", "passed": "passed"}[had], of, remark if had else "")
+
+
+def start(entry: Optional[Entry], trial: Trial) -> Trial:
+    """The trial as it is once it is planned. One that failed is not repeated."""
+    if entry and trial.state == "failed":
+        raise KmodError(entry.title, "was started once with this very initramfs, and the host was not seen running the driver after that",
+                        "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
+                        "To have the same tried again, remove the entry first (state: absent)", "TRIAL_FAILED")
+    return Trial("pending", trial.of, "started " + trial.of, True)
+
+
+def _digest(host: Host, images: Sequence[str], args: str) -> str:
+    parts = [Content.stored(host, image).sha256 for image in images] + [args]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
