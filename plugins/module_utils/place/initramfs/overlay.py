@@ -15,7 +15,7 @@ from ...errors import KmodError
 from ...host import Host
 from ...read import ko
 from . import cpio, manifest, parts
-from .image import MODULE, Image, dependencies, generator, module_name, modules_dir, place, squashed
+from .image import MODULE, SIZE_LIMIT, Image, dependencies, generator, module_name, modules_dir, place, squashed
 from .segments import Node, Sink, Tree, unpack
 
 ALIGN = 512
@@ -90,6 +90,13 @@ def obstacle(image: Image, release: str) -> Optional[KmodError]:
 def lead(size: int) -> bytes:
     """The NULs between an image of ``size`` bytes and the segment: a raw archive starts at a multiple of 4."""
     return b"\0" * (NULS + cpio.padding(size + NULS, ALIGN))
+
+
+def appended(host: Host, path: str, made: Overlay) -> Iterator[bytes]:
+    """An image of the host with an overlay behind it."""
+    with host.open(path) as reader:
+        yield from reader.chunks(limit=SIZE_LIMIT)
+    yield from made.chunks()
 
 
 def seal(image: Image, files: Sequence[cpio.Item], wants: Dict[str, Any], method: str, contents: Dict[str, Any]) -> Sealed:

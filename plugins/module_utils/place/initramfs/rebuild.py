@@ -20,7 +20,7 @@ from ...host import Host
 from ...plan import Content
 from ...read import depmod, ko
 from . import cpio, overlay, parts
-from .image import SIZE_LIMIT, Image, generator, modules_dir, read
+from .image import Image, generator, modules_dir, read
 
 HOOK = '#!/bin/sh\n[ "$1" = prereqs ] && exit 0\n. /usr/share/initramfs-tools/hook-functions\nmanual_add_modules %s\n'
 ENTER = 'mount --bind "$0" "$0"; mount -t proc proc "$0/proc"; exec chroot "$0" "$@"'  # for mkosi-initrd / has to be a mount point
@@ -105,19 +105,13 @@ def content(host: Host, shipped: Image, modules: Sequence[ko.KernelModule], want
             digest = hashlib.sha256()
             row["phases"] = [{"name": argv[0], "seconds": round(built - start, 1)}, {"name": "verify", "seconds": round(time.monotonic() - built, 1)}]
             size = 0
-            for chunk in _both(host, output, sealed):
+            for chunk in overlay.appended(host, output, sealed):
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
             row.update(sealed.contents, sha256=digest.hexdigest(), size=size, bytes_added=size - shipped.size)
 
     return Content(shipped.size, "", chunks, binary=True)
-
-
-def _both(host: Host, output: str, sealed: overlay.Overlay) -> Iterator[bytes]:
-    with host.open(output) as reader:
-        yield from reader.chunks(limit=SIZE_LIMIT)
-    yield from sealed.chunks()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ again, under its number, when the distribution has made its image anew or the dr
 import contextlib
 import os
 import tempfile
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from ...host import Host
@@ -129,7 +129,7 @@ def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule
         return rebuild.content(host, shipped, modules, wants, row)
     made = overlay.build(host, wants["kernel"], modules, shipped, store, wants, method)
     row.update(_made(wants, row["path"], method, made.sha256, made.size + (shipped.size if method == "overlay" else 0)), **made.contents)
-    chunks = made.chunks if method == "segment" else lambda: _appended(host, shipped.path, made)
+    chunks = made.chunks if method == "segment" else lambda: overlay.appended(host, shipped.path, made)
     return Content(row["size"], made.sha256, chunks, binary=True)
 
 
@@ -146,12 +146,6 @@ def _read(host: Host, path: str) -> ko.KernelModule:
         why = module.faults[0].message if module.faults else "it has no vermagic"
         raise KmodError(path, "is no kernel module: " + why, "Copy the file again", "MODULE_BAD")
     return module
-
-
-def _appended(host: Host, base: str, made: overlay.Overlay) -> Iterator[bytes]:
-    with host.open(base) as reader:
-        yield from reader.chunks(limit=image.SIZE_LIMIT)
-    yield from made.chunks()
 
 
 def _free_name(host: Host, base: str) -> str:
