@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A machine on a disk, running in QEMU: emulated, reached by ssh on the loopback interface alone, with a time limit."""
-import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
@@ -35,11 +35,29 @@ class Guest:
         self.raw = raw
         self.port = _free_port()
         self.process: Optional[subprocess.Popen] = None
+        self.leaving = False
+        self.lock = threading.Lock()
+        self.keeper = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> "Guest":
+        self._start()
+        self.keeper.start()
+        return self
+
+    def _keep(self) -> None:
+        """Start it again whenever it resets, as a machine does; QEMU ends then (-no-reboot). Within one QEMU (7.2) a reset under OVMF can take
+        for ever: the firmware writes over all the code of the system before it, which QEMU still holds translated."""
+        while self.process is not None and self.process.wait() == 0 and "reboot: Power down" not in self.console()[-500:]:
+            with self.lock:
+                if self.leaving:
+                    return
+                self._start()
+
+    def _start(self) -> None:
         processors = "1" if self.firmware == "ovmf" else "2"  # emulated on a busy host, OVMF may wait for its second one for ever after a reset
         argv = ["timeout", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", processors, "-cpu", "max", "-m", "1024",
-                "-machine", "q35", "-no-user-config", "-display", "none", "-monitor", "none", "-serial", "file:%s" % self.log, "-device", "edu",
+                "-machine", "q35", "-no-user-config", "-display", "none", "-monitor", "none", "-device", "edu", "-no-reboot",
+                "-chardev", "file,id=serial,path=%s,append=on" % self.log, "-serial", "chardev:serial",
                 "-drive", "file=%s,if=virtio,format=%s,cache=unsafe" % (self.disk, "raw" if self.raw else "qcow2"),
                 "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22" % self.port, "-device", "virtio-net-pci,netdev=net"]
         if self.firmware == "ovmf":
@@ -48,13 +66,14 @@ class Guest:
                 shutil.copyfile(FIRMWARE[1], str(variables))
             argv += ["-drive", "if=pflash,format=raw,readonly=on,file=" + FIRMWARE[0], "-drive", "if=pflash,format=raw,file=%s" % variables]
         self.process = subprocess.Popen(argv + self.direct, stdin=subprocess.DEVNULL, start_new_session=True)
-        return self
 
     def __exit__(self, *_: object) -> None:
         assert self.process is not None
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with self.lock:
+            self.leaving = True
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.keeper.join()
 
     @property
     def ssh_options(self) -> List[str]:
@@ -86,8 +105,7 @@ class Guest:
         """Until it answers, in another boot than ``not_boot``: the id of this one."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            assert self.process is not None
-            if self.process.poll() is not None:
+            if not self.keeper.is_alive():
                 raise LabError("the machine has ended; its console says:\n%s" % self.console()[-3000:])
             status, said = self.try_script("cat /proc/sys/kernel/random/boot_id", 30)
             if status == 0 and said.strip() != not_boot:
@@ -103,11 +121,9 @@ class Guest:
 
     def power_off(self) -> None:
         self.try_script("sync; systemctl poweroff", 30)
-        assert self.process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(120)
-            return
-        raise LabError("the machine does not power off; its console says:\n%s" % self.console()[-2000:])
+        self.keeper.join(120)
+        if self.keeper.is_alive():
+            raise LabError("the machine does not power off; its console says:\n%s" % self.console()[-2000:])
 
 
 def _free_port() -> int:
