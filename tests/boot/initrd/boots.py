@@ -55,7 +55,7 @@ def cases() -> List[Case]:
             made += [Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild")]
         made += [Case(Base(suite, "initramfs-tools", "lz4"), "too few NULs"), Case(Base(suite, "initramfs-tools", "gzip"), "off by 1"),
                  Case(Base(suite, "initramfs-tools"), "directory lib")]
-        if suite != "bookworm":  # its mkosi makes no initrds
+        if suite == "trixie":  # bookworm's mkosi makes no initrds, and sid's stops on a machine whose own kernel has no /proc/modules
             made += [Case(Base(suite, "mkosi-initrd"), what) for what in ("overlay", "namesake", "rebuild")]
     return made
 
