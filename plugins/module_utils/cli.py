@@ -18,6 +18,7 @@ from .read import ko
 from .read.exports import Export, read_symvers
 from .read.kernels import MODULES, Kernel, installed, kernel, version_key
 from .read.sources import Sources
+from .task import planned
 
 OK, NOT_ALL, FAILED = 0, 1, 2  # exit status; argparse's own is 2 as well
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
@@ -44,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
-    for add in (_check_parser, _status_parser, _link_parser, _variant_parser, _entry_parser):
+    for add, run in ((_check_parser, check), (_status_parser, status), (_link_parser, link), (_variant_parser, variant), (_entry_parser, entry)):
         each = add(commands)
+        each.set_defaults(run=run)
         each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine that is meant")
         each.add_argument("--json", action="store_true", help="print one object with everything that was found")
     return top
@@ -60,14 +62,12 @@ def _check_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--structs", action="store_true", help="also note which structures have changed (BTF; some seconds a kernel)")
     each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
     _kernels_option(each)
-    each.set_defaults(run=check)
     return each
 
 
 def _status_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("status", help="show the drivers, and what each kernel and its images have of them")
     each.add_argument("driver", nargs="*", metavar="DRIVER", help="these drivers alone")
-    each.set_defaults(run=status)
     return each
 
 
@@ -81,7 +81,6 @@ def _link_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--load", action="store_true", help="load the driver into the running kernel, where that can be done")
     each.add_argument("--heal", action="store_true", help="also mend or remove links of others that lead nowhere")
     _change_options(each)
-    each.set_defaults(run=link)
     return each
 
 
@@ -94,7 +93,6 @@ def _variant_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--method", choices=["auto", "overlay", "segment", "rebuild"], default="auto", help="how to make them")
     each.add_argument("--early-load", action="store_true", help="load the driver at the very start of the initramfs")
     _change_options(each, several=True)
-    each.set_defaults(run=variant)
     return each
 
 
@@ -105,7 +103,6 @@ def _entry_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--boot", choices=["none", "once", "default"], default="none", help="start it at the next boot alone, or from now on")
     each.add_argument("--args", default="", help="arguments for the kernel's command line besides those of the shipped entry")
     _change_options(each)
-    each.set_defaults(run=entry)
     return each
 
 
@@ -145,7 +142,7 @@ def status(options: argparse.Namespace) -> int:
     from .place.inventory import inventory
 
     found = inventory(Host(options.root), options.driver)
-    say(json.dumps(found, indent=2) if options.json else found["summary"])
+    _show(options, found, found["summary"])
     return OK
 
 
@@ -159,7 +156,7 @@ def link(options: argparse.Namespace) -> int:
              "version": options.version, "build": options.build, "load": options.load, "heal": options.heal}
     result = _change(options, lambda host: deploy.link(host, asked))
     rows = [[row["kernel"], row["verdict"], row["build"] or "", row["reason"]] for row in result["kernels"]]
-    say(json.dumps(result, indent=2) if options.json else "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
+    _show(options, result, "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
     return OK if options.absent or all(row["build"] for row in result["kernels"]) else NOT_ALL
 
 
@@ -173,14 +170,13 @@ def variant(options: argparse.Namespace) -> int:
         return OK
     if not options.driver:
         rows = variants.overview(Host(options.root))
-        say(json.dumps(rows, indent=2) if options.json else _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"],
-                                                                      row["path"]] for row in rows]))
+        _show(options, rows, _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"], row["path"]] for row in rows]))
         return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
     request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
     result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel) if options.absent
                      else variants.present(host, request, options.kernel))
-    say(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
-                                                                   + [["", "pruned", path] for path in result["pruned"]]))
+    _show(options, result, _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
+                                    + [["", "pruned", path] for path in result["pruned"]]))
     return OK
 
 
@@ -190,19 +186,18 @@ def entry(options: argparse.Namespace) -> int:
     request = entries.Request(options.driver, options.args, boot=options.boot)
     result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
                      else entries.present(host, request, entries.variants(host, options.driver, options.kernel)))
-    say(json.dumps(result, indent=2) if options.json else _columns([[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]))
+    _show(options, result, _columns([[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]))
     return OK
 
 
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
-    """What a change answers, planned under the host's lock and carried out unless it is only looked at."""
-    host = Host(options.root)
-    host.keeps_cache = not options.check
-    with host.lock():
-        plan, result = work(host)
-        if not options.check:
-            plan.apply()
-    return dict(result, changed=bool(plan))
+    """What a change answers, carried out unless it is only looked at."""
+    with planned(options.root, options.check, work) as (plan, result):
+        return dict(result, changed=bool(plan))
+
+
+def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
+    say(json.dumps(answer, indent=2) if options.json else text)
 
 
 def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) -> List[Kernel]:

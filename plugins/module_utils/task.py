@@ -6,7 +6,8 @@
 
 Imports nothing of Ansible: it is handed the AnsibleModule.
 """
-from typing import Any, Callable, Dict, Tuple
+import contextlib
+from typing import Any, Callable, Dict, Iterator, Tuple
 
 from .errors import KmodError
 from .host import Host
@@ -16,16 +17,23 @@ Report = Callable[[Host, Dict[str, Any]], Tuple[bool, Dict[str, Any]]]
 Work = Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str, Any]]]
 
 
+@contextlib.contextmanager
+def planned(root: str, check: bool, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Iterator[Tuple[Plan, Dict[str, Any]]]:
+    """What ``work`` plans and answers, under the host's lock: to be looked at before it is applied, unless ``check``, on leaving."""
+    host = Host(root)
+    host.keeps_cache = not check
+    with host.lock():
+        plan, result = work(host)
+        yield plan, result
+        if plan and not check:
+            plan.apply()
+
+
 def run(module: Any, work: Work) -> None:
-    """Plan under the host's lock, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
+    """Plan, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
     try:
-        host = Host(module.params["root"])
-        host.keeps_cache = not module.check_mode
-        with host.lock():
-            plan, result = work(host, module.params)
+        with planned(module.params["root"], module.check_mode, lambda host: work(host, module.params)) as (plan, result):
             diff = plan.diff()
-            if plan and not module.check_mode:
-                plan.apply()
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
     module.exit_json(changed=bool(plan), diff=diff, **result)

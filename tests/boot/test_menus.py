@@ -158,6 +158,17 @@ def test_systemd_boot_shows_and_starts_what_is_read_off_its_files(tmp_path, suit
     assert ("~" in started) == (boot == "default")
 
 
+def assert_a_cd_starts(tmp_path, expected, boot, loader, *options):
+    """Of the files in iso/, whose entries are told as T-00 and so on: ``loader`` shows them in their order and starts the default."""
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-b", loader, *options, "-no-emul-boot", "-boot-load-size", "4",
+                    "-boot-info-table", "-o", str(tmp_path / "disk.iso"), str(tmp_path / "iso")], check=True, stderr=subprocess.DEVNULL)
+    titles = ["T-%02d" % number for number in range(len(expected.entries))]
+    order, started = shown(serial(["-cdrom", str(tmp_path / "disk.iso")]), titles)
+    assert order == titles
+    assert expected.entries[started].position == expected.default.position
+    assert (expected.default.driver is not None) == (boot == "default")
+
+
 @pytest.mark.skipif(shutil.which("xorriso") is None, reason="no xorriso on this machine")
 @pytest.mark.parametrize("boot", ["none", "default"])
 def test_grub_legacy_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
@@ -174,13 +185,7 @@ def test_grub_legacy_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
     (write / "menu.lst").write_text("serial --unit=0\nterminal --timeout=0 serial\n" + text)
     stage2 = next(debian.unpack(debian.package("grub-legacy", "bookworm")).rglob("stage2_eltorito"))
     shutil.copyfile(str(stage2), str(write / "stage2_eltorito"))
-    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-b", "boot/grub/stage2_eltorito", "-no-emul-boot", "-boot-load-size", "4",
-                    "-boot-info-table", "-o", str(tmp_path / "disk.iso"), str(tmp_path / "iso")], check=True, stderr=subprocess.DEVNULL)
-    titles = ["T-%02d" % number for number in range(len(expected.entries))]
-    order, started = shown(serial(["-cdrom", str(tmp_path / "disk.iso")]), titles)
-    assert order == titles
-    assert expected.entries[started].position == expected.default.position
-    assert (expected.default.driver is not None) == (boot == "default")
+    assert_a_cd_starts(tmp_path, expected, boot, "boot/grub/stage2_eltorito")
 
 
 @pytest.mark.skipif(shutil.which("xorriso") is None, reason="no xorriso on this machine")
@@ -202,11 +207,4 @@ def test_syslinux_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
         tree = debian.unpack(debian.package(package, "bookworm"))
         for name in names:
             shutil.copyfile(str(next(path for path in tree.rglob(name) if "efi" not in str(path.parent.name))), str(write / name))
-    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot",
-                    "-boot-load-size", "4", "-boot-info-table", "-o", str(tmp_path / "disk.iso"), str(tmp_path / "iso")],
-                   check=True, stderr=subprocess.DEVNULL)
-    titles = ["T-%02d" % number for number in range(len(expected.entries))]
-    order, started = shown(serial(["-cdrom", str(tmp_path / "disk.iso")]), titles)
-    assert order == titles
-    assert expected.entries[started].position == expected.default.position
-    assert (expected.default.driver is not None) == (boot == "default")
+    assert_a_cd_starts(tmp_path, expected, boot, "isolinux/isolinux.bin", "-c", "isolinux/boot.cat")

@@ -6,6 +6,7 @@
 import collections
 import re
 import shutil
+import struct
 import subprocess
 
 import debian
@@ -31,8 +32,7 @@ def section(kernel, directory):
     found = btf.find(kernel_image.unpack(path.read_bytes(), str(path)))
     assert found is not None
     file = directory / (kernel.release + ".btf")
-    form = ">" if found.order == ">" else "<"
-    file.write_bytes(b"".join([btf.struct.pack(form + "HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(found.data), len(found.data), len(found.names)),
+    file.write_bytes(b"".join([struct.pack(found.order + "HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(found.data), len(found.data), len(found.names)),
                                found.data, found.names]))
     return found, file
 
@@ -100,7 +100,7 @@ def test_a_module_that_keeps_what_it_needs_of_its_kernel(tmp_path):
     module = ko.parse(path.read_bytes(), str(path))
     assert module.btf_base
     assert list(notes.structs_changed(module, verdicts.core(own))) == []
-    there = {struct.name: struct.size for struct in found[other].sized()}
+    there = dict(found[other].sized())
     expected = {(name, "%d bytes" % size, "%d bytes" % there[name]) for name, size in module.btf_base if there.get(name, size) != size}
     assert expected
     assert {(note.symbol, note.wanted, note.found) for note in notes.structs_changed(module, verdicts.core(other))} == expected

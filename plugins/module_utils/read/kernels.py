@@ -148,10 +148,7 @@ class Kernel:
 
     @lazy
     def trust(self) -> Trust:
-        try:
-            image = kernel_image.unpack(self.host.read(self.image), self.image) if self.image else None
-        except KmodError:
-            return Trust()
+        image = _unpacked(self)
         return Trust(tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data) if image else Trust()
 
     @property
@@ -243,8 +240,14 @@ def _build(kernel: Kernel) -> Build:
 
 def _image_vermagic(kernel: Kernel) -> Optional[str]:
     """For a kernel none of whose modules can be read."""
+    image = _unpacked(kernel)
+    return kernel_image.vermagic(image) if image else None
+
+
+def _unpacked(kernel: Kernel) -> Optional[kernel_image.Image]:
+    """Its image, unpacked anew; None where it has none that can be read."""
     try:
-        return kernel_image.vermagic(kernel_image.unpack(kernel.host.read(kernel.image), kernel.image)) if kernel.image else None
+        return kernel_image.unpack(kernel.host.read(kernel.image), kernel.image) if kernel.image else None
     except KmodError:
         return None
 
