@@ -127,11 +127,8 @@ def root(suite: str) -> Path:
 
     def make(directory: Path) -> None:
         say("making a root of %s with %s" % (suite, image.release))
-        configuration = directory / "apt.conf"
-        configuration.write_text("\n".join(debian.inherited()) + '\nAPT::Install-Recommends "false";\n')
-        run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--include=" + ",".join(PACKAGES + (image.package,)),
-             "--customize-hook=rm -rf $1/usr/share/doc $1/usr/share/locale $1/usr/share/man", suite, str(directory / "root.tar")],
-            input=debian.sources(suite))
+        debian.system(suite, directory / "root.tar", PACKAGES + (image.package,),
+                      "--customize-hook=rm -rf $1/usr/share/doc $1/usr/share/locale $1/usr/share/man")
 
     return debian.once(debian.cache() / "boot" / ("root-%s_%s" % (suite, image.release)), make) / "root.tar"
 

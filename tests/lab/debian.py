@@ -181,6 +181,15 @@ def inherited() -> List[str]:
     return [line for line in run(["apt-config", "dump"]).splitlines() if not line.startswith(NOT_INHERITED)]
 
 
+def system(suite: str, target: Path, packages: Sequence[str], *options: str, components: str = "main") -> None:
+    """Install a small system of the suite with these packages into ``target``, a directory or a .tar; needs root and mmdebstrap."""
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as configuration:
+        configuration.write("\n".join(inherited() + ['APT::Install-Recommends "false";', ""]))
+        configuration.flush()
+        run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=" + configuration.name, "--include=" + ",".join(packages), *options, suite,
+             str(target), "-"], input=sources(suite).replace("Components: main", "Components: " + components))  # "-", else it takes other mirrors
+
+
 def _configuration(suite: str, arch: str, backports: bool) -> Path:
     """A private apt configuration (its apt.conf), made once and brought up to date at most once a day."""
     base = cache() / "apt" / ("%s%s-%s" % (suite, "+backports" if backports else "", arch))

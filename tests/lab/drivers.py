@@ -117,10 +117,7 @@ def _chroot(suite: str, major: str) -> Path:
 
     def make(temporary: Path) -> None:
         say("making a system of %s with gcc %s" % (suite, major))
-        configuration = temporary / "apt.conf"
-        configuration.write_text("\n".join(debian.inherited()) + "\n")
-        run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--include=gcc-%s,make,dwarves,bc,kmod" % major,
-             suite, str(temporary / "root")], input=debian.sources(suite))
+        debian.system(suite, temporary / "root", ["gcc-" + major, "make", "dwarves", "bc", "kmod"])
         (temporary / "root" / str(debian.cache()).lstrip("/")).mkdir(parents=True)
 
     return once(debian.cache() / "chroots" / ("%s-gcc%s" % (suite, major)), make) / "root"

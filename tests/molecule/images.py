@@ -35,11 +35,8 @@ def root(suite: str, images: "list[debian.Image]") -> Path:
     packages = ["python3-minimal", "python3", "kmod", "initramfs-tools", "zstd", "xz-utils", "findutils"] + [image.package for image in images]
 
     def make(directory: Path) -> None:
-        sources = directory / "apt.sources"
-        sources.write_text(debian.sources(suite))
         hook = ("find $1/usr/lib/modules -name '%s.ko*' -delete; for tree in $1/usr/lib/modules/*; do depmod -b $1 ${tree##*/}; done" % DRIVER)
-        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--include=" + ",".join(packages), "--customize-hook=" + hook,
-                        suite, str(directory / "root.tar"), str(sources)], check=True, stdout=sys.stderr)
+        debian.system(suite, directory / "root.tar", packages, "--customize-hook=" + hook)
 
     return debian.once(debian.cache() / "containers" / ("%s_%s" % (suite, "_".join(image.release for image in images))), make) / "root.tar"
 

@@ -55,12 +55,8 @@ def root(suite: str, tool: str) -> Path:
     """A small system of the suite with both tools and all compressors, or with mkosi, which brings half a distribution along."""
     def make(temporary: Path) -> None:
         debian.say("making a system of %s for %s" % (suite, tool))
-        sources = debian.sources(suite).replace("Components: main", "Components: main non-free-firmware")
-        configuration = temporary / "apt.conf"
-        configuration.write_text("\n".join(debian.inherited()) + '\nAPT::Install-Recommends "false";\n')
-        debian.run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=%s" % configuration, "--skip=cleanup/apt/lists",
-                    "--include=" + PACKAGES + ("mkosi" if tool == "mkosi-initrd" else BOTH), suite, str(temporary / "root"),
-                    "-"], input=sources)  # without "-" it takes a mirror of its own, with main alone
+        packages = PACKAGES + ("mkosi" if tool == "mkosi-initrd" else BOTH)
+        debian.system(suite, temporary / "root", packages.split(","), "--skip=cleanup/apt/lists", components="main non-free-firmware")
         (temporary / "root/usr/lib/firmware").mkdir(exist_ok=True)  # mkosi-initrd 25 stops where there is none
 
     return debian.once(debian.cache() / "initrd" / (suite + ("-mkosi" if tool == "mkosi-initrd" else "")), make) / "root"
