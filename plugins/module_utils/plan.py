@@ -131,21 +131,31 @@ class Plan:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.steps: List[Step] = []
+        self.planned: Dict[str, Optional[Node]] = {}  # what the paths of the steps will be
 
     def __bool__(self) -> bool:
         return bool(self.steps)
 
     def put(self, path: str, after: Optional[Node], keep: bool = True) -> bool:
         """Plan that ``path`` becomes ``after`` (its missing parents too); nothing is planned where it is so already."""
-        before = look(self.host, path)
+        before = self.planned[path] if path in self.planned else look(self.host, path)
         if before == after or (isinstance(before, File) and isinstance(after, File) and same(before, after)):
             return False
         if isinstance(before, Directory) and isinstance(after, Directory):
             return False
         if after is not None:
             self._parents(path)
-        self.steps.append(Change(path, before, after, keep))
+        self._change(Change(path, before, after, keep))
         return True
+
+    def extend(self, other: "Plan") -> None:
+        """Have all of another plan's steps follow."""
+        self.steps += other.steps
+        self.planned.update(other.planned)
+
+    def _change(self, change: Change) -> None:
+        self.steps.append(change)
+        self.planned[change.path] = change.after
 
     def run(self, path: str, argv: Sequence[str]) -> None:
         self.steps.append(Command(path, tuple(argv)))
@@ -153,11 +163,11 @@ class Plan:
     def _parents(self, path: str) -> None:
         missing = []
         parent = path.rsplit("/", 1)[0]
-        planned = {step.path for step in self.steps if isinstance(step, Change) and isinstance(step.after, Directory)}
-        while parent and parent not in planned and not self.host.exists(parent):
+        while parent and not isinstance(self.planned.get(parent), Directory) and not self.host.exists(parent):
             missing.append(parent)
             parent = parent.rsplit("/", 1)[0]
-        self.steps.extend(Change(directory, None, Directory()) for directory in reversed(missing))
+        for directory in reversed(missing):
+            self._change(Change(directory, None, Directory()))
 
     def diff(self) -> List[Dict[str, str]]:
         """What Ansible shows with --diff: one entry a step."""

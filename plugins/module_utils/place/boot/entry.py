@@ -46,23 +46,23 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     view = View(host)
     running = proof(host, request.driver)
     target = next((each for each in kernels if before.default and boots(before.default, each)), next(reversed(list(kernels)), None))
-    made, known = {}, {}
+    shipped, made, known = {}, {}, {}
     for release, images in kernels.items():
-        shipped = choose(before, release, loader, request.copy_of)
-        named, replaces = _initrd(host, shipped, release, images)
+        shipped[release] = choose(before, release, loader, request.copy_of)
+        named, replaces = _initrd(host, shipped[release], release, images)
         old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
         promoted = old is not None and _same(before.default, old)
         trial = trials.known(host, old, before.once, images, request.args, running["verified"] and running["booted"] == release)
         if request.boot == "once" and release == target and trial.state in ("none", "failed") and (host.live or not promoted):
             trial = trials.start(old, trial)
         default = release == target if request.boot == "default" else promoted and not trial.starts
-        made[release] = New(request.driver, release, named, replaces, _arguments(request, default), trial.remark)
+        made[release] = New(request.driver, release, named, replaces, _arguments(request, default), "" if trial.starts else trial.remark)
         known[release] = trial
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
         if taken:
             raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
                             "ENTRY_TAKEN")
-        module.add(view, loader, shipped, made[release])
+        module.add(view, loader, shipped[release], made[release])
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
@@ -71,6 +71,8 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
         module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, target))
     elif target and known[target].starts:
         once = _try_once(view, loader, _ours(module.menu(view, loader), request.driver, target))
+        view.then()  # a run that is cut off before the trial is arranged must not look like one that failed
+        module.add(view, loader, shipped[target], made[target]._replace(trial=known[target].remark))
     after = module.menu(view, loader)
     after = after._replace(once=once or after.once)
     _check(loader, before, after, made, request.boot != "none")

@@ -257,7 +257,7 @@ def _without_ours(view: View, loader: Loader) -> Config:
     """The configuration as it would be without our blocks."""
     bare = View(view.host)
     text = view.text(custom(loader))
-    bare.changed = dict(view.changed)
+    bare.stages = view.stages + bare.stages
     bare.put(custom(loader), blocks.without(text) if text is not None else None)
     return config(bare, loader)
 

@@ -87,14 +87,25 @@ def trial(text: str) -> str:
     return found.group(1) if found else ""
 
 
+class Stage:
+    """Texts by path (None: no file), each written once, and a tool of the host's that runs after them."""
+
+    def __init__(self) -> None:
+        self.changed: Dict[str, Optional[str]] = {}
+        self.command: Optional[Tuple[str, List[str]]] = None
+
+
 class View:
     """The host's small text files as they will be once what is planned has been written."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.changed: Dict[str, Optional[str]] = {}
+        self.stages = [Stage()]
         self.like: Dict[str, str] = {}
-        self.commands: List[Tuple[str, List[str]]] = []
+
+    def then(self) -> None:
+        """What is planned from here on is done only when all that was planned so far has been."""
+        self.stages.append(Stage())
 
     def resolve(self, path: str) -> str:
         return self.host.inside(self.host.real(path))
@@ -102,15 +113,16 @@ class View:
     def text(self, path: str) -> Optional[str]:
         """A file's text, None where there is none."""
         path = self.resolve(path)
-        if path in self.changed:
-            return self.changed[path]
+        for stage in reversed(self.stages):
+            if path in stage.changed:
+                return stage.changed[path]
         return self.host.read_text(path) if self.host.is_file(path) else None
 
     def names(self, directory: str) -> List[str]:
         """The names of the regular files in a directory, sorted."""
         directory = self.resolve(directory)
         names = {name for name in self.host.listdir(directory) if self.host.is_file(directory + "/" + name)}
-        for path, text in self.changed.items():
+        for path, text in (each for stage in self.stages for each in stage.changed.items()):
             if path.rsplit("/", 1)[0] == directory:
                 (names.discard if text is None else names.add)(path.rsplit("/", 1)[1])
         return sorted(names)
@@ -118,24 +130,26 @@ class View:
     def put(self, path: str, text: Optional[str], like: str = "") -> None:
         """Plan a text (None: no file). A new file gets the mode and owner of ``like``, so that secrets in it stay as secret."""
         path = self.resolve(path)
-        self.changed[path] = text
+        self.stages[-1].changed[path] = text
         self.like.setdefault(path, self.resolve(like or path))
 
     def run(self, path: str, argv: List[str]) -> None:
-        """Plan one of the host's tools, after the texts."""
-        self.commands.append((path, argv))
+        """Plan one of the host's tools, after what is planned so far and before what follows."""
+        self.stages[-1].command = path, argv
+        self.then()
 
     def plan(self) -> Plan:
         """The writes, in the order in which they were planned."""
         plan = Plan(self.host)
-        for path, text in self.changed.items():
-            status = self.host.stat(path) or self.host.stat(self.like[path])
-            if text is None or status is None:
-                plan.put(path, None if text is None else File(Content.of(encode(text))))
-            else:
-                plan.put(path, File(Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)))
-        for path, argv in self.commands:
-            plan.run(path, argv)
+        for stage in self.stages:
+            for path, text in stage.changed.items():
+                status = self.host.stat(path) or self.host.stat(self.like[path])
+                if text is None or status is None:
+                    plan.put(path, None if text is None else File(Content.of(encode(text))))
+                else:
+                    plan.put(path, File(Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)))
+            if stage.command:
+                plan.run(*stage.command)
         return plan
 
 

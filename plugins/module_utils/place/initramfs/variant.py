@@ -54,7 +54,7 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
             raise KmodError("/lib/modules/" + release, "has no module of %s" % " and ".join(request.drivers), "Link the driver into it (kmod_link)",
                             "DRIVER_MISSING")
         steps, row = plan(host, release, modules, request)
-        whole.steps += steps.steps
+        whole.extend(steps)
         rows.append(row)
     _room(host, whole)
     pruned = [variant.path for variant in _with(host, request.drivers) if gone(host, variant)] if not kernels else []

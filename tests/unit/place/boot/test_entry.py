@@ -206,6 +206,25 @@ def test_a_trial_that_failed_is_not_repeated_by_the_next_run(trier):
     assert "remove the entry" in error.then and snapshot(root) == before
 
 
+@pytest.mark.parametrize("power_fails", [False, True])
+def test_a_run_that_is_cut_off_anywhere_is_not_taken_for_a_trial_that_failed(trier, power_fails):
+    root, kernels, reboot = trier
+    steps = len(present(root, kernels, boot="once")[0].steps)
+    assert steps >= 3  # the entry, what the next boot starts, that it was tried
+    for done in range(steps):
+        plan = present(root, kernels, boot="once")[0]
+        plan.steps = plan.steps[:done]
+        plan.apply()
+        if power_fails:
+            reboot(works=False)
+        row = apply(*present(root, kernels, boot="once"))
+        assert row["trial"] == "pending" and row["next"]
+        assert not present(root, kernels, boot="once")[0]
+        reboot(works=False)
+        assert apply(*present(root, kernels))["trial"] == "failed"
+        absent(root)[0].apply()
+
+
 @pytest.mark.parametrize("correct", ["image", "args", "entry"])
 def test_after_a_correction_it_is_tried_again(trier, correct):
     root, kernels, reboot = trier

@@ -195,14 +195,14 @@ def test_on_the_running_machine_once_is_a_variable_of_the_firmware(tmp_path, mon
     write(tmp_path, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("systemd-boot 252\0"))
     plan, result = present(tmp_path, variants(initrd, NEW, family="systemd-boot"), boot="once")
     name = "%s-%s~3w_9xxx" % (MACHINE, NEW)
-    assert plan.paths()[0].endswith(name + ".conf")
-    assert plan.steps[-1].argv == ("bootctl", "set-oneshot", name + ".conf")
-    plan.steps.pop()
+    path = "/boot/efi/loader/entries/%s.conf" % name
+    assert plan.paths() == [path, systemd_boot.VARIABLES % "LoaderEntryOneShot", path]
+    assert plan.steps.pop(1).argv == ("bootctl", "set-oneshot", name + ".conf")
     plan.apply()
     write(tmp_path, systemd_boot.VARIABLES % "LoaderEntryOneShot", "\x07\0\0\0" + "\0".join(name + ".conf\0") + "\0")
     plan, result = present(tmp_path, variants(initrd, NEW, family="systemd-boot"), boot="once")
     assert not plan and result["kernels"][0]["next"] and result["next"] == name
-    assert absent(tmp_path)[0].steps[-1].argv == ("bootctl", "set-oneshot", "")
+    assert absent(tmp_path)[0].steps[0].argv == ("bootctl", "set-oneshot", "")  # before the entry goes
 
 
 def test_a_default_that_the_firmware_holds_is_not_overridden(tmp_path, monkeypatch):
