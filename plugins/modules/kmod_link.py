@@ -70,7 +70,7 @@ options:
     description:
       - Load the driver's modules into the running kernel now, if it is given a build. Older ones that are loaded and that nothing uses are
         removed before.
-      - Where they are in use, nothing is done about it and RV(reboot_needed) is V(true).
+      - Where they are in use, nothing is done about it, and RV(reboot_needed) or RV(held_back_by) tells so.
     type: bool
     default: false
   heal:
@@ -191,10 +191,18 @@ healed:
       before: /lib/modules/gone/extra/other/other.ko
       after: ../../../5.14.0-2/extra/other/other.ko
 reboot_needed:
-  description: Whether the running kernel has other modules loaded than those that it is given now.
+  description: Whether the running kernel has other modules loaded than those that it is given now, and a reboot changes that.
   returned: success
   type: bool
   sample: false
+held_back_by:
+  description:
+    - The initramfs image of the default boot entry, where it is the reason why the running kernel has other modules loaded. It has copies of its
+      own, which the next boot would load again.
+    - A variant of it (M(outoftree.kmod.initrd_variant)) with a boot entry (M(outoftree.kmod.grub_entry)) is what helps.
+  returned: success
+  type: str
+  sample: /boot/initramfs-5.14.0-503.11.1.el9_5.x86_64.img
 code:
   description: A stable code for the reason of the failure.
   returned: failure

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What kmod_link asks of the core: from the task's options to a plan and its answer."""
+import contextlib
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -15,6 +16,9 @@ from ..judge.selection import Build
 from ..plan import Content, Plan
 from ..read import ko, package
 from . import heal, loaded, store, weak_links
+from .boot import shipped
+from .boot.menu import boots
+from .initramfs import listing
 
 
 def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Plan, Dict[str, Any]]:
@@ -42,8 +46,9 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     else:
         outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judge, contents, healing)
     here = next((kernel.release for kernel in installed if kernel.running), None)
-    reboot_needed = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
-    outcome.result["reboot_needed"] = reboot_needed
+    other = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
+    outcome.result["held_back_by"] = _held_back_by(host, outcome.after) if other else None
+    outcome.result["reboot_needed"] = other and outcome.result["held_back_by"] is None
     if outcome.result["need"] and options["files"] is None and not preview:
         return Plan(host), outcome.result
     return tree.plan, outcome.result
@@ -57,6 +62,24 @@ def _reboot_needed(plan: Plan, before: Optional[Build], after: Optional[Build], 
     if load and not loaded.reload(plan, wanted):
         return True
     return left or (not load and any(state == "other" for _module, state in wanted))
+
+
+def _held_back_by(host: Host, after: Dict[str, Optional[Build]]) -> Optional[str]:
+    """The image of the default boot entry that has another copy of a module than its kernel is given: it is loaded from there, before the
+    root file system is seen, at the next boot too. An entry of ours starts a variant, which follows the driver.
+    """
+    entry = shipped.default(host)
+    release = next((release for release in after if entry and boots(entry, release)), None)
+    build = after[release] if release else None
+    if entry is None or entry.driver or release is None or build is None:
+        return None
+    wanted = {module.name: module.sha256 for module in build.modules}
+    for path in (shipped.locate(host, word) for word in entry.initrd):
+        with contextlib.suppress(KmodError):  # an image that cannot be read has nothing to load
+            copies = listing.modules(host, path, release, list(wanted)) if path else {}
+            if any(copy["sha256"] != wanted[name] for name, copy in copies.items()):
+                return path
+    return None
 
 
 def _loaded(host: Host, build: Optional[Build], contents: weak_links.Contents) -> List[Tuple[ko.KernelModule, str]]:

@@ -7,6 +7,7 @@ import os
 import shutil
 
 import pytest
+from build_initramfs import cpio
 from fake_tree import ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -22,23 +23,6 @@ def tree(tmp_path):
     tree.deploy("/build")
     os.symlink("/lib/modules/gone/extra/other.ko", tree.path("/lib/modules/%s/weak-updates/other.ko" % THREE))
     return tree
-
-
-def cpio(path, data):
-    fields = (1, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path) + 1, 0)
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + path.encode() + b"\0"
-    return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
-
-
-def archive(*members):
-    made = {parent: None for path, _data in members for parent in _parents(path)}
-    directories = b"".join(cpio(path, b"").replace(b"000081A4", b"000041ED", 1) for path in made)
-    return directories + b"".join(cpio(path, data) for path, data in members) + cpio("TRAILER!!!", b"")
-
-
-def _parents(path):
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[:number + 1]) for number in range(len(parts))]
 
 
 def test_a_driver_with_its_builds_and_who_uses_them(tree):
@@ -64,8 +48,8 @@ def test_links_are_ours_or_foreign_and_may_dangle(tree):
 
 def test_images_and_the_copies_in_them(tree):
     stored = tree.data("/lib/modules/%s/extra/vendor/vendor.ko" % TWO)
-    tree.write("boot/initramfs-%s.img" % ONE, archive(("lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE, stored)))
-    tree.write("boot/initramfs-%s.img" % TWO, archive(("lib/modules/%s/kernel/vendor.ko" % TWO, module("vendor", TWO, "0.9"))))
+    tree.write("boot/initramfs-%s.img" % ONE, cpio({"lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE: stored}))
+    tree.write("boot/initramfs-%s.img" % TWO, cpio({"lib/modules/%s/kernel/vendor.ko" % TWO: module("vendor", TWO, "0.9")}))
     tree.write("boot/initramfs-%s.img" % THREE, b"damaged")
     found = {row["kernel"]: row["images"][0] for row in inventory(Host(tree.root))["kernels"]}
     assert [copy["current"] for copy in found[ONE]["copies"]] == [True]

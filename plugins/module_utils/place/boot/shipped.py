@@ -27,6 +27,15 @@ def initramfs(host: Host, release: str) -> Optional[str]:
         return None
 
 
+def default(host: Host) -> Optional[Entry]:
+    """The entry that boots start; None where the boot loader's files do not tell."""
+    try:
+        loader = detect.detect(host)
+        return LOADERS[loader.kind].menu(View(host), loader).default  # type: ignore[no-any-return]
+    except KmodError:
+        return None
+
+
 def initrd_word(entry: Entry, release: str) -> str:
     """The one of an entry's images that is the kernel's own initramfs, beside those with microcode and the like."""
     words = [word for word in entry.initrd if release in word] or [word for word in entry.initrd if "$" not in word]

@@ -10,7 +10,7 @@ import kernel_simulator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from initramfs_builders import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
+from build_initramfs import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments

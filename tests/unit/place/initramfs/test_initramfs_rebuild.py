@@ -9,7 +9,7 @@ import os
 
 import kernel_simulator
 import pytest
-from initramfs_builders import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
+from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host

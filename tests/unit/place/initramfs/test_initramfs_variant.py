@@ -12,7 +12,7 @@ import shutil
 
 import kernel_simulator
 import pytest
-from initramfs_builders import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
+from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError

@@ -7,8 +7,8 @@ import gzip
 import sys
 from pathlib import Path
 
-sys.path.insert(0, sys.argv[1] + "/unit/place/initramfs")
-from initramfs_builders import cpio  # noqa: E402
+sys.path.insert(0, sys.argv[1])
+from build_initramfs import cpio  # noqa: E402
 
 root = Path(sys.argv[2])
 for modules in (root / "lib/modules").iterdir():

@@ -1,0 +1,73 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""kmod_link on a running machine: whether a reboot is what it takes to use what is deployed."""
+import shutil
+
+import pytest
+from build_initramfs import cpio
+from fake_tree import ONE, FakeTree, module
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import Kernel
+
+pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
+IMAGE = "/boot/initramfs-%s.img" % ONE
+OURS, ANOTHER = module("vendor", ONE, "1.0", [ONE]), module("vendor", ONE, "0.9")
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """ONE runs, with another module of the driver's name."""
+    monkeypatch.setattr(Kernel, "running", property(lambda kernel: kernel.release == ONE))
+    tree = FakeTree(tmp_path / "root")
+    tree.vendor(ONE, [ONE])
+    tree.write("/sys/module/vendor/initstate", b"live\n")
+    tree.write("/sys/module/vendor/srcversion", b"of another one\n")
+    tree.write("/boot/grub/grub.conf", b"default=0\ntitle Linux\n\tkernel /vmlinuz-%s ro\n\tinitrd /initramfs-%s.img\n" % (ONE.encode(), ONE.encode()))
+    return tree
+
+
+def image(**copies):
+    prefix = "lib/modules/%s/" % ONE
+    names = {name: "kernel/%s.ko" % name for name in copies}
+    index = "".join("%s:\n" % path for path in names.values())
+    return cpio({prefix + "modules.dep": index.encode(), **{prefix + path: copies[name] for name, path in names.items()}})
+
+
+def reboot_needed(tree):
+    _plan, result = tree.plan("/build")
+    return result["reboot_needed"], result["held_back_by"]
+
+
+@pytest.mark.parametrize("copies", [{}, {"vendor": OURS}, {"e1000e": ANOTHER}])
+def test_a_reboot_helps_where_the_initramfs_has_no_other_copy(tree, copies):
+    tree.write(IMAGE, image(**copies))
+    assert reboot_needed(tree) == (True, None)
+
+
+def test_it_does_not_where_the_initramfs_would_load_another_copy_again(tree):
+    tree.write(IMAGE, image(vendor=ANOTHER))
+    assert reboot_needed(tree) == (False, IMAGE)
+
+
+def test_it_does_where_the_default_entry_starts_a_variant_of_ours(tree):
+    tree.write(IMAGE, image(vendor=ANOTHER))
+    text = tree.data("/boot/grub/grub.conf")
+    entry = text[text.index(b"title"):]
+    ours = b"### BEGIN outoftree.kmod vendor %s ###\n%s### END outoftree.kmod vendor %s ###\n" % (ONE.encode(), entry, ONE.encode())
+    tree.write("/boot/grub/grub.conf", text.replace(b"default=0", b"default=1") + ours)
+    assert reboot_needed(tree) == (True, None)
+
+
+@pytest.mark.parametrize("path", ["/boot/grub/grub.conf", IMAGE])
+def test_what_cannot_be_read_holds_nothing_back(tree, path):
+    tree.write(IMAGE, image(vendor=ANOTHER))
+    tree.write(path, b"damaged")
+    assert reboot_needed(tree) == (True, None)
+
+
+def test_where_none_is_loaded_there_is_nothing_to_replace(tree):
+    shutil.rmtree(tree.path("/sys/module/vendor"))
+    tree.write(IMAGE, image(vendor=ANOTHER))
+    assert reboot_needed(tree) == (False, None)
