@@ -13,6 +13,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 IMAGE = "/boot/initramfs-%s.img" % ONE
+CONFIG = b"default=0\ntitle Linux\n\tkernel /vmlinuz-ONE ro\n\tinitrd /initramfs-ONE.img\n".replace(b"ONE", ONE.encode())
 OURS, ANOTHER = module("vendor", ONE, "1.0", [ONE]), module("vendor", ONE, "0.9")
 
 
@@ -24,7 +25,7 @@ def tree(tmp_path, monkeypatch):
     tree.vendor(ONE, [ONE])
     tree.write("/sys/module/vendor/initstate", b"live\n")
     tree.write("/sys/module/vendor/srcversion", b"of another one\n")
-    tree.write("/boot/grub/grub.conf", b"default=0\ntitle Linux\n\tkernel /vmlinuz-%s ro\n\tinitrd /initramfs-%s.img\n" % (ONE.encode(), ONE.encode()))
+    tree.write("/boot/grub/grub.conf", CONFIG)
     return tree
 
 
@@ -53,10 +54,8 @@ def test_it_does_not_where_the_initramfs_would_load_another_copy_again(tree):
 
 def test_it_does_where_the_default_entry_starts_a_variant_of_ours(tree):
     tree.write(IMAGE, image(vendor=ANOTHER))
-    text = tree.data("/boot/grub/grub.conf")
-    entry = text[text.index(b"title"):]
-    ours = b"### BEGIN outoftree.kmod vendor %s ###\n%s### END outoftree.kmod vendor %s ###\n" % (ONE.encode(), entry, ONE.encode())
-    tree.write("/boot/grub/grub.conf", text.replace(b"default=0", b"default=1") + ours)
+    marks = [b"### %s outoftree.kmod vendor %s ###\n" % (word, ONE.encode()) for word in (b"BEGIN", b"END")]
+    tree.write("/boot/grub/grub.conf", CONFIG.replace(b"default=0", b"default=1") + CONFIG.partition(b"\n")[2].join(marks))
     assert reboot_needed(tree) == (True, None)
 
 

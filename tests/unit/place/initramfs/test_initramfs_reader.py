@@ -8,9 +8,9 @@ from typing import Dict, Optional, Tuple
 
 import kernel_simulator
 import pytest
+from build_initramfs import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from build_initramfs import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments
