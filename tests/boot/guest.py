@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A machine on a disk, running in QEMU: emulated, reached by ssh on the loopback interface alone, with a time limit."""
+import base64
 import os
 import shutil
 import signal
@@ -99,6 +100,10 @@ class Guest:
         if status:
             raise LabError("the machine's script ended with %d: %s" % (status, said[-3000:]))
         return said
+
+    def send(self, command: str, data: bytes) -> None:
+        """Have a command of the machine's read ``data``."""
+        self.script("base64 -d <<'END' | %s\n%sEND\n" % (command, base64.encodebytes(data).decode()))
 
     def wait(self, not_boot: str = "", timeout: float = 900) -> str:
         """Until it answers, in another boot than ``not_boot``: the id of this one."""

@@ -170,3 +170,23 @@ def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipp
     assert machine.guest.wait() == this_boot, "another run took the machine down again"
     machine.play("-e", "kmod_driver=rootless", name="remove")
     assert machine.files() == shipped
+
+
+@pytest.mark.skipif(FAST, reason="only without --fast")
+def test_no_reboot_is_made_that_would_not_help(machine, driver):
+    """The shipped initramfs loads another module of the driver's name: it would do so again."""
+    if machine.disk != disks.DISKS[0]:
+        pytest.skip("not a matter of the boot loader")
+    recipe = """sed -i 's/MODULE_DESCRIPTION("/&Another /' *.c; make -C "$kernel_source_dir" M="$PWD" modules"""
+    other = drivers.compiled("another-edu", drivers.HERE / "edu", machine.kernel, recipe)[0]
+    machine.guest.send("cat > /lib/modules/$(uname -r)/kernel/drivers/misc/ootedu.ko", other.read_bytes())
+    machine.ran("set -e; depmod; echo ootedu >> /etc/initramfs-tools/modules; update-initramfs -u")
+    machine.guest.reboot()
+    assert machine.loaded_in_initramfs()
+    loaded, this_boot = machine.ran("cat /sys/module/ootedu/srcversion"), machine.guest.wait()
+    for changes in (True, False):
+        totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_reboot=true")
+        assert "out of /boot/initrd.img-" in said and (totals["changed"] > 0) == changes, said
+        assert machine.guest.wait() == this_boot and machine.ran("cat /sys/module/ootedu/srcversion") == loaded
+    machine.deploy(driver, DRIVER, "-e", "kmod_boot=once", "-e", "kmod_reboot=true")
+    assert machine.started_by() == DRIVER and machine.ran("cat /sys/module/ootedu/srcversion") != loaded

@@ -21,15 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit" / "place"
 
 import machines  # noqa: E402
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View  # noqa: E402
 
 LIMIT = 300
 DRIVERS = ("a", "3w-9xxx", "z9", "A.b")
-MODULES = ("normal", "fat", "serial", "terminfo", "blsuki", "linux", "test", "echo", "configfile", "loadenv", "sleep", "halt")
+MODULES = ("normal", "password", "fat", "serial", "terminfo", "blsuki", "linux", "test", "echo", "configfile", "loadenv", "sleep", "halt")
 reason = next(("no %s on this machine" % tool for tool in ("qemu-system-x86_64", "mcopy", "mformat", "grub-mkimage") if not shutil.which(tool)), None)
 reason = reason or (None if guest.ovmf() else "no OVMF firmware") or debian.available()
+PASSWORD = 'set superusers="root"\npassword root secret\n'
+ASKS = "Enter username:"
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
@@ -54,13 +57,13 @@ def firmware(directory, files, boots=1):
 
 
 def serial(machine):
-    """What a machine says on its serial line until its loader has chosen."""
+    """What a machine says on its serial line until its loader has chosen, or asks who may."""
     argv = ["timeout", "--foreground", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none",
             "-no-reboot", "-serial", "stdio", "-nic", "none"] + machine
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     text = b""
     try:
-        while not re.search(rb"chosen-\d\d", text):
+        while not re.search(rb"chosen-\d\d|" + ASKS.encode(), text):
             chunk = process.stdout.read1(1 << 16)
             if not chunk:
                 break
@@ -119,20 +122,53 @@ def grub(tmp_path_factory):
     return program.read_bytes()
 
 
-@pytest.mark.parametrize("chosen", [None, "once", "saved"])
-def test_grub_shows_and_starts_what_is_read_off_its_files(tmp_path, grub, chosen):
+def grub_files(grub, host, head, entries):
+    config = "serial --unit=0\nterminal_output serial\nset root=hd0\n" + machines.GRUB_HEAD % "${saved_entry}" + head + "set timeout=1\nblscfg\n"
+    return dict(entries, **{"EFI/BOOT/BOOTX64.EFI": grub, "grub/grub.cfg": config.encode(), "grub/grubenv": host.read("/boot/grub2/grubenv")})
+
+
+@pytest.mark.parametrize("boot", ["none", "once", "default"])
+@pytest.mark.parametrize("family", ["debian", "el7", "sles"])
+def test_grub_shows_and_starts_what_custom_cfg_adds(tmp_path, grub, family, boot):
+    """With a grub.cfg as grub-mkconfig writes it: of debian with a fixed default, of the others with a saved one."""
+    host, loader, kernels = machine(tmp_path / "root", family)
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    expected = menu(host, loader)
+    ids = [each.id for each in expected.entries if each.linux]
+    kernels_of, titles_of = iter(range(len(ids))), iter(range(len(ids)))
+    files = dict({"chosen-%02d" % number: b"no kernel" for number in range(len(ids))}, **{"EFI/BOOT/BOOTX64.EFI": grub})
+    for name, head in (("grub.cfg", "serial --unit=0\nterminal_output serial\nset root=hd0\nset timeout=1\n"), ("custom.cfg", ""), ("grubenv", "")):
+        text = host.read_text(loader.config.replace("grub.cfg", name))
+        text = re.sub(r"^\t[ \t]*(if|else|fi|search|set root|insmod|load_video|initrd)\b.*\n", "", text, flags=re.M)  # it is another disk
+        text = re.sub(r"^(\t+)linux(16)?[ \t].*", lambda line: "%slinux /chosen-%02d" % (line.group(1), next(kernels_of)), text, flags=re.M)
+        files["grub/" + name] = (head + re.sub("'With driver .*?'", lambda title: "'T-%02d'" % next(titles_of), text)).encode()
+    titles = [each.title for each in expected.entries if len(each.position) == 1 and not each.driver]
+    titles += ["T-%02d" % number for number, _entry in enumerate(each for each in expected.entries if each.driver)]
+    order, started = shown(firmware(tmp_path, files), titles)
+    assert order == titles
+    assert ids[started] == (expected.once or expected.default.id)
+    assert ids[started].startswith("outoftree-") == (boot != "none")
+
+
+def protect(root, more=""):
+    config = root / "boot/grub2/grub.cfg"
+    config.write_text(PASSWORD + more + config.read_text())
+
+
+@pytest.mark.parametrize("chosen, head", [(None, ""), ("once", ""), ("saved", ""), ("once", PASSWORD), ("saved", PASSWORD)])
+def test_grub_shows_and_starts_what_is_read_off_its_files(tmp_path, grub, chosen, head):
     host, loader, kernels = machine(tmp_path / "root", "el9")
+    if head:
+        protect(tmp_path / "root")
     if chosen:
         boot = {"once": "once", "saved": "default"}[chosen]
         entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
     expected = menu(host, loader)
-    files = telling(host, loader)
+    files = grub_files(grub, host, head, telling(host, loader))
     block = host.read_text("/boot/grub2/grubenv")
     for each in expected.entries:  # the titles are others here
         block = block.replace("=%s\n" % each.title, "=T-%s\n" % each.id)
-    block = block.rstrip("#").ljust(1024, "#")
-    files.update({"EFI/BOOT/BOOTX64.EFI": grub, "grub/grubenv": block.encode(), "grub/grub.cfg": (
-        "serial --unit=0\nterminal_output serial\nset root=hd0\n" + machines.GRUB_HEAD % "${saved_entry}" + "set timeout=1\nblscfg\n").encode()})
+    files["grub/grubenv"] = block.rstrip("#").ljust(1024, "#").encode()
     order, started = shown(firmware(tmp_path, files), ["T-" + each.id for each in expected.entries])
     assert as_promised(order)
     started = host.listdir(loader.entries)[started]
@@ -141,6 +177,25 @@ def test_grub_shows_and_starts_what_is_read_off_its_files(tmp_path, grub, chosen
     if chosen == "once":  # and what failed to start is not tried again
         _order, second = shown(firmware(tmp_path, files, boots=2), [])
         assert host.listdir(loader.entries)[second] == expected.default.id + ".conf"
+
+
+@pytest.mark.parametrize("lines", ["", "grub_arg --unrestricted", "grub_users root", "grub_users $grub_users", "grub_users ${grub_users}"])
+@pytest.mark.parametrize("variable", ["", "set grub_users=root\n", 'set grub_users=""\n'])
+def test_grub_asks_for_a_password_where_that_is_read_off_its_files(tmp_path, grub, lines, variable):
+    """Entries in files: only where it does not are they made what boots start."""
+    host, loader, kernels = machine(tmp_path / "root", "el9")
+    protect(tmp_path / "root", variable)
+    for path in (tmp_path / "root/boot/loader/entries").iterdir():
+        path.write_text(path.read_text().replace("grub_arg --unrestricted\n", "").replace("grub_users $grub_users\n", lines + "\n" if lines else ""))
+    said = firmware(tmp_path, grub_files(grub, host, PASSWORD + variable, telling(host, loader)))
+    codes = set()
+    for boot in ("once", "default"):
+        try:
+            entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)
+            codes.add(None)
+        except KmodError as error:
+            codes.add(error.code)
+    assert codes == ({"GRUB_PASSWORD"} if ASKS in said else {None})
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "sid"])

@@ -28,6 +28,7 @@ class Config(NamedTuple):
     custom: bool  # whether custom.cfg is sourced
     once: bool  # whether next_entry is honoured
     superusers: bool
+    users: Optional[str]  # what the variable grub_users is set to
 
 
 def custom(loader: Loader) -> str:
@@ -44,7 +45,7 @@ def config(view: View, loader: Loader) -> Config:
         raise KmodError(loader.config, "is not there", "Generate it: grub-mkconfig -o %s" % loader.config, "CONFIG_MISSING")
     reader = _Reader(view, loader)
     reader.read(script.parse(text, loader.config), _Source(loader.config, text), ())
-    return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers)
+    return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users)
 
 
 class _Source:
@@ -67,6 +68,7 @@ class _Reader:
         self.default = ""
         self.custom = False
         self.superusers = False
+        self.users: Optional[str] = None
         self.counts: Dict[Tuple[int, ...], int] = {}
 
     def place(self, parent: Tuple[int, ...]) -> Tuple[int, ...]:
@@ -88,6 +90,8 @@ class _Reader:
                 name, _unused, value = command.words[1].value.partition("=")
                 if name == "default" and value not in ("${next_entry}", "$next_entry"):
                     self.default = value
+                elif name == "grub_users":
+                    self.users = value
                 self.superusers = self.superusers or name == "superusers" and bool(value)
 
     def source_custom(self, parent: Tuple[int, ...]) -> None:
@@ -326,6 +330,17 @@ def _environment_to_write(view: View, loader: Loader) -> str:
 
 
 def _check_unattended(view: View, loader: Loader, entry: Entry) -> None:
-    if config(view, loader).superusers and "--unrestricted" not in entry.text:
-        raise KmodError(loader.config, "the menu is protected by a password, which %r would wait for" % entry.title,
-                        "Give the shipped entries --unrestricted first", "GRUB_PASSWORD")
+    found = config(view, loader)
+    free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
+    if entry.path.endswith(".conf"):  # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
+        free, then = _users(view, loader, found, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
+    if found.superusers and not free:
+        raise KmodError(loader.config, "the menu is protected by a password, which %r would wait for" % entry.title, then, "GRUB_PASSWORD")
+
+
+def _users(view: View, loader: Loader, found: Config, entry: Entry) -> Optional[str]:
+    """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to nothing at all."""
+    value = next((line.value for line in bls.lines(entry.text) if line.key == "grub_users"), None)
+    if value != "$grub_users":  # blscfg knows no braces
+        return value
+    return found.users if found.users is not None else grubenv.get(environment_of(view, loader), "grub_users")

@@ -6,6 +6,7 @@
 
 (GRUB's manual, "Environment block"; the same check is in Debian's 00_header.)
 """
+import contextlib
 import os
 import re
 from typing import List, Optional, Tuple
@@ -33,14 +34,18 @@ def _mounted(real: str) -> Optional[str]:
     kind = kinds.get(number, "btrfs" if os.major(device) == 0 else "")  # a subvolume has a number that no mount shows
     if kind in NO_BLOCKS:
         return "it is on %s" % kind
-    block = "/sys/dev/block/" + number
-    if os.path.exists(block + "/md") or os.path.exists(block + "/../md"):
+    return stacked("/sys/dev/block/" + number)
+
+
+def stacked(block: str) -> Optional[str]:
+    """By what a block device, given by its directory in /sys, is or lies upon: LVM may be below an encryption, RAID below LVM."""
+    if os.path.exists(block + "/md") or os.path.exists(block + "/../md"):  # the second of a partition
         return "it is on software RAID"
-    try:
-        with open(block + "/dm/uuid") as uuid:
-            return "it is on LVM" if uuid.read().startswith("LVM-") else None
-    except OSError:
-        return None
+    with contextlib.suppress(OSError), open(block + "/dm/uuid") as uuid:
+        if uuid.read().startswith("LVM-"):
+            return "it is on LVM"
+    below = os.listdir(block + "/slaves") if os.path.isdir(block + "/slaves") else []
+    return next((why for why in (stacked("%s/slaves/%s" % (block, each)) for each in below) if why), None)
 
 
 def _configured(host: Host, path: str) -> Optional[str]:

@@ -14,7 +14,7 @@ from test_entry import absent, menu, present, refused, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import bls, detect, entry, script
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import bls, detect, entry, script, storage
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grubenv as env
 
 CFG, CUSTOM, ENV = "boot/grub/grub.cfg", "boot/grub/custom.cfg", "boot/grub/grubenv"
@@ -359,6 +359,23 @@ def test_once_needs_an_environment_block(debian):
     refused("ENV_FULL", present, root, kernels, boot="once")
 
 
+@pytest.mark.parametrize("files, why", [
+    ({}, None), ({"md/level": "raid1"}, "RAID"), ({"dm/uuid": "LVM-x"}, "LVM"), ({"dm/uuid": "CRYPT-LUKS2-x"}, None), ({"dm/uuid": "mpath-x"}, None),
+    ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/dm-1/dm/uuid": "LVM-x"}, "LVM"), ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/md0/md/level": "raid1"}, "RAID"),
+    ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/sda2/partition": "2"}, None),
+])
+def test_on_a_running_machine_all_that_lies_below_counts(tmp_path, files, why):
+    for path, text in files.items():
+        write(tmp_path, "/block/" + path, text)
+    assert str(storage.stacked(str(tmp_path / "block"))).endswith(str(why))
+
+
+def test_a_partition_of_a_raid_is_on_raid(tmp_path):
+    write(tmp_path, "/md0/md/level", "raid1")
+    write(tmp_path, "/md0/md0p1/partition", "1")
+    assert "RAID" in str(storage.stacked(str(tmp_path / "md0/md0p1")))
+
+
 # A menu with passwords
 
 def test_under_a_password_the_copy_is_as_free_as_the_shipped_entry(tmp_path):
@@ -375,6 +392,26 @@ def test_an_entry_that_would_wait_for_a_password_is_not_started_unattended(debia
     for boot in ("once", "default"):
         refused("GRUB_PASSWORD", present, root, kernels, boot=boot)
     assert present(root, kernels)[0]
+
+
+@pytest.mark.parametrize("lines, grub_cfg, environment, asks", [
+    ("", "", [], False), ("grub_arg --unrestricted\n", "", [], False), ("grub_users root\n", "", [], True), ("grub_users ${grub_users}\n", "", [], True),
+    ("grub_users $grub_users\n", "", [], False), ("grub_users $grub_users\n", "", ["grub_users=root"], True),
+    ("grub_users $grub_users\n", "set grub_users=root\n", [], True), ("grub_users $grub_users\n", 'set grub_users=""\n', [], True),
+])
+def test_entries_in_files_wait_for_a_password_by_their_own_rule(tmp_path, lines, grub_cfg, environment, asks):
+    """Each row as the real GRUB has it (tests/boot/test_menus.py)."""
+    initrd = machines.el9(tmp_path)
+    for path in (tmp_path / "boot/loader/entries").iterdir():
+        path.write_text(path.read_text().replace("grub_users $grub_users\ngrub_arg --unrestricted\n", lines))
+    cfg = tmp_path / "boot/grub2/grub.cfg"
+    cfg.write_text('set superusers="root"\n' + grub_cfg + cfg.read_text())
+    (tmp_path / "boot/grub2/grubenv").write_text(grubenv(*environment))
+    for boot in ("once", "default"):
+        if asks:
+            assert "grub_users" in refused("GRUB_PASSWORD", present, tmp_path, variants(initrd, NEW), boot=boot).then
+        else:
+            assert present(tmp_path, variants(initrd, NEW), boot=boot)[0]
 
 
 # EFI
