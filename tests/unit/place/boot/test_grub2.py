@@ -395,7 +395,8 @@ def test_an_entry_that_would_wait_for_a_password_is_not_started_unattended(debia
 
 
 @pytest.mark.parametrize("lines, grub_cfg, environment, asks", [
-    ("", "", [], False), ("grub_arg --unrestricted\n", "", [], False), ("grub_users root\n", "", [], True), ("grub_users ${grub_users}\n", "", [], True),
+    ("", "", [], False), ("grub_arg --unrestricted\n", "", [], False), ("grub_users root\n", "", [], True),
+    ("grub_users ${grub_users}\n", "", [], True),
     ("grub_users $grub_users\n", "", [], False), ("grub_users $grub_users\n", "", ["grub_users=root"], True),
     ("grub_users $grub_users\n", "set grub_users=root\n", [], True), ("grub_users $grub_users\n", 'set grub_users=""\n', [], True),
 ])
