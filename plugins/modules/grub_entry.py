@@ -60,8 +60,8 @@ options:
   fallback_args:
     description:
       - Arguments that make a kernel or an initramfs that fails come back by itself, instead of waiting for somebody at the console.
-      - V(auto) stands for C(panic=10 rd.shell=0 rd.emergency=reboot) as long as the entry is not the default. The default behaves as the shipped
-        entry does. What is given here instead stays in any case.
+      - V(auto) stands for C(panic=10 oops=panic rd.shell=0 rd.emergency=reboot) as long as the entry is not the default. The default behaves as the
+        shipped entry does. What is given here instead stays in any case.
     type: str
     default: auto
   loader:
@@ -158,7 +158,7 @@ kernels:
       description: The arguments appended to those of the shipped entry.
       type: str
       returned: O(state=present)
-      sample: outoftree.kmod=vendor panic=10 rd.shell=0 rd.emergency=reboot
+      sample: outoftree.kmod=vendor panic=10 oops=panic rd.shell=0 rd.emergency=reboot
     default:
       description: Whether it is the default.
       type: bool
@@ -199,7 +199,7 @@ running:
     loaded:
       description:
         - For each module of the driver, whether V(this) very module is loaded, an V(other) one of its name, V(no) one,
-          or one that shows nothing to tell it by (V(unknown)).
+          or one that shows nothing to tell it by (V(unknown)). V(coming) or V(going) is one that is on its way in or out, or has crashed there.
       type: dict
       returned: always
       sample: {ootedu: this, ootedu_user: 'no'}

@@ -117,7 +117,7 @@ kernels:
         - The modules of the drivers, and all others that C(modprobe) would load from C(extra), C(updates) or C(weak-updates).
         - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any, and the C(sha256) of that, uncompressed.
         - C(loaded) is V(null) unless the kernel runs. Otherwise V(no), V(this) if that very file is loaded, V(other) if another one is,
-          V(unknown) if the module bears nothing to tell it by.
+          V(unknown) if the module bears nothing to tell it by, V(coming) or V(going) if it is on its way in or out, or has crashed there.
       type: list
       elements: dict
     links:

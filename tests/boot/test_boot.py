@@ -156,19 +156,22 @@ def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
 
 
 @pytest.mark.skipif(FAST, reason="only without --fast")
-def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipped):
-    source = drivers.compiled("rootless", HERE / "rootless", machine.kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')[0].parent
-    _totals, said = machine.deploy(source, "rootless", "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
+@pytest.mark.parametrize("name, panic", [("rootless", "ootrootless: no root file system"), ("crash", "Fatal exception")])
+def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipped, name, panic):
+    if name == "crash" and machine.disk != disks.DISKS[0]:
+        pytest.skip("not a matter of the boot loader")
+    source = drivers.compiled(name, HERE / name, machine.kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')[0].parent
+    _totals, said = machine.deploy(source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
     assert "came back on its default entry by itself" in said
-    assert "panic - not syncing: ootrootless: no root file system" in machine.guest.console()
+    assert "panic - not syncing: " + panic in machine.guest.console()
     assert machine.started_by() is None
     machine.guest.reboot()
     assert machine.started_by() is None, "tried more than once"
     this_boot = machine.guest.wait()
-    _totals, said = machine.deploy(source, "rootless", "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
+    _totals, said = machine.deploy(source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
     assert "TRIAL_FAILED" in said and "was started once with this very initramfs" in said
     assert machine.guest.wait() == this_boot, "another run took the machine down again"
-    machine.play("-e", "kmod_driver=rootless", name="remove")
+    machine.play("-e", "kmod_driver=" + name, name="remove")
     assert machine.files() == shipped
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DISK = disks.DISKS[0]
 TOOLS = ("lvm2", "libaio1", "libdevmapper-event1.02.1", "dmsetup", "mdadm", "btrfs-progs", "cryptsetup-bin", "libpopt0", "fdisk",
-         "libfdisk1", "libreadline8")
+         "libfdisk1", "libreadline8", "liblzo2-2")
 MAKE = """set -e
 ldconfig
 modprobe -a loop dm-mod dm-crypt raid1 btrfs xts

@@ -61,7 +61,7 @@ def _reboot_needed(plan: Plan, before: Optional[Build], after: Optional[Build], 
     left = any(state == "this" and module.name not in names for module, state in _loaded(plan.host, before, contents))
     if load and not loaded.reload(plan, wanted):
         return True
-    return left or (not load and any(state == "other" for _module, state in wanted))
+    return left or (not load and any(state == "other" or state in loaded.BETWEEN for _module, state in wanted))
 
 
 def _held_back_by(host: Host, after: Dict[str, Optional[Build]]) -> Optional[str]:

@@ -11,16 +11,21 @@ from ..read import elf
 from ..read.ko import KernelModule
 
 BUILD_ID = ".note.gnu.build-id"
+BETWEEN = ("coming", "going")  # kernel/module/sysfs.c: show_initstate
 
 
 def state(host: Host, module: KernelModule, build_id: Optional[bytes]) -> str:
-    """Whether the running kernel has ``module`` loaded: "no", "this" one, an"other" of its name, or "unknown" which.
+    """Whether the running kernel has ``module`` loaded: "no", "this" one, an"other" of its name, "unknown" which, or one that is "coming" or "going":
+    it stays so if it crashed while it was.
 
     The build ID tells for certain, srcversion (a digest of the sources) where a module has no build ID.
     """
     top = "/sys/module/" + module.name
     if not host.is_file(top + "/initstate"):  # what is built in has a directory, too
         return "no"
+    initstate = host.read_text(top + "/initstate").strip()
+    if initstate in BETWEEN:
+        return initstate
     note = "%s/notes/%s" % (top, BUILD_ID)
     if build_id and host.is_file(note):
         return "this" if host.read(note) == build_id else "other"
@@ -44,7 +49,7 @@ def reload(plan: Plan, modules: Sequence[Tuple[KernelModule, str]]) -> bool:
     """
     names = {module.name for module, _state in modules}
     others = _users_first([module for module, state_now in modules if state_now == "other"])
-    if any(not _removable(plan.host, name, names) for name in others):
+    if any(state_now in BETWEEN for _module, state_now in modules) or any(not _removable(plan.host, name, names) for name in others):
         return False
     if others:
         plan.run("/sys/module", ["rmmod"] + others)

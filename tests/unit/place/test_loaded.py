@@ -38,6 +38,7 @@ def running(tmp_path):
     ({"initstate": b"live\n", "srcversion": b"B\n"}, "A", None, "other"),
     ({"initstate": b"live\n"}, "A", None, "other"),
     ({"initstate": b"live\n"}, "", None, "unknown"),
+    ({"initstate": b"coming\n", "notes__build_id": b"1"}, "A", b"1", "coming"),  # as it stays when its init crashes
 ])
 def test_what_is_loaded(running, files, srcversion, build_id, state):
     assert loaded.state(running(**files), module(srcversion=srcversion), build_id) == state
@@ -61,6 +62,10 @@ def test_an_older_one_that_nothing_uses_is_replaced_its_users_first(running):
     host = running("vendor", refcnt=b"0\n")
     answer = commands(host, (module("core"), "other"), (module("vendor", depends="core"), "other"))
     assert answer == (True, ["rmmod vendor core", "modprobe core", "modprobe vendor"])
+
+
+def test_one_that_crashed_needs_a_reboot(running):
+    assert commands(running(), (module(), "coming")) == (False, [])
 
 
 @pytest.mark.parametrize("files", [{"refcnt": b"1\n"}, {"refcnt": b"1\n", "holders__stranger": None}, {}])

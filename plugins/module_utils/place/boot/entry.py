@@ -19,9 +19,9 @@ from . import bls, detect, trials
 from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
 from .shipped import LOADERS, choose, initrd_word, locate
 
-# A dead kernel or initramfs comes back by itself: panic= also makes the script of initramfs-tools reboot instead of giving a shell,
-# the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
-FALLBACK_ARGS = "panic=10 rd.shell=0 rd.emergency=reboot"
+# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of initramfs-tools reboot instead of
+# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
+FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
 
 
 class Request(NamedTuple):
@@ -164,7 +164,7 @@ def _try_once(view: View, loader: Loader, entry: Entry) -> Optional[str]:
 
 def proof(host: Host, driver: str) -> Dict[str, Any]:
     """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it, and ``loaded``,
-    each module of the driver as /sys has it ("this", "other", "no", "unknown").
+    each module of the driver as /sys has it (see ``loaded.state``).
 
     ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
     """

@@ -69,7 +69,7 @@ def test_an_entry_for_each_kernel_starts_that_kernel_with_the_variant(machine):
         shipped = next(each for each in menu(root).entries if each.driver is None and row["kernel"] in each.linux)
         assert made.linux == shipped.linux
         assert made.initrd[0] == shipped.initrd[0] + ".1" and made.initrd[1:] == shipped.initrd[1:]
-        assert made.args == shipped.args + " outoftree.kmod=3w-9xxx panic=10 rd.shell=0 rd.emergency=reboot"
+        assert made.args == shipped.args + " outoftree.kmod=3w-9xxx panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
         assert made.title.startswith("With driver 3w-9xxx: ") and row["kernel"] in made.title
 
 

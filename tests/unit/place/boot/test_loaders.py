@@ -92,7 +92,7 @@ def test_the_copy_of_a_title_is_its_own_lines(tmp_path):
 ### BEGIN outoftree.kmod 3w-9xxx {0} ###
 title With driver 3w-9xxx: CentOS ({0})
 \troot (hd0,0)
-\tkernel /vmlinuz-{0} ro root=/dev/mapper/vg-root rd_NO_LUKS quiet outoftree.kmod=3w-9xxx panic=10 rd.shell=0 rd.emergency=reboot
+\tkernel /vmlinuz-{0} ro root=/dev/mapper/vg-root rd_NO_LUKS quiet outoftree.kmod=3w-9xxx panic=10 oops=panic rd.shell=0 rd.emergency=reboot
 \tinitrd /initramfs-{0}.img.1
 ### END outoftree.kmod 3w-9xxx {0} ###
 """.format(NEW))
