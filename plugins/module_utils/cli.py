@@ -182,10 +182,11 @@ def variant(options: argparse.Namespace) -> int:
 
 def entry(options: argparse.Namespace) -> int:
     from .place.boot import entry as entries
+    from .place.initramfs import variant as variants
 
     request = entries.Request(options.driver, options.args, boot=options.boot)
     result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
-                     else entries.present(host, request, entries.variants(host, options.driver, options.kernel)))
+                     else entries.present(host, request, variants.images(host, options.driver, options.kernel)))
     _show(options, result, _columns([[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]))
     return OK
 

@@ -215,6 +215,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
 
 
 def work(host, params):
@@ -225,7 +226,7 @@ def work(host, params):
     fallback = None if params["fallback_args"] == "auto" else params["fallback_args"]
     request = entry.Request(params["driver"], params["args"], fallback, params["boot"], params["copy_of"] or "")
     explicit = {params["kernels"][0]: tuple(params["initrd"])} if params["initrd"] else None
-    return entry.present(host, request, explicit or entry.variants(host, params["driver"], params["kernels"]), params["loader"])
+    return entry.present(host, request, explicit or variant.images(host, params["driver"], params["kernels"]), params["loader"])
 
 
 def main():

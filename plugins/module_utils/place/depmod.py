@@ -6,11 +6,13 @@
 import os
 import posixpath
 import re
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..host import Host
 from ..read import ko
-from ..read.depmod import DIRECTORIES, Config, rank_of
+from ..read.depmod import DIRECTORIES, Config, chosen, rank_of
+
+PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
 
 def winner(rules: Config, modules_dir: str, paths: Sequence[str]) -> Optional[str]:
@@ -36,6 +38,13 @@ def listed(host: Host, modules_dir: str) -> Dict[str, str]:
     path = modules_dir + "/modules.dep"
     rows = host.read_text(path, 64 << 20).splitlines() if host.is_file(path) else []
     return {ko.normal(row.partition(":")[0]): posixpath.join(modules_dir, row.partition(":")[0]) for row in rows}
+
+
+def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
+    """The module files that depmod has chosen for a kernel out of the drivers' directories."""
+    modules_dir = "/lib/modules/" + release
+    directories = tuple("%s/%s/%s/" % (modules_dir, place, driver) for place in PLACES for driver in drivers)
+    return tuple(sorted(path for path in chosen(host, modules_dir).values() if path.startswith(directories)))
 
 
 def command(host: Host, modules_dir: str) -> List[str]:

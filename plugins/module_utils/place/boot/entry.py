@@ -3,19 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """New boot entries beside the shipped ones: planned as a whole, and read back before anything is written."""
-import functools
 import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ...compression import decompress
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
-from ...read import ko
-from .. import loaded
-from ..initramfs import variant
-from . import bls, detect, trials
+from . import detect, trials
 from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
 from .shipped import LOADERS, choose, initrd_word, locate
 
@@ -44,7 +39,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     module = LOADERS[loader.kind]
     before = module.menu(View(host), loader)
     view = View(host)
-    running = proof(host, request.driver)
+    running = trials.proof(host, request.driver)
     target = next((each for each in kernels if before.default and boots(before.default, each)), next(reversed(list(kernels)), None))
     shipped, made, known = {}, {}, {}
     for release, images in kernels.items():
@@ -90,7 +85,7 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     except KmodError as error:
         if error.code != "LOADER_MISSING":
             raise
-        return Plan(host), _result(Loader("none", ""), Menu([], None), [], proof(host, driver))
+        return Plan(host), _result(Loader("none", ""), Menu([], None), [], trials.proof(host, driver))
     module = LOADERS[loader.kind]
     before = module.menu(View(host), loader)
     view = View(host)
@@ -99,7 +94,7 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
     rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
-    return view.plan(), _result(loader, after, rows, proof(host, driver))
+    return view.plan(), _result(loader, after, rows, trials.proof(host, driver))
 
 
 def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
@@ -137,18 +132,6 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
     return tuple(directory + "/" + os.path.basename(image) for image in images), word
 
 
-def variants(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, Tuple[str, ...]]:
-    """The initramfs images to load for each kernel that has a variant with the driver (or of the named ones), oldest kernel first."""
-    found: Dict[str, Tuple[str, ...]] = {}
-    for each in sorted(variant.found(host), key=lambda each: -len(each.wants["drivers"])):  # one with this driver alone comes last
-        if driver in each.wants["drivers"] and (not kernels or each.wants["kernel"] in kernels):
-            found[each.wants["kernel"]] = (each.base, each.path) if each.method == "segment" else (each.path,)
-    for release in kernels:
-        if release not in found:
-            raise KmodError(release, "has no initramfs variant with %s" % driver, "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
-    return dict(sorted(found.items(), key=lambda item: functools.cmp_to_key(bls.vercmp)(item[0])))
-
-
 def _try_once(view: View, loader: Loader, entry: Entry) -> Optional[str]:
     """Have the next boot alone start the entry: its id.
 
@@ -160,22 +143,6 @@ def _try_once(view: View, loader: Loader, entry: Entry) -> Optional[str]:
     entry = _ours(module.menu(view, loader), entry.driver or "", entry.kernel or "")
     module.set_once(view, loader, entry)
     return entry.id
-
-
-def proof(host: Host, driver: str) -> Dict[str, Any]:
-    """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it, and ``loaded``,
-    each module of the driver as /sys has it (see ``loaded.state``).
-
-    ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
-    """
-    booted, states = None, {}
-    if host.live:
-        with open("/proc/cmdline") as cmdline:
-            booted = os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
-    for path in variant.linked(host, booted, [driver]) if booted else ():
-        module = ko.read(host, path)
-        states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
-    return {"booted": booted, "loaded": states, "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
 
 
 def _ours(menu: Menu, driver: str, kernel: str) -> Entry:

@@ -7,12 +7,16 @@
 Without that a play that runs every night would start what failed again every night.
 """
 import hashlib
-from typing import NamedTuple, Optional, Sequence
+import os
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
+from ...compression import decompress
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Content
-from .menu import Entry
+from ...read import ko
+from .. import depmod, loaded
+from .menu import MARKER, Entry
 
 
 class Trial(NamedTuple):
@@ -43,6 +47,22 @@ def start(entry: Optional[Entry], trial: Trial) -> Trial:
                         "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
                         "To have the same tried again, remove the entry first (state: absent)", "TRIAL_FAILED")
     return Trial("pending", trial.of, "started " + trial.of, True)
+
+
+def proof(host: Host, driver: str) -> Dict[str, Any]:
+    """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it, and ``loaded``,
+    each module of the driver as /sys has it (see ``loaded.state``).
+
+    ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
+    """
+    booted, states = None, {}
+    if host.live:
+        with open("/proc/cmdline") as cmdline:
+            booted = os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
+    for path in depmod.linked(host, booted, [driver]) if booted else ():
+        module = ko.read(host, path)
+        states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
+    return {"booted": booted, "loaded": states, "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
 
 
 def _digest(host: Host, images: Sequence[str], args: str) -> str:

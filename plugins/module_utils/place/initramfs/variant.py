@@ -15,13 +15,14 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Change, Content, File, Plan
-from ...read import depmod, ko
+from ...read import ko
+from ...read.kernels import version_key
+from .. import depmod
 from . import image, manifest, overlay, parts, rebuild, sealed
 from .manifest import NUMBERED, Variant
 
 PLENTY = 1 << 30
 SLACK = 1 << 20  # left free on /boot
-PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
 
 class Request(NamedTuple):
@@ -49,7 +50,7 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
     """
     whole, rows = Plan(host), []
     for release in kernels or having(host, request.drivers):
-        modules = request.modules or linked(host, release, request.drivers)
+        modules = request.modules or depmod.linked(host, release, request.drivers)
         if not modules:
             raise KmodError("/lib/modules/" + release, "has no module of %s" % " and ".join(request.drivers), "Link the driver into it (kmod_link)",
                             "DRIVER_MISSING")
@@ -185,6 +186,18 @@ def _with(host: Host, drivers: Sequence[str]) -> List[Variant]:
     return [variant for variant in found(host) if set(drivers) & set(variant.wants["drivers"])]
 
 
+def images(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, Tuple[str, ...]]:
+    """What a boot entry loads for each kernel that has a variant with the driver (or each of the named ones), oldest kernel first."""
+    made: Dict[str, Tuple[str, ...]] = {}
+    for each in sorted(_with(host, [driver]), key=lambda each: -len(each.wants["drivers"])):  # one with this driver alone comes last
+        if not kernels or each.wants["kernel"] in kernels:
+            made[each.wants["kernel"]] = (each.base, each.path) if each.method == "segment" else (each.path,)
+    for release in kernels:
+        if release not in made:
+            raise KmodError(release, "has no initramfs variant with %s" % driver, "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+    return dict(sorted(made.items(), key=lambda item: version_key(item[0])))
+
+
 def overview(host: Host) -> List[Dict[str, Any]]:
     """Each variant on the host, and its state: current, stale (the shipped image is another one by now), damaged, or gone (the kernel is)."""
     rows = []
@@ -207,16 +220,9 @@ def gone(host: Host, variant: Variant) -> bool:
 def having(host: Host, drivers: Sequence[str]) -> List[str]:
     """The installed kernels that have modules of each of the drivers."""
     return [release for release in host.listdir("/lib/modules")
-            if _installed(host, release) and all(linked(host, release, [driver]) for driver in drivers)]
+            if _installed(host, release) and all(depmod.linked(host, release, [driver]) for driver in drivers)]
 
 
 def _installed(host: Host, release: str) -> bool:
     """Not what a removed kernel leaves behind: extra/ and weak-updates/ with an index of them."""
     return host.exists("/boot/vmlinuz-" + release) or host.is_dir("/lib/modules/%s/kernel" % release)
-
-
-def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
-    """The module files that depmod has chosen for a kernel out of the drivers' directories."""
-    modules_dir = "/lib/modules/" + release
-    directories = tuple("%s/%s/%s/" % (modules_dir, place, driver) for place in PLACES for driver in drivers)
-    return tuple(sorted(path for path in depmod.chosen(host, modules_dir).values() if path.startswith(directories)))

@@ -12,7 +12,7 @@ from machines import DRIVER, MACHINE, NEW, OLD, write
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry, grubenv, storage, systemd_boot
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry, grubenv, storage, systemd_boot, trials
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
 
 
@@ -168,7 +168,7 @@ def trier(request, tmp_path, monkeypatch):
     """A running machine, and what starts it again: with the entry on trial or without, and whether the driver works."""
     initrd = machines.FAMILIES[request.param](tmp_path)
     shown = {"booted": None, "loaded": {}, "verified": False}
-    monkeypatch.setattr(entry, "proof", lambda host, driver: dict(shown))
+    monkeypatch.setattr(trials, "proof", lambda host, driver: dict(shown))
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
     firmware = systemd_boot.VARIABLES % "LoaderEntryOneShot"
