@@ -61,7 +61,8 @@ from outoftree_kmod.host import Host
 from outoftree_kmod.place.boot import storage
 for path in %r:
     open(path + "/grubenv", "w").close()
-    probe = [subprocess.run(["grub-probe", "--target=" + target, path], stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout.split()
+    probe = [subprocess.run(["grub-probe", "--target=" + target, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                            universal_newlines=True, check=True).stdout.split()
              for target in ("abstraction", "fs")]
     print(repr((path, storage.unwritable(Host(), path + "/grubenv", ""), *probe)))
 """
