@@ -100,7 +100,8 @@ def _entry_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("entry", help="add or remove boot entries for kernels with a driver's variants",
                                description="Add a boot entry for each kernel that has a variant with the driver, beside the shipped ones, or "
                                            "remove them.")
-    each.add_argument("--boot", choices=["none", "once", "default"], default="none", help="start it at the next boot alone, or from now on")
+    each.add_argument("--boot", choices=["none", "once", "default", "shipped"], default="none",
+                      help="start it at the next boot alone, or from now on, or what was started before")
     each.add_argument("--args", default="", help="arguments for the kernel's command line besides those of the shipped entry")
     _change_options(each)
     return each

@@ -11,7 +11,7 @@ description:
   - Adds a boot entry for each kernel that has an initramfs variant with the driver, or removes them. An entry is a copy of the
     one that the distribution ships for that kernel, with another title, the variant in place of the shipped image, and arguments
     appended.
-  - The shipped entries, the boot loader's configuration and the default stay as they are, unless O(boot=default) asks for another
+  - The shipped entries, the boot loader's configuration and the default stay as they are, unless O(boot) asks for another
     default. The module checks that on the menu that it is going to leave behind, before it writes anything.
   - Under GRUB 2 the entries go into C(custom.cfg) beside C(grub.cfg), between marks. Where entries are files of their own
     (Boot Loader Specification), each is a file named like the shipped one with C(~) and the driver, a name that never sorts before it.
@@ -49,9 +49,10 @@ options:
       - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images or O(args) are others, or the entry
         has been removed by O(state=absent). What was tried is remembered in a comment beside the entry.
       - V(default) makes it the default. The old one is remembered and comes back with O(state=absent).
+      - V(shipped) has the old default back and gives up a trial that has not begun. The entries stay.
       - If entries for several kernels are made, the one for the kernel of the present default is meant, else the one for the newest.
     type: str
-    choices: [none, once, default]
+    choices: [none, once, default, shipped]
     default: none
   args:
     description: Arguments for the kernel's command line, appended to those of the shipped entry.
@@ -93,6 +94,11 @@ EXAMPLES = r"""
   outoftree.kmod.grub_entry:
     driver: 3w-9xxx
     boot: default
+
+- name: Have the old default back, and leave the entries
+  outoftree.kmod.grub_entry:
+    driver: 3w-9xxx
+    boot: shipped
 
 - name: Remove the entries, and have the old default back
   outoftree.kmod.grub_entry:
@@ -236,7 +242,7 @@ def main():
             state=dict(type="str", choices=["present", "absent"], default="present"),
             kernels=dict(type="list", elements="str", default=[]),
             initrd=dict(type="list", elements="path"),
-            boot=dict(type="str", choices=["none", "once", "default"], default="none"),
+            boot=dict(type="str", choices=["none", "once", "default", "shipped"], default="none"),
             args=dict(type="str", default=""),
             fallback_args=dict(type="str", default="auto"),
             loader=dict(type="str", choices=["auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"], default="auto"),

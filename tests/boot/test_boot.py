@@ -145,6 +145,19 @@ def test_still_there_after_another_reboot(machine):
     assert "panic=" not in machine.ran("cat /proc/cmdline"), "the default does what the shipped entry does"
 
 
+@pytest.mark.skipif(FAST, reason="only without --fast")
+def test_another_version_has_to_prove_itself_before_it_is_the_default(machine):
+    if machine.disk != disks.DISKS[0]:
+        pytest.skip("not a matter of the boot loader")
+    recipe = """sed -i 's/MODULE_VERSION("1/MODULE_VERSION("2/' *.c; make -C "$kernel_source_dir" M="$PWD" modules"""
+    source = drivers.compiled("newer-edu", drivers.HERE / "edu", machine.kernel, recipe)[0].parent
+    for on_trial in (True, False):  # the second play makes it the default
+        machine.deploy(source, DRIVER, "-e", "kmod_boot=default")
+        machine.guest.reboot()
+        assert machine.started_by() == DRIVER and machine.ran("cat /sys/module/ootedu/version") == "2.0\n"
+        assert (" panic=10 " in machine.ran("cat /proc/cmdline")) == on_trial
+
+
 def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
     totals, said = machine.play("-e", "kmod_driver=" + DRIVER, name="remove")
     assert totals["changed"] > 0, said

@@ -25,7 +25,7 @@ class Request(NamedTuple):
     driver: str
     args: str = ""
     fallback_args: Optional[str] = None  # None: FALLBACK_ARGS, until the entry is the default
-    boot: str = "none"  # none, once, default
+    boot: str = "none"  # none, once, default, shipped
     copy_of: str = ""  # title or id of the entry to copy
 
 
@@ -50,7 +50,9 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
         trial = trials.known(host, old, before.once, images, request.args, running["verified"] and running["booted"] == release)
         if request.boot == "once" and release == target and trial.state in ("none", "failed") and (host.live or not promoted):
             trial = trials.start(old, trial)
-        default = release == target if request.boot == "default" else promoted and not trial.starts
+        elif request.boot == "shipped":
+            trial = trials.cancelled(trial)
+        default = release == target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
         made[release] = New(request.driver, release, named, replaces, _arguments(request, default), "" if trial.starts else trial.remark)
         known[release] = trial
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
@@ -61,17 +63,20 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
-    once = None
+    starts = target is not None and known[target].starts
+    if starts or request.boot == "shipped":  # what is on trial is no default
+        _give_back(view, loader, request.driver)
     if target and request.boot == "default":
         module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, target))
-    elif target and known[target].starts:
-        once = _try_once(view, loader, _ours(module.menu(view, loader), request.driver, target))
+    elif target and starts:
+        module.set_once(view, loader, _ours(module.menu(view, loader), request.driver, target))
         view.then()  # a run that is cut off before the trial is arranged must not look like one that failed
         module.add(view, loader, shipped[target], made[target]._replace(trial=known[target].remark))
     after = module.menu(view, loader)
-    after = after._replace(once=once or after.once)
     _check(loader, before, after, made, request.boot != "none")
-    if target and request.boot == "default" and not _same(after.default, _ours(after, request.driver, target)):
+    kept = after.default is not None and after.default.driver == request.driver
+    if (request.boot == "default" and target and not _same(after.default, _ours(after, request.driver, target))) or (
+            kept and (starts or request.boot == "shipped")):
         raise KmodError(loader.config, "would go on to start %r" % (after.default and after.default.title), "Set the default by hand", "DEFAULT_KEPT")
     rows = [dict(_row(before, after, _ours(after, request.driver, release), new), trial=known[release].state) for release, new in made.items()]
     return view.plan(), _result(loader, after, rows, running)
@@ -132,17 +137,12 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
     return tuple(directory + "/" + os.path.basename(image) for image in images), word
 
 
-def _try_once(view: View, loader: Loader, entry: Entry) -> Optional[str]:
-    """Have the next boot alone start the entry: its id.
-
-    If the entry is the default, what it starts has changed since it was made that: it goes back to trial, and the old default comes back.
-    """
-    module = LOADERS[loader.kind]
-    if _same(module.menu(view, loader).default, entry):
-        module.forget(view, loader, entry)
-    entry = _ours(module.menu(view, loader), entry.driver or "", entry.kernel or "")
-    module.set_once(view, loader, entry)
-    return entry.id
+def _give_back(view: View, loader: Loader, driver: str) -> None:
+    """Have the old default back, and no boot start an entry of the driver."""
+    menu = LOADERS[loader.kind].menu(view, loader)
+    for entry in menu.entries:
+        if entry.driver == driver and (_same(menu.default, entry) or menu.once == entry.id):
+            LOADERS[loader.kind].forget(view, loader, entry)
 
 
 def _ours(menu: Menu, driver: str, kernel: str) -> Entry:

@@ -32,8 +32,19 @@ def menu(view: View, loader: Loader) -> Menu:
     else:
         good = [entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())]
         chosen = (good or entries or [None])[0]  # type: ignore[list-item]
-    once = _variable(view.host, "LoaderEntryOneShot")
+    once = _once(view)
     return Menu(entries, chosen, once[:-len(".conf")] if once.endswith(".conf") else once or None)
+
+
+def _once(view: View) -> str:
+    """What the next boot alone starts, once what is planned has been done."""
+    planned = [stage.command[1][-1] for stage in view.stages if stage.command]  # each of them is of _start_once
+    return planned[-1] if planned else _variable(view.host, "LoaderEntryOneShot")
+
+
+def _start_once(view: View, name: str) -> None:
+    if _once(view) != name:
+        view.run(VARIABLES % "LoaderEntryOneShot", ["bootctl", "set-oneshot", name])
 
 
 def _variable(host: Host, name: str) -> str:
@@ -132,8 +143,7 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
         raise KmodError(loader.config, "which entry is started once is kept in variables of the firmware, which only the running machine has",
                         "Choose the entry in the boot menu, or run this on the machine itself", "ONCE_NOT_SAFE")
     _uncount(view, entry)
-    if _variable(view.host, "LoaderEntryOneShot") != entry.id + ".conf":
-        view.run(VARIABLES % "LoaderEntryOneShot", ["bootctl", "set-oneshot", entry.id + ".conf"])
+    _start_once(view, entry.id + ".conf")
 
 
 def _uncount(view: View, entry: Entry) -> None:
@@ -145,8 +155,8 @@ def _uncount(view: View, entry: Entry) -> None:
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
     """Before our entry goes: nothing names it any more, and the old default is back."""
-    if _variable(view.host, "LoaderEntryOneShot") == entry.id + ".conf":
-        view.run(VARIABLES % "LoaderEntryOneShot", ["bootctl", "set-oneshot", ""])
+    if _once(view) == entry.id + ".conf":
+        _start_once(view, "")
     text = view.text(loader.config) or ""
     remembered = _REMEMBERED.search(text)
     current = _DEFAULT.search(text, remembered.end()) if remembered else None

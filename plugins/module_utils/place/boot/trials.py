@@ -49,6 +49,11 @@ def start(entry: Optional[Entry], trial: Trial) -> Trial:
     return Trial("pending", trial.of, "started " + trial.of, True)
 
 
+def cancelled(trial: Trial) -> Trial:
+    """The trial where the next boot is not to start it."""
+    return trial._replace(state="none", remark="") if trial.state == "pending" else trial
+
+
 def proof(host: Host, driver: str) -> Dict[str, Any]:
     """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it, and ``loaded``,
     each module of the driver as /sys has it (see ``loaded.state``).

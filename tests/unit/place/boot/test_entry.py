@@ -125,6 +125,18 @@ def test_a_default_that_was_asked_for_is_taken_back_with_the_entry(machine):
     assert snapshot(root) == before
 
 
+def test_the_shipped_default_comes_back_and_the_entries_stay(machine):
+    root, kernels = machine
+    present(root, kernels)[0].apply()
+    before = snapshot(root)
+    assert not present(root, kernels, boot="shipped")[0]
+    present(root, kernels, boot="default")[0].apply()
+    plan, result = present(root, kernels, boot="shipped")
+    plan.apply()
+    assert snapshot(root) == before
+    assert not any(row["default"] or row["next"] for row in result["kernels"])
+
+
 def test_entries_follow_a_changed_variant(machine):
     root, kernels = machine
     present(root, kernels)[0].apply()
@@ -173,7 +185,14 @@ def trier(request, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
     firmware = systemd_boot.VARIABLES % "LoaderEntryOneShot"
     write(tmp_path, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % request.param))
-    monkeypatch.setattr(Host, "run", lambda host, argv: write(tmp_path, firmware, "\x07\0\0\0" + "\0".join(argv[2]) + "\0"))
+
+    def bootctl(host, argv):
+        if argv[2]:
+            write(tmp_path, firmware, "\x07\0\0\0" + "\0".join(argv[2]) + "\0")
+        else:
+            (tmp_path / firmware.lstrip("/")).unlink()
+
+    monkeypatch.setattr(Host, "run", bootctl)
 
     def reboot(works):
         tried = menu(tmp_path).once
@@ -187,6 +206,32 @@ def trier(request, tmp_path, monkeypatch):
         shown.update(booted=started.kernel if up else None, verified=up)
 
     return tmp_path, variants(initrd, OLD, NEW, family=request.param), reboot
+
+
+def test_a_trial_that_has_not_begun_can_be_given_up(trier):
+    root, kernels, reboot = trier
+    present(root, kernels)[0].apply()
+    before = [each for each in snapshot(root).items() if "efivars" not in each[0]]
+    present(root, kernels, boot="once")[0].apply()
+    row = apply(*present(root, kernels, boot="shipped"))
+    assert row["trial"] == "none" and not row["next"] and menu(root).once is None
+    assert [each for each in snapshot(root).items() if "efivars" not in each[0]] == before
+    assert apply(*present(root, kernels, boot="once"))["trial"] == "pending"
+
+
+def test_what_somebody_made_the_default_by_hand_is_not_tried(tmp_path, monkeypatch):
+    """A trial that failed would come back to it."""
+    initrd = machines.el7(tmp_path)
+    kernels = variants(initrd, NEW)
+    present(tmp_path, kernels)[0].apply()
+    path = tmp_path / "boot/grub2/grubenv"
+    path.write_text(grubenv.set_(path.read_text(), "grubenv", "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW)))
+    monkeypatch.setattr(Host, "live", property(lambda host: True))
+    monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
+    before = snapshot(tmp_path)
+    for boot in ("once", "shipped"):
+        refused("DEFAULT_KEPT", present, tmp_path, kernels, boot=boot)
+    assert snapshot(tmp_path) == before
 
 
 def apply(plan, result):
