@@ -6,13 +6,14 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity molecule kmodctl pythons test-kernels test-boot bench fuzz clean
+.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-boot bench fuzz clean
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
 	@echo "make test          unit tests and the integration tests that need no root"
 	@echo "make lint          ruff, mypy, ansible-lint, changelog"
 	@echo "make sanity        ansible-test sanity"
+	@echo "make integration   ansible-test integration: each module's own tasks, on directories"
 	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
 	@echo "make pythons       the core under every Python from 3.6 on that is on this machine"
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
@@ -48,6 +49,9 @@ lint: $(VENV)/.test
 
 sanity: $(VENV)/.test
 	tests/sanity/run
+
+integration: $(VENV)/.test
+	tests/in-collection-path $(BIN)/ansible-test integration --local --color no --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 molecule: $(VENV)/.test
 	tests/molecule/run
