@@ -45,7 +45,8 @@ options:
     description:
       - What the next boots start. V(none) leaves that as it is.
       - V(once) has the next boot alone start the new entry. After that the machine is back on its default, whether the trial went well or not.
-        Nothing is done where the running system was started by that entry, or where a trial of the same images and arguments went well.
+        Nothing is done where the running system was started with these images and arguments and has loaded the driver, or where their trial went
+        well before.
       - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images or O(args) are others, or the entry
         has been removed by O(state=absent). What was tried is remembered in a comment beside the entry.
       - V(default) makes it the default. The old one is remembered and comes back with O(state=absent).
@@ -164,7 +165,7 @@ kernels:
       description: The arguments appended to those of the shipped entry.
       type: str
       returned: O(state=present)
-      sample: outoftree.kmod=vendor panic=10 oops=panic rd.shell=0 rd.emergency=reboot
+      sample: outoftree.kmod=vendor outoftree.kmod.id=3f1c0a9be27d panic=10 oops=panic rd.shell=0 rd.emergency=reboot
     default:
       description: Whether it is the default.
       type: bool

@@ -53,7 +53,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
         elif request.boot == "shipped":
             trial = trials.cancelled(trial)
         default = release == target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
-        made[release] = New(request.driver, release, named, replaces, _arguments(request, default), "" if trial.starts else trial.remark)
+        made[release] = New(request.driver, release, named, replaces, _arguments(request, trial.of, default), "" if trial.starts else trial.remark)
         known[release] = trial
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
         if taken:
@@ -115,9 +115,10 @@ def _check_driver(driver: str) -> None:
         raise KmodError(driver, "is no name for a driver", "Use letters, digits, and _ . + - between them", "DRIVER_NAME")
 
 
-def _arguments(request: Request, default: bool) -> str:
+def _arguments(request: Request, of: str, default: bool) -> str:
     fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
-    return " ".join(each for each in ("%s=%s" % (MARKER, request.driver), check_args(request.args), check_args(fallback)) if each)
+    marks = ["%s=%s" % (MARKER, request.driver), trials.mark(of)]
+    return " ".join(each for each in marks + [check_args(request.args), check_args(fallback)] if each)
 
 
 def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> Tuple[Tuple[str, ...], str]:

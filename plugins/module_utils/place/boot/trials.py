@@ -8,7 +8,7 @@ Without that a play that runs every night would start what failed again every ni
 """
 import hashlib
 import os
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ...compression import decompress
 from ...errors import KmodError
@@ -28,9 +28,12 @@ class Trial(NamedTuple):
     starts: bool = False  # whether it is this plan that has the next boot try it
 
 
-def known(host: Host, entry: Optional[Entry], once: Optional[str], images: Sequence[str], args: str, proven: bool) -> Trial:
-    """The trial of an entry that is there already (or not), if the next boot starts ``once``; ``proven`` if the running system shows success."""
+def known(host: Host, entry: Optional[Entry], once: Optional[str], images: Sequence[str], args: str, verified: bool) -> Trial:
+    """The trial of an entry that is there already (or not), if the next boot starts ``once``; ``verified`` if the running kernel has loaded
+    what is deployed for it, which proves those images and arguments that it was started with.
+    """
     of = _digest(host, images, args)
+    proven = verified and mark(of) in booted_with(host)
     remark = entry.trial if entry else ""
     had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
     if proven:
@@ -60,14 +63,22 @@ def proof(host: Host, driver: str) -> Dict[str, Any]:
 
     ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
     """
-    booted, states = None, {}
-    if host.live:
-        with open("/proc/cmdline") as cmdline:
-            booted = os.uname().release if "%s=%s" % (MARKER, driver) in cmdline.read().split() else None
+    booted, states = None, {}  # type: Optional[str], Dict[str, str]
+    if "%s=%s" % (MARKER, driver) in booted_with(host):
+        booted = os.uname().release
     for path in depmod.linked(host, booted, [driver]) if booted else ():
         module = ko.read(host, path)
         states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
     return {"booted": booted, "loaded": states, "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
+
+
+def mark(of: str) -> str:
+    """The argument that tells, once it is booted, what is tried."""
+    return "%s.id=%s" % (MARKER, of[:12])
+
+
+def booted_with(host: Host) -> List[str]:
+    return host.read_text("/proc/cmdline").split() if host.live and host.is_file("/proc/cmdline") else []
 
 
 def _digest(host: Host, images: Sequence[str], args: str) -> str:

@@ -4,6 +4,7 @@
 
 """What is promised of a new entry, on every family's boot configuration."""
 import os
+import re
 import stat
 
 import machines
@@ -35,6 +36,11 @@ def snapshot(root):
 def variants(initrd, *releases, family=""):
     directory = machines.directory(family)
     return {release: ((directory % release if "%" in directory else directory) + initrd % release + ".1",) for release in releases}
+
+
+def identity(args):
+    """The argument that tells the images and arguments of an entry."""
+    return re.search(r"outoftree\.kmod\.id=[0-9a-f]{12}\b", args).group()
 
 
 def menu(root, kind="auto"):
@@ -69,7 +75,7 @@ def test_an_entry_for_each_kernel_starts_that_kernel_with_the_variant(machine):
         shipped = next(each for each in menu(root).entries if each.driver is None and row["kernel"] in each.linux)
         assert made.linux == shipped.linux
         assert made.initrd[0] == shipped.initrd[0] + ".1" and made.initrd[1:] == shipped.initrd[1:]
-        assert made.args == shipped.args + " outoftree.kmod=3w-9xxx panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
+        assert made.args == shipped.args + " outoftree.kmod=3w-9xxx %s panic=10 oops=panic rd.shell=0 rd.emergency=reboot" % identity(made.args)
         assert made.title.startswith("With driver 3w-9xxx: ") and row["kernel"] in made.title
 
 
@@ -180,7 +186,9 @@ def trier(request, tmp_path, monkeypatch):
     """A running machine, and what starts it again: with the entry on trial or without, and whether the driver works."""
     initrd = machines.FAMILIES[request.param](tmp_path)
     shown = {"booted": None, "loaded": {}, "verified": False}
+    cmdline = []
     monkeypatch.setattr(trials, "proof", lambda host, driver: dict(shown))
+    monkeypatch.setattr(trials, "booted_with", lambda host: cmdline)
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
     firmware = systemd_boot.VARIABLES % "LoaderEntryOneShot"
@@ -204,6 +212,7 @@ def trier(request, tmp_path, monkeypatch):
         started = next((each for each in menu(tmp_path).entries if each.id == tried), menu(tmp_path).default)
         up = started.driver is not None and works
         shown.update(booted=started.kernel if up else None, verified=up)
+        cmdline[:] = started.args.split() if up else []
 
     return tmp_path, variants(initrd, OLD, NEW, family=request.param), reboot
 
@@ -299,13 +308,34 @@ def test_the_default_has_the_arguments_of_the_shipped_entry_and_one_on_trial_tho
     assert apply(*present(root, kernels, boot="once"))["args"].endswith(entry.FALLBACK_ARGS)
     reboot(works=True)
     row = apply(*present(root, kernels, boot="default"))
-    assert row["default"] and row["args"] == "outoftree.kmod=" + DRIVER
+    assert row["default"] and row["args"] == "outoftree.kmod=%s %s" % (DRIVER, identity(row["args"]))
     for boot in ("none", "once", "default"):
         assert not present(root, kernels, boot=boot)[0]
     write(root, kernels[NEW][0], "another driver", 0o600)
     reboot(works=False)
     row = apply(*present(root, kernels, boot="once"))
     assert row["next"] and not row["default"] and row["args"].endswith(entry.FALLBACK_ARGS)
+
+
+@pytest.mark.parametrize("other", ["image", "args"])
+def test_what_runs_proves_nothing_of_other_images_or_arguments(trier, other):
+    root, kernels, reboot = trier
+    present(root, kernels, boot="once")[0].apply()
+    reboot(works=True)
+    assert apply(*present(root, kernels, boot="default"))["trial"] == "passed"
+    if other == "image":
+        write(root, kernels[NEW][0], "the shipped image was made anew", 0o600)
+    row = apply(*present(root, kernels, boot="once", args="pci=off" if other == "args" else ""))
+    assert row["trial"] == "pending" and row["next"] and not row["default"]
+
+
+def test_an_entry_that_somebody_chose_in_the_menu_has_passed(trier, monkeypatch):
+    root, kernels, reboot = trier
+    args = apply(*present(root, kernels))["args"]
+    monkeypatch.setattr(trials, "booted_with", lambda host: args.split())
+    monkeypatch.setattr(trials, "proof", lambda host, driver: {"booted": NEW, "loaded": {}, "verified": True})
+    plan, result = present(root, kernels, boot="once")
+    assert not plan and [row["trial"] for row in result["kernels"]] == ["none", "passed"]
 
 
 def test_a_trial_leaves_nothing_behind_when_its_entry_goes(trier):
@@ -324,7 +354,8 @@ def test_arguments_to_fall_back_that_were_asked_for_stay(machine):
     for boot in ("none", "default"):
         plan, result = present(root, kernels, boot=boot, fallback_args="panic=60")
         plan.apply()
-        assert [row["args"] for row in result["kernels"]] == ["outoftree.kmod=%s panic=60" % DRIVER] * 2
+        for row in result["kernels"]:
+            assert row["args"] == "outoftree.kmod=%s %s panic=60" % (DRIVER, identity(row["args"]))
 
 
 # Bad input

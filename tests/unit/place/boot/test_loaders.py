@@ -6,7 +6,7 @@
 import machines
 import pytest
 from machines import DRIVER, MACHINE, NEW, OLD, write
-from test_entry import absent, menu, present, refused, snapshot, variants
+from test_entry import absent, identity, menu, present, refused, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry, shipped, systemd_boot
@@ -92,10 +92,10 @@ def test_the_copy_of_a_title_is_its_own_lines(tmp_path):
 ### BEGIN outoftree.kmod 3w-9xxx {0} ###
 title With driver 3w-9xxx: CentOS ({0})
 \troot (hd0,0)
-\tkernel /vmlinuz-{0} ro root=/dev/mapper/vg-root rd_NO_LUKS quiet outoftree.kmod=3w-9xxx panic=10 oops=panic rd.shell=0 rd.emergency=reboot
+\tkernel /vmlinuz-{0} ro root=/dev/mapper/vg-root rd_NO_LUKS quiet outoftree.kmod=3w-9xxx {1} panic=10 oops=panic rd.shell=0 rd.emergency=reboot
 \tinitrd /initramfs-{0}.img.1
 ### END outoftree.kmod 3w-9xxx {0} ###
-""".format(NEW))
+""".format(NEW, identity((tmp_path / CONF).read_text())))
 
 
 @pytest.mark.parametrize("default", ["default=0", "default 1", "default=saved", "# no default"])
@@ -223,4 +223,4 @@ def test_a_label_is_copied_with_its_own_lines(tmp_path):
     block = (tmp_path / "boot/extlinux/extlinux.conf").read_text().split("### BEGIN")[1]
     assert "label outoftree-3w-9xxx-%s\n\tmenu label With driver 3w-9xxx: Debian GNU/Linux %s\n" % (NEW, NEW) in block
     assert "\tinitrd /boot/initrd.img-%s.1\n\tfdtdir /usr/lib/linux-image-%s/\n" % (NEW, NEW) in block
-    assert "quiet outoftree.kmod=3w-9xxx panic=10" in block and "single" not in block
+    assert "quiet outoftree.kmod=3w-9xxx %s panic=10" % identity(block) in block and "single" not in block
