@@ -59,13 +59,15 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
         if taken:
             raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
                             "ENTRY_TAKEN")
-        module.add(view, loader, shipped[release], made[release])
+    starts = target is not None and known[target].starts
+    if starts or request.boot == "shipped":  # what is on trial is no default, at no time
+        _give_back(view, loader, request.driver)
+        view.then()
+    for release, new in made.items():
+        module.add(view, loader, shipped[release], new)
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
-    starts = target is not None and known[target].starts
-    if starts or request.boot == "shipped":  # what is on trial is no default
-        _give_back(view, loader, request.driver)
     if target and request.boot == "default":
         module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, target))
     elif target and starts:

@@ -1,0 +1,127 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whatever happens to a host that the role deploys to with kmod_boot=default, its default entry is one that starts."""
+import random
+
+import machines
+import pytest
+from machines import DRIVER, NEW, OLD, write
+from test_entry import absent, menu, present, snapshot, variants
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grubenv, storage, systemd_boot, trials
+
+ONE_SHOT = systemd_boot.VARIABLES % "LoaderEntryOneShot"
+
+
+class CutOff(Exception):
+    pass
+
+
+class Machine:
+    """A running host with one driver. Its versions are numbers, of which the odd ones die in the initramfs, as all do with the argument "die"."""
+
+    def __init__(self, root, family, monkeypatch):
+        self.root = root
+        self.chance = None  # of being cut off
+        self.kernels = variants(machines.FAMILIES[family](root), OLD, NEW, family=family)
+        self.started = None  # our entry that the running system was started by
+        self.deployed = self.loaded = 0
+        self.args = ""
+        write(root, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % family))
+        self.image(0)
+        self.shipped = snapshot(root)
+        monkeypatch.setattr(Host, "live", property(lambda host: True))
+        monkeypatch.setattr(Host, "run", lambda host, argv: self.bootctl(argv[2]))
+        monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
+        monkeypatch.setattr(trials, "booted_with", lambda host: self.started.args.split() if self.started else [])
+        monkeypatch.setattr(trials, "proof", lambda host, driver: self.proof())
+
+    def proof(self):
+        verified = self.started is not None and self.loaded == self.deployed
+        return {"booted": self.started.kernel if self.started else None, "loaded": {}, "verified": verified}
+
+    def bootctl(self, name):
+        path = self.root / ONE_SHOT.lstrip("/")
+        if name:
+            write(self.root, ONE_SHOT, "\x07\0\0\0" + "\0".join(name) + "\0")
+        elif path.exists():
+            path.unlink()
+
+    def image(self, version):
+        for images in self.kernels.values():
+            write(self.root, images[0], "version %d" % version, 0o600)
+
+    def boot(self):
+        """Start what is to be started once, else the default, until a system runs."""
+        chosen = menu(self.root)
+        self.bootctl("")
+        for path in self.root.glob("boot/*/grubenv"):
+            path.write_text(grubenv.set_(path.read_text(), "grubenv", "next_entry", None))
+        once = next((entry for entry in chosen.entries if entry.id == chosen.once), None)
+        for entry in [once, chosen.default] if once else [chosen.default]:
+            version = int((self.root / self.kernels[entry.kernel][0].lstrip("/")).read_text().split()[1]) if entry.driver else 0
+            self.started, self.loaded = (entry, version) if entry.driver else (None, None)
+            if version % 2 == 0 and not entry.args.endswith("die") and " die " not in entry.args:
+                return
+            assert entry is once, "the default entry does not start"
+            assert "panic=10" in entry.args, "nobody is there to reset it"
+
+    def task(self, boot):
+        """Run grub_entry: the row of the kernel that boots. The run may be cut off."""
+        plan, result = present(self.root, self.kernels, boot=boot, args=self.args)
+        if self.chance and self.chance.random() < 0.3:
+            plan.steps = plan.steps[:self.chance.choice([0, self.chance.randrange(len(plan.steps) + 1)])]
+            plan.apply()
+            raise CutOff
+        plan.apply()
+        return next(row for row in result["kernels"] if row["kernel"] == NEW)
+
+    def role(self, version):
+        """As in roles/deploy/tasks/present.yml."""
+        if version != self.deployed:
+            self.deployed = version
+            self.task("shipped")
+        self.image(version)
+        if self.task("once")["trial"] == "passed":
+            self.task("default")
+
+
+@pytest.mark.parametrize("family", ["debian", "el7", "el9", "systemd-boot"])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_default_always_starts(tmp_path, monkeypatch, family, seed):
+    machine = Machine(tmp_path, family, monkeypatch)
+    promote(machine)
+    machine.chance = chance = random.Random("%s %d" % (family, seed))
+    for _step in range(25):
+        event = chance.choice(["same", "same", "upgrade", "upgrade", "arguments", "boot", "boot", "boot", "remove"])
+        try:
+            if event == "boot":
+                machine.boot()
+            elif event == "remove":
+                absent(tmp_path)[0].apply()
+            else:
+                machine.args = chance.choice(["", "die"]) if event == "arguments" else machine.args
+                machine.role(machine.deployed + (event == "upgrade"))
+        except CutOff:
+            if chance.random() < 0.5:  # of the power
+                machine.boot()
+        except KmodError as error:
+            assert error.code == "TRIAL_FAILED"
+    machine.boot()
+    machine.chance, machine.args, machine.deployed = None, "", machine.deployed + machine.deployed % 2  # the vendor mends it
+    absent(tmp_path)[0].apply()
+    promote(machine)
+    absent(tmp_path)[0].apply()
+    machine.image(0)
+    assert snapshot(tmp_path) == machine.shipped
+
+
+def promote(machine):
+    for _run in range(2):
+        machine.role(machine.deployed)
+        machine.boot()
+    assert menu(machine.root).default.driver == DRIVER and machine.started
