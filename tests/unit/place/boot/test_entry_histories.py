@@ -12,7 +12,7 @@ from test_entry import absent, menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grubenv, storage, systemd_boot, trials
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, grubenv, storage, systemd_boot, trials
 
 ONE_SHOT = systemd_boot.VARIABLES % "LoaderEntryOneShot"
 
@@ -61,14 +61,14 @@ class Machine:
         self.bootctl("")
         for path in self.root.glob("boot/*/grubenv"):
             path.write_text(grubenv.set_(path.read_text(), "grubenv", "next_entry", None))
-        once = next((entry for entry in chosen.entries if entry.id == chosen.once), None)
-        for entry in [once, chosen.default] if once else [chosen.default]:
-            version = int((self.root / self.kernels[entry.kernel][0].lstrip("/")).read_text().split()[1]) if entry.driver else 0
-            self.started, self.loaded = (entry, version) if entry.driver else (None, None)
-            if version % 2 == 0 and not entry.args.endswith("die") and " die " not in entry.args:
+        once = next((each for each in chosen.entries if each.id == chosen.once), None)
+        for each in [once, chosen.default] if once else [chosen.default]:
+            version = int((self.root / self.kernels[each.kernel][0].lstrip("/")).read_text().split()[1]) if each.driver else 0
+            self.started, self.loaded = (each, version) if each.driver else (None, None)
+            if version % 2 == 0 and not each.args.endswith("die") and " die " not in each.args:
                 return
-            assert entry is once, "the default entry does not start"
-            assert "panic=10" in entry.args, "nobody is there to reset it"
+            assert each is once, "the default entry does not start"
+            assert "panic=10" in each.args, "nobody is there to reset it"
 
     def task(self, boot):
         """Run grub_entry: the row of the kernel that boots. The run may be cut off."""
@@ -125,3 +125,25 @@ def promote(machine):
         machine.role(machine.deployed)
         machine.boot()
     assert menu(machine.root).default.driver == DRIVER and machine.started
+
+
+@pytest.mark.parametrize("family", sorted(machines.FAMILIES))
+@pytest.mark.parametrize("seed", range(8))
+def test_removal_brings_every_byte_back(tmp_path, family, seed):
+    """Of two drivers, whatever was done before and wherever it was cut off."""
+    chance = random.Random("%s %d" % (family, seed))
+    kernels = variants(machines.FAMILIES[family](tmp_path), OLD, NEW, family=family)
+    shipped, default = snapshot(tmp_path), menu(tmp_path).default
+    for _step in range(20):
+        driver, boot = chance.choice([DRIVER, "other"]), chance.choice(["none", "default", "shipped", None])
+        wanted = {release: images for release, images in kernels.items() if chance.random() < 0.8}
+        plan = (entry.present(Host(str(tmp_path)), entry.Request(driver, boot=boot), wanted) if boot else
+                entry.absent(Host(str(tmp_path)), driver, chance.choice([[], [OLD]])))[0]
+        if chance.random() < 0.4:
+            plan.steps = plan.steps[:chance.randrange(len(plan.steps) + 1)]
+        plan.apply()
+        now = menu(tmp_path).default
+        assert now.driver or (now.title, now.linux) == (default.title, default.linux)
+    for driver in (DRIVER, "other"):
+        entry.absent(Host(str(tmp_path)), driver)[0].apply()
+    assert snapshot(tmp_path) == shipped
