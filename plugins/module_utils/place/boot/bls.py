@@ -9,7 +9,7 @@ import re
 from typing import List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
-from .menu import MARKER, Entry, Loader, New, View, trial
+from .menu import MARKER, Entry, Loader, New, View, trial, without_ours
 
 _MARK = re.compile(r"^# %s (?P<driver>\S+) (?P<kernel>\S+)$" % re.escape(MARKER), re.M)
 
@@ -108,9 +108,11 @@ def compose(shipped: Entry, new: New, several: str = " ") -> str:
             text[each.number] = "title " + new.title(each.value)
         elif each.key == "initrd":
             text[each.number] = "initrd " + " ".join(several.join(new.initrd) if word == new.replaces else word for word in each.value.split())
+        elif each.key == "options":
+            text[each.number] = "options " + without_ours(each.value)
     options = [each for each in found if each.key == "options"]
     if options:
-        text[options[-1].number] = "options %s %s" % (options[-1].value, new.args)
+        text[options[-1].number] += " " + new.args
     else:
         text.insert(found[-1].number + 1, "options " + new.args)
     if all(each.key != "title" for each in found):  # loaders show the kernel's path then, and ours would look like the shipped one

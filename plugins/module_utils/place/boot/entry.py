@@ -11,12 +11,8 @@ from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
 from . import detect, trials
-from .menu import MARKER, Entry, Loader, Menu, New, View, boots, check_args
+from .menu import FALLBACK_ARGS, MARKER, Entry, Loader, Menu, New, View, boots, check_args
 from .shipped import LOADERS, choose, initrd_word, locate
-
-# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of initramfs-tools reboot instead of
-# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
-FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
 
 
 class Request(NamedTuple):
@@ -39,7 +35,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     module = LOADERS[loader.kind]
     before = module.menu(View(host), loader)
     view = View(host)
-    running = trials.proof(host, request.driver)
+    running = trials.proof(host, request.driver, before)
     target = next((each for each in kernels if before.default and boots(before.default, each)), next(reversed(list(kernels)), None))
     shipped, made, known = {}, {}, {}
     for release, images in kernels.items():
@@ -47,13 +43,14 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
         named, replaces = _initrd(host, shipped[release], release, images)
         old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
         promoted = old is not None and _same(before.default, old)
-        trial = trials.known(host, old, before.once, images, request.args, running["verified"] and running["booted"] == release)
+        of = trials.digest(host, release, images, request.args)
+        trial = trials.known(of, old, before.once, running)
         if request.boot == "once" and release == target and trial.state in ("none", "failed") and (host.live or not promoted):
             trial = trials.start(old, trial)
         elif request.boot == "shipped":
             trial = trials.cancelled(trial)
         default = release == target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
-        made[release] = New(request.driver, release, named, replaces, _arguments(request, trial.of, default), "" if trial.starts else trial.remark)
+        made[release] = New(request.driver, release, named, replaces, _arguments(request, of, default), "" if trial.starts else trial.remark)
         known[release] = trial
         taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
         if taken:
@@ -92,7 +89,8 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     except KmodError as error:
         if error.code != "LOADER_MISSING":
             raise
-        return Plan(host), _result(Loader("none", ""), Menu([], None), [], trials.proof(host, driver))
+        nothing = Menu([], None)
+        return Plan(host), _result(Loader("none", ""), nothing, [], trials.proof(host, driver, nothing))
     module = LOADERS[loader.kind]
     before = module.menu(View(host), loader)
     view = View(host)
@@ -101,7 +99,7 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
     rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
-    return view.plan(), _result(loader, after, rows, trials.proof(host, driver))
+    return view.plan(), _result(loader, after, rows, trials.proof(host, driver, before))
 
 
 def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:

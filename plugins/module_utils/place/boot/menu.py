@@ -14,6 +14,9 @@ from ...errors import KmodError
 from ...host import Host
 from ...plan import Content, File, Plan
 
+# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of initramfs-tools reboot instead of
+# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
+FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
 MARKER = "outoftree.kmod"  # on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
 
 
@@ -169,6 +172,14 @@ def boots(entry: Entry, release: str) -> bool:
 def number(text: str) -> Optional[int]:
     """The entry's number that a text is, None where it is none that a menu can have."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+
+
+def without_ours(args: str) -> str:
+    """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install took the running system's for it."""
+    words = args.split()
+    if not any(word.startswith((MARKER + "=", MARKER + ".")) for word in words):
+        return args
+    return " ".join(word for word in words if not word.startswith((MARKER + "=", MARKER + ".")) and word not in FALLBACK_ARGS.split())
 
 
 def check_args(args: str) -> str:

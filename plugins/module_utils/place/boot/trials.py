@@ -8,7 +8,7 @@ Without that a play that runs every night would start what failed again every ni
 """
 import hashlib
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Set
 
 from ...compression import decompress
 from ...errors import KmodError
@@ -16,7 +16,7 @@ from ...host import Host
 from ...plan import Content
 from ...read import ko
 from .. import depmod, loaded
-from .menu import MARKER, Entry
+from .menu import MARKER, Entry, Menu
 
 
 class Trial(NamedTuple):
@@ -28,15 +28,13 @@ class Trial(NamedTuple):
     starts: bool = False  # whether it is this plan that has the next boot try it
 
 
-def known(host: Host, entry: Optional[Entry], once: Optional[str], images: Sequence[str], args: str, verified: bool) -> Trial:
-    """The trial of an entry that is there already (or not), if the next boot starts ``once``; ``verified`` if the running kernel has loaded
-    what is deployed for it, which proves those images and arguments that it was started with.
+def known(of: str, entry: Optional[Entry], once: Optional[str], running: Dict[str, Any]) -> Trial:
+    """The trial of an entry that is there already (or not) and is to start what the digest ``of`` tells, if the next boot starts ``once`` and the
+    running system shows ``running`` (see ``proof``).
     """
-    of = _digest(host, images, args)
-    proven = verified and mark(of) in booted_with(host)
     remark = entry.trial if entry else ""
     had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
-    if proven:
+    if entry and running["verified"] and running["booted"] == entry.kernel and mark(of) in entry.args.split():
         return Trial("passed", of, "passed " + of if had else "")
     if entry and once == entry.id:
         return Trial("pending", of, "started " + of)
@@ -57,19 +55,31 @@ def cancelled(trial: Trial) -> Trial:
     return trial._replace(state="none", remark="") if trial.state == "pending" else trial
 
 
-def proof(host: Host, driver: str) -> Dict[str, Any]:
-    """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it, and ``loaded``,
-    each module of the driver as /sys has it (see ``loaded.state``).
+def proof(host: Host, driver: str, menu: Menu) -> Dict[str, Any]:
+    """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it that is as it was then,
+    and ``loaded``, each module of the driver as /sys has it (see ``loaded.state``).
 
     ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
     """
-    booted, states = None, {}  # type: Optional[str], Dict[str, str]
-    if "%s=%s" % (MARKER, driver) in booted_with(host):
-        booted = os.uname().release
-    for path in depmod.linked(host, booted, [driver]) if booted else ():
+    release = os.uname().release
+    ours = [entry for entry in menu.entries if (entry.driver, entry.kernel) == (driver, release)] if host.live else []
+    # That the driver is named would not tell: kernel-install gives the arguments of the running system to the entries of new kernels
+    booted = any(_marks(entry.args) & _marks(_cmdline(host)) for entry in ours)
+    states = _loaded(host, release, driver) if booted else {}
+    return {"booted": release if booted else None, "loaded": states,
+            "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
+
+
+def _loaded(host: Host, release: str, driver: str) -> Dict[str, str]:
+    states = {}
+    for path in depmod.linked(host, release, [driver]):
         module = ko.read(host, path)
         states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
-    return {"booted": booted, "loaded": states, "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
+    return states
+
+
+def _cmdline(host: Host) -> str:
+    return host.read_text("/proc/cmdline") if host.is_file("/proc/cmdline") else ""
 
 
 def mark(of: str) -> str:
@@ -77,10 +87,11 @@ def mark(of: str) -> str:
     return "%s.id=%s" % (MARKER, of[:12])
 
 
-def booted_with(host: Host) -> List[str]:
-    return host.read_text("/proc/cmdline").split() if host.live and host.is_file("/proc/cmdline") else []
+def _marks(args: str) -> Set[str]:
+    return {word for word in args.split() if word.startswith(mark(""))}
 
 
-def _digest(host: Host, images: Sequence[str], args: str) -> str:
-    parts = [Content.stored(host, image).sha256 for image in images] + [args]
+def digest(host: Host, release: str, images: Sequence[str], args: str) -> str:
+    """What is tried."""
+    parts = [release] + [Content.stored(host, image).sha256 for image in images] + [args]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

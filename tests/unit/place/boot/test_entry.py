@@ -6,6 +6,7 @@
 import os
 import re
 import stat
+import types
 
 import machines
 import pytest
@@ -185,10 +186,10 @@ def test_an_entry_whose_kernel_is_gone_is_removed(machine):
 def trier(request, tmp_path, monkeypatch):
     """A running machine, and what starts it again: with the entry on trial or without, and whether the driver works."""
     initrd = machines.FAMILIES[request.param](tmp_path)
-    shown = {"booted": None, "loaded": {}, "verified": False}
-    cmdline = []
-    monkeypatch.setattr(trials, "proof", lambda host, driver: dict(shown))
-    monkeypatch.setattr(trials, "booted_with", lambda host: cmdline)
+    cmdline, states = [], {}
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=NEW))
+    monkeypatch.setattr(trials, "_cmdline", lambda host: " ".join(cmdline))
+    monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: states)
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
     firmware = systemd_boot.VARIABLES % "LoaderEntryOneShot"
@@ -211,8 +212,8 @@ def trier(request, tmp_path, monkeypatch):
             (tmp_path / firmware.lstrip("/")).unlink()
         started = next((each for each in menu(tmp_path).entries if each.id == tried), menu(tmp_path).default)
         up = started.driver is not None and works
-        shown.update(booted=started.kernel if up else None, verified=up)
         cmdline[:] = started.args.split() if up else []
+        states.update(vendor="this" if up else "no")
 
     return tmp_path, variants(initrd, OLD, NEW, family=request.param), reboot
 
@@ -332,10 +333,30 @@ def test_what_runs_proves_nothing_of_other_images_or_arguments(trier, other):
 def test_an_entry_that_somebody_chose_in_the_menu_has_passed(trier, monkeypatch):
     root, kernels, reboot = trier
     args = apply(*present(root, kernels))["args"]
-    monkeypatch.setattr(trials, "booted_with", lambda host: args.split())
-    monkeypatch.setattr(trials, "proof", lambda host, driver: {"booted": NEW, "loaded": {}, "verified": True})
+    monkeypatch.setattr(trials, "_cmdline", lambda host: args)
+    monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: {"vendor": "this"})
     plan, result = present(root, kernels, boot="once")
     assert not plan and [row["trial"] for row in result["kernels"]] == ["none", "passed"]
+
+
+def test_an_entry_that_kernel_install_gave_our_arguments_proves_nothing_and_ours_has_them_once(tmp_path, monkeypatch):
+    """Without /etc/kernel/cmdline it takes those of the running system, which an entry of ours for another kernel may have started."""
+    initrd = machines.el9(tmp_path)
+    present(tmp_path, variants(initrd, OLD))[0].apply()
+    running = menu(tmp_path).entries[-1].args
+    path = tmp_path / "boot/loader/entries" / ("%s-%s.conf" % (MACHINE, NEW))
+    path.write_text(re.sub("^options .*", "options " + running, path.read_text(), flags=re.M))
+    monkeypatch.setattr(Host, "live", property(lambda host: True))
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=NEW))
+    monkeypatch.setattr(trials, "_cmdline", lambda host: running)
+    monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: {"vendor": "this"})
+    for _time in range(2):
+        plan, result = present(tmp_path, variants(initrd, NEW))
+        plan.apply()
+        assert result["running"] == {"booted": None, "loaded": {}, "verified": False} and result["kernels"][0]["trial"] == "none"
+    args = next(each.args for each in menu(tmp_path).entries if each.kernel == NEW)
+    assert [word for word in args.split() if word.startswith("outoftree") or word.startswith("panic")] == [
+        "outoftree.kmod=" + DRIVER, identity(args), "panic=10"] and "crashkernel" in args
 
 
 def test_a_trial_leaves_nothing_behind_when_its_entry_goes(trier):
