@@ -199,7 +199,7 @@ running:
   type: dict
   contains:
     booted:
-      description: Release of the running kernel if it was started by an entry of the driver, with the images and arguments that this has now, else none.
+      description: Release of the running kernel if it was started by the driver's entry for it, with the images and arguments that this has now.
       type: str
       returned: always
       sample: 6.1.0-56-cloud-amd64
