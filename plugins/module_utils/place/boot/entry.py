@@ -37,48 +37,59 @@ def present(host: Host, request: Request, kernels: Mapping[str, Sequence[str]], 
     view = View(host)
     running = trials.proof(host, request.driver, before)
     target = next((each for each in kernels if before.default and boots(before.default, each)), next(reversed(list(kernels)), None))
-    shipped, made, known = {}, {}, {}
-    for release, images in kernels.items():
-        shipped[release] = choose(before, release, loader, request.copy_of)
-        named, replaces = _initrd(host, shipped[release], release, images)
-        old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
-        promoted = old is not None and _same(before.default, old)
-        of = trials.digest(host, release, images, request.args)
-        trial = trials.known(of, old, before.once, running)
-        if request.boot == "once" and release == target and trial.state in ("none", "failed") and (host.live or not promoted):
-            trial = trials.start(old, trial)
-        elif request.boot == "shipped":
-            trial = trials.cancelled(trial)
-        default = release == target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
-        made[release] = New(request.driver, release, named, replaces, _arguments(request, of, default), "" if trial.starts else trial.remark)
-        known[release] = trial
-        taken = next((entry for entry in before.entries if entry.driver is None and entry.id == made[release].id), None)
-        if taken:
-            raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name",
-                            "ENTRY_TAKEN")
-    starts = target is not None and known[target].starts
-    if starts or request.boot == "shipped":  # what is on trial is no default, at no time
+    wanted = {release: _wanted(host, request, loader, before, running, release, images, release == target) for release, images in kernels.items()}
+    tried = wanted[target] if target and wanted[target].trial.starts else None
+    if tried or request.boot == "shipped":  # what is on trial is no default, at no time
         _give_back(view, loader, request.driver)
         view.then()
-    for release, new in made.items():
-        module.add(view, loader, shipped[release], new)
+    for each in wanted.values():
+        module.add(view, loader, each.shipped, each.new)
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
     if target and request.boot == "default":
         module.set_default(view, loader, _ours(module.menu(view, loader), request.driver, target))
-    elif target and starts:
-        module.set_once(view, loader, _ours(module.menu(view, loader), request.driver, target))
+    elif tried:
+        module.set_once(view, loader, _ours(module.menu(view, loader), request.driver, tried.new.kernel))
         view.then()  # a run that is cut off before the trial is arranged must not look like one that failed
-        module.add(view, loader, shipped[target], made[target]._replace(trial=known[target].remark))
+        module.add(view, loader, tried.shipped, tried.new._replace(trial=tried.trial.remark))
     after = module.menu(view, loader)
-    _check(loader, before, after, made, request.boot != "none")
-    kept = after.default is not None and after.default.driver == request.driver
-    if (request.boot == "default" and target and not _same(after.default, _ours(after, request.driver, target))) or (
-            kept and (starts or request.boot == "shipped")):
+    _check(loader, before, after, {release: each.new for release, each in wanted.items()}, request.boot != "none")
+    meant = _ours(after, request.driver, target) if target and request.boot == "default" else None
+    started = after.default if after.default and after.default.driver == request.driver else None
+    if not _same(started, meant) and (meant or tried or request.boot == "shipped"):
         raise KmodError(loader.config, "would go on to start %r" % (after.default and after.default.title), "Set the default by hand", "DEFAULT_KEPT")
-    rows = [dict(_row(before, after, _ours(after, request.driver, release), new), trial=known[release].state) for release, new in made.items()]
+    rows = [dict(_row(before, after, _ours(after, request.driver, release), each.new), trial=each.trial.state) for release, each in wanted.items()]
     return view.plan(), _result(loader, after, rows, running)
+
+
+class Wanted(NamedTuple):
+    """An entry that is to be, and what is known of its trial."""
+
+    shipped: Entry
+    new: New
+    trial: trials.Trial
+
+
+def _wanted(host: Host, request: Request, loader: Loader, before: Menu, running: Dict[str, Any], release: str, images: Sequence[str],
+            target: bool) -> Wanted:
+    """The entry for a kernel; ``target`` if it is that one which boots start, if they start any of the driver's."""
+    shipped = choose(before, release, loader, request.copy_of)
+    named, replaces = _initrd(host, shipped, release, images)
+    old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
+    promoted = old is not None and _same(before.default, old)
+    of = trials.digest(host, release, images, request.args)
+    trial = trials.known(of, old, before.once, running)
+    if request.boot == "once" and target and trial.state in ("none", "failed") and (host.live or not promoted):
+        trial = trials.start(old, trial)
+    elif request.boot == "shipped":
+        trial = trials.cancelled(trial)
+    default = target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
+    new = New(request.driver, release, named, replaces, _arguments(request, of, default), "" if trial.starts else trial.remark)
+    taken = next((entry for entry in before.entries if entry.driver is None and entry.id == new.id), None)
+    if taken:
+        raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name", "ENTRY_TAKEN")
+    return Wanted(shipped, new, trial)
 
 
 def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
