@@ -32,7 +32,7 @@ def deploy(tmp_path):
     (tmp_path / "vendor.ko").write_bytes(build_ko.ko())
 
     def run(**options):
-        options.update(kmod_driver="vendor", kmod_src=str(tmp_path / "vendor.ko"), kmod_initrd=False)
+        options.update(kmod_driver="vendor", kmod_src=str(tmp_path / "vendor.ko"), kmod_initrd="false")  # as -e NAME=VALUE gives it
         done = subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "inventory.json"), "outoftree.kmod.deploy",
                                "-e", json.dumps(options)], env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_NOCOLOR="1"),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
