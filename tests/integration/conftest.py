@@ -15,12 +15,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
 
+@pytest.fixture(scope="session")
 def collections():
+    """The directory that has this checkout at ansible_collections/outoftree/kmod."""
     return next(path for path in sys.path if (Path(path) / "ansible_collections" / "outoftree" / "kmod").exists())
 
 
 @pytest.fixture(scope="session")
-def play(tmp_path_factory):
+def play(tmp_path_factory, collections):
     """play({name: task}, **environment) runs the tasks one after another, failures or not; answers with {name: result}."""
 
     def run(tasks, *options, **environment):
@@ -30,7 +32,7 @@ def play(tmp_path_factory):
                   "tasks": [dict(task, name=name) for name, task in tasks.items()]}]
         (directory / "play.json").write_text(json.dumps(plays))
         (directory / "ansible.cfg").touch()
-        settings = {"ANSIBLE_CONFIG": str(directory / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": collections(),
+        settings = {"ANSIBLE_CONFIG": str(directory / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": collections,
                     "ANSIBLE_PYTHON_INTERPRETER": sys.executable, "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
                     "ANSIBLE_STDOUT_CALLBACK": "results", "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins")}
         done = subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), str(directory / "play.json"), *options],

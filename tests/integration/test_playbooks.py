@@ -14,14 +14,11 @@ from pathlib import Path
 import build_ko
 import pytest
 
-import ansible_collections
-
-COLLECTIONS = Path(next(iter(ansible_collections.__path__))).parent
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
 
 @pytest.fixture
-def deploy(tmp_path):
+def deploy(tmp_path, collections):
     """deploy(options) to a host whose kernel does not take the driver and to one whose kernel does: {host: whether it failed}."""
     hosts = {}
     for name, crc in (("canary", 1), ("other", 0)):
@@ -34,7 +31,7 @@ def deploy(tmp_path):
     def run(**options):
         options.update(kmod_driver="vendor", kmod_src=str(tmp_path / "vendor.ko"), kmod_initrd="false")  # as -e NAME=VALUE gives it
         done = subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "inventory.json"), "outoftree.kmod.deploy",
-                               "-e", json.dumps(options)], env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_NOCOLOR="1"),
+                               "-e", json.dumps(options)], env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1"),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return {name: failed != "0" for name, failed in re.findall(r"^(\w+) +: .*failed=(\d+)", done.stdout, re.M)}
 

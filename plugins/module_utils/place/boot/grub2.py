@@ -331,9 +331,10 @@ def _environment_to_write(view: View, loader: Loader) -> str:
 
 def _check_unattended(view: View, loader: Loader, entry: Entry) -> None:
     found = config(view, loader)
-    free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
     if entry.path.endswith(".conf"):  # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
         free, then = _users(view, loader, found, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
+    else:
+        free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
     if found.superusers and not free:
         raise KmodError(loader.config, "the menu is protected by a password, which %r would wait for" % entry.title, then, "GRUB_PASSWORD")
 

@@ -176,10 +176,8 @@ def number(text: str) -> Optional[int]:
 
 def without_ours(args: str) -> str:
     """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install took the running system's for it."""
-    words = args.split()
-    if not any(word.startswith((MARKER + "=", MARKER + ".")) for word in words):
-        return args
-    return " ".join(word for word in words if not word.startswith((MARKER + "=", MARKER + ".")) and word not in FALLBACK_ARGS.split())
+    ours = [word for word in args.split() if word.startswith((MARKER + "=", MARKER + "."))]
+    return " ".join(word for word in args.split() if word not in ours + FALLBACK_ARGS.split()) if ours else args
 
 
 def check_args(args: str) -> str:

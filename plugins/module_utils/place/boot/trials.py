@@ -73,8 +73,9 @@ def proof(host: Host, driver: str, menu: Menu) -> Dict[str, Any]:
 def _loaded(host: Host, release: str, driver: str) -> Dict[str, str]:
     states = {}
     for path in depmod.linked(host, release, [driver]):
-        module = ko.read(host, path)
-        states[module.name] = loaded.state(host, module, loaded.build_id(decompress(host.read(path), path), path))
+        data = decompress(host.read(path, ko.LIMIT), path, ko.LIMIT)
+        module = ko.parse(data, path)
+        states[module.name] = loaded.state(host, module, loaded.build_id(data, path))
     return states
 
 

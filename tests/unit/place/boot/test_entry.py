@@ -182,38 +182,48 @@ def test_an_entry_whose_kernel_is_gone_is_removed(machine):
 
 # A trial. Only these loaders start an entry once.
 
+class Running:
+    """A machine that runs: what its kernel shows, and what its loader starts next."""
+
+    def __init__(self, root, family, monkeypatch):
+        self.root = root
+        self.firmware = root / (systemd_boot.VARIABLES % "LoaderEntryOneShot").lstrip("/")
+        self.cmdline, self.states = "", {}
+        write(root, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % family))
+        monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=NEW))
+        monkeypatch.setattr(trials, "_cmdline", lambda host: self.cmdline)
+        monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: self.states)
+        monkeypatch.setattr(Host, "live", property(lambda host: True))
+        monkeypatch.setattr(Host, "run", lambda host, argv: self.bootctl(argv[2]))
+        monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
+
+    def bootctl(self, name):
+        if name:
+            write(self.root, systemd_boot.VARIABLES % "LoaderEntryOneShot", "\x07\0\0\0" + "\0".join(name) + "\0")
+        elif self.firmware.exists():
+            self.firmware.unlink()
+
+    def next_boot(self):
+        """The entry to be started once, if there is one, and the default. The loader forgets the first before it starts it."""
+        chosen = menu(self.root)
+        self.bootctl("")
+        for path in self.root.glob("boot/*/grubenv"):
+            path.write_text(grubenv.set_(path.read_text(), "grubenv", "next_entry", None))
+        return next((each for each in chosen.entries if each.id == chosen.once), None), chosen.default
+
+
 @pytest.fixture(params=["debian", "el7", "el9", "systemd-boot"])
 def trier(request, tmp_path, monkeypatch):
     """A running machine, and what starts it again: with the entry on trial or without, and whether the driver works."""
     initrd = machines.FAMILIES[request.param](tmp_path)
-    cmdline, states = [], {}
-    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=NEW))
-    monkeypatch.setattr(trials, "_cmdline", lambda host: " ".join(cmdline))
-    monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: states)
-    monkeypatch.setattr(Host, "live", property(lambda host: True))
-    monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
-    firmware = systemd_boot.VARIABLES % "LoaderEntryOneShot"
-    write(tmp_path, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % request.param))
-
-    def bootctl(host, argv):
-        if argv[2]:
-            write(tmp_path, firmware, "\x07\0\0\0" + "\0".join(argv[2]) + "\0")
-        else:
-            (tmp_path / firmware.lstrip("/")).unlink()
-
-    monkeypatch.setattr(Host, "run", bootctl)
+    running = Running(tmp_path, request.param, monkeypatch)
 
     def reboot(works):
-        tried = menu(tmp_path).once
-        for path in tmp_path.glob("boot/*/grubenv"):
-            text = path.read_text()
-            path.write_text(grubenv.set_(text, "grubenv", "next_entry", None))
-        if (tmp_path / firmware.lstrip("/")).exists():
-            (tmp_path / firmware.lstrip("/")).unlink()
-        started = next((each for each in menu(tmp_path).entries if each.id == tried), menu(tmp_path).default)
+        once, default = running.next_boot()
+        started = once or default
         up = started.driver is not None and works
-        cmdline[:] = started.args.split() if up else []
-        states.update(vendor="this" if up else "no")
+        running.cmdline = started.args if up else ""
+        running.states = {"vendor": "this" if up else "no"}
 
     return tmp_path, variants(initrd, OLD, NEW, family=request.param), reboot
 

@@ -3,20 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Whatever happens to a host that the role deploys to with kmod_boot=default, its default entry is one that starts."""
-import os
 import random
-import types
 
 import machines
 import pytest
 from machines import DRIVER, NEW, OLD, write
-from test_entry import absent, menu, present, snapshot, variants
+from test_entry import Running, absent, menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, grubenv, storage, systemd_boot, trials
-
-ONE_SHOT = systemd_boot.VARIABLES % "LoaderEntryOneShot"
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
 
 
 class CutOff(Exception):
@@ -33,22 +29,9 @@ class Machine:
         self.started = None  # our entry that the running system was started by
         self.deployed = self.loaded = 0
         self.args = ""
-        write(root, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % family))
+        self.running = Running(root, family, monkeypatch)
         self.image(0)
         self.shipped = snapshot(root)
-        monkeypatch.setattr(Host, "live", property(lambda host: True))
-        monkeypatch.setattr(Host, "run", lambda host, argv: self.bootctl(argv[2]))
-        monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
-        monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=NEW))
-        monkeypatch.setattr(trials, "_cmdline", lambda host: self.started.args if self.started else "")
-        monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: {"vendor": "this" if self.loaded == self.deployed else "other"})
-
-    def bootctl(self, name):
-        path = self.root / ONE_SHOT.lstrip("/")
-        if name:
-            write(self.root, ONE_SHOT, "\x07\0\0\0" + "\0".join(name) + "\0")
-        elif path.exists():
-            path.unlink()
 
     def image(self, version):
         for images in self.kernels.values():
@@ -56,14 +39,11 @@ class Machine:
 
     def boot(self):
         """Start what is to be started once, else the default, until a system runs."""
-        chosen = menu(self.root)
-        self.bootctl("")
-        for path in self.root.glob("boot/*/grubenv"):
-            path.write_text(grubenv.set_(path.read_text(), "grubenv", "next_entry", None))
-        once = next((each for each in chosen.entries if each.id == chosen.once), None)
-        for each in [once, chosen.default] if once else [chosen.default]:
+        once, default = self.running.next_boot()
+        for each in [once, default] if once else [default]:
             version = int((self.root / self.kernels[each.kernel][0].lstrip("/")).read_text().split()[1]) if each.driver else 0
             self.started, self.loaded = (each, version) if each.driver else (None, None)
+            self.running.cmdline = each.args if each.driver else ""
             if version % 2 == 0 and not each.args.endswith("die") and " die " not in each.args:
                 return
             assert each is once, "the default entry does not start"
@@ -71,6 +51,7 @@ class Machine:
 
     def task(self, boot):
         """Run grub_entry: the row of the kernel that boots. The run may be cut off."""
+        self.running.states = {"vendor": "this" if self.loaded == self.deployed else "other"}
         plan, result = present(self.root, self.kernels, boot=boot, args=self.args)
         if self.chance and self.chance.random() < 0.3:
             plan.steps = plan.steps[:self.chance.choice([0, self.chance.randrange(len(plan.steps) + 1)])]
