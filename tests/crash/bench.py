@@ -11,10 +11,11 @@ import subprocess
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
+import conftest  # noqa: F401 - makes the collection importable
+import faketools
 import judge
 import scenes
 import shim
-import tools
 import tree
 from judge import Scene
 from tree import Tree
@@ -153,15 +154,21 @@ class Bench:
         if again.status != scene.status:
             wrong.append("the rerun fails: %s" % _short(again))
         else:
-            wrong += _unlike("the rerun", scene.after, self.state())
+            wrong += self.unlike("the rerun", scene.after)
         self.put(state)
         ends = [self.run(command) for command in scenes.REMOVAL]
         failed = next((each for each in ends if each.status), None)
         if failed:
             wrong.append("removal fails: %s" % _short(failed))
         else:
-            wrong += _unlike("removal", scene.removed, self.state())
+            wrong += self.unlike("removal", scene.removed)
         return wrong
+
+    def unlike(self, what: str, wanted: Tree) -> List[str]:
+        found = self.state()
+        if wanted.nodes == found.nodes:
+            return []
+        return ["after %s: %s" % (what, " ".join(re.sub(r"/(tmp|kmod-?)\w{8}\b", r"/\1*", each) for each in tree.differences(wanted, found)[:6]))]
 
     def attempt(self, scene: Scene, faults: Sequence[shim.Fault], killed: bool, lasting: bool, before: Optional[Callable[[], None]] = None,
                 **options: Any) -> List[str]:
@@ -173,18 +180,12 @@ class Bench:
         return wrong + self.verdict(scene, state)
 
     def with_tool(self, mode: str, at: int) -> Callable[[], None]:
-        """Has the tools of a run do otherwise than they should (see tools.py)."""
-        return lambda: tools.install(HERE / "tools", mode, at, self.places)
+        """Has the tools of a run do otherwise than they should (see faketools.py)."""
+        return lambda: faketools.install(HERE / "tools", mode, at, self.places)
 
 
 def _short(ended: shim.Ended) -> str:
     return (ended.err.strip().splitlines() or ["status %s, and no word" % ended.status])[-1][:300]
-
-
-def _unlike(what: str, wanted: Tree, found: Tree) -> List[str]:
-    if wanted.nodes == found.nodes:
-        return []
-    return ["after %s: %s" % (what, " ".join(re.sub(r"/(tmp|kmod-?)\w{8}\b", r"/\1*", each) for each in tree.differences(wanted, found)[:6]))]
 
 
 def missing() -> Optional[str]:

@@ -5,6 +5,7 @@
 """Has every operation meet every fault, and says what did not hold. See README.md."""
 import argparse
 import collections
+import functools
 import multiprocessing
 import os
 import re
@@ -12,17 +13,18 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "unit/place/boot"), str(HERE.parent)]
-import conftest  # noqa: E402,F401 - makes the collection importable
-
 import bench  # noqa: E402
+import disks  # noqa: E402
 import faults  # noqa: E402
 import scenes  # noqa: E402
+import together  # noqa: E402
 
-CASES = {"fast": 3, "full": 40}  # of one operation and one kind of fault, times the kind's share
+CASES = {"fast": 2, "full": 30}  # of one operation and one kind of fault, times the kind's share
+TOGETHER, HELD, DISK = "at-once", "lock-held", "disk-cut"  # these make their own roots; their "operations" are families and file systems
 
 
 class Job(NamedTuple):
@@ -35,8 +37,8 @@ class Job(NamedTuple):
 class Result(NamedTuple):
     job: Job
     tried: int
-    there_are: int
     wrong: List[Tuple[str, str]]  # (where, what)
+    skipped: str = ""
 
 
 _bench: Optional[bench.Bench] = None
@@ -50,15 +52,29 @@ def begin() -> None:
 
 def carry_out(job: Job) -> Result:
     assert _bench
-    kind = faults.KINDS[job.kind]
     try:
-        scene = _bench.scene(job.operation)
-        cases = [job.at] if job.at else kind.cases(_bench, scene)
-        chosen = list(faults.spread(cases))[:job.cases]
-        wrong = [(".".join(map(str, at)), each) for at in chosen for each in kind.attempt(_bench, scene, at)]
+        if job.kind == DISK and disks.missing(job.operation):
+            return Result(job, 0, [], disks.missing(job.operation) or "")
+        tried = [(at, attempt()) for at, attempt in attempts(_bench, job)]
     except Exception:
-        return Result(job, 0, 0, [("0", traceback.format_exc().strip().splitlines()[-1])])
-    return Result(job, len(chosen), len(cases), wrong)
+        return Result(job, 1, [("0", "the test itself: " + " / ".join(traceback.format_exc().strip().splitlines()[-3:]))])
+    return Result(job, len(tried), [(".".join(map(str, at)), each) for at, wrong in tried for each in wrong])
+
+
+def attempts(mine: bench.Bench, job: Job) -> Iterator[Tuple[faults.At, Callable[[], List[str]]]]:
+    """The cases of a job."""
+    if job.kind == TOGETHER:
+        for at in [job.at] if job.at else together.cases(job.cases):
+            yield at, functools.partial(together.attempt, mine, job.operation, at)
+    elif job.kind == HELD:
+        yield (0,), functools.partial(together.held, mine)
+    elif job.kind == DISK:
+        for at in [job.at] if job.at else disks.cases(job.cases):
+            yield at, functools.partial(disks.attempt, mine, job.operation, at)
+    else:
+        scene, kind = mine.scene(job.operation), faults.KINDS[job.kind]
+        for at in [job.at] if job.at else list(faults.spread(kind.cases(mine, scene)))[:job.cases]:
+            yield at, functools.partial(kind.attempt, mine, scene, at)
 
 
 def main() -> int:
@@ -90,25 +106,32 @@ def main() -> int:
 
 
 def jobs(given: argparse.Namespace) -> List[Job]:
+    """The longest first."""
     cases = given.cases or CASES["fast" if given.fast else "full"]
     at = tuple(int(number) for number in given.at.split(".")) if given.at else None
-    names = [name for name in scenes.by_name() if not given.only or name in given.only or name.split(":")[0] in given.only]
-    kinds = [name for name in faults.KINDS if not given.fault or name in given.fault]
-    return [Job(name, kind, max(1, int(cases * faults.KINDS[kind].share)), at) for name in names for kind in kinds]
+    found = [Job(family, TOGETHER, 4 if given.fast else 110, at) for family in together.FAMILIES] + [Job("el9", HELD, 1, at)]
+    found += [Job(name, DISK, 1 if given.fast else 4, at) for name in disks.KINDS]
+    found += [Job(name, kind, max(1, int(cases * faults.KINDS[kind].share)), at) for name in scenes.by_name() for kind in faults.KINDS]
+    return [job for job in found if (not given.fault or job.kind in given.fault)
+            and (not given.only or job.operation in given.only or job.operation.split(":")[0] in given.only)]
 
 
 def report(results: List[Result], seconds: float) -> int:
     """The table, what did not hold, and how each is repeated."""
-    names = list(dict.fromkeys(result.job.operation for result in sorted(results, key=lambda each: list(scenes.by_name()).index(each.job.operation))))
-    kinds = [kind for kind in faults.KINDS if any(result.job.kind == kind for result in results)]
+    order = list(scenes.by_name()) + list(together.FAMILIES) + list(disks.KINDS)
+    names = sorted({result.job.operation for result in results}, key=order.index)
+    kinds = sorted({result.job.kind for result in results}, key=(list(faults.KINDS) + [TOGETHER, HELD, DISK]).index)
     table = {(result.job.operation, result.job.kind): result for result in results}
-    print("\nCases tried of each fault (rows) and of each operation (columns); !n: violations in n of them")
-    for number, name in enumerate(names):
-        print("  %2d %s" % (number + 1, name))
-    print("%-20s" % "" + "".join("%7d" % (number + 1) for number in range(len(names))) + "    all")
-    for kind in kinds:
-        row = [table.get((name, kind)) for name in names]
-        print("%-20s" % kind + "".join("%7s" % (cell(each) if each else "") for each in row) + "%7d" % sum(each.tried for each in row if each))
+    print("\nCases tried of each operation (rows) and each kind of fault (columns); 7!2: with violations in 2 of 7")
+    for number, kind in enumerate(kinds):
+        print("  %2d %s" % (number + 1, kind))
+    print("%-28s" % "" + "".join("%6d" % (number + 1) for number in range(len(kinds))) + "    all")
+    for name in names:
+        row = [table.get((name, kind)) for kind in kinds]
+        print("%-28s" % name + "".join("%6s" % (cell(each) if each else "") for each in row) + "%7d" % sum(each.tried for each in row if each))
+    for result in results:
+        if result.skipped:
+            print("%s, %s: skipped, %s" % (result.job.operation, result.job.kind, result.skipped))
     found: Dict[str, List[str]] = collections.defaultdict(list)
     for result in results:
         for at, what in result.wrong:
@@ -131,6 +154,8 @@ def kind_of(what: str) -> str:
 
 
 def cell(result: Result) -> str:
+    if result.skipped:
+        return "skip"
     bad = len({at for at, _what in result.wrong})
     return "%d" % result.tried + ("!%d" % bad if bad else "")
 

@@ -7,9 +7,9 @@ import errno
 import signal
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
+import faketools
 import power
 import shim
-import tools
 from bench import Bench
 from judge import Scene
 from shim import CHANGE, READ, START, Call
@@ -86,7 +86,7 @@ def _killed_in_undo(bench: Bench, scene: Scene, at: At) -> List[str]:
 
 
 def _tool_runs(bench: Bench, scene: Scene) -> List[At]:
-    runs = sum(1 for call in bench.calls[scene.operation.name] if call.name == "execve" and call.path.endswith(tools.WRAPPED))
+    runs = sum(1 for call in bench.calls[scene.operation.name] if call.name == "execve" and call.path.endswith(faketools.WRAPPED))
     return [(number,) for number in range(min(runs, 3) + 1)] if runs else []
 
 
@@ -114,5 +114,5 @@ KINDS: Dict[str, Kind] = {
     "EIO-twice": Kind(_second, _twice),
     "EIO-then-kill": Kind(_second, _killed_in_undo),
     "power-cut": Kind(power.cases, power.attempt, 4),
-    **{"tool-" + mode: _tool(mode) for mode in tools.MODES},
+    **{"tool-" + mode: _tool(mode) for mode in faketools.MODES},
 }

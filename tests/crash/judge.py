@@ -41,7 +41,12 @@ class Scene(NamedTuple):
     after: Tree  # of an undisturbed run
     removed: Tree  # after all is taken back again: the shipped tree, but for what was healed
     status: int  # of the undisturbed run
-    menus: Dict[str, Boots]  # shipped, before, after
+    menus: Dict[str, Boots]  # shipped, before, after, and of further states that may be
+    further: Tuple[Tree, ...] = ()  # trees whose files are whole, too
+
+    @property
+    def known(self) -> Tuple[Tree, ...]:
+        return (self.shipped, self.before, self.after) + self.further
 
 
 def boots(root: str) -> Boots:
@@ -66,13 +71,12 @@ def _shipped(scene: Scene, state: Tree) -> List[str]:
     for path, node in scene.shipped.nodes.items():
         if INDEX.match(path):
             continue
-        allowed = [node, scene.before.nodes.get(path), scene.after.nodes.get(path)]
-        if allowed != [node] * 3:  # a boot loader's file: see _menu
+        if any(each.nodes.get(path) != node for each in scene.known):  # a boot loader's file: see _menu
             continue
         if state.nodes.get(path) != node:
             wrong.append("shipped %s %s" % (path, "is changed" if path in state.nodes else "is gone"))
     for path, node in state.nodes.items():
-        known = [each.nodes[path].content for each in (scene.before, scene.after) if path in each.nodes]
+        known = [each.nodes[path].content for each in scene.known if path in each.nodes]
         if path not in scene.shipped.nodes and known and path.endswith((".ko", ".img", ".1", ".2")) and node.content not in known:
             wrong.append("%s is not whole" % path)
     return wrong
@@ -134,7 +138,7 @@ def _menu(scene: Scene, state: Tree, root: str) -> List[str]:
     known = scene.menus
     if now.foreign != known["shipped"].foreign:
         wrong.append("the shipped entries are not what they were")
-    good = {(path, node.content) for each in (scene.shipped, scene.before, scene.after) for path, node in each.nodes.items()}
+    good = {(path, node.content) for each in scene.known for path, node in each.nodes.items()}
     for name, images in now.ours.items():
         for image in images:
             node = indexes.real(state.nodes, image)

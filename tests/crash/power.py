@@ -87,7 +87,8 @@ def _names_in(directory: str) -> Names:
     found = {}
     for entry in os.scandir(directory):
         status = entry.stat(follow_symlinks=False)
-        found[entry.name] = Entry(status.st_ino, status.st_mode, (status.st_uid, status.st_gid), os.readlink(entry.path) if entry.is_symlink() else None)
+        target = os.readlink(entry.path) if entry.is_symlink() else None
+        found[entry.name] = Entry(status.st_ino, status.st_mode, (status.st_uid, status.st_gid), target)
     return found
 
 

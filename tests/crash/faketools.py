@@ -24,6 +24,7 @@ MODES = {
     "lacks": "has not seen the kernel's own modules",
     "hangs": "does not end",
     "slow": "takes a while before it begins",
+    "waits": "takes longer than another run would wait",
     "not-executable": "cannot be started",
 }
 
@@ -39,6 +40,8 @@ def install(directory: Path, mode: str, at: int, places: Sequence[str]) -> None:
         (directory / name).write_text("\0no program" if mode == "not-executable" else text)
         (directory / name).chmod(0o755)
     os.environ["PATH"] = "%s:%s" % (directory, os.environ["PATH"])
+    if mode == "waits":
+        return
     communicate = subprocess.Popen.communicate
 
     def sooner(process, input=None, timeout=None):  # type: ignore[no-untyped-def]
@@ -62,8 +65,8 @@ def main(name: str, arguments: List[str]) -> int:
         return int(mode == "fails")
     if mode == "hangs":
         time.sleep(600)
-    if mode == "slow":
-        time.sleep(0.3)
+    if mode in ("slow", "waits"):
+        time.sleep(0.3 if mode == "slow" else 6)
     if mode == "noisy":
         sys.stderr.write("".join("\x1b[31m%s: error %d\x1b[0m\n" % (name, line) for line in range(200)))
         return 1
