@@ -15,7 +15,7 @@ from ..judge.loader import judge
 from ..judge.selection import Build
 from ..plan import Content, Plan
 from ..read import ko, package
-from . import heal, loaded, store, weak_links
+from . import heal, loaded, notice, store, weak_links
 from .boot import shipped
 from .boot.menu import boots
 from .initramfs import listing
@@ -45,6 +45,9 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
         outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judge, healing)
     else:
         outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judge, contents, healing)
+    gone = options["state"] == "absent"
+    outcome.result["unserved"] = [] if gone else notice.unserved(host, installed, outcome.result["kernels"], outcome.after)
+    outcome.result["other_drivers"] = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
     here = next((kernel.release for kernel in installed if kernel.running), None)
     other = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
     outcome.result["held_back_by"] = _held_back_by(host, outcome.after) if other else None
