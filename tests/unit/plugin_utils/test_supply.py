@@ -49,7 +49,8 @@ def test_what_sha256sum_writes_is_read_tagged_and_escaped_names_too(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(DATA)
     for option in ("--text", "--binary", "--tag"):
-        listed = subprocess.run(["sha256sum", option, "--", *sorted(os.listdir(str(tmp_path)))], cwd=str(tmp_path), stdout=subprocess.PIPE, check=True)
+        command = ["sha256sum", option, "--", *sorted(os.listdir(str(tmp_path)))]
+        listed = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, check=True)
         assert set(_supply.parse("list", listed.stdout)) == set(names), option
 
 
@@ -113,7 +114,8 @@ class Gpg(Signer):
     tool = "gpg"
 
     def gpg(self, *options, **more):
-        return self.run("gpg", "--homedir", str(self.directory), "--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", "", *options, **more)
+        return self.run("gpg", "--homedir", str(self.directory), "--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", "",
+                        *options, **more)
 
     def key(self, name, expires="never"):
         more = ["--faked-system-time", "20200101T000000"] if expires != "never" else []
@@ -270,7 +272,8 @@ def test_one_known_signer_of_two_is_enough_and_is_the_one_named(gpg, vendor):
     keyring = gpg.key("second")
     both = gpg.directory / "both.sig"
     both.write_bytes(b"".join(gpg.sign(vendor / "SHA256SUMS", name, armor=False).read_bytes() for name in ("second", "first")))
-    assert "second@" in (supply := read(vendor, both, keyring)).signer and "first@" not in supply.signer
+    signer = read(vendor, both, keyring).signer
+    assert "second@" in signer and "first@" not in signer
 
 
 def test_a_revoked_key_is_refused(gpg, vendor):
