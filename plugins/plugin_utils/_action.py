@@ -154,23 +154,23 @@ class KmodAction(ActionBase):
 
 def to_say(answer: dict[str, Any], args: dict[str, Any]) -> Iterator[str]:
     """What a person has to see without asking for details: from the answer's ``unserved`` and ``other_drivers``."""
+    driver = args.get("driver")
     rows = answer.get("unserved") or []
     if rows:
-        each = [
-            "%s%s, as %s"
-            % (row["kernel"], " (%s)" % ", ".join(row["boots"]) if row["boots"] else "", row["reason"])
+        said = [
+            "kernel %s%s gets no driver %s: %s"
+            % (row["kernel"], " (%s)" % ", ".join(row["boots"]) if row["boots"] else "", driver, row["reason"])
             for row in rows
         ]
-        yield "the driver %s is not there for %s. %s" % (
-            args.get("driver"),
-            "; nor for ".join(each),
-            "Boots of such a kernel are without it: deploy a build for it, or have the host start another one"
+        yield "%s. %s" % (
+            "; ".join(said),
+            "The host boots without it: deploy a build for that kernel, or have the host start another one"
             if any(row["boots"] for row in rows)
-            else "No boot is expected to start %s" % ("one of them" if len(rows) > 1 else "it"),
+            else "Boots are expected to start other kernels",
         )
     if answer.get("other_drivers"):
         yield "there is nothing of a driver called %s here, but of %s" % (
-            args.get("driver"),
+            ", ".join(driver) if isinstance(driver, list) else driver,
             ", ".join(answer["other_drivers"]),
         )
 
