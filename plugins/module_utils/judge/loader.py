@@ -7,6 +7,8 @@
 The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the same, as notes: the loader
 would not get there, a person who mends the module will.
 """
+import contextlib
+from itertools import takewhile
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError
@@ -47,7 +49,7 @@ class Group:
         self.loader = loader._replace(owners=loader.owners - set(there))
         self.deployed = {name: path for name, path in there.items() if name not in self.offered}
         self.exported = self._exported(self.offered.values())
-        self.deployed_exported: Optional[Dict[str, Tuple[Export, KernelModule]]] = None
+        self.deployed_exported: Dict[str, Dict[str, Tuple[Export, KernelModule]]] = {}  # by module
         self.done: Dict[int, Verdict] = {}
         self.judging: List[int] = []  # a module, that which it needs, and so on
 
@@ -97,14 +99,19 @@ class Group:
             return Provided(export)
         found = self.exported.get(symbol)
         if found is None and export is not None and export.owner in self.deployed:
-            if self.deployed_exported is None:
-                self.deployed_exported = self._exported(_readable(self.kernel, self.deployed.values()))
-            found = self.deployed_exported.get(symbol)
+            found = self._of_deployed(export.owner).get(symbol)
         if found is not None:
             return self._provided(*found)
-        if export is None or export.owner in self.offered:
+        if export is None or export.owner in self.offered or export.owner in self.deployed:
             return None
         return Provided(export)
+
+    def _of_deployed(self, name: str) -> Dict[str, Tuple[Export, KernelModule]]:
+        """What one of the modules exports that lie beside the kernel's own; nothing where its file cannot be read, as a weak link may dangle."""
+        if name not in self.deployed_exported:
+            with contextlib.suppress(KmodError):
+                self.deployed_exported[name] = self._exported([ko.read(self.kernel.host, self.deployed[name])])
+        return self.deployed_exported.setdefault(name, {})
 
     def _exported(self, modules: Iterable[KernelModule]) -> Dict[str, Tuple[Export, KernelModule]]:
         found: Dict[str, Tuple[Export, KernelModule]] = {}
@@ -126,9 +133,9 @@ class Group:
         return any(finding.code in ("WARN_LICENSE", "WARN_PROPRIETARY_DEP") for finding in self.verdict(module).findings)
 
     def _there_before(self, module: KernelModule) -> List[str]:
-        """The modules that are loaded for certain when this one is: those that it needs, and those of the group that come before it."""
-        names = list(self.offered)
-        return names[:names.index(module.name)] + list(symbol_rules.owners(module, self.find))
+        """The modules that are loaded for certain when this one is: those that it needs, and of the group those that come before it."""
+        before = takewhile(lambda name: name != module.name, self.offered if module.name in self.offered else ())
+        return list(before) + list(symbol_rules.owners(module, self.find))
 
 
 def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Finding]]) -> Verdict:
@@ -153,11 +160,3 @@ def deployed(kernel: Kernel) -> Dict[str, str]:
     """Module names whose file, of all that depmod finds for this kernel, is not one of the kernel's own."""
     own = (kernel.modules_dir + "/kernel/", "/usr" + kernel.modules_dir + "/kernel/")
     return {name: path for name, path in kernel.modules.items() if not path.startswith(own)}
-
-
-def _readable(kernel: Kernel, paths: Iterable[str]) -> Iterator[KernelModule]:
-    for path in paths:
-        try:
-            yield ko.read(kernel.host, path)
-        except KmodError:  # a dangling weak link, for one, provides nothing
-            continue
