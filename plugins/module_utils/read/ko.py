@@ -189,7 +189,7 @@ def read(host: Host, path: str) -> KernelModule:
 def parse(data: bytes, path: str) -> KernelModule:
     """The module in the uncompressed bytes of a file."""
     body, signature = signatures.split(data)
-    file = elf.parse(body, path)
+    file = elf.parse(body)
     faults = list(file.faults)
     module = KernelModule(path, normal(path), hashlib.sha256(data).hexdigest(), len(data), file.machine, signature=signature,
                           odd_ident=file.odd_ident)
@@ -201,14 +201,14 @@ def parse(data: bytes, path: str) -> KernelModule:
 
 def brief(data: bytes, path: str) -> KernelModule:
     """The module in these bytes with its .modinfo and versions alone: what in-tree modules are asked to check other sources by."""
-    file = elf.parse(data, path)
+    file = elf.parse(data)
     return KernelModule(path, normal(path), "", len(data), file.machine, modinfo=_modinfo(file), versions=_versions_of(file),
                         ext_versions=_ext_versions(file, []))
 
 
 def exports(data: bytes, path: str) -> List[Exported]:
     """What the module in these bytes exports and nothing else of it: a kernel has a thousand of them, some with 100 000 local labels (RISC-V)."""
-    file = elf.parse(data, path)
+    file = elf.parse(data)
     return list(_exports(file, elf.SymbolTable(file)))
 
 

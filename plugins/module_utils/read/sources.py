@@ -22,7 +22,7 @@ from .exports import VMLINUX, Export, read_symvers
 SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
 
 # Errors that are the file's own. Any other is of this machine (no libzstd, no permission): then nothing is known, not "it exports nothing".
-DAMAGE = ("COMP_CORRUPT", "COMP_LIMIT", "ELF_HEADER", "FILE_NOT_REGULAR", "FILE_TOO_LARGE", "PATH_MISSING", "PATH_LOOP")
+DAMAGE = ("COMP_CORRUPT", "COMP_LIMIT", "FILE_NOT_REGULAR", "FILE_TOO_LARGE", "PATH_MISSING", "PATH_LOOP")
 
 
 class Note(NamedTuple):
