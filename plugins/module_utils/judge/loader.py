@@ -9,7 +9,7 @@ would not get there, a person who mends the module will.
 """
 import contextlib
 from itertools import takewhile
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..read import ko
@@ -24,21 +24,24 @@ from .symbol_rules import Provided
 from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
 
 
-def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, structs: bool = False) -> List[Verdict]:
+def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, structs: bool = False,
+          without: Callable[[str], Any] = lambda path: False) -> List[Verdict]:
     """One verdict a module, in the order given.
 
     The modules are offered to each other, before what is deployed for that kernel already, and none is judged before those that it needs:
     the symbols of a refused module are not there. ``runtime`` is what holds on the machine now, by itself if it is a running one.
-    ``structs``: also note which structures have changed; images have to be unpacked for that.
+    ``structs``: also note which structures have changed; images have to be unpacked for that. ``without``: the installed files that count
+    as removed, such as those of a version that these modules replace.
     """
-    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs)
+    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs, without)
     return [group.verdict(module) for module in modules]
 
 
 class Group:
     """Modules that are loaded into one kernel together."""
 
-    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, structs: bool = False) -> None:
+    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, structs: bool,
+                 without: Callable[[str], Any]) -> None:
         self.kernel = kernel
         self.structs = structs
         loader = loader_of(kernel, runtime)
@@ -47,7 +50,8 @@ class Group:
             self.offered.setdefault(module.name, module)
         there = deployed(kernel)
         self.loader = loader._replace(owners=loader.owners - set(there))
-        self.deployed = {name: path for name, path in there.items() if name not in self.offered}
+        self.deployed = {name: path for name, path in there.items() if name not in self.offered and not without(path)}
+        self.replaced = set(there) - set(self.deployed)
         self.exported = self._exported(self.offered.values())
         self.deployed_exported: Dict[str, Dict[str, Tuple[Export, KernelModule]]] = {}  # by module
         self.done: Dict[int, Verdict] = {}
@@ -86,6 +90,7 @@ class Group:
         yield file_rules.apply_relocations(module, loader)
         yield symbol_rules.verify_exported_symbols(module, loader, self.find, self._there_before(module))
         yield module_rules.btf_module_notify(module, loader)
+        yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)
         yield notes.compiled_otherwise(module, loader)
         yield notes.outside_of_stablelist(module, self.kernel, loader)
@@ -102,7 +107,7 @@ class Group:
             found = self._of_deployed(export.owner).get(symbol)
         if found is not None:
             return self._provided(*found)
-        if export is None or export.owner in self.offered or export.owner in self.deployed:
+        if export is None or export.owner in self.offered or export.owner in self.deployed or export.owner in self.replaced:
             return None
         return Provided(export)
 

@@ -4,6 +4,7 @@
 
 """What kmod_link asks of the core: from the task's options to a plan and its answer."""
 import contextlib
+import functools
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -39,12 +40,14 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
     chosen = selection.matching(installed, options["kernels"])
     tree = store.Tree(host, Plan(host))
+    ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search  # what is replaced provides nothing
+    judged = functools.partial(judge, without=ours)
     healing = (lambda tree, ours: heal.heal(tree, chosen, judge, ours)) if options["heal"] else None
     given, contents = _given(host, options)
     if options["state"] == "absent":
-        outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judge, healing)
+        outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judged, healing)
     else:
-        outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judge, contents, healing)
+        outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judged, contents, healing)
     here = next((kernel.release for kernel in installed if kernel.running), None)
     other = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
     outcome.result["held_back_by"] = _held_back_by(host, outcome.after) if other else None

@@ -110,8 +110,7 @@ class Kernel:
     def builtin(self) -> FrozenSet[str]:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
-        lines = self.host.read_text(path).replace("-", "_").split() if self.host.is_file(path) else []
-        return frozenset(line[line.rfind("/") + 1:-len(".ko")] for line in lines)
+        return frozenset(map(ko.normal, self.host.read_text(path).split())) if self.host.is_file(path) else frozenset()
 
     @lazy
     def stable(self) -> FrozenSet[str]:

@@ -24,6 +24,8 @@ from .signature import Signature
 LIMIT = 192 << 20  # the largest modules (amdgpu with its debug information left in) stay below
 THIS_MODULE = ".gnu.linkonce.this_module"
 EXECUTE, WRITE_EXECUTE = 4, 5  # SHF_EXECINSTR, SHF_WRITE
+NAME_LENGTH = 59  # MODULE_NAME_LEN - 1 of 32-bit kernels; 64-bit ones have four bytes less (include/linux/moduleparam.h)
+NAME = re.compile(r"[A-Za-z0-9_-]{1,%d}\Z" % NAME_LENGTH)  # KBUILD_MODNAME is part of C identifiers
 MODVERSION = 64  # bytes of a struct modversion_info: an unsigned long and a name (include/linux/module.h)
 
 
@@ -150,15 +152,19 @@ def _rows(kind: Any, rows: Optional[Sequence[Any]]) -> Any:
     return None if rows is None else tuple(kind(*row) for row in rows)
 
 
-def normal(name: str) -> str:
-    """A module's name as the kernel has it: of "snd-hda-intel.ko.xz" it is snd_hda_intel."""
-    return re.sub(r"\.ko(\.\w+)?$", "", name.rsplit("/", 1)[-1]).replace("-", "_")
+def normal(path: str) -> str:
+    """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of megaraid_sas-07.7.ko megaraid_sas_07
+    (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.
+    """
+    return path.rsplit("/", 1)[-1].partition(".")[0].replace("-", "_")
 
 
 def find(host: Host, paths: Sequence[str]) -> List[str]:
-    """The module files at these paths, in and below those that are directories. Errors: PATH_MISSING, NO_MODULES."""
+    """The module files at these paths, in and below those that are directories. Errors: PATH_EMPTY, PATH_MISSING, NO_MODULES."""
     found: List[str] = []
     for path in paths:
+        if not path.strip("\0 \t\n") or "\0" in path:
+            raise KmodError(repr(path), "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
         before = len(found)
         if host.is_dir(path):
             _walk(host, path.rstrip("/"), found)
@@ -175,7 +181,7 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
 def _walk(host: Host, directory: str, found: List[str]) -> None:
     for name in host.listdir(directory):
         path = directory + "/" + name
-        if re.search(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?$", name):
+        if re.search(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?\Z", name) and not host.is_dir(path):
             found.append(path)
         elif host.is_dir(path) and not host.is_link(path):
             _walk(host, path, found)
@@ -222,6 +228,9 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
         faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
     if symbols.odd_names:
         faults.append(Fault("ELF_SYMBOL_NAME", "a symbol's name lies outside of the table of names"))
+    if not NAME.match(name):
+        faults.append(Fault("MODULE_NAME", "no kernel's build gives a module the name %r: it has letters, digits and _, %d at most"
+                            % (name[:80], NAME_LENGTH)))
     entries = {symbol.name: offset for offset, symbol, _unused in _targets(file, this, symbols)}
     exported = [suffix for suffix in ("", "_gpl") if _size(file, "__ksymtab" + suffix)]
     return module._replace(
