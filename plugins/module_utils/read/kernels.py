@@ -16,7 +16,8 @@ from .signature import Certificate, Signature
 from .sources import Note, Sources
 
 MODULES = ("/lib/modules", "/usr/lib/modules")
-_SHIPPED = ("kernel", "modules.order", "modules.builtin", "modules.builtin.modinfo")  # depmod makes modules.dep even for a mere store
+RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9._+~-]*\Z")  # depmod takes no other (kmod: tools/depmod.c: is_version_number)
+_SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
 
@@ -177,16 +178,33 @@ def installed(host: Host) -> List[Kernel]:
 def kernel(host: Host, release: str) -> Kernel:
     """One installed kernel. Error: KERNEL_MISSING."""
     for directory in MODULES:
-        if "/" not in release and is_kernel(host, directory, release):
+        if is_kernel(host, directory, release):
             return Kernel(host, release, "%s/%s" % (directory, release))
     there = [each.release for each in installed(host)]
     raise KmodError(release, "no such kernel is installed", "There is: %s" % (", ".join(there) or "none"), "KERNEL_MISSING")
 
 
 def is_kernel(host: Host, directory: str, release: str) -> bool:
-    """Whether directory/release belongs to a kernel: it has an image or files that come with a kernel alone."""
+    """Whether directory/release belongs to a kernel: there are modules of its own or files that come with a kernel alone, or something
+    beside an image. What a removed kernel leaves (empty directories, depmod's files, modules of others) is none, nor is another name
+    (a symlink) of one, or what no release is called.
+    """
     path = "%s/%s" % (directory, release)
-    return host.is_dir(path) and (any(host.exists("%s/%s" % (path, name)) for name in _SHIPPED) or find_image(host, release) is not None)
+    if not RELEASE.match(release) or len(release) > 64:
+        return False
+    try:
+        if not host.is_dir(path):
+            return False
+    except KmodError as error:
+        if error.code == "PATH_LOOP":
+            return False
+        raise
+    above, name = os.path.split(host.real(path))
+    if name != release and above == host.real(directory):
+        return False
+    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(in_tree(host, path), None):
+        return True
+    return bool(host.listdir(path)) and find_image(host, release) is not None
 
 
 def find_image(host: Host, release: str) -> Optional[str]:
