@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Iterator, Optional, Tuple
 
 from ..errors import KmodError
-from ..read import btf, depmod, kernels, ko
+from ..read import btf, depmod, kernels, ko, names
 from ..read.exports import VMLINUX
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
@@ -35,9 +35,8 @@ def named_otherwise(module: KernelModule) -> Iterator[Finding]:
     if made != module.name:
         yield Finding("NAME_OF_FILE", NOTE, "the module is %s, and kmod makes %s of its file's name: modprobe finds it under its own name "
                       "only in a file called %s.ko" % (module.name, made or "nothing", module.name), found=made)
-    for fault in module.faults:
-        if fault.code == "MODULE_NAME":
-            yield Finding(fault.code, NOTE, fault.message)
+    if not names.is_module(module.name):
+        yield Finding("MODULE_NAME", NOTE, "no kernel's build gives a module the name %r" % module.name[:80])
 
 
 def namesake(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
@@ -83,8 +82,8 @@ def structs_changed(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
     theirs = _built_with(module, kernel)
     if theirs is None:
         return
-    names = theirs.behind(module.btf_ids)
-    before, now = theirs.layouts(names), ours.layouts(names)
+    used = theirs.behind(module.btf_ids)
+    before, now = theirs.layouts(used), ours.layouts(used)
     for name in sorted(set(before) & set(now)):
         if not set(before[name]) & set(now[name]):
             yield _changed(name, *_difference(before[name][0], now[name][0]))

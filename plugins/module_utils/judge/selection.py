@@ -8,6 +8,7 @@ import posixpath
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
+from ..read import names
 from ..read.kernels import Kernel, version_key
 from ..read.ko import KernelModule
 from .verdict import COMPATIBLE, INCOMPATIBLE, REFUSE, UNKNOWN, Finding, Verdict
@@ -46,7 +47,7 @@ def builds(modules: Iterable[KernelModule]) -> List[Build]:
     """Modules as they were found, grouped into builds by the release they were built for.
 
     Several builds for one release (versions of the driver) are told apart by their directories. Errors: those of a file that is no module;
-    VERMAGIC_ABSENT; TWO_MODULES, two files of one module in one build.
+    VERMAGIC_ABSENT; RELEASE_NAME; TWO_MODULES, two files of one module in one build.
     """
     by_release: Dict[str, List[KernelModule]] = {}
     for module in modules:
@@ -56,7 +57,7 @@ def builds(modules: Iterable[KernelModule]) -> List[Build]:
         if not module.built_for:
             raise KmodError(module.path, "does not say which kernel it was built for (no vermagic)",
                             "Rebuild it with the kernel's own build system", "VERMAGIC_ABSENT")
-        by_release.setdefault(module.built_for, []).append(module)
+        by_release.setdefault(names.check_release(module.built_for, module.path), []).append(module)
     made = [Build(release, tuple(sorted(group, key=lambda module: module.name)))
             for release, found in sorted(by_release.items()) for group in _apart(found)]
     for build in made:
@@ -68,8 +69,7 @@ def _apart(modules: Sequence[KernelModule]) -> List[List[KernelModule]]:
     """Modules for one release as builds: one, unless names recur. Then each directory below the one that they share has a build, or several;
     directories that have no module in common and state no different version are one (``net/a.ko`` and ``scsi/b.ko``).
     """
-    names = [module.name for module in modules]
-    if len(set(names)) == len(names):
+    if len({module.name for module in modules}) == len(modules):
         return [list(modules)]
     shared = len(posixpath.commonpath([posixpath.dirname(module.path) for module in modules]).rstrip("/")) + 1
     below: Dict[str, List[KernelModule]] = {}

@@ -10,13 +10,12 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import depmod, kernel_image, ko, signature, sources
+from . import depmod, kernel_image, ko, names, signature, sources
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 from .sources import Note, Sources
 
 MODULES = ("/lib/modules", "/usr/lib/modules")
-RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9._+~-]*\Z")  # depmod takes no other (kmod: tools/depmod.c: is_version_number)
 _SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
@@ -190,7 +189,7 @@ def is_kernel(host: Host, directory: str, release: str) -> bool:
     (a symlink) of one, or what no release is called.
     """
     path = "%s/%s" % (directory, release)
-    if not RELEASE.match(release) or len(release) > 64:
+    if not names.is_release(release):
         return False
     try:
         if not host.is_dir(path):
@@ -226,11 +225,11 @@ def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
     todo = [modules_dir + "/kernel"]
     while todo:
         directory = todo.pop(0)
-        names = host.listdir(directory)
-        for name in names:
+        found = host.listdir(directory)
+        for name in found:
             if re.search(r"\.ko(\.(gz|xz|zst))?$", name):
                 yield "%s/%s" % (directory, name)
-        todo[:0] = ["%s/%s" % (directory, name) for name in names if "." not in name and host.is_dir("%s/%s" % (directory, name))]
+        todo[:0] = ["%s/%s" % (directory, name) for name in found if "." not in name and host.is_dir("%s/%s" % (directory, name))]
 
 
 def _build(kernel: Kernel) -> Build:

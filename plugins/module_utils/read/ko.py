@@ -24,8 +24,6 @@ from .signature import Signature
 LIMIT = 192 << 20  # the largest modules (amdgpu with its debug information left in) stay below
 THIS_MODULE = ".gnu.linkonce.this_module"
 EXECUTE, WRITE_EXECUTE = 4, 5  # SHF_EXECINSTR, SHF_WRITE
-NAME_LENGTH = 59  # MODULE_NAME_LEN - 1 of 32-bit kernels; 64-bit ones have four bytes less (include/linux/moduleparam.h)
-NAME = re.compile(r"[A-Za-z0-9_-]{1,%d}\Z" % NAME_LENGTH)  # KBUILD_MODNAME is part of C identifiers
 MODVERSION = 64  # bytes of a struct modversion_info: an unsigned long and a name (include/linux/module.h)
 
 
@@ -228,9 +226,6 @@ def _tables(module: KernelModule, file: Elf, faults: List[Fault]) -> KernelModul
         faults.append(Fault("ELF_SYMBOL_SECTION", "a symbol lies in a section that there is none of"))
     if symbols.odd_names:
         faults.append(Fault("ELF_SYMBOL_NAME", "a symbol's name lies outside of the table of names"))
-    if not NAME.match(name):
-        faults.append(Fault("MODULE_NAME", "no kernel's build gives a module the name %r: it has letters, digits and _, %d at most"
-                            % (name[:80], NAME_LENGTH)))
     entries = {symbol.name: offset for offset, symbol, _unused in _targets(file, this, symbols)}
     exported = [suffix for suffix in ("", "_gpl") if _size(file, "__ksymtab" + suffix)]
     return module._replace(

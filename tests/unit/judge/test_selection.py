@@ -80,6 +80,9 @@ def test_versions_in_nested_directories(paths, made):
 @pytest.mark.parametrize("modules,code", [
     ([module("/d/a.ko"), module("/d/a.ko.xz", name="a")], "TWO_MODULES"),
     ([module("/d/a.ko", release="")], "VERMAGIC_ABSENT"),
+    ([module("/d/a.ko", release="../../etc/cron.d")], "RELEASE_NAME"),
+    ([module("/d/a.ko", release="6.1.0-" + "9" * 60)], "RELEASE_NAME"),
+    ([module("/d/a.ko", release="6.1.0\x1b[1m")], "RELEASE_NAME"),
     ([module("/d/a.ko", faults=[Fault("ELF_MAGIC", "not an ELF file")])], "ELF_MAGIC"),
 ])
 def test_bad_input(modules, code):
