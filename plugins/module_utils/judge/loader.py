@@ -17,7 +17,7 @@ from ..read.exports import VMLINUX, Export
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
 from ..read.runtime import Runtime, facts
-from . import file_rules, module_rules, notes, signature_rules, symbol_rules
+from . import file_rules, modprobe_notes, module_rules, notes, signature_rules, symbol_rules
 from .policy import Loader
 from .policy import loader as loader_of
 from .symbol_rules import Provided
@@ -68,6 +68,7 @@ class Group:
         """The loader's steps in its order, each as what it finds."""
         loader = self.loader
         yield file_rules.file_empty(module, loader)
+        yield file_rules.decompression(module, loader)
         yield signature_rules.module_sig_check(module, loader)
         yield file_rules.elf_validity(module, loader)
         yield file_rules.elf_check_arch(module, loader)
@@ -92,6 +93,8 @@ class Group:
         yield module_rules.btf_module_notify(module, loader)
         yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)
+        yield modprobe_notes.configured(module, self.kernel, loader)
+        yield modprobe_notes.claimed_by_others(module, self.kernel, loader)
         yield notes.compiled_otherwise(module, loader)
         yield notes.outside_of_stablelist(module, self.kernel, loader)
         if self.structs:

@@ -42,6 +42,7 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     judged = functools.partial(judge, without=ours)
     healing = (lambda tree, ours: heal.heal(tree, chosen, judge, ours)) if options["heal"] else None
     given, contents = _given(host, options)
+    given = [module._replace(packed="") for module in given]  # it is stored as it is uncompressed
     if options["state"] == "absent":
         outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judged, healing)
     else:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
-from . import depmod, kernel_image, ko, names, signature, sources
+from . import depmod, kernel_image, ko, modprobe, names, signature, sources
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 from .sources import Note, Sources
@@ -111,6 +111,21 @@ class Kernel:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
         return frozenset(map(ko.normal, self.host.read_text(path).split())) if self.host.is_file(path) else frozenset()
+
+    @lazy
+    def modprobe(self) -> modprobe.Config:
+        """What modprobe.d says, which holds for all kernels of a host."""
+        return modprobe.config(self.host)
+
+    @lazy
+    def aliases(self) -> Dict[str, List[Tuple[str, str]]]:
+        """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus): (pattern, module's name)."""
+        found: Dict[str, List[Tuple[str, str]]] = {}
+        own = sources.in_tree(self.modules, self.modules_dir)
+        for pattern, name in _aliases(self):
+            if name in own or name in self.builtin:
+                found.setdefault(pattern.partition(":")[0], []).append((pattern, name))
+        return found
 
     @lazy
     def stable(self) -> FrozenSet[str]:
@@ -230,6 +245,20 @@ def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
             if re.search(r"\.ko(\.(gz|xz|zst))?$", name):
                 yield "%s/%s" % (directory, name)
         todo[:0] = ["%s/%s" % (directory, name) for name in found if "." not in name and host.is_dir("%s/%s" % (directory, name))]
+
+
+def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
+    """By depmod's modules.alias, and by modules.builtin.modinfo (``NAME.alias=PATTERN``), which kernels have since 5.2."""
+    path = kernel.modules_dir + "/modules.alias"
+    for line in kernel.host.read_text(path, 64 << 20).splitlines() if kernel.host.is_file(path) else []:
+        words = line.split()
+        if len(words) == 3 and words[0] == "alias":
+            yield words[1], ko.normal(words[2])
+    path = kernel.modules_dir + "/modules.builtin.modinfo"
+    for entry in kernel.host.read_text(path, 64 << 20).split("\0") if kernel.host.is_file(path) else []:
+        key, _unused, value = entry.partition("=")
+        if key.endswith(".alias"):
+            yield value, ko.normal(key)
 
 
 def _build(kernel: Kernel) -> Build:

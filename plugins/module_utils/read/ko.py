@@ -77,6 +77,7 @@ class KernelModule(NamedTuple):
     features: Tuple[str, ...] = ()  # what its code was compiled with: ibt, kcfi; or "no code"
     odd_ident: bool = False  # the ELF header's class and byte order are not those of the machine
     faults: Tuple[Fault, ...] = ()
+    packed: str = ""  # how its file is compressed, if it is: "gzip", "xz", "zstd"; "xz, check 4" for another check than CRC32 or none
 
     def info(self, key: str) -> Optional[str]:
         """The first value of a .modinfo key, as the loader takes it (``kernel/module/main.c: get_modinfo``)."""
@@ -187,7 +188,14 @@ def _walk(host: Host, directory: str, found: List[str]) -> None:
 
 def read(host: Host, path: str) -> KernelModule:
     """The module in a file, compressed or not. Errors: those of ``Host.open`` and of ``compression.decompress``."""
-    return parse(compression.decompress(host.read(path, LIMIT), path, LIMIT), path)
+    data = host.read(path, LIMIT)
+    return parse(compression.decompress(data, path, LIMIT), path)._replace(packed=_packed(data))
+
+
+def _packed(data: bytes) -> str:
+    """The xz file format, 2.1.1.2: the kind of check is the second byte of the stream's flags."""
+    kind = compression.detect(data) or ""
+    return "xz, check %d" % (data[7] & 15) if kind == "xz" and data[7] & 15 > 1 else kind
 
 
 def parse(data: bytes, path: str) -> KernelModule:
