@@ -10,9 +10,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
-from . import detect, trials
-from .menu import FALLBACK_ARGS, MARKER, Entry, Loader, Menu, New, View, boots, check_args
-from .shipped import LOADERS, choose, initrd_word, locate
+from . import blocks, detect, trials
+from .menu import FALLBACK_ARGS, MARKER, Entry, Loader, Menu, New, View, boots, check_args, forgotten
+from .shipped import LOADERS, choose, initrd_word, locate, starts
 
 
 class Request(NamedTuple):
@@ -113,6 +113,32 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     return view.plan(), _result(loader, after, rows, trials.proof(host, driver, before))
 
 
+def give_back(host: Host, paths: Sequence[str]) -> Plan:
+    """Plan that no boot starts an entry with one of these images on the host: before an image becomes another one that was never tried.
+
+    Where that takes the default or the next boot from an entry of ours, the old default is back. DEFAULT_KEPT where it cannot be had back:
+    the entry is somebody else's, or was made the default by somebody else.
+    """
+    plan = Plan(host)
+    for loader in detect.installed(host):
+        view = View(host)
+        for entry in _chosen(host, loader, view, paths):
+            if entry.driver:
+                _cancel(view, loader, entry)
+                LOADERS[loader.kind].forget(view, loader, entry)
+        left = _chosen(host, loader, view, paths)
+        if left:
+            raise KmodError(loader.config, "would go on to start %r with %s, which is about to change" % (left[0].title, " ".join(left[0].initrd)),
+                            "Set the default to a shipped entry by hand", "DEFAULT_KEPT")
+        plan.extend(view.plan())
+    return plan
+
+
+def _chosen(host: Host, loader: Loader, view: View, paths: Sequence[str]) -> List[Entry]:
+    menu = LOADERS[loader.kind].menu(view, loader)
+    return [entry for entry in menu.entries if (_same(menu.default, entry) or menu.once == entry.id) and starts(host, entry, paths)]
+
+
 def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
     """Take entries out; before the first goes, nothing that is started names any of them. Last ones first: a loader may count them."""
     module = LOADERS[loader.kind]
@@ -154,7 +180,19 @@ def _give_back(view: View, loader: Loader, driver: str) -> None:
     menu = LOADERS[loader.kind].menu(view, loader)
     for entry in menu.entries:
         if entry.driver == driver and (_same(menu.default, entry) or menu.once == entry.id):
+            _cancel(view, loader, entry)
             LOADERS[loader.kind].forget(view, loader, entry)
+
+
+def _cancel(view: View, loader: Loader, entry: Entry) -> None:
+    """Have an entry forget its trial before the next boot does: one that has not begun must not look like one that failed."""
+    menu = LOADERS[loader.kind].menu(view, loader)
+    if menu.once == entry.id and entry.trial:
+        text = view.text(entry.path) or ""
+        block = next((block for block in blocks.each(text) if blocks.whose(block) == (entry.driver, entry.kernel)), None)
+        view.put(entry.path, forgotten(text) if block is None
+                 else text[:block.start()] + forgotten(block.group()) + text[block.end():])
+        view.then()
 
 
 def _ours(menu: Menu, driver: str, kernel: str) -> Entry:

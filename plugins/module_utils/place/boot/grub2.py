@@ -144,8 +144,9 @@ def menu(view: View, loader: Loader) -> Menu:
     found = config(view, loader)
     variables = environment_of(view, loader)
     default = re.sub(r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default)
-    once = grubenv.get(variables, "next_entry") or None
-    return Menu(found.entries, resolve(found.entries, default), next((entry.id for entry in found.entries if once == name(entry)), once))
+    once = grubenv.get(variables, "next_entry")
+    following = resolve(found.entries, once) if once and found.once else None
+    return Menu(found.entries, resolve(found.entries, default), following.id if following else once or None)
 
 
 def environment_of(view: View, loader: Loader) -> List[Tuple[str, str]]:

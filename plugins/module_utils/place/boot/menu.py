@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     driver: Optional[str] = None  # whose it is, if it is one of ours
     kernel: Optional[str] = None  # the release that it is ours for
     trial: str = ""  # of ours: "started" or "passed", and the digest of what was tried
+    chosen: Tuple[str, ...] = ()  # how boots come to start it, where that was asked (shipped.starting): "default", "once"
 
 
 class Menu(NamedTuple):
@@ -81,13 +82,18 @@ class New(NamedTuple):
         return "# %s trial %s\n" % (MARKER, self.trial) if self.trial else ""
 
 
-_TRIAL = re.compile(r"^# %s trial ((?:started|passed) [0-9a-f]{64})$" % re.escape(MARKER), re.M)
+_TRIAL = re.compile(r"^# %s trial ((?:started|passed) [0-9a-f]{64})\n" % re.escape(MARKER), re.M)
 
 
 def trial(text: str) -> str:
     """What the comment in an entry of ours says of its trial, "" where it has had none."""
     found = _TRIAL.search(text)
     return found.group(1) if found else ""
+
+
+def forgotten(text: str) -> str:
+    """An entry's text without that comment."""
+    return _TRIAL.sub("", text)
 
 
 class Stage:

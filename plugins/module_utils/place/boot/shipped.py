@@ -4,7 +4,7 @@
 
 """The entry that a distribution ships for a kernel, and the files that it starts."""
 import re
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ...errors import KmodError
 from ...host import Host
@@ -36,6 +36,27 @@ def default(host: Host) -> Optional[Entry]:
         return None
 
 
+def starting(host: Host, path: str) -> List[Entry]:
+    """The entries, ours and anybody's, that start an image, given by its path on the host whether it is there or not.
+
+    Of every boot loader that the host has files of; ``chosen`` of each tells whether boots start it. A menu that cannot be read is an error.
+    """
+    found = []
+    for loader in detect.installed(host):
+        menu = LOADERS[loader.kind].menu(View(host), loader)
+        for entry in menu.entries:
+            if starts(host, entry, [path]):
+                chosen = [("default", menu.default == entry), ("once", menu.once == entry.id)]
+                found.append(entry._replace(chosen=tuple(how for how, is_so in chosen if is_so)))
+    return found
+
+
+def starts(host: Host, entry: Entry, paths: Sequence[str]) -> bool:
+    """Whether an entry starts one of these images."""
+    images = {host.real(path) for path in paths}
+    return any(host.real(place) in images for word in entry.initrd for place in _places(word))
+
+
 def initrd_word(entry: Entry, release: str) -> str:
     """The one of an entry's images that is the kernel's own initramfs, beside those with microcode and the like."""
     words = [word for word in entry.initrd if release in word] or [word for word in entry.initrd if "$" not in word]
@@ -65,11 +86,14 @@ def choose(menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry
 
 
 def locate(host: Host, path: str) -> Optional[str]:
-    """The file on the host that a loader's path means: it starts at the root of a file system, with the subvolume that is mounted there."""
+    """The file on the host that a loader's path means."""
+    return next((place for place in _places(path) if host.is_file(place)), None)
+
+
+def _places(path: str) -> Iterator[str]:
+    """Where on the host a loader's path may lie: it starts at the root of a file system, with the subvolume that is mounted there."""
     path = re.sub(r"^(\([^)]*\)|\$\w+)", "", path)
     subvolume = re.match(r"/(?:.*@(?=/)|.*(?=/boot/))", path)  # /@/boot/vmlinuz of btrfs, /BOOT/name@/vmlinuz of ZFS
     for each in [path] + ([path[subvolume.end():]] if subvolume else []):
         for mount in ("/boot", "", "/efi", "/boot/efi"):
-            if host.is_file(mount + each):
-                return mount + each
-    return None
+            yield mount + each
