@@ -4,7 +4,7 @@
 
 """The entry that a distribution ships for a kernel, and the files that it starts."""
 import re
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from ...host import Host
@@ -22,7 +22,7 @@ def initramfs(host: Host, release: str) -> Optional[str]:
     """
     try:
         loader = detect.detect(host)
-        return locate(host, initrd_word(choose(LOADERS[loader.kind].menu(View(host), loader), release, loader), release))
+        return locate(host, initrd_word(choose(host, LOADERS[loader.kind].menu(View(host), loader), release, loader), release))
     except KmodError:
         return None
 
@@ -67,22 +67,35 @@ def initrd_word(entry: Entry, release: str) -> str:
     return words[0]
 
 
-def choose(menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
-    """The shipped entry of a kernel: generated ones before hand-made ones, no recovery, and no two that differ."""
+def choose(host: Host, menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
+    """The shipped entry of a kernel: generated ones before hand-made ones, this machine's own before those of the machine that it was cloned from,
+    no recovery, and no two that differ."""
     found = [entry for entry in menu.entries if boots(entry, release) and entry.driver is None]
     if copy_of:
-        found = [entry for entry in found if copy_of in (entry.id, entry.title)]
+        found = [entry for entry in found if copy_of == entry.id] or [entry for entry in found if copy_of == entry.title]
     else:
         found = [entry for entry in found if not _RECOVERY.search(entry.args)]
         found = [entry for entry in found if entry.section.startswith("/etc/grub.d/10_")] or found
+        if len({_started(entry) for entry in found}) > 1:
+            found = [entry for entry in found if _own(host, entry)] or found
     if not found:
         raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
                         "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
-    different = {(entry.linux, entry.initrd, entry.args) for entry in found}
-    if len(different) > 1:
-        raise KmodError(loader.config, "%d entries boot %s and differ: %s" % (len(found), release, ", ".join(repr(entry.title) for entry in found)),
-                        "Say which one to copy with copy_of", "ENTRY_AMBIGUOUS")
+    if len({_started(entry) for entry in found}) > 1:
+        raise KmodError(loader.config, "%d entries boot %s and differ: %s"
+                        % (len(found), release, ", ".join("%r, called %r" % (entry.id, entry.title) for entry in found)),
+                        "Say which one to copy with copy_of: its id, which comes first", "ENTRY_AMBIGUOUS")
     return next((entry for entry in found if release in entry.title), found[0])
+
+
+def _started(entry: Entry) -> Tuple[str, Tuple[str, ...], str]:
+    return entry.linux, entry.initrd, entry.args
+
+
+def _own(host: Host, entry: Entry) -> bool:
+    """Whether an entry in a file of its own is this installation's: its name begins with the machine's id, or what stands in for that."""
+    texts = [host.read_text(path, 1 << 12).strip() for path in ("/etc/kernel/entry-token", "/etc/machine-id") if host.is_file(path)]
+    return bool(texts[:1]) and texts[0] != "" and entry.id.startswith(texts[0] + "-")
 
 
 def locate(host: Host, path: str) -> Optional[str]:

@@ -58,7 +58,7 @@ def test_an_entry_by_hand_counts_too_also_where_it_is_named_by_its_submenu(tmp_p
 def test_entries_of_a_second_loader_count_whichever_it_boots_with(tmp_path):
     kernels = variants(machines.debian(tmp_path), NEW)
     machines.extlinux(tmp_path)
-    entry.present(Host(str(tmp_path)), entry.Request(DRIVER), kernels, "extlinux")[0].apply()
+    entry.present(Host(str(tmp_path)), entry.Request(DRIVER), machines.verified(kernels), "extlinux")[0].apply()
     assert starting(tmp_path, kernels[NEW][0]) == [(DRIVER, NEW, ())]
 
 
