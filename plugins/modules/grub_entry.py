@@ -189,7 +189,7 @@ msg:
   type: str
   sample: The next boot alone tries vendor on 6.1.0-56-cloud-amd64; reboot for that.
 trial:
-  description: How the trials went, all kernels together. The first of V(pending), V(failed), V(idle) and V(passed) that one of them has, else V(none).
+  description: The first of V(pending), V(failed), V(idle) and V(passed) that the trial of a kernel is in, else V(none).
   returned: success
   type: str
   sample: pending
