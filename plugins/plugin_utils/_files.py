@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from ansible import constants as C
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.compression import decompress
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko, package
@@ -55,20 +54,23 @@ def described(file: ModuleFile) -> dict[str, Any]:
     kept = file.copy + ".json"
     with contextlib.suppress(FileNotFoundError), open(kept, encoding="utf-8") as had:
         return json.load(had)
-    answer = ko.parse(decompress(HERE.read(file.copy), file.path, ko.LIMIT), file.path).as_dict()
+    with _named(file.copy, file.path):
+        answer = ko.read(HERE, file.copy)._replace(path=file.path).as_dict()
     with _new(kept) as name, open(name, "w", encoding="utf-8") as made:
         json.dump(answer, made)
     return answer
 
 
 def _copied(path: str, supply: Supply | None) -> str:
-    """Where a private copy of the file is, as it was when a worker of this run read it first; a file that has changed since is read anew."""
+    """Where a private copy of the file is, under its own name, as it was when a worker of this run read it first; one that has changed is read anew."""
     status = os.stat(path)
     key = "%s %d %d %d" % (os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
-    kept = os.path.join(private(), hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+    directory = os.path.join(private(), hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+    os.makedirs(directory, exist_ok=True)
+    kept = os.path.join(directory, os.path.basename(path))
     if not os.path.isfile(kept):
-        with _new(kept) as name:
-            HERE.replace(name, HERE.read(path))
+        with _new(kept) as name, open(name, "wb") as made:
+            made.write(HERE.read(path))
     if supply:
         supply.check(path, HERE.read(kept))
     return kept
@@ -78,22 +80,30 @@ def _unpacked(path: str, copy: str) -> list[ModuleFile]:
     kept = copy + ".d"
     if not os.path.isdir(kept):
         made = tempfile.mkdtemp(dir=private())
-        try:
+        with _named(copy, path):
             for name, data in package.modules(HERE, copy):
                 target = os.path.join(made, name)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                HERE.replace(target, data)
-        except KmodError as error:
-            raise KmodError(path, error.why, error.then, error.code) from None
+                with open(target, "wb") as file:
+                    file.write(data)
         with contextlib.suppress(OSError):  # another worker was first
             os.rename(made, kept)
-    return [ModuleFile(path + each[len(kept) :], each) for each in ko.find(HERE, [kept])]
+    return [ModuleFile(path + each[len(kept):], each) for each in ko.find(HERE, [kept])]
+
+
+@contextlib.contextmanager
+def _named(copy: str, path: str) -> Iterator[None]:
+    """What is wrong with a copy is wrong with the file."""
+    try:
+        yield
+    except KmodError as error:
+        raise KmodError(error.what.replace(copy, path), error.why, error.then, error.code) from None
 
 
 @contextlib.contextmanager
 def _new(path: str) -> Iterator[str]:
     """A name to write a file under that is then renamed to ``path``: other workers may be at it, too."""
-    handle, name = tempfile.mkstemp(dir=os.path.dirname(path))
+    handle, name = tempfile.mkstemp(dir=private())
     os.close(handle)
     yield name
     os.replace(name, path)

@@ -8,6 +8,7 @@ from typing import Any, Dict, Sequence, Tuple
 from ..host import Host
 from ..plan import Plan
 from .boot import entry
+from .boot.menu import Verified
 from .initramfs import image, sealed, variant
 
 
@@ -27,6 +28,6 @@ def entries(host: Host, request: entry.Request, kernels: Sequence[str], kind: st
 
     Answers as ``entry.present`` does, with no change. Errors: those of ``image.shipped`` and ``entry.present``.
     """
-    images = {release: (image.shipped(host, release),) for release in kernels}
+    images = {release: Verified((image.shipped(host, release),)) for release in kernels}
     _plan, result = entry.present(host, request, images, kind)
     return Plan(host), dict(result, kernels=[dict(row, changed=False, state="possible") for row in result["kernels"]])
