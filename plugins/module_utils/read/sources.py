@@ -95,17 +95,16 @@ def _from_symvers(host: Host, modules_dir: str, path: str, own: Dict[str, str]) 
 def _from_image(host: Host, modules_dir: str, path: str, own: Dict[str, str]) -> Dict[str, Export]:
     """The image's exports and those of all in-tree modules; by the cache where none of these files has changed."""
     release = os.path.basename(modules_dir)
-    key = _fingerprint(host, [path] + sorted(own.values()))
+    key = fingerprint(host, [path] + sorted(own.values()))
     kept = cache.load(host, release, key)
     if kept is None:
         kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
         kept.update(kernel_image.exports(kernel_image.unpack(host.read(path), path), path))
-        if host.keeps_cache:
-            cache.store(host, release, key, kept)
+        cache.store(host, release, key, kept)
     return kept
 
 
-def _fingerprint(host: Host, paths: List[str]) -> str:
+def fingerprint(host: Host, paths: List[str]) -> str:
     """A digest of the paths, sizes, times and inodes of files."""
     digest = hashlib.sha256()
     real: Dict[str, str] = {}  # of the directories: resolving each of some 4000 paths anew would take longer than all the rest
