@@ -34,7 +34,7 @@ class KmodAction(ActionBase):
         result = super().run(tmp, task_vars)
         bundle_pyelftools()
         args = dict(self._task.args)
-        if args.get("src") and args.get("state") != "absent":
+        if (args.get("src") or args.get("src") == "") and args.get("state") != "absent":
             args["described"] = self.describe(args.pop("src"))
         result.update(self.execute(args, task_vars))
         result.get("invocation", {}).get("module_args", {}).pop("described", None)  # nobody wants to read that
@@ -48,6 +48,7 @@ class KmodAction(ActionBase):
         """The module files at these paths as plain data, each read once in a run of Ansible, whatever the number of hosts."""
         controller = Host("/")
         try:
+            ko.check_paths([src] if isinstance(src, str) else src)
             paths = [unpacked(controller, self._find_needle("files", path)) for path in ([src] if isinstance(src, str) else src)]
             return [described(controller, path) for path in ko.find(controller, paths)]
         except KmodError as error:

@@ -31,11 +31,15 @@ class Note(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it."""
+    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it.
+
+    ``absent``: by symbol the module of the kernel's own that would export it, and is not installed.
+    """
 
     exports: Dict[str, Export]
     origin: Optional[str]
     notes: Tuple[Note, ...]
+    absent: Dict[str, str] = {}
 
 
 def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> Sources:
@@ -53,7 +57,8 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             exports = load(host, modules_dir, origin, own)
             wrong = disagreement(host, exports, own)
             if wrong is None:
-                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes))
+                absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
+                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
         except KmodError as error:
             notes.append(Note(error.code, str(error)))
             continue

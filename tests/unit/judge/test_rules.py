@@ -164,6 +164,25 @@ def test_providers_in_any_order(tmp_path):
     assert [each.verdict for each in judged(tmp_path, user, middle, core)] == ["compatible"] * 3
 
 
+@pytest.mark.parametrize("release,family,package", [
+    ("6.1.0-9-amd64", "debian", "install linux-image-6.1.0-9-amd64"),
+    ("6.1.0-9-cloud-amd64", "debian", "cloud kernels leave many modules out: install linux-image-amd64"),
+    ("6.8.0-31-generic", "debian", "install linux-modules-extra-6.8.0-31-generic"),
+    ("5.14.0-427.el9.x86_64", "el", "kernel-modules-extra-5.14.0-427.el9.x86_64"),
+    ("6.4.0-150600.21-default", "suse", "install kernel-default or kernel-default-extra"),
+    ("6.6.9-mine", "debian", "install the kernel's package that has videodev.ko"),
+])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_module_of_the_kernels_own_that_is_not_installed_is_named_with_its_package(listed, release, family, package, tmp_path):
+    """A symvers lists what was built, installed or not."""
+    own = (("video_register", 7, False, "", "drivers/media/v4l2-core/videodev"),)
+    user = ko(needs=(LAYOUT, ("video_register", 7)), release=release, modinfo={"depends": "videodev"})
+    verdict, = judged(tmp_path, user, release=release, family=family, exports=EXPORTS[:-1] + own * listed)
+    assert (verdict.errno, codes(verdict, "refuse")) == ("ENOENT", ["DEP_MISSING"])
+    assert package in verdict.reason.message and "videodev" in verdict.reason.message
+    assert ("of this kernel that is not installed" in verdict.reason.message) == listed
+
+
 def test_modules_that_need_each_other_cannot_be_loaded(tmp_path):
     one = ko("one", needs=(LAYOUT, ("two_init", 2)), exports=[Export("one_init", 1)])
     two = ko("two", needs=(LAYOUT, ("one_init", 1)), exports=[Export("two_init", 2)])
