@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
+from ...read import names
 from ...read.kernels import version_key
 from . import blocks, cmdline, detect, trials
 from .menu import FALLBACK_ARGS, MARKER, Entry, Loader, Menu, New, Verified, View, check_args, forgotten
@@ -42,13 +43,20 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     Answers with ``loader``, ``config``, ``default``, ``next``, ``running``, a row for each of the ``kernels``, and what these come to:
     ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back.
     """
-    _check_driver(request.driver)
+    names.check_driver(request.driver)
+    for release in kernels:
+        names.check_release(release, "kernels")
     loader = detect.detect(host, kind)
     module = LOADERS[loader.kind]
-    before = module.menu(View(host), loader)
+    view = View(host)
+    before = module.menu(view, loader)
+    if request.boot != "shipped":
+        detect.check_known(host)
+    if request.boot in ("once", "default") and before.default and before.default.xen:
+        raise KmodError(before.default.title, "is what boots start, with the Xen hypervisor; entries of %s are copies of those without it"
+                        % request.driver, "Choose the entry in the boot menu, or make one without Xen the default first", "DEFAULT_XEN")
     kernels = _whole(host, request, before, kernels)
     target = _target(loader, request, before, kernels)
-    view = View(host)
     running = trials.proof(host, request.driver, before, {release: images.mark for release, images in kernels.items()})
     wanted = {release: _wanted(host, request, loader, before, running, release, images, release == target) for release, images in kernels.items()}
     tried = wanted[target] if target and wanted[target].trial.starts else None
@@ -140,7 +148,7 @@ def _wanted(host: Host, request: Request, loader: Loader, before: Menu, running:
 
 def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
     """Plan that no entry of the driver is left, for these kernels or for all. Where there is no boot loader, there is none."""
-    _check_driver(driver)
+    names.check_driver(driver)
     try:
         loader = detect.detect(host, kind)
     except KmodError as error:
@@ -149,13 +157,14 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
         nothing = Menu([], None)
         return Plan(host), _result(Loader("none", ""), driver, nothing, [], trials.proof(host, driver, nothing, {}))
     module = LOADERS[loader.kind]
-    before = module.menu(View(host), loader)
     view = View(host)
+    before = module.menu(view, loader)
     gone = [entry for entry in before.entries if entry.driver == driver and (not kernels or entry.kernel in kernels)]
     _drop(view, loader, gone)
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
-    rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
+    rows = [{"kernel": entry.kernel, "id": entry.id, "title": _printable(entry.title), "path": entry.path,
+             "state": "absent", "changed": True} for entry in gone]
     return view.plan(), _result(loader, driver, after, rows, trials.proof(host, driver, before, {}))
 
 
@@ -193,11 +202,6 @@ def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
             change(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
 
 
-def _check_driver(driver: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", driver):
-        raise KmodError(driver, "is no name for a driver", "Use letters, digits, and _ . + - between them", "DRIVER_NAME")
-
-
 def _arguments(request: Request, of: str, default: bool) -> str:
     fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
     args = check_args(request.args).split()
@@ -216,6 +220,9 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
     for image in images:
         if not host.is_file(image):
             raise KmodError(image, "is not there", "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+        if not re.fullmatch(r"[\w.+~:@%=-]+", os.path.basename(image), re.ASCII):
+            raise KmodError(image, "has a name that not every boot loader takes as it is", "Use letters, digits, and . _ + ~ : @ % = - alone",
+                            "INITRD_NAME")
         if os.path.dirname(host.real(image)) != os.path.dirname(host.real(original)):
             raise KmodError(image, "does not lie beside the shipped %s" % original, "Put it into that directory, which the loader can read",
                             "INITRD_ELSEWHERE")
@@ -282,9 +289,15 @@ def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], a
 
 def _row(before: Menu, after: Menu, entry: Entry, new: New) -> Dict[str, Any]:
     was = next((each for each in before.entries if _same(each, entry)), None)
-    return {"kernel": entry.kernel, "id": entry.id, "title": entry.title, "initrd": list(entry.initrd), "args": new.args, "path": entry.path,
-            "state": "present", "changed": was is None or (was.text, was.trial) != (entry.text, entry.trial),
+    return {"kernel": entry.kernel, "id": entry.id, "title": _printable(entry.title), "initrd": list(entry.initrd),
+            "args": new.args, "path": entry.path, "state": "present", "changed": was is None or (was.text, was.trial) != (entry.text, entry.trial),
             "default": _same(after.default, entry), "next": after.once == entry.id}
+
+
+def _printable(text: str) -> str:
+    """A title for people: what is no UTF-8, or would steer a terminal, is replaced."""
+    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(each if each.isprintable() else "\ufffd" for each in whole)
 
 
 def _result(loader: Loader, driver: str, after: Menu, rows: List[Dict[str, Any]], running: Dict[str, Any]) -> Dict[str, Any]:
