@@ -290,6 +290,8 @@ def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequ
         tree.put(_override_file(there.driver), File(Content.of(listing.overrides.encode("utf-8", "surrogateescape"))))
     else:
         tree.remove_first(_override_file(there.driver))
+    for build in target.kept:
+        store.keep_build(tree, build.directory, {posixpath.basename(module.path): module.sha256 for module in build.modules})
     staying = fresh | {build.directory for build in target.kept}
     for stored in store.builds(host, there.driver):
         if stored.directory not in staying:
