@@ -44,6 +44,8 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back.
     """
     names.check_driver(request.driver)
+    check_args(request.args)
+    check_args(request.fallback_args or "")
     for release in kernels:
         names.check_release(release, "kernels")
     loader = detect.detect(host, kind)
