@@ -141,7 +141,8 @@ def _wanted(host: Host, request: Request, loader: Loader, before: Menu, running:
     elif request.boot == "shipped":
         trial = trials.cancelled(trial)
     default = target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
-    new = New(request.driver, release, named, replaces, _arguments(request, of, default), "" if trial.starts else trial.remark)
+    fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
+    new = New(request.driver, release, named, replaces, _arguments(request, of, fallback), "" if trial.starts else trial.remark, bool(fallback))
     taken = next((entry for entry in before.entries if entry.driver is None and entry.id == new.id), None)
     if taken:
         raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name", "ENTRY_TAKEN")
@@ -204,8 +205,7 @@ def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
             change(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
 
 
-def _arguments(request: Request, of: str, default: bool) -> str:
-    fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
+def _arguments(request: Request, of: str, fallback: str) -> str:
     args = check_args(request.args).split()
     return " ".join(["%s=%s" % (MARKER, request.driver), trials.mark(of)] + args
                     + [word for word in check_args(fallback).split() if word not in args])

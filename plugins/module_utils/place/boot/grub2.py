@@ -21,6 +21,7 @@ LINUX = ("linux", "linux16", "linuxefi")
 INITRD = ("initrd", "initrd16", "initrdefi")
 # What an entry of ours does not do: become the default because it was tried by hand, or be tried twice (Ubuntu's images for clouds)
 LEAVE_OUT = ("savedefault", "initrdfail")
+WAIT = "recordfail"  # Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
 XEN = ("multiboot", "multiboot2", "xen_hypervisor")
 DEFAULT_OPTIONS = "$default_kernelopts"  # of an entry in a file that has none
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
@@ -213,7 +214,7 @@ def compose(shipped: Entry, new: New, variables: Mapping[str, str]) -> str:
         if each.name in INITRD and new.replaces in [word.value for word in each.words]:
             images = " ".join(" ".join(new.initrd) if word.value == new.replaces else word.raw for word in each.words[1:])
             edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
-        elif each.name in LEAVE_OUT or each.name in INITRD and bare:
+        elif each.name in LEAVE_OUT or each.name == WAIT and new.returns or each.name in INITRD and bare:
             edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
     for each in command.walk():
         if each.name in LINUX:

@@ -73,8 +73,9 @@ class New(NamedTuple):
     kernel: str
     initrd: Tuple[str, ...]  # as the loader sees them, in place of the shipped one
     replaces: str  # the shipped initrd as the entry names it
-    args: str  # appended
+    args: str  # added
     trial: str = ""
+    returns: bool = False  # whether it is to come back by itself where it fails
 
     @property
     def id(self) -> str:

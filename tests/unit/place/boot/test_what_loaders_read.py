@@ -54,6 +54,17 @@ def test_no_way_through_an_entry_starts_the_kernel_without_the_variant(tmp_path,
     assert snapshot(tmp_path) == before
 
 
+def test_after_a_trial_that_failed_the_menu_does_not_wait(tmp_path):
+    """Ubuntu: recordfail has it wait for GRUB_RECORDFAIL_TIMEOUT, which may be for ever. The default does as the shipped entry does."""
+    kernels = variants(machines.debian(tmp_path), OLD, NEW)
+    change(tmp_path, r"^(\t+)load_video$", r"\1recordfail\n\1load_video")
+    present(tmp_path, kernels)[0].apply()
+    custom = tmp_path / "boot/grub/custom.cfg"
+    assert "recordfail" not in custom.read_text()
+    present(tmp_path, kernels, boot="default")[0].apply()
+    assert custom.read_text().count("recordfail") == 1
+
+
 @pytest.mark.parametrize("text, bare", [
     ("linux k\ninitrd i", 0), ("linux k", 1), ("if [ a ]; then\nlinux k\nelse\nlinux k\nfi\ninitrd i", 0), ("initrd i\nlinux k", 1),
     ("if [ a ]; then linux k; initrd i; elif [ b ]; then linux k; else linux k; initrd i; fi", 1), ("linux k\nif [ a ]; then\ninitrd i\nfi", 1),
