@@ -223,6 +223,9 @@ def entry(options: argparse.Namespace) -> int:
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
+    others = done.result.get("other_drivers")
+    if others:
+        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (options.driver, ", ".join(others)))
     return dict(done.result, changed=done.changed)
 
 
