@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, printable
 from ...host import Host
 from ...plan import Plan
 from ...read import names
@@ -41,8 +41,18 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     """Plan an entry of the driver for each kernel: release to the initramfs images on the host, newest kernel last.
 
     Answers with ``loader``, ``config``, ``default``, ``next``, ``running``, a row for each of the ``kernels``, and what these come to:
-    ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back.
+    ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back: that is so
+    whatever is wrong with an entry.
     """
+    try:
+        return _present(host, request, kernels, kind)
+    except KmodError as error:
+        if request.boot != "shipped" or error.code == "DEFAULT_KEPT":
+            raise
+        return _present(host, request, {}, kind)
+
+
+def _present(host: Host, request: Request, kernels: Mapping[str, Verified], kind: str) -> Tuple[Plan, Dict[str, Any]]:
     names.check_driver(request.driver)
     check_args(request.args)
     check_args(request.fallback_args or "")
@@ -166,7 +176,7 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
     _drop(view, loader, gone)
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
-    rows = [{"kernel": entry.kernel, "id": entry.id, "title": _printable(entry.title), "path": entry.path,
+    rows = [{"kernel": entry.kernel, "id": entry.id, "title": printable(entry.title), "path": entry.path,
              "state": "absent", "changed": True} for entry in gone]
     return view.plan(), _result(loader, driver, after, rows, trials.proof(host, driver, before, {}))
 
@@ -291,15 +301,9 @@ def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], a
 
 def _row(before: Menu, after: Menu, entry: Entry, new: New) -> Dict[str, Any]:
     was = next((each for each in before.entries if _same(each, entry)), None)
-    return {"kernel": entry.kernel, "id": entry.id, "title": _printable(entry.title), "initrd": list(entry.initrd),
+    return {"kernel": entry.kernel, "id": entry.id, "title": printable(entry.title), "initrd": list(entry.initrd),
             "args": new.args, "path": entry.path, "state": "present", "changed": was is None or (was.text, was.trial) != (entry.text, entry.trial),
             "default": _same(after.default, entry), "next": after.once == entry.id}
-
-
-def _printable(text: str) -> str:
-    """A title for people: what is no UTF-8, or would steer a terminal, is replaced."""
-    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(each if each.isprintable() else "\ufffd" for each in whole)
 
 
 def _result(loader: Loader, driver: str, after: Menu, rows: List[Dict[str, Any]], running: Dict[str, Any]) -> Dict[str, Any]:

@@ -198,6 +198,41 @@ def test_of_a_cloned_machines_entries_its_own_is_copied(tmp_path, family):
     assert all("of=another" not in each.args for each in menu(tmp_path).entries if each.driver)
 
 
+@pytest.mark.parametrize("family", ["debian", "el9"])
+def test_of_two_entries_the_one_whose_kernel_is_there_is_copied(tmp_path, family):
+    kernels = variants(machines.FAMILIES[family](tmp_path), NEW)
+    if family == "debian":
+        other = machines.menuentry("Debian of the clone", "clone", NEW, "initrd.img-%s", boot="/elsewhere/")
+        change(tmp_path, "^submenu", other.replace("\\", "\\\\") + "submenu")
+    else:
+        path = tmp_path / "boot/loader/entries" / ("%s-%s.conf" % (MACHINE, NEW))
+        write(tmp_path, "/boot/loader/entries/other-%s.conf" % NEW, path.read_text().replace("linux /", "linux /elsewhere/"))
+    present(tmp_path, kernels)[0].apply()
+    assert all("elsewhere" not in each.linux for each in menu(tmp_path).entries if each.driver)
+
+
+def test_the_entry_to_copy_is_named_for_its_own_kernel_and_others_go_by_the_rule(machine):  # noqa: F811
+    root, kernels = machine
+    shipped = next(each for each in menu(root).entries if NEW in each.linux and "single" not in each.args)
+    assert present(root, kernels, copy_of=shipped.id)[0].steps
+    refused("ENTRY_MISSING", present, root, kernels, copy_of="a typo")
+
+
+@pytest.mark.parametrize("wrong", ["shipped entry gone", "too long", "no image"])
+def test_the_shipped_default_comes_back_whatever_is_wrong_with_an_entry(tmp_path, wrong):
+    kernels = variants(machines.el9(tmp_path, "%s-%s" % (MACHINE, OLD)), OLD, NEW)
+    present(tmp_path, kernels, boot="default")[0].apply()
+    started_now = menu(tmp_path).default.kernel
+    if wrong == "too long":
+        change(tmp_path, r"^(options .*)$", r"\1 " + "x" * 2000)
+    else:
+        path = "boot/loader/entries/%s-%s.conf" % (MACHINE, started_now) if wrong == "shipped entry gone" else kernels[started_now][0]
+        (tmp_path / path.lstrip("/")).unlink()
+    result = present(tmp_path, kernels, boot="shipped")
+    result[0].apply()
+    assert menu(tmp_path).default.driver is None and result[1]["msg"]
+
+
 # What somebody else writes meanwhile
 
 def test_what_somebody_writes_after_it_was_read_is_not_lost(machine):  # noqa: F811
