@@ -3,13 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What kmod_link asks of the core: from the task's options to a plan and its answer."""
-import contextlib
 import functools
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..compression import decompress
-from ..errors import KmodError
+from ..errors import KmodError, forgiving
 from ..host import Host
 from ..judge import selection
 from ..judge.loader import judge
@@ -80,7 +79,7 @@ def _held_back_by(host: Host, after: Dict[str, Optional[Build]]) -> Optional[str
         return None
     wanted = {module.name: module.sha256 for module in build.modules}
     for path in (shipped.locate(host, word) for word in entry.initrd):
-        with contextlib.suppress(KmodError):  # an image that cannot be read has nothing to load
+        with forgiving():  # an image that cannot be read has nothing to load
             copies = listing.modules(host, path, release, list(wanted)) if path else {}
             if any(copy["sha256"] != wanted[name] for name, copy in copies.items()):
                 return path
