@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-boot bench fuzz clean
+.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-boot test-crash bench fuzz clean
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -19,6 +19,7 @@ help:
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
+	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
 	@echo "make bench         figures against the peers"
 
@@ -68,6 +69,9 @@ test-kernels: $(VENV)/.test
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
 	PYTHON=$(BIN)/python tests/boot/run-initrd $(if $(filter fast,$(ONLY)),--fast)
+
+test-crash: $(VENV)/.test
+	tests/crash/run $(if $(filter fast,$(ONLY)),--fast)
 
 bench: $(VENV)/.test
 	set -e; for each in tests/bench/bench_*.py; do $(BIN)/python $$each; done

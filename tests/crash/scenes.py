@@ -1,0 +1,190 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The roots that faults are tried on, and the operations: one line each."""
+import functools
+import gzip
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+import build_initramfs
+import build_ko
+import machines
+import tree
+from machines import NEW, OLD
+
+DRIVER = "acme"  # its modules: acme, which the kernels have too, and acme_helper, which they do not
+BUILDS = {"v1": "1.0", "v1b": "1.0", "v2": "2.0"}  # directory below src: version; v1b has other bytes at the same path
+
+LINK, NEWER, SAME_PATH = "link --driver acme {src}/v1", "link --driver acme {src}/v2", "link --driver acme {src}/v1b"
+VARIANT, SEGMENT, REBUILD = "variant --driver acme", "variant --driver acme --method segment", "variant --driver acme --method rebuild"
+ENTRY = "entry --driver acme"
+UNLINK, NO_VARIANT, NO_ENTRY = LINK.split(" {")[0] + " --absent", VARIANT + " --absent", ENTRY + " --absent"
+REMOVAL = (NO_ENTRY, NO_VARIANT, UNLINK)
+
+
+class Operation(NamedTuple):
+    """A command line of kmodctl to be tried with faults, and those that come before it. ``lost`` puts other's dangling links in first."""
+
+    name: str
+    family: str  # of machines.FAMILIES
+    before: Tuple[str, ...]
+    command: str
+    lost: bool = False
+
+
+def _of_each_loader() -> List[Operation]:
+    """Entries differ by loader: grub2, bls, systemd-boot, grub-legacy, extlinux."""
+    found = []
+    for family in ("debian", "el9", "systemd-boot", "el6", "extlinux"):
+        there = (LINK, VARIANT)
+        found += [Operation("entry:" + family, family, there, ENTRY), Operation("default:" + family, family, there, ENTRY + " --boot default"),
+                  Operation("promote:" + family, family, there + (ENTRY,), ENTRY + " --boot default"),
+                  Operation("shipped:" + family, family, there + (ENTRY + " --boot default",), ENTRY + " --boot shipped"),
+                  Operation("entry-absent:" + family, family, there + (ENTRY,), NO_ENTRY),
+                  Operation("default-absent:" + family, family, there + (ENTRY + " --boot default",), NO_ENTRY)]
+        if family in ("debian", "el9"):  # the others can start nothing only once, or by the firmware's variables alone
+            found.append(Operation("once:" + family, family, there, ENTRY + " --boot once"))
+            found.append(Operation("retry:" + family, family, there + (ENTRY + " --boot default", NEWER, VARIANT), ENTRY + " --boot once"))
+    return found
+
+
+OPERATIONS = [
+    Operation("link", "el9", (), LINK),
+    Operation("link:debian", "debian", (), LINK),
+    Operation("same-path", "el9", (LINK,), SAME_PATH),
+    Operation("upgrade", "el9", (LINK,), NEWER),
+    Operation("version-back", "el9", (LINK, NEWER), "link --driver acme --absent --version 2.0"),
+    Operation("one-kernel", "el9", (), LINK + " --kernel " + NEW),
+    Operation("unlink", "el9", (LINK,), UNLINK),
+    Operation("unlink:debian", "debian", (LINK,), UNLINK),
+    Operation("heal", "el9", (LINK,), LINK + " --heal", lost=True),
+    Operation("variant", "el9", (LINK,), VARIANT),
+    Operation("variant:early", "debian", (LINK,), VARIANT + " --early-load"),
+    Operation("variant:anew", "el9", (LINK, VARIANT, NEWER), VARIANT),
+    Operation("segment", "debian", (LINK,), SEGMENT),
+    Operation("rebuild (stand-in)", "el9", (LINK,), REBUILD),
+    Operation("variant-absent", "el9", (LINK, VARIANT), NO_VARIANT),
+    Operation("segment-absent", "systemd-boot", (LINK, SEGMENT), NO_VARIANT),
+] + _of_each_loader()
+
+# The tool that rebuilds: no real one runs in a root as small as these, so this stands in for dracut. It copies what has been prepared.
+STAND_IN = r"""
+#include <fcntl.h>
+#include <string.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    static char data[1 << 20];
+    char name[256];
+    snprintf(name, sizeof name, "/usr/share/stand-in/%s", argv[argc - 1]);
+    int from = open(name, O_RDONLY), to = open(argv[argc - 2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ssize_t size = read(from, data, sizeof data);
+    return from < 0 || to < 0 || size <= 0 || write(to, data, size) != size || close(to);
+}
+"""
+
+
+def sources(directory: Path) -> Path:
+    """The driver's builds as a vendor ships them."""
+    for name, version in BUILDS.items():
+        for module in ("acme", "acme_helper"):
+            path = directory / name / (module + ".ko")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_module(module, name, version))
+    return directory
+
+
+def _module(name: str, build: str, version: str) -> bytes:
+    return build_ko.ko(name, release=OLD, modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"})
+
+
+def shipped(root: Path, family: str) -> None:
+    """A machine of that family as it is before there is a driver."""
+    initrd = machines.FAMILIES[family](root)
+    for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants
+        path.unlink()
+    layout = "debian" if initrd.startswith("initrd.img") else "el"
+    merged = layout == "el"
+    for directory in ("etc", "usr/lib", "usr/sbin", "var/tmp", "var/cache", "var/lib", "tmp", "proc"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    if merged:
+        (root / "lib").symlink_to("usr/lib")
+    for release in (OLD, NEW):
+        in_tree = {"drivers/net/%s.ko" % name: build_ko.ko(name, release=release, modinfo={"intree": "Y"}) for name in ("acme", "e1000e")}
+        build_ko.kernel(root, release, family=layout, in_tree=in_tree)
+        _depmod(root, release)
+        image = machines.directory(family) % release if family == "systemd-boot" else machines.directory(family)
+        path = root / image.lstrip("/") / (initrd % release)
+        mode = path.stat().st_mode & 0o777
+        path.write_bytes(_image(release, {}))
+        path.chmod(mode)
+    (root / "usr/lib/firmware").mkdir(exist_ok=True)
+    (root / "etc/hostname").write_text("crash\n")
+
+
+def _depmod(root: Path, release: str) -> None:
+    subprocess.run(["depmod", "-b", str(root), release], check=True, stderr=subprocess.DEVNULL)
+
+
+def stand_in(root: Path, src: Path) -> None:
+    """The tool that rebuilds initramfs images, and what it answers with."""
+    with tempfile.TemporaryDirectory() as directory:
+        code = os.path.join(directory, "stand-in.c")
+        Path(code).write_text(STAND_IN)
+        subprocess.run(["cc", "-static", "-Os", "-s", "-o", str(root / "usr/sbin/dracut"), code], check=True)
+    driver = {"extra/acme/%s.ko" % name: (src / "v1" / (name + ".ko")).read_bytes() for name in ("acme", "acme_helper")}
+    for release in (OLD, NEW):
+        path = root / "usr/share/stand-in" / release
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_image(release, driver))
+
+
+def _image(release: str, more: Dict[str, bytes]) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        files = {"kernel/drivers/net/%s.ko" % name: build_ko.ko(name, release=release) for name in ("e1000e", "ext4")}
+        made: Dict[str, object] = {"init": b"#!/bin/sh\n", "usr/lib/systemd/systemd": b"", "usr/lib/dracut/hooks/pre-udev": None}
+        made.update(build_initramfs.modules("usr/lib/modules/" + release, {**files, **more}, Path(directory), modules_order=b"", modules_builtin=b"",
+                                             modules_builtin_modinfo=b""))
+    return gzip.compress(build_initramfs.cpio(made), mtime=0)  # type: ignore[arg-type]
+
+
+def lose(root: Path) -> None:
+    """Links of a package that is gone: of one driver there is another build, of the other none."""
+    for name, build in (("mended", True), ("pruned", False)):
+        for release in (NEW,):
+            link = root / "lib/modules" / release / "weak-updates" / name / (name + ".ko")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to("/lib/modules/5.14.0-1/extra/%s/%s.ko" % (name, name))
+        if build:
+            there = root / "lib/modules" / OLD / "extra" / name / (name + ".ko")
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(build_ko.ko(name, release=OLD))
+            _depmod(root, OLD)
+
+
+@functools.lru_cache(maxsize=None)
+def by_name() -> Dict[str, Operation]:
+    return {each.name: each for each in OPERATIONS}
+
+
+def prepared(operation: Operation, src: Path) -> "tree.Tree":
+    """The root before anything of ours, for an operation."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory) / "root"
+        root.mkdir()
+        shipped(root, operation.family)
+        if "rebuild" in operation.name:
+            stand_in(root, src)
+        if operation.lost:
+            lose(root)
+        return tree.capture(str(root))
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
