@@ -103,7 +103,7 @@ def test_mode_and_owner_are_those_of_the_shipped_image(machine):
 def test_a_second_run_writes_nothing_and_runs_no_tool(machine, monkeypatch):
     first = run(machine)[1]["variants"][0]
     monkeypatch.setattr(Host, "run", lambda *arguments, **options: pytest.fail("a tool was run"))
-    monkeypatch.setattr("tempfile.TemporaryDirectory", lambda *arguments, **options: pytest.fail("a temporary directory was made"))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *arguments, **options: pytest.fail("a temporary directory was made"))
     plan, result = run(machine)
     assert not plan
     assert result["variants"][0] == dict(first, status="current")
@@ -161,14 +161,6 @@ def test_a_damaged_variant_is_made_again(machine, where):
     assert run(machine)[1]["variants"][0]["status"] == "replaced"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     assert machine.boot() == [machine.base.name, machine.base.name + ".1", "vmlinuz-" + RELEASE]
-
-
-@pytest.mark.parametrize("damage", [lambda data: data.replace(b'"acme"', b'"acne"', 1), lambda data: data[:-3000], lambda data: b""])
-def test_what_has_lost_its_manifest_is_nobodys(machine, damage):
-    run(machine)
-    path = machine.root / "boot" / (machine.base.name + ".1")
-    path.write_bytes(damage(path.read_bytes()))
-    assert run(machine)[1]["variants"][0]["path"].endswith(".2")
 
 
 def test_the_smallest_free_number_is_taken_and_foreign_files_stay(machine):
@@ -325,7 +317,7 @@ def test_variants_of_kernels_that_are_gone_are_pruned(machine):
     (machine.root / "boot" / ("vmlinuz-" + RELEASE)).unlink()
     shutil.rmtree(str(machine.modules / "kernel"))
     plan, result = run(machine)
-    assert result == {"variants": [], "pruned": ["/boot/%s.1" % machine.base.name]} and machine.boot() == []
+    assert result == {"variants": [], "pruned": ["/boot/%s.1" % machine.base.name]} and machine.all_in_boot() == []
 
 
 def test_a_kernel_between_two_images_keeps_its_variant(machine):
