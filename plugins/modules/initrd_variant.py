@@ -76,7 +76,6 @@ options:
     type: str
     choices: [refuse, remove]
     default: refuse
-    version_added: 0.2.0
   state:
     description: Whether the variants are there.
     type: str

@@ -27,7 +27,8 @@ def flipped(at):
 
 
 BROKEN = {
-    "no bytes": lambda data: b"", "one byte": lambda data: data[:1], "a few": lambda data: data[:100], "one piece and a half": lambda data: data[:1500],
+    "no bytes": lambda data: b"", "one byte": lambda data: data[:1], "a few": lambda data: data[:100],
+    "one piece and a half": lambda data: data[:1500],
     "half": lambda data: data[:len(data) // 2], "all but one": lambda data: data[:-1], "without the manifest": lambda data: data[:-3000],
     "nothing but NULs": lambda data: bytes(len(data)), "NULs from the middle on": lambda data: data[:len(data) // 2] + bytes(len(data) // 2),
     "tail flipped": lambda data: data.replace(b'"acme"', b'"acne"', 1), "head flipped": flipped(5), "last byte flipped": flipped(-1),
@@ -176,7 +177,8 @@ def test_a_mark_that_is_none_of_ours_changes_nothing(machine, text):
     assert present(machine)["path"].endswith(".2") and machine.variant().read_bytes() == b""
 
 
-@pytest.mark.parametrize("change", [{"drivers": ["../../x"]}, {"drivers": ["a\nb"]}, {"drivers": []}, {"kernel": "../etc"}, {"kernel": 7}, {"base": None}])
+@pytest.mark.parametrize("change", [{"drivers": ["../../x"]}, {"drivers": ["a\nb"]}, {"drivers": []}, {"kernel": "../etc"}, {"kernel": 7},
+                                    {"base": None}])
 def test_names_in_a_mark_are_input(machine, change):
     present(machine)
     machine.variant().write_bytes(b"")
