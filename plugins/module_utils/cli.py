@@ -197,8 +197,9 @@ def variant(options: argparse.Namespace) -> int:
     request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
     result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel, options.entries) if options.absent
                      else variants.present(host, request, options.kernel))
-    _show(options, result, _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
-                                    + [["", "pruned", path] for path in result["pruned"]]))
+    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
+    lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
+    _show(options, result, _columns(lines))
     return OK
 
 
@@ -217,6 +218,9 @@ def entry(options: argparse.Namespace) -> int:
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
+    others = done.result.get("other_drivers")
+    if others:
+        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (options.driver, ", ".join(others)))
     return dict(done.result, changed=done.changed)
 
 

@@ -23,9 +23,12 @@ options:
     type: str
     required: true
   state:
-    description: Whether the entries are there.
+    description:
+      - Whether the entries are there.
+      - V(possible) only sees whether there can be entries for O(kernels), before there are variants of their images. Nothing is changed, and what is
+        refused is refused for the same reasons as it would be later.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, possible]
     default: present
   kernels:
     description:
@@ -189,7 +192,7 @@ msg:
   type: str
   sample: The next boot alone tries vendor on 6.1.0-56-cloud-amd64; reboot for that.
 trial:
-  description: How the trials went, all kernels together. The first of V(pending), V(failed), V(idle) and V(passed) that one of them has, else V(none).
+  description: The first of V(pending), V(failed), V(idle) and V(passed) that the trial of a kernel is in, else V(none).
   returned: success
   type: str
   sample: pending
@@ -214,6 +217,12 @@ next:
   returned: success
   type: str
   sample: 5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64~vendor
+other_drivers:
+  description: The drivers that are there where there is nothing of the one that is named. It may be one of them that was meant. A warning, too.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 running:
   description: What the running system shows of the driver, to tell how a trial went.
   returned: success
@@ -264,15 +273,22 @@ running:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import started
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible, started
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
 
 
 def work(host, params):
+    plan, result = changes(host, params)
+    return plan, dict(result, other_drivers=[] if result["kernels"] else notice.other_drivers(host, [params["driver"]]))
+
+
+def changes(host, params):
     if params["state"] == "absent":
         return entry.absent(host, params["driver"], params["kernels"], params["loader"])
     fallback = None if params["fallback_args"] == "auto" else params["fallback_args"]
     request = entry.Request(params["driver"], params["args"], fallback, params["boot"], params["copy_of"] or "")
+    if params["state"] == "possible":
+        return possible.entries(host, request, params["kernels"], params["loader"])
     return started.present(host, request, params["kernels"], params["initrd"], params["loader"])
 
 
@@ -280,7 +296,7 @@ def main():
     module = AnsibleModule(
         argument_spec=dict(
             driver=dict(type="str", required=True),
-            state=dict(type="str", choices=["present", "absent"], default="present"),
+            state=dict(type="str", choices=["present", "absent", "possible"], default="present"),
             kernels=dict(type="list", elements="str", default=[]),
             initrd=dict(type="list", elements="path"),
             boot=dict(type="str", choices=["none", "once", "default", "shipped"], default="none"),

@@ -77,9 +77,11 @@ options:
     choices: [refuse, remove]
     default: refuse
   state:
-    description: Whether the variants are there.
+    description:
+      - Whether the variants are there.
+      - V(possible) only sees whether there can be variants for O(kernels), before the driver is linked into them. Nothing is changed.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, possible]
     default: present
 extends_documentation_fragment:
   - outoftree.kmod.common
@@ -147,8 +149,8 @@ variants:
       sample: /boot/initrd.img-6.1.0-56-cloud-amd64.1
     status:
       description:
-        - What is done about it. One of C(current), C(created), C(replaced), C(removed), and C(foreign) where somebody else's file is in the
-          place of a variant by now, which is left alone.
+        - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and C(foreign) where somebody else's file is
+          in the place of a variant by now, which is left alone.
       type: str
       returned: always
       sample: created
@@ -255,13 +257,14 @@ given_back:
   sample:
     - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
       entry: "With driver ootedu: Debian GNU/Linux"
-msg:
-  description: Which drivers there are variants of.
-  returned: when O(state=absent) finds no such variant, and there are others
-  type: str
-  sample: There is no such variant; there are variants with ootedu.
 pruned:
   description: Variants that are removed because their kernel is no longer installed.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+other_drivers:
+  description: The drivers that are there where there is nothing of the one that is named. It may be one of them that was meant. A warning, too.
   returned: success
   type: list
   elements: str
@@ -271,7 +274,15 @@ pruned:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+
+
+def work(host, params):
+    if params["state"] == "possible":
+        return possible.variants(host, variant.Request(tuple(params["driver"]), ignore_tpm=params["ignore_tpm"]), params["kernels"])
+    plan, result = variant.requested(host, params)
+    return plan, dict(result, other_drivers=[] if result["variants"] else notice.other_drivers(host, params["driver"]))
 
 
 def main():
@@ -285,11 +296,11 @@ def main():
             early_load=dict(type="bool", default=False),
             ignore_tpm=dict(type="bool", default=False),
             entries=dict(type="str", choices=["refuse", "remove"], default="refuse"),
-            state=dict(type="str", choices=["present", "absent"], default="present"),
+            state=dict(type="str", choices=["present", "absent", "possible"], default="present"),
         ),
         supports_check_mode=True,
     )
-    task.run(module, variant.requested)
+    task.run(module, work)
 
 
 if __name__ == "__main__":

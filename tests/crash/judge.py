@@ -10,10 +10,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import indexes
 import scenes
+import tree
 from machines import NEW, OLD
 from shim import Ended
 from tree import Node, Tree
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, shipped
@@ -106,9 +108,6 @@ def _modules(scene: Scene, state: Tree, root: str) -> List[str]:
                 wrong.append("the indexes of %s have lost %s" % (release, sorted(gone)[0]))
         except indexes.Damaged as error:
             wrong.append("index of %s: %s" % (release, error))
-        for fault in sorted(faults):
-            if fault.startswith("modules.dep lacks"):
-                wrong.append("%s: %s" % (release, fault))
         if not lost:
             wrong += _modprobe(state, root, release, sorted(wanted))
     return wrong
@@ -186,12 +185,18 @@ def ending(scene: Scene, ended: Ended, state: Tree, killed: bool, lasting: bool)
         if lines:
             wrong.append("all is well, it says, and also: %s" % lines[0])
         if state.nodes != scene.after.nodes:
-            wrong.append("all is well, it says, but the tree is not that of an undisturbed run")
+            wrong.append("all is well, it says, but the tree is not that of an undisturbed run: %s" % _unlike(scene.after, state))
         return wrong
     if ended.status == 1 and not lines:  # it says which kernels get nothing
         return wrong
     if len(lines) != 1 and "Traceback" not in ended.err:
         wrong.append("%d lines instead of one (exit status %d): %s" % (len(lines), ended.status, ended.err[:200]))
-    if state.nodes != scene.before.nodes and not ("put back" in ended.err and lasting):
-        wrong.append("it failed, but has not put all back" + ("" if not lasting else ", and does not say so"))
+    nodes = {path: node for path, node in state.nodes.items() if not (lasting and path.endswith(lock.NAME))}  # the next run removes it
+    if nodes != scene.before.nodes and not ("taken back" in ended.err and lasting):
+        more = _unlike(scene.before, state)
+        wrong.append("it failed, but has not put all back%s: %s" % (", and does not say so" if lasting else "", more))
     return wrong
+
+
+def _unlike(wanted: Tree, found: Tree) -> str:
+    return " ".join(tree.differences(wanted, found)[:6])

@@ -17,7 +17,7 @@ from bench import Bench
 from judge import Scene
 from scenes import ENTRY, LINK, NEWER, NO_ENTRY, NO_VARIANT, REMOVAL, SAME_PATH, UNLINK, VARIANT
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 
 FAMILIES = ("debian", "el9", "systemd-boot", "el6", "extlinux")
 COMMANDS = (LINK, NEWER, SAME_PATH, LINK + " --heal", UNLINK, VARIANT, VARIANT + " --early-load", NO_VARIANT, ENTRY, ENTRY + " --boot default",
@@ -116,8 +116,7 @@ def _together(bench: Bench, contenders: List[Contender]) -> List[shim.Ended]:
 
 def _preparation(bench: Bench, contender: Contender) -> Any:
     def prepare() -> None:
-        lock = getattr(Host.lock, "__wrapped__", Host.lock)
-        lock.__defaults__ = (PATIENCE,)
+        lock.WAIT = PATIENCE
         if contender.tool:
             bench.with_tool(contender.tool, 0)()
 

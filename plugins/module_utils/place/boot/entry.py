@@ -11,7 +11,7 @@ from ...errors import KmodError
 from ...host import Host
 from ...plan import Plan
 from ...read.kernels import version_key
-from . import blocks, detect, trials
+from . import blocks, cmdline, detect, trials
 from .menu import FALLBACK_ARGS, MARKER, Entry, Loader, Menu, New, Verified, View, check_args, forgotten
 from .menu import release as release_of
 from .shipped import LOADERS, choose, initrd_word, locate, starts
@@ -68,6 +68,9 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
         module.add(view, loader, tried.shipped, tried.new._replace(trial=tried.trial.remark))
     after = module.menu(view, loader)
     _check(loader, before, after, {release: each.new for release, each in wanted.items()}, request.boot != "none")
+    fallback = FALLBACK_ARGS.split() if request.fallback_args is None else []
+    for each in wanted.values():
+        _check_lines(view, loader, _ours(after, request.driver, each.new.kernel), each.new, each is tried, fallback)
     meant = _ours(after, request.driver, target) if target and request.boot == "default" else None
     started = after.default if after.default and after.default.driver == request.driver else None
     if not _same(started, meant) and (meant or tried or request.boot == "shipped"):
@@ -210,8 +213,9 @@ def _check_driver(driver: str) -> None:
 
 def _arguments(request: Request, of: str, default: bool) -> str:
     fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
-    marks = ["%s=%s" % (MARKER, request.driver), trials.mark(of)]
-    return " ".join(each for each in marks + [check_args(request.args), check_args(fallback)] if each)
+    args = check_args(request.args).split()
+    return " ".join(["%s=%s" % (MARKER, request.driver), trials.mark(of)] + args
+                    + [word for word in check_args(fallback).split() if word not in args])
 
 
 def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> Tuple[Tuple[str, ...], str]:
@@ -264,6 +268,15 @@ def _same(one: Optional[Entry], other: Optional[Entry]) -> bool:
     return (one and _key(one)) == (other and _key(other))
 
 
+def _check_lines(view: View, loader: Loader, entry: Entry, new: New, trial: bool, fallback: Sequence[str]) -> None:
+    """What the kernel would get by each way through an entry: all that was meant, and on trial a way back."""
+    kernel = locate(view.host, entry.linux)
+    for line in LOADERS[loader.kind].lines(view, loader, entry):
+        cmdline.check(entry.title, line, cmdline.limit(view.host, kernel) if kernel else cmdline.UNKNOWN, new.args.split())
+        if trial:
+            cmdline.check_return(entry.title, line, fallback)
+
+
 def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], asked: bool) -> None:
     """What this collection promises of every change, held against the menu that it would leave behind."""
     foreign = [[_key(entry) for entry in menu.entries if entry.driver is None] for menu in (before, after)]
@@ -275,7 +288,7 @@ def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], a
                         "Set the default by id (grub-set-default, grubby --set-default) and run again", "DEFAULT_WOULD_CHANGE")
     for release, new in made.items():
         entry = _ours(after, new.driver, release)
-        if not set(new.initrd) <= set(entry.initrd) or new.replaces in set(entry.initrd) - set(new.initrd) or not entry.args.endswith(new.args):
+        if not set(new.initrd) <= set(entry.initrd) or new.replaces in set(entry.initrd) - set(new.initrd):
             raise KmodError(entry.path, "the new entry does not read back as it was meant: initrd %s, %s" % (" ".join(entry.initrd), entry.args),
                             "Report this as a bug with the shipped entry", "ENTRY_MALFORMED")
 
