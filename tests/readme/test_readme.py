@@ -90,7 +90,7 @@ def kernels(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory, kernels):
+def project(controller, tmp_path_factory, kernels):
     """A vendor's builds, with a signed list, for hosts of which one has a newer kernel, not its default yet, that takes neither of them."""
     directory = tmp_path_factory.mktemp("project")
     for release, change in ((OLD, 0), (MIDDLE, 1)):
