@@ -15,7 +15,16 @@ from typing import Iterator, Tuple
 
 CORE = Path(__file__).resolve().parent.parent / "plugins" / "module_utils"
 PACKAGE = "outoftree_kmod"
-MAIN = "import sys\n\nfrom %s.cli import main\n\nsys.exit(main())\n" % PACKAGE
+MAIN = """import sys
+
+try:
+    from %s.cli import main
+
+    status = main()
+except KeyboardInterrupt:
+    status = 130
+sys.exit(status)
+""" % PACKAGE
 SHEBANG = b"#!/usr/bin/env python3\n"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same input gives the same bytes
 ELFTOOLS = ("__init__.py", "common", "construct", "elf")  # not dwarf and ehabi, which nothing here uses

@@ -4,12 +4,13 @@
 
 """kmodctl, the host's own command: the same core as the modules', so it gives the same answers."""
 import argparse
+import contextlib
 import json
 import os
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from .errors import KmodError
+from .errors import KmodError, printable
 from .host import Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
@@ -18,27 +19,44 @@ from .read import ko
 from .read.exports import Export, read_symvers
 from .read.kernels import MODULES, Kernel, installed, kernel, version_key
 from .read.sources import Sources
-from .task import planned
+from .task import carry_out
 
-OK, NOT_ALL, FAILED = 0, 1, 2  # exit status; argparse's own is 2 as well
+OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
 
 
 def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.buffer.write(b"".join(printable(line).encode("utf-8") + b"\n" for line in text.split("\n")))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Carry out a command line; the exit status."""
-    options = parser().parse_args(argv)
+    """Carry out a command line; the exit status. Every way out is one line and a status."""
     try:
-        return options.run(options)
-    except KmodError as error:
-        sys.stderr.write("kmodctl: %s\n" % error)
-        return FAILED
+        options = parser().parse_args(argv)
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except KeyboardInterrupt:
+        return _failed("interrupted", INTERRUPTED)
+    except KmodError as error:
+        return _failed(str(error))
+    except (OSError, MemoryError) as error:
+        with contextlib.suppress(OSError):
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what could not be written is not tried again at the exit
+        return _failed("cannot go on: %s" % (error if str(error) else type(error).__name__))
+    except Exception as error:
+        if "KMODCTL_DEBUG" in os.environ:
+            raise
+        return _failed("%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error))
+
+
+def _failed(why: str, status: int = FAILED) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("kmodctl: %s\n" % printable(why))
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -194,8 +212,8 @@ def entry(options: argparse.Namespace) -> int:
 
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
-    with planned(options.root, options.check, work) as (plan, result):
-        return dict(result, changed=bool(plan))
+    done = carry_out(options.root, options.check, work)
+    return dict(done.result, changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:

@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The one exception that the core raises on purpose."""
+import errno
+import re
 from typing import Optional
 
 
@@ -13,11 +15,16 @@ class KmodError(Exception):
     """
 
     def __init__(self, what: str, why: str, then: str = "", code: str = "ERROR") -> None:
-        super().__init__("%s: %s%s" % (what, why, ". " + then if then else ""))
+        super().__init__(printable("%s: %s%s" % (what, why, ". " + then if then else "")))
         self.what = what
         self.why = why
         self.then = then
         self.code = code
+
+
+def printable(text: str) -> str:
+    """The text as one line that a terminal shows as it is: what would steer it, or is no text at all, is written as an escape."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", lambda odd: ascii(odd.group())[1:-1], text)
 
 
 _NEXT_STEP = {
@@ -27,13 +34,15 @@ _NEXT_STEP = {
     "EACCES": "Run with more privileges (become: true)",
     "EPERM": "Run with more privileges (become: true)",
     "ENOENT": "Check the path",
+    "EMFILE": "Raise the limit of open files (ulimit -n) and run again",
+    "ENFILE": "The machine has no open files left: end what keeps so many open and run again",
+    "ENAMETOOLONG": "Give it a shorter name",
+    "EIO": "The disk cannot be read or written there: look at the kernel's log",
 }
 
 
 def from_oserror(path: str, error: OSError, doing: str) -> KmodError:
     """The KmodError for a system call that failed while ``doing`` something with ``path``."""
-    import errno
-
     name = errno.errorcode.get(error.errno or 0, "EIO")
     code = {"ENOENT": "PATH_MISSING", "ELOOP": "PATH_LOOP"}.get(name, name)
     step: Optional[str] = _NEXT_STEP.get(name)

@@ -9,20 +9,24 @@ starts at the root again and ``..`` stops there, so nothing can lead out of it.
 """
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import stat
 import subprocess
-import time
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from .errors import KmodError, from_oserror
 
 MAX_LINKS = 40  # the kernel's own MAXSYMLINKS
 READ_LIMIT = 512 << 20
 SBIN = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")  # an unprivileged PATH often lacks sbin
+TEMPORARY = ".kmod-new"  # how the name of a file ends that is not whole yet
+NAME_MAX = 255  # bytes, on every file system that a kernel boots from
+# How long tools may take, in seconds: while one hangs, nobody else can work on the host.
+LIMIT = 120
+LIMITS = {"depmod": 600, "restorecon": 600, "dracut": 1800, "mkinitramfs": 1800, "mkinitrd": 1800, "mkosi-initrd": 1800, "unshare": 1800}
 
 
 class Completed(NamedTuple):
@@ -41,6 +45,8 @@ class Host:
             raise KmodError(root, "is not a directory", "Give the root directory of an installed system", "PATH_MISSING")
         self.root = os.path.realpath(root)
         self.keeps_cache = False  # whether what took long to read may be kept below /var/cache: not in check mode
+        self.lock_handle: Optional[int] = None  # of the lock, while it is held: tools hold it as well, until they end
+        self._private: Set[str] = set()  # directories that are known to be root's alone
 
     @property
     def live(self) -> bool:
@@ -54,8 +60,15 @@ class Host:
 
         A missing component is no error (a file to be written has none yet); a loop is.
         """
+        return self._walk(path, follow)[0]
+
+    def _walk(self, path: str, follow: bool) -> Tuple[str, Set[str]]:
+        """The real path, and every directory that was looked into on the way there."""
+        if "\0" in path:
+            raise KmodError(path, "is no path", "Name a file", "PATH_MISSING")
         todo = [part for part in path.split("/") if part and part != "."][::-1]
         done: List[str] = []
+        visited = {self.root}
         links = 0
         while todo:
             part = todo.pop()
@@ -63,11 +76,12 @@ class Host:
                 if done:
                     done.pop()
                 continue
-            here = os.path.join(self.root, *done, part)
+            above = os.path.join(self.root, *done)
+            visited.add(above)
             if todo or follow:
                 try:
-                    target: Optional[str] = os.readlink(here)
-                except OSError:  # not a symlink, or not there
+                    target: Optional[str] = os.readlink(os.path.join(above, part))
+                except (OSError, ValueError):  # not a symlink, not there, or no name at all
                     target = None
                 if target is not None:
                     links += 1
@@ -78,7 +92,7 @@ class Host:
                     todo.extend([piece for piece in target.split("/") if piece and piece != "."][::-1])
                     continue
             done.append(part)
-        return os.path.join(self.root, *done)
+        return os.path.join(self.root, *done), visited
 
     def inside(self, real: str) -> str:
         """The path inside the root of a real path: the inverse of ``real``."""
@@ -135,6 +149,8 @@ class Host:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise KmodError(path, "is not a regular file", "Name a file", "FILE_NOT_REGULAR")
+            if not self.live:
+                _refuse_swapped(path, real, handle)
             yield Reader(path, handle, status)
         finally:
             os.close(handle)
@@ -152,11 +168,18 @@ class Host:
 
     def free(self, path: str) -> int:
         """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of ``path``."""
+        return self.room(path)[1]
+
+    def room(self, path: str) -> Tuple[int, int]:
+        """The device that ``path`` is on, or will be, and the bytes that are free there."""
         real = self.real(path)
         while not os.path.isdir(real):
             real = os.path.dirname(real)
-        status = os.statvfs(real)
-        return status.f_frsize * (status.f_bfree if os.geteuid() == 0 else status.f_bavail)
+        try:
+            status = os.statvfs(real)
+            return os.stat(real).st_dev, status.f_frsize * (status.f_bfree if os.geteuid() == 0 else status.f_bavail)
+        except OSError as error:
+            raise from_oserror(path, error, "see how much room there is") from None
 
     # Changing
 
@@ -166,10 +189,7 @@ class Host:
 
         With ``sha256`` the temporary file is read again, and gets its name only if it holds that.
         """
-        real = self.real(path, follow=False)
-        temporary = self._temporary(real)
-        try:
-            _unlink(temporary)
+        with self._renamed(path, "write the file") as temporary:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 for chunk in (data,) if isinstance(data, bytes) else data:
@@ -184,29 +204,30 @@ class Host:
                 os.close(handle)
             if sha256 and _sha256(temporary) != sha256:
                 raise KmodError(path, "what was written is not what was planned: what it is made from changed meanwhile", "Run again", "FILE_CHANGED")
-            os.replace(temporary, real)
-            _fsync_directory(real)
-        except OSError as error:
-            raise from_oserror(path, error, "write the file") from None
-        finally:
-            _unlink(temporary)
 
     def symlink(self, path: str, target: str) -> None:
         """Put a symlink at ``path`` in one step, over a file or symlink that is there."""
-        real = self.real(path, follow=False)
-        temporary = self._temporary(real)
-        try:
-            _unlink(temporary)
+        with self._renamed(path, "make the symlink") as temporary:
             os.symlink(target, temporary)
-            os.replace(temporary, real)
+
+    @contextlib.contextmanager
+    def _renamed(self, path: str, doing: str) -> Iterator[str]:
+        """The name beside ``path`` to make something under, which then takes the place of what is there."""
+        real = self._writable(path)
+        name = temporary(real)
+        try:
+            _clear(name)
+            yield name
+            os.replace(name, real)
             _fsync_directory(real)
         except OSError as error:
-            raise from_oserror(path, error, "make the symlink") from None
+            raise from_oserror(path, error, doing) from None
         finally:
-            _unlink(temporary)
+            with contextlib.suppress(OSError, KmodError):  # what stays is cleared away by the next run: see lock.py
+                _clear(name)
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
-        real = self.real(path, follow=False)
+        real = self._writable(path)
         try:
             os.mkdir(real)
             os.chmod(real, mode)
@@ -216,7 +237,7 @@ class Host:
 
     def remove(self, path: str) -> None:
         """Remove a file, a symlink or an empty directory."""
-        real = self.real(path, follow=False)
+        real = self._writable(path)
         try:
             if os.path.isdir(real) and not os.path.islink(real):
                 os.rmdir(real)
@@ -226,57 +247,73 @@ class Host:
         except OSError as error:
             raise from_oserror(path, error, "remove it") from None
 
-    @staticmethod
-    def _temporary(real: str) -> str:
-        # One fixed name a file, so that a killed run leaves at most what its rerun overwrites. The leading dot and the suffix keep it
-        # out of every glob that boot tools use (initramfs-*.img, *.conf, *.ko).
-        directory, name = os.path.split(real)
-        return os.path.join(directory, "." + name + ".kmod-new")
+    def _writable(self, path: str) -> str:
+        """Where ``path`` lies, in directories that nobody but root can rearrange between this look and what is done next. Error: TREE_NOT_PRIVATE."""
+        real, visited = self._walk(path, follow=False)
+        for directory in sorted(visited - self._private) if os.geteuid() == 0 else ():
+            try:
+                status = os.lstat(directory)
+            except OSError:  # what is missing is reported by who wants to write there
+                continue
+            group = status.st_mode & stat.S_IWGRP and status.st_gid != 0
+            if status.st_uid != 0 or group or status.st_mode & stat.S_IWOTH:
+                raise KmodError(self.inside(directory), "can be changed by others than root, who could lead what is written here elsewhere",
+                                "Give it to root alone: chown root: and chmod go-w", "TREE_NOT_PRIVATE")
+            self._private.add(directory)
+        return real
 
-    # Its tools and its lock
+    # Its tools
 
     @staticmethod
     def tool(name: str) -> Optional[str]:
         """The full path of one of this machine's tools, None where it has none."""
         return shutil.which(name) or shutil.which(name, path=":".join(SBIN))
 
-    def run(self, argv: Sequence[str], stdin: Optional[bytes] = None, check: bool = True, timeout: float = 1800) -> Completed:
-        """Run a tool of this machine in the C locale. With ``check`` a status other than 0 is a KmodError that shows what it said."""
+    def run(self, argv: Sequence[str], stdin: Optional[bytes] = None, check: bool = True, timeout: Optional[float] = None) -> Completed:
+        """Run a tool of this machine in the C locale. With ``check`` a status other than 0 is a KmodError that shows what it said.
+
+        What it makes is readable as a distribution's own run of it would have it (umask 022). A tool that outlives us keeps the lock.
+        """
         program = self.tool(argv[0])
         if program is None:
-            raise KmodError(argv[0], "is not installed", "Install the package that provides it", "TOOL_MISSING")
-        environment = dict(os.environ, LC_ALL="C", LANGUAGE="C")
+            raise KmodError(argv[0], "is not installed, or cannot be run", "Install the package that provides it", "TOOL_MISSING")
+        limit = timeout or LIMITS.get(os.path.basename(argv[0]), LIMIT)
+        held = () if self.lock_handle is None else (self.lock_handle,)
+        before = os.umask(0o022)
         try:
-            done = subprocess.run([program] + list(argv[1:]), input=stdin or b"", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  env=environment, timeout=timeout, check=False)
+            process = subprocess.Popen([program] + list(argv[1:]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       env=dict(os.environ, LC_ALL="C", LANGUAGE="C"), pass_fds=held, start_new_session=True)
+        except OSError as error:
+            raise KmodError(program, "cannot be run: %s" % (error.strerror or error), "Install the package that provides it anew",
+                            "TOOL_FAILED") from None
+        finally:
+            os.umask(before)
+        try:
+            out, err = process.communicate(stdin or b"", limit)
         except subprocess.TimeoutExpired:
-            raise KmodError(argv[0], "did not end within %d s" % timeout, code="TOOL_TIMEOUT") from None
-        result = Completed(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+            raise KmodError(" ".join(argv), "did not end within %d s, and was ended" % limit, "Look why it hangs, and run again",
+                            "TOOL_TIMEOUT") from None
+        finally:
+            _end(process)
+        result = Completed(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
         if check and result.status:
-            said = (result.err.strip() or result.out.strip())[-800:]
-            raise KmodError(" ".join(argv), "exit status %d: %s" % (result.status, said or "it said nothing"), code="TOOL_FAILED")
+            said = "; ".join((result.err.strip() or result.out.strip()).splitlines())[-800:]
+            how = "signal %d" % -result.status if result.status < 0 else "exit status %d" % result.status
+            raise KmodError(" ".join(argv), "%s: %s" % (how, said or "it said nothing"), "Run it by hand to see why", "TOOL_FAILED")
         return result
 
-    @contextlib.contextmanager
-    def lock(self, timeout: float = 60) -> Iterator[None]:
-        """One run a host. The lock is an flock on the modules' directory itself: it needs no file of its own and dies with its holder."""
-        path = next((name for name in ("/lib/modules", "/usr/lib/modules", "/") if self.is_dir(name)), "/")
-        handle = os.open(self.real(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            deadline = time.monotonic() + timeout
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if error.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise from_oserror(path, error, "lock the directory") from None
-                if time.monotonic() >= deadline:
-                    raise KmodError(path, "locked by another run (%s)" % _holder(os.fstat(handle)), "Wait for it to end and run again", "LOCKED")
-                time.sleep(0.1)
-            yield
-        finally:
-            os.close(handle)
+
+def temporary(real: str) -> str:
+    """The name that a file has until it is whole.
+
+    One fixed name a file, so that a killed run leaves at most what its rerun overwrites. The leading dot and the suffix keep it out of
+    every glob that boot tools use (initramfs-*.img, *.conf, *.ko).
+    """
+    directory, name = os.path.split(real)
+    new = "." + name + TEMPORARY
+    if len(os.fsencode(new)) > NAME_MAX:
+        new = "." + hashlib.sha256(os.fsencode(name)).hexdigest() + TEMPORARY
+    return os.path.join(directory, new)
 
 
 class Reader:
@@ -328,9 +365,39 @@ def _sha256(real: str) -> str:
     return digest.hexdigest()
 
 
-def _unlink(real: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(real)
+def _clear(name: str) -> None:
+    """Remove what a killed run has left under the name of a temporary file."""
+    try:
+        os.unlink(name)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        if not os.path.isdir(name):
+            raise
+        raise KmodError(name, "is in the way: a file is written under that name before it is put in its place", "Move it away",
+                        "IN_THE_WAY") from None
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a tool that has not ended by itself, with all that it has started."""
+    if process.poll() is None:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _refuse_swapped(path: str, real: str, handle: int) -> None:
+    """Refuse what was opened elsewhere than where it was found: others may rearrange directories inside a root. Error: PATH_MOVED."""
+    try:
+        where = os.readlink("/proc/self/fd/%d" % handle)
+    except OSError:  # no /proc
+        return
+    if where not in (real, real + " (deleted)"):
+        raise KmodError(path, "was moved while it was opened", "Run again when nobody changes the tree", "PATH_MOVED")
 
 
 def _fsync_directory(real: str) -> None:
@@ -348,14 +415,3 @@ def _where_supported(call, *arguments) -> None:  # type: ignore[no-untyped-def]
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
-
-
-def _holder(status: os.stat_result) -> str:
-    """Who holds the flock, by /proc/locks: ``7: FLOCK  ADVISORY  WRITE 4711 fe:00:131075 0 EOF``."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/locks") as locks:
-        for line in locks:
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[5].split(":")[2] == str(status.st_ino):
-                with open("/proc/%d/cmdline" % int(fields[4]), "rb") as cmdline:
-                    return "process %s: %s" % (fields[4], cmdline.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()[:120])
-    return "process unknown"

@@ -2,51 +2,109 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What every module of the collection does around its one call into the core.
+"""How a request is carried out: plan, then apply unless in check mode; and what every module does around its one call into the core.
 
 Imports nothing of Ansible: it is handed the AnsibleModule.
 """
 import contextlib
-from typing import Any, Callable, Dict, Iterator, Tuple
+import signal
+import threading
+import traceback
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
-from .errors import KmodError
+from . import lock
+from .errors import KmodError, from_oserror
 from .host import Host
 from .plan import Plan
 
 Report = Callable[[Host, Dict[str, Any]], Tuple[bool, Dict[str, Any]]]
-Work = Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str, Any]]]
+Work = Callable[[Host], Tuple[Plan, Dict[str, Any]]]
+ATTEMPTS = 3  # at a host that others change at the same time
+
+
+class Done(NamedTuple):
+    """What a request came to: the steps as Ansible shows them with --diff, and its answer."""
+
+    changed: bool
+    diff: List[Dict[str, str]]
+    result: Dict[str, Any]
+
+
+def carry_out(root: str, check: bool, work: Work) -> Done:
+    """Do what ``work`` plans, one run a host at a time. Where someone else has changed the host meanwhile, it is planned again."""
+    host = Host(root)
+    host.keeps_cache = not check
+    since = lock.glance(host, clear=not check)
+    plan, result = work(host)
+    if check or not plan:
+        return Done(bool(plan), plan.diff(), result)
+    with lock.held(host, since) as turn, _signals_as_errors():
+        attempt = 1
+        while True:
+            if turn.another or attempt > 1:
+                plan, result = work(host)
+            diff = plan.diff()
+            turn.announce(plan.paths(), plan.directories())
+            try:
+                plan.apply()
+                return Done(bool(plan), diff, result)
+            except KmodError as error:
+                if error.code != "FILE_CHANGED" or attempt == ATTEMPTS:
+                    raise
+                attempt += 1
 
 
 @contextlib.contextmanager
-def planned(root: str, check: bool, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Iterator[Tuple[Plan, Dict[str, Any]]]:
-    """What ``work`` plans and answers, under the host's lock: to be looked at before it is applied, unless ``check``, on leaving."""
-    host = Host(root)
-    host.keeps_cache = not check
-    with host.lock():
-        plan, result = work(host)
-        yield plan, result
-        if plan and not check:
-            plan.apply()
+def _signals_as_errors() -> Iterator[None]:
+    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving it half."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
+    def stop(number: int, _frame: Any) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # the first is enough: what is taken back is taken back whole
+        raise KmodError("signal %d" % number, "this run was ended, and has taken back what it had done", "Run again", "INTERRUPTED")
 
-def run(module: Any, work: Work) -> None:
-    """Plan, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    for each in before:
+        signal.signal(each, stop)
     try:
-        with planned(module.params["root"], module.check_mode, lambda host: work(host, module.params)) as (plan, result):
-            diff = plan.diff()
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _failing(module: Any) -> Iterator[None]:
+    """Every way out is one clear message."""
+    try:
+        yield
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
-    module.exit_json(changed=bool(plan), diff=diff, **result)
+    except OSError as error:
+        failed = from_oserror(str(error.filename or module.params["root"]), error, "go on")
+        module.fail_json(msg=str(failed), code=failed.code, exception=traceback.format_exc())
+    except Exception as error:
+        module.fail_json(msg="%s: %s. Report this as a bug, with what -vvv shows" % (type(error).__name__, error), code="BUG",
+                         exception=traceback.format_exc())
+
+
+def run(module: Any, work: Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str, Any]]]) -> None:
+    """Plan, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
+    with _failing(module):
+        done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
+        answer = dict(done.result, changed=done.changed, diff=done.diff)
+    module.exit_json(**answer)
 
 
 def report(module: Any, look: Report) -> None:
     """For what only looks: exit with its answer, as a failure unless it says that all is well."""
-    try:
+    with _failing(module):
         host = Host(module.params["root"])
         host.keeps_cache = not module.check_mode
         well, result = look(host, module.params)
-    except KmodError as error:
-        module.fail_json(msg=str(error), code=error.code)
     if not well:
         module.fail_json(**result)
     module.exit_json(changed=False, **result)

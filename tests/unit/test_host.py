@@ -6,7 +6,6 @@
 import errno
 import os
 import stat
-import subprocess
 import sys
 
 import pytest
@@ -126,23 +125,3 @@ def test_a_failing_tool_says_what_it_said(host):
     with pytest.raises(KmodError) as caught:
         host.run(["no-such-tool-anywhere"])
     assert caught.value.code == "TOOL_MISSING"
-
-
-def test_a_second_run_waits_and_then_names_the_holder(host):
-    program = ("import sys; from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host\n"
-               "with Host(sys.argv[1]).lock():\n    print('held', flush=True); sys.stdin.read()")
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    with subprocess.Popen([sys.executable, "-c", program, host.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(KmodError, match="process %d" % other.pid) as caught, host.lock(timeout=0.3):
-            pass
-        assert caught.value.code == "LOCKED"
-        other.stdin.close()
-    with host.lock(timeout=5):
-        pass
-
-
-def test_the_lock_writes_nothing(host):
-    before = sorted(os.walk(host.root))
-    with host.lock():
-        assert sorted(os.walk(host.root)) == before

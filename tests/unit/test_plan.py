@@ -105,7 +105,7 @@ def test_what_cannot_be_put_back_is_named(host, monkeypatch):
     plan.put("/boot/one", text(b"1"))
     plan.run("/x", ["false"])
     monkeypatch.setattr(Host, "remove", lambda self, path: (_unused for _unused in ()).throw(KmodError(path, "no")))
-    with pytest.raises(KmodError, match="could not be put back: /boot/one"):
+    with pytest.raises(KmodError, match="could not be taken back: /boot/one: no"):
         plan.apply()
 
 

@@ -4,7 +4,6 @@
 
 """What kmod_link asks of the core: from the task's options to a plan and its answer."""
 import contextlib
-import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..compression import decompress
@@ -14,7 +13,7 @@ from ..judge import selection
 from ..judge.loader import judge
 from ..judge.selection import Build
 from ..plan import Content, Plan
-from ..read import ko, package
+from ..read import ko, names, package
 from . import heal, loaded, store, weak_links
 from .boot import shipped
 from .boot.menu import boots
@@ -28,9 +27,7 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     the answer's ``need`` lists are wanted as files: then the same call is made again with ``files``, which maps each of their paths on the
     controller to where it lies on the host now. Until then the plan can be shown (``preview``) but is not carried out: it comes back empty.
     """
-    driver = options["driver"]
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", driver) or driver in ("build", "source"):  # depmod looks into neither of those
-        raise KmodError(driver, "cannot be a driver's name", "Use letters, digits, and . _ + - between them", "BAD_NAME")
+    driver = names.check_driver(options["driver"])
     idle = {"version": options["version"], "build": options["build"]} if options["state"] == "present" else {"kernels": options["kernels"] != ["all"]}
     for name in sorted(name for name, given in idle.items() if given):
         raise KmodError(name, "cannot be used with state %s" % options["state"], "Leave it out", "BAD_OPTION")
@@ -57,11 +54,11 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
 def _reboot_needed(plan: Plan, before: Optional[Build], after: Optional[Build], contents: weak_links.Contents, load: bool) -> bool:
     """Whether the running kernel would go on with other modules than those it is given. With ``load`` the plan loads them, where that can be done."""
     wanted = _loaded(plan.host, after, contents)
-    names = {module.name for module, _state in wanted}
-    left = any(state == "this" and module.name not in names for module, state in _loaded(plan.host, before, contents))
+    given = {each.module.name for each in wanted}
+    left = any(each.state == "this" and each.module.name not in given for each in _loaded(plan.host, before, contents))
     if load and not loaded.reload(plan, wanted):
         return True
-    return left or (not load and any(state == "other" or state in loaded.BETWEEN for _module, state in wanted))
+    return left or (not load and any(each.state == "other" or each.state in loaded.BETWEEN for each in wanted))
 
 
 def _held_back_by(host: Host, after: Dict[str, Optional[Build]]) -> Optional[str]:
@@ -82,14 +79,15 @@ def _held_back_by(host: Host, after: Dict[str, Optional[Build]]) -> Optional[str
     return None
 
 
-def _loaded(host: Host, build: Optional[Build], contents: weak_links.Contents) -> List[Tuple[ko.KernelModule, str]]:
+def _loaded(host: Host, build: Optional[Build], contents: weak_links.Contents) -> List[loaded.Wanted]:
     """Each module of a build, and whether it is loaded."""
     found = []
     for module in build.modules if build else ():
         stored = "%s/%s" % (build.directory if build else "", weak_links.file_name(module))
         content = contents(module)
         data = content.data() if content else host.read(stored) if host.is_file(stored) else b""
-        found.append((module, loaded.state(host, module, loaded.build_id(data, module.path))))
+        build_id = loaded.build_id(data, module.path)
+        found.append(loaded.Wanted(module, build_id, loaded.state(host, module, build_id)))
     return found
 
 

@@ -6,12 +6,17 @@
 import os
 import posixpath
 import re
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
+from ..errors import KmodError, from_oserror
 from ..host import Host
-from ..read import ko
-from ..read.depmod import DIRECTORIES, Config, chosen, rank_of
+from ..lock import scratch
+from ..plan import Change, Content, File, Plan, look, same
+from ..read import index, ko
+from ..read.depmod import DIRECTORIES, SUFFIX, Config, chosen, rank_of
 
+INDEX_LIMIT = 64 << 20
+DEPTH = 16  # of directories below extra/ and the like
 PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
 
@@ -36,8 +41,13 @@ def _pattern(release: str) -> str:
 def listed(host: Host, modules_dir: str) -> Dict[str, str]:
     """What modules.dep lists: module name to path. Nothing where depmod never ran."""
     path = modules_dir + "/modules.dep"
-    rows = host.read_text(path, 64 << 20).splitlines() if host.is_file(path) else []
-    return {ko.normal(row.partition(":")[0]): posixpath.join(modules_dir, row.partition(":")[0]) for row in rows}
+    return parse(host.read_text(path, INDEX_LIMIT), modules_dir) if host.is_file(path) else {}
+
+
+def parse(text: str, modules_dir: str) -> Dict[str, str]:
+    """modules.dep as module name to path."""
+    rows = (line.partition(":") for line in text.splitlines())
+    return {ko.normal(path): posixpath.join(modules_dir, path) for path, colon, _needs in rows if colon}
 
 
 def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
@@ -47,20 +57,123 @@ def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
     return tuple(sorted(path for path in chosen(host, modules_dir).values() if path.startswith(directories)))
 
 
-def command(host: Host, modules_dir: str) -> List[str]:
-    """The depmod call for one kernel of this host.
+# Running it
 
-    On a root elsewhere its depmod.d is named, since -b does not reach it. The directory is named as it really lies: an absolute symlink
-    /lib would lead depmod out of the root, and whether it looks in /lib/modules or /usr/lib/modules was decided when it was compiled.
+ITS_INPUT = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what it reads besides the modules
+
+
+def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], without: Iterable[str]) -> None:
+    """Plan that the indexes of one kernel list the modules as they are by then, but for the files ``without``, which go after that.
+
+    ``wanted`` is what they are to say of our modules: name to path. They are made elsewhere, looked at, and put in their place one by one,
+    modules.dep last. So whatever is cut off or full, modprobe finds what it found before, and an old modules.dep tells that it was cut off.
     """
-    directory, release = posixpath.split(modules_dir)
-    if host.live:
-        return ["depmod", release]
-    parent = host.real(directory)
-    if "--moduledir" in host.run(["depmod", "--help"]).out:
-        where = ["-b", host.root, "-m", os.path.relpath(parent, host.root)]
-    else:
-        where = ["-b", parent[:-len("/lib/modules")]]
-    for configuration in DIRECTORIES:
-        where += ["-C", host.real(configuration)]
-    return ["depmod"] + where + [release]
+    room = sum(status.st_size for status in (plan.host.lstat(path) for path in _present(plan.host, modules_dir)) if status)
+    gone = frozenset(without)
+    plan.derive(modules_dir + "/modules.dep", "depmod", lambda host: _made(host, modules_dir, wanted, gone), room * 5 // 4)
+
+
+def _present(host: Host, modules_dir: str) -> List[str]:
+    names = host.listdir(modules_dir)
+    return ["%s/%s" % (modules_dir, name) for name in names if name.startswith("modules.") and name not in ITS_INPUT]
+
+
+def _made(host: Host, modules_dir: str, wanted: Dict[str, str], without: FrozenSet[str]) -> List[Change]:
+    release = posixpath.basename(modules_dir)
+    with scratch() as directory:
+        try:
+            base = lay_out(directory, release)
+            _mirror(host, modules_dir, base, without)
+            host.run(["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release])
+            made = read_back(base)
+        except OSError as error:
+            raise from_oserror(str(error.filename or directory), error, "lay out the modules for depmod") from None
+    _check(host, modules_dir, made, wanted, without)
+    changes = []
+    for name in sorted(made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
+        path = "%s/%s" % (modules_dir, name)
+        before = look(host, path)
+        after = File(Content.of(made[name]), *((before.mode, before.owner) if isinstance(before, File) else (0o644, None)))
+        if name == "modules.dep" or not (isinstance(before, File) and same(before, after)):  # its time says when all were made
+            changes.append(Change(path, before, after))
+    return changes
+
+
+def lay_out(directory: str, release: str) -> str:
+    """Make an empty module tree for depmod below ``directory``/root; answers with where its modules go."""
+    root = os.path.join(directory, "root")
+    base = os.path.join(root, "usr/lib/modules", release)
+    os.makedirs(base)
+    os.symlink("usr/lib", os.path.join(root, "lib"))  # depmod looks in lib or in usr/lib, as it was built
+    return base
+
+
+def read_back(base: str) -> Dict[str, bytes]:
+    """The indexes that depmod has made, by name."""
+    made = {}
+    for name in sorted(os.listdir(base)):
+        path = os.path.join(base, name)
+        if name.startswith("modules.") and name not in ITS_INPUT and not os.path.islink(path):
+            with open(path, "rb") as handle:
+                made[name] = handle.read()
+    return made
+
+
+def _mirror(host: Host, modules_dir: str, base: str, without: FrozenSet[str]) -> None:
+    """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some are to be left out."""
+    for name in host.listdir(modules_dir):
+        path = "%s/%s" % (modules_dir, name)
+        if name in ITS_INPUT or name == "kernel":
+            os.symlink(host.real(path), os.path.join(base, name))
+        elif not name.startswith("modules.") and name not in ("build", "source"):
+            _mirror_files(host, path, os.path.join(base, name), without, 0)
+
+
+def _mirror_files(host: Host, path: str, target: str, without: FrozenSet[str], depth: int) -> None:
+    if host.is_dir(path) and depth < DEPTH:
+        os.makedirs(target, exist_ok=True)
+        for name in host.listdir(path):
+            _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without, depth + 1)
+    elif path not in without and SUFFIX.search(path) and host.is_file(path):
+        os.symlink(host.real(path), target)
+
+
+def _configuration(host: Host) -> List[str]:
+    """A root elsewhere has a depmod.d of its own, which -b does not reach."""
+    return [] if host.live else [word for directory in DIRECTORIES for word in ("-C", host.real(directory))]
+
+
+def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[str, str], without: FrozenSet[str]) -> None:
+    """depmod ends with 0 whatever it has written. Nothing that was listed and is still there may be missing, and ours have to be found."""
+    names = parse(made.get("modules.dep", b"").decode("utf-8", "surrogateescape"), modules_dir)
+    wrong = ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name)]
+    wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
+    binary = index.entries(made.get("modules.dep.bin", b""))
+    wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(names) - set(binary))[:1]]
+    wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if names.get(name) != path]
+    before = listed(host, modules_dir) or {name: name for name in _in_tree(host, modules_dir)}
+    wrong += ["%s is no longer listed" % name for name, path in sorted(before.items())
+              if name not in names and path not in without and (path == name or host.is_file(path))][:1]
+    if wrong:
+        release = posixpath.basename(modules_dir)
+        raise KmodError("depmod", "has not made the indexes of kernel %s as they should be: %s" % (release, "; ".join(wrong[:3])),
+                        "Look whether depmod works on this host, and whether there is room for it in /dev/shm and /var/tmp", "DEPMOD_FAILED")
+
+
+def _in_tree(host: Host, modules_dir: str) -> List[str]:
+    """The names of the kernel's own modules, for a kernel whose indexes are lost."""
+    return [ko.normal(name) for _directory, _names, files in os.walk(host.real(modules_dir + "/kernel")) for name in files if SUFFIX.search(name)]
+
+
+def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:
+    """Whether the indexes are not what a whole run of depmod leaves: modprobe reads modules.dep.bin, which has to know what modules.dep lists."""
+    plain, binary = modules_dir + "/modules.dep", modules_dir + "/modules.dep.bin"
+    if not host.is_file(plain) or not host.is_file(binary):
+        return True
+    data = host.read(binary, INDEX_LIMIT)
+    if not index.whole(data):
+        return True
+    names = listed(host, modules_dir)
+    if not names:
+        return bool(_in_tree(host, modules_dir))
+    return any((index.lookup(data, name) or ":").partition(":")[0] != names[name][len(modules_dir) + 1:] for name in wanted if name in names)

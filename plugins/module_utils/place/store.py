@@ -6,7 +6,8 @@
 
 Nothing is recorded apart from the tree: a *mark*, a small file in each directory that is a build or that we made, says so. So a clone
 or a restored backup of the tree is understood, there is no database that could disagree with it, and removal is exact: what a mark names
-goes, a directory goes when we made it and nothing else is left in it, and a directory that was there before stays, empty or not.
+goes if it is still what the mark says by its digest, a directory goes when we made it and nothing else is left in it, and a directory
+that was there before stays, empty or not. A mark may have come with a package or a tree, so it can name nothing but modules beside it.
 
 Modules are kept uncompressed, whatever they came as: every kmod reads those (that of EL 7 no zstd), and the digest of a module is then
 the digest of its file.
@@ -14,15 +15,17 @@ the digest of its file.
 import hashlib
 import os
 import posixpath
+import re
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..plan import Content, File, Node, Plan
-from ..read import kernels
+from ..read import kernels, names
 from ..read.kernels import Kernel
 
 MARK = ".outoftree.kmod"
+_ROW = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_-]*\.ko)")
 _MADE = "# outoftree.kmod made this directory, which goes when nothing else is left in it.\n"
 _HOLDS = "# outoftree.kmod put these files here:\n"
 
@@ -33,11 +36,11 @@ class Stored(NamedTuple):
     driver: str
     release: str  # that it was built for
     directory: str
-    files: Tuple[Tuple[str, str], ...]  # (file name, sha256), by name
+    files: Tuple[Tuple[str, str], ...]  # (file name, sha256); two of one name while it is being replaced
 
     @property
     def paths(self) -> List[str]:
-        return [self.directory + "/" + name for name, _sha256 in self.files]
+        return sorted({self.directory + "/" + name for name, _sha256 in self.files})
 
 
 def modules_root(host: Host) -> str:
@@ -45,10 +48,21 @@ def modules_root(host: Host) -> str:
     return "/lib/modules" if host.listdir("/lib/modules") or not host.listdir("/usr/lib/modules") else "/usr/lib/modules"
 
 
+def releases(host: Host) -> List[str]:
+    """The kernels that have, or had, a directory for modules. Not another name for such a directory."""
+    root = modules_root(host)
+    return [name for name in host.listdir(root) if names.is_release(name) and not _other_name(host, "%s/%s" % (root, name))]
+
+
+def _other_name(host: Host, path: str) -> bool:
+    return host.is_link(path) and posixpath.dirname(host.real(path)) == host.real(posixpath.dirname(path))
+
+
 def installed(host: Host) -> List[Kernel]:
     """The installed kernels, oldest first. Error: MODULES_APART, where /lib/modules and /usr/lib/modules are two directories with kernels in both."""
     root = modules_root(host)
-    found = kernels.installed(host)
+    known = releases(host)
+    found = [kernel for kernel in kernels.installed(host) if kernel.release in known or posixpath.dirname(kernel.modules_dir) != root]
     for kernel in found:
         if host.real(posixpath.dirname(kernel.modules_dir)) != host.real(root):
             raise KmodError(kernel.modules_dir, "lies apart from %s" % root, "Make one directory a symlink to the other", "MODULES_APART")
@@ -59,7 +73,7 @@ def builds(host: Host, driver: Optional[str] = None) -> List[Stored]:
     """What lies in the store, of one driver or of all, by release and directory."""
     found = []
     root = modules_root(host)
-    for release in host.listdir(root):
+    for release in releases(host):
         extra = "%s/%s/extra" % (root, release)
         for name in host.listdir(extra) if driver is None else [driver]:
             top = "%s/%s" % (extra, name)
@@ -75,18 +89,18 @@ def directories(host: Host, driver: str) -> List[str]:
     root = modules_root(host)
     below = ("", "/extra", "/extra/" + driver, "/weak-updates", "/weak-updates/" + driver, "/weak-updates/outoftree.kmod",
              "/weak-updates/outoftree.kmod/" + driver)
-    return ["/etc/depmod.d"] + ["%s/%s%s" % (root, release, path) for release in host.listdir(root) for path in below]
+    return ["/etc/depmod.d"] + ["%s/%s%s" % (root, release, path) for release in releases(host) for path in below]
 
 
 def marked(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
     """(file name, sha256) of what the mark in a directory says is ours in it; nothing where there is none."""
-    rows = [line.split("  ", 1) for line in _mark(host, directory).splitlines() if not line.startswith("#")]
-    return tuple((row[1], row[0]) for row in rows if len(row) == 2)
+    rows = [_ROW.fullmatch(line) for line in _mark(host, directory).splitlines()]
+    return tuple((row.group("name"), row.group("sha256")) for row in rows if row)
 
 
 def _mark(host: Host, directory: str) -> str:
     path = directory + "/" + MARK
-    return host.read_text(path) if host.is_file(path) else ""
+    return host.read_text(path) if host.is_file(path) and not host.is_link(path) else ""
 
 
 def place_for(host: Host, driver: str, release: str, digests: Sequence[str], taken: Iterable[str]) -> str:
@@ -99,13 +113,18 @@ def place_for(host: Host, driver: str, release: str, digests: Sequence[str], tak
 
 
 class Tree:
-    """The changes to a tree of which we keep track of the directories: those made get a mark, those left empty go if they bear one."""
+    """The changes to a tree of which we keep track of the directories: those made get a mark, those left empty go if they bear one.
+
+    What is put is planned at once, what is removed last of all (``sweep``), once nothing leads to it any more.
+    """
 
     def __init__(self, host: Host, plan: Plan) -> None:
         self.host = host
         self.plan = plan
         self.kept: Set[str] = set()
-        self.removed: Set[str] = set()
+        self.removed: List[str] = []
+        self.left: List[str] = []  # what lies in the place of a file of ours, and is not that
+        self.last: Dict[str, str] = {}  # directory -> the rows of its mark, once what is to be removed from it is gone
         self.touched: Set[str] = set()
 
     def directory(self, path: str, holds: str = "") -> None:
@@ -130,11 +149,20 @@ class Tree:
 
     def remove(self, path: str) -> None:
         self.touched.add(posixpath.dirname(path))
-        if path not in self.removed and self.plan.put(path, None):
-            self.removed.add(path)
+        if path not in self.removed and self.host.lstat(path) is not None:
+            self.removed.append(path)
+
+    def remove_first(self, path: str) -> None:
+        """For what must be gone before depmod runs."""
+        self.remove(path)
+        self.plan.put(path, None)
 
     def sweep(self) -> None:
-        """Remove the marks of builds that went, and the directories that we made and that hold nothing else any more."""
+        """Remove what is to be removed, then the marks of builds that went, and the directories that we made and that hold nothing else any more."""
+        for path in self.removed:
+            self.plan.put(path, None)
+        for directory, rows in sorted(self.last.items()):
+            self.directory(directory, rows)
         todo = set(self.touched)
         while todo:
             directory = max(todo, key=len)  # the deepest first: whether it goes decides on the one above
@@ -145,19 +173,23 @@ class Tree:
     def _sweep(self, directory: str) -> bool:
         mark = directory + "/" + MARK
         text = _mark(self.host, directory)
-        left = {directory + "/" + name for name in self.host.listdir(directory)} - self.removed - {mark}
+        left = {directory + "/" + name for name in self.host.listdir(directory)} - set(self.removed) - {mark}
         if not text or mark in self.kept:
             return False
-        if left.intersection(_old_files(self.host, directory)):
+        if left.intersection(directory + "/" + name for name, _sha256 in marked(self.host, directory)) - set(self.left):
             return False
         if left or any(path.startswith(directory + "/") for path in self.kept):
             shared = _MADE in text and self._holds_ours(directory)
             self.plan.put(mark, File(Content.of(_MADE.encode())) if shared else None)
             return False
-        self.remove(mark)
+        self._gone(mark)
         if _MADE in text:
-            self.remove(directory)
+            self._gone(directory)
         return _MADE in text
+
+    def _gone(self, path: str) -> None:
+        self.removed.append(path)
+        self.plan.put(path, None)
 
     def _holds_ours(self, directory: str) -> bool:
         """Whether anything below is ours: what is left to others alone keeps no mark of ours."""
@@ -174,22 +206,45 @@ class Tree:
 
 
 def put_build(tree: Tree, directory: str, contents: Dict[str, Content]) -> None:
-    """Put a build's files into its directory, its mark first: a run that is cut off leaves nothing that does not say whose it is."""
-    before = _old_files(tree.host, directory)
-    tree.directory(directory, "".join("%s  %s\n" % (content.sha256, name) for name, content in sorted(contents.items())))
+    """Put a build's files into its directory, its mark first: a run that is cut off leaves nothing that does not say whose it is.
+
+    Over another build the mark speaks of both until all files are there.
+    """
+    new = _rows((name, content.sha256) for name, content in contents.items())
+    old = _rows(marked(tree.host, directory))
+    if old in ("", new):
+        tree.directory(directory, new)
+    else:
+        tree.directory(directory, old + new)
+        tree.kept.discard(directory + "/" + MARK)
+        tree.last[directory] = new
     for name, content in sorted(contents.items()):
         tree.put(directory + "/" + name, File(content))
-    for path in before:
+    for path in ours_in(tree.host, directory):
         if posixpath.basename(path) not in contents:
             tree.remove(path)
 
 
+def _rows(files: Iterable[Tuple[str, str]]) -> str:
+    return "".join("%s  %s\n" % (sha256, name) for name, sha256 in sorted(files))
+
+
 def remove_build(tree: Tree, build: Stored) -> None:
-    """Remove a build's files; ``Tree.sweep`` takes its mark and its directory."""
-    for path in _old_files(tree.host, build.directory):
+    """Remove a build's files; ``Tree.sweep`` takes its mark and its directory. What someone else has put in their place stays."""
+    mine = ours_in(tree.host, build.directory)
+    for path in mine:
         tree.remove(path)
+    tree.left += [path for path in build.paths if path not in mine and tree.host.lstat(path) is not None]
     tree.touched.add(build.directory)
 
 
-def _old_files(host: Host, directory: str) -> List[str]:
-    return [path for path in (directory + "/" + name for name, _sha256 in marked(host, directory)) if host.lstat(path)]
+def ours_in(host: Host, directory: str) -> List[str]:
+    """The files in a directory that are what its mark says of them."""
+    rows = marked(host, directory)
+    return [path for path in sorted({"%s/%s" % (directory, name) for name, _sha256 in rows}) if is_ours(host, path, rows)]
+
+
+def is_ours(host: Host, path: str, rows: Iterable[Tuple[str, str]]) -> bool:
+    """Whether a regular file is one that these rows of a mark speak of."""
+    digests = {sha256 for name, sha256 in rows if name == posixpath.basename(path)}
+    return host.is_file(path) and not host.is_link(path) and Content.stored(host, path).sha256 in digests

@@ -7,6 +7,7 @@
 A link is relative, so that it leads to the same build in any clone of the tree, and by that and its target it is known as ours: what
 packages make with weak-modules is absolute. The build for a kernel itself needs no link, it lies where that kernel looks.
 """
+import contextlib
 import posixpath
 import re
 import time
@@ -15,8 +16,8 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 from ..errors import KmodError
 from ..host import Host
 from ..judge.selection import Build, Choice, Judge, select
-from ..plan import Content, File, Link, Plan
-from ..read import ko
+from ..plan import Content, File, Link
+from ..read import ko, names
 from ..read.depmod import by_name, config
 from ..read.kernels import Kernel, version_key
 from . import depmod, store
@@ -56,13 +57,25 @@ def deployed(host: Host, driver: str) -> Deployed:
     """Read what there is of ``driver`` in the store and in weak-updates."""
     whole, broken = [], []
     for stored in store.builds(host, driver):
-        if all(host.is_file(path) for path in stored.paths):
-            modules = [ko.read(host, path) for path in stored.paths]
+        modules = _modules(host, stored)
+        if modules:
             whole.append(Build(stored.release, tuple(sorted(modules, key=lambda module: module.name)), stored.directory))
         else:
             broken.append(stored)
-    links = {release: our_links(host, release, driver) for release in host.listdir(store.modules_root(host))}
+    links = {release: our_links(host, release, driver) for release in store.releases(host)}
     return Deployed(driver, tuple(whole), tuple(broken), links)
+
+
+def _modules(host: Host, stored: store.Stored) -> List[ko.KernelModule]:
+    """The modules of a build; none where one is missing, or is not what was put there."""
+    found = []
+    for path in stored.paths:
+        if not host.is_file(path):
+            return []
+        with contextlib.suppress(KmodError):
+            found.append(ko.read(host, path))
+    rows = set(stored.files)
+    return found if all((posixpath.basename(module.path), module.sha256) in rows for module in found) and len(found) == len(stored.paths) else []
 
 
 def our_links(host: Host, release: str, driver: str) -> Dict[str, str]:
@@ -83,8 +96,11 @@ def _link_directories(host: Host, release: str, driver: str) -> List[str]:
 
 
 def _is_ours(host: Host, path: str, driver: str) -> bool:
-    """A link as we make them, dangling or not; or any that leads to a build of ours, as weak-modules makes them for a kernel that arrives."""
-    if not host.is_link(path):
+    """A link as we make them, dangling or not; or any that leads to a build of ours, as weak-modules makes them for a kernel that arrives.
+
+    Not what a run that was cut off has left under the name of a temporary file.
+    """
+    if not host.is_link(path) or posixpath.basename(path).startswith("."):
         return False
     text = host.readlink(path)
     if re.fullmatch(r"(\.\./){3,4}[^/]+/extra/%s/([0-9a-f]{12}/)?[^/]+\.ko" % re.escape(driver), text):
@@ -94,8 +110,12 @@ def _is_ours(host: Host, path: str, driver: str) -> bool:
 
 
 def file_name(module: ko.KernelModule) -> str:
-    """What a module's file is called in the store."""
-    return posixpath.basename(module.path).split(".")[0] + ".ko"
+    """What a module's file is called in the store: as it came, where kmod finds it under the module's name by that, else by its name."""
+    if not names.is_module(module.name):
+        raise KmodError(module.path, "is the module %s, which is no name that a kernel's tools take" % module.name[:80],
+                        "Rebuild it under a plain name", "MODULE_NAME")
+    stem = re.sub(r"\.ko(\.\w+)?$", "", posixpath.basename(module.path))
+    return (stem if stem.replace("-", "_") == module.name else module.name) + ".ko"
 
 
 def files_of(build: Build) -> List[str]:
@@ -192,12 +212,12 @@ def _let_own_serve(used: Dict[str, Optional[Build]], stored: Sequence[Build], ke
 
 
 def _refuse_modules_of_others(host: Host, driver: str, fresh: Sequence[Build]) -> None:
-    names = {module.name: module.path for build in fresh for module in build.modules}
+    given = {module.name: module.path for build in fresh for module in build.modules}
     for stored in store.builds(host) if fresh else []:
         for name, _sha256 in stored.files:
             module = ko.normal(name)
-            if stored.driver != driver and module in names:
-                raise KmodError(names[module], "the driver %s has a module %s too (%s/%s)" % (stored.driver, module, stored.directory, name),
+            if stored.driver != driver and module in given:
+                raise KmodError(given[module], "the driver %s has a module %s too (%s/%s)" % (stored.driver, module, stored.directory, name),
                                 "Deploy both under one driver's name, or remove %s first" % stored.driver, "MODULE_OF_OTHER_DRIVER")
 
 
@@ -216,6 +236,9 @@ def _place(host: Host, driver: str, used: Dict[str, Optional[Build]], taken: Set
         if build and not build.directory:
             key = (build.release, build.digests)
             if key not in placed:
+                extra = "%s/%s/extra" % (store.modules_root(host), build.release)
+                if host.is_link(extra):
+                    raise _shared(host, extra)
                 placed[key] = build._replace(directory=store.place_for(host, driver, build.release, build.digests, taken))
                 taken = taken | {placed[key].directory}
             answer[release] = placed[key]
@@ -230,6 +253,9 @@ def _links(host: Host, release: str, driver: str, build: Optional[Build]) -> Dic
     """The links that one kernel needs for a build: none for its own."""
     if build is None or build.release == release:
         return {}
+    top = "%s/%s/weak-updates" % (store.modules_root(host), release)
+    if host.is_link(top):
+        raise _shared(host, top)
     for directory in _link_directories(host, release, driver):
         links = {"%s/%s" % (directory, posixpath.basename(path)): posixpath.relpath(path, directory) for path in files_of(build)}
         if all(host.lstat(path) is None or _is_ours(host, path, driver) for path in links):
@@ -237,12 +263,17 @@ def _links(host: Host, release: str, driver: str, build: Optional[Build]) -> Dic
     raise KmodError(directory, "is taken by files that are not ours", "Move them away", "FOREIGN_FILE")
 
 
+def _shared(host: Host, directory: str) -> KmodError:
+    return KmodError(directory, "is a symlink to %s, so that what is put there for one kernel may be another's" % host.readlink(directory),
+                     "Make it a directory of its own, or leave that kernel out", "DIRECTORY_IS_LINK")
+
+
 def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequence[Kernel], choices: Sequence[Choice], contents: Contents,
               healing: Optional[Healing]) -> Outcome:
     """Plan what turns ``there`` into ``target``.
 
     The order keeps each kernel on a build that it takes, wherever a run is cut off: what is new is stored and linked before
-    anything is overwritten, links to what is overwritten are made only then, and what is no longer used goes when nothing leads to it.
+    anything is overwritten, links to what is overwritten are made only then, and what is no longer used goes when no index lists it.
     """
     host = tree.host
     fresh = {build.directory for build in target.new}
@@ -258,7 +289,7 @@ def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequ
     if listing.overrides:
         tree.put(_override_file(there.driver), File(Content.of(listing.overrides.encode("utf-8", "surrogateescape"))))
     else:
-        tree.remove(_override_file(there.driver))
+        tree.remove_first(_override_file(there.driver))
     staying = fresh | {build.directory for build in target.kept}
     for stored in store.builds(host, there.driver):
         if stored.directory not in staying:
@@ -266,12 +297,11 @@ def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequ
     ours = {path for links in (there.links, target.links) for each in links.values() for path in each}
     healed = healing(tree, ours) if healing else []
     tree.touched.update(store.directories(host, there.driver))  # also those that a run that was cut off left empty
+    for release in _to_refresh(host, there.driver, target, listing, [kernel.release for kernel in installed], tree):
+        depmod.refresh(tree.plan, "%s/%s" % (store.modules_root(host), release), listing.wanted.get(release, {}), tree.removed)
     tree.sweep()
-    for release in _to_refresh(host, there.driver, target, listing, [kernel.release for kernel in installed], tree.plan):
-        directory = "%s/%s" % (store.modules_root(host), release)
-        tree.plan.run(directory + "/modules.dep", depmod.command(host, directory))
     rows = [_row(choice, target, listing.overridden) for choice in choices]
-    return Outcome({"driver": there.driver, "kernels": rows, "healed": healed}, serving(host, there), target.used)
+    return Outcome({"driver": there.driver, "kernels": rows, "healed": healed, "left": sorted(tree.left)}, serving(host, there), target.used)
 
 
 def _relink(tree: store.Tree, before: Dict[str, str], after: Dict[str, str]) -> None:
@@ -331,10 +361,12 @@ def _listing(host: Host, there: Deployed, target: Target) -> Listing:
     return answer._replace(overrides=head + "".join(line for _everywhere, line in sorted(lines)) if lines else "")
 
 
-def _to_refresh(host: Host, driver: str, target: Target, listing: Listing, installed: Sequence[str], plan: Plan) -> List[str]:
+def _to_refresh(host: Host, driver: str, target: Target, listing: Listing, installed: Sequence[str],
+                tree: store.Tree) -> List[str]:
     """The kernels for which depmod is to be run: a file of theirs changes, or modules.dep does not say of it what it should (a run was cut off)."""
     root = store.modules_root(host)
-    changed = {path[len(root) + 1:].split("/", 1)[0] for path in plan.paths() if path.startswith(root + "/") and ".ko" in posixpath.basename(path)}
+    touched = [path for path in tree.plan.paths() + tree.removed if path.startswith(root + "/") and ".ko" in posixpath.basename(path)]
+    changed = {path[len(root) + 1:].split("/", 1)[0] for path in touched}
     fresh = {build.directory for build in target.new}
     return [release for release in installed if release in changed or _directory(target.used[release]) in fresh
             or _stale(host, "%s/%s" % (root, release), driver, listing.wanted.get(release, {}))]
@@ -345,7 +377,7 @@ def _stale(host: Host, directory: str, driver: str, wanted: Dict[str, str]) -> b
     places = tuple("%s/%s/%s/" % (directory, place, driver) for place in ("extra", "weak-updates", "weak-updates/outoftree.kmod"))
     if any(listed.get(name) != path for name, path in wanted.items()):
         return True
-    if any(path.startswith(places) and not host.exists(path) for path in listed.values()):
+    if any(path.startswith(places) and not host.exists(path) for path in listed.values()) or depmod.damaged(host, directory, wanted):
         return True
     index = host.lstat(directory + "/modules.dep")
     times = [status.st_mtime for path in wanted.values() for status in (host.lstat(path), host.stat(path)) if status]

@@ -12,8 +12,7 @@ from pathlib import Path
 import build_ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy, depmod
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 
 SEARCH = {
     "el": ("etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n"),
@@ -80,8 +79,8 @@ class FakeTree:
             handle.write(data)
 
     def depmod(self, release):
-        host = Host(self.root)
-        host.run(depmod.command(host, kernels.kernel(host, release).modules_dir))
+        configuration = ["-C", self.path("/etc/depmod.d"), "-C", self.path("/usr/lib/depmod.d")]
+        subprocess.run(["depmod", "-b", self.root] + configuration + [release], check=True)
 
     def vendor(self, release, fits, names=("vendor",), version="1.0", at="build", note=""):
         """Put a build for ``release`` at ``at``, in the root; it loads on the kernels of ``fits``."""

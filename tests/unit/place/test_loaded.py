@@ -46,7 +46,7 @@ def test_what_is_loaded(running, files, srcversion, build_id, state):
 
 def commands(host, *states):
     plan = Plan(host)
-    return loaded.reload(plan, states), [" ".join(step.argv) for step in plan.steps]
+    return loaded.reload(plan, [loaded.Wanted(each, None, state) for each, state in states]), [" ".join(step.argv) for step in plan.steps]
 
 
 def test_a_module_that_is_not_loaded_is_loaded(running):

@@ -1,0 +1,43 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What drivers, kernel releases and modules may be called.
+
+These names become parts of paths and words in other programs' files (depmod.d, boot menus, scripts of an initramfs). Most come from
+outside: a vendor's module, a package, a restored tree. One rule for each, in ASCII, so that none of them can mean anything else there.
+"""
+import re
+
+from ..errors import KmodError
+
+_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", re.ASCII)
+_RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9_.+~-]*", re.ASCII)  # kmod takes nothing else for a version
+_MODULE = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)  # include/linux/moduleparam.h: MAX_PARAM_PREFIX_LEN, and the NUL
+RELEASE_LENGTH = 64  # include/uapi/linux/utsname.h: __NEW_UTS_LEN
+RESERVED = ("build", "source", "outoftree.kmod")  # depmod does not look into the first two; the third is a directory of ours
+
+
+def check_driver(driver: str) -> str:
+    """The name, if a driver may be called so. Error: DRIVER_NAME."""
+    if not _DRIVER.fullmatch(driver) or driver in RESERVED:
+        raise KmodError(driver, "cannot be a driver's name", "Use at most 64 letters, digits, and . _ + - between them", "DRIVER_NAME")
+    return driver
+
+
+def is_release(text: str) -> bool:
+    """Whether a kernel can be called so, and depmod be told of it."""
+    return len(text) <= RELEASE_LENGTH and _RELEASE.fullmatch(text) is not None
+
+
+def check_release(release: str, where: str) -> str:
+    """The release, if a kernel can be called so; ``where`` is the file that names it. Error: RELEASE_NAME."""
+    if not is_release(release):
+        raise KmodError(where, "names a kernel release that no kernel can have: %s" % release[:80],
+                        "Rebuild it with the kernel's own build system", "RELEASE_NAME")
+    return release
+
+
+def is_module(name: str) -> bool:
+    """Whether the kernel and its tools know a module by such a name, dashes written as underscores."""
+    return _MODULE.fullmatch(name) is not None
