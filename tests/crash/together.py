@@ -17,7 +17,7 @@ from bench import Bench
 from judge import Scene
 from scenes import ENTRY, LINK, NEWER, NO_ENTRY, NO_VARIANT, REMOVAL, SAME_PATH, UNLINK, VARIANT
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 
 FAMILIES = ("debian", "el9", "systemd-boot", "el6", "extlinux")
 COMMANDS = (LINK, NEWER, SAME_PATH, LINK + " --heal", UNLINK, VARIANT, VARIANT + " --early-load", NO_VARIANT, ENTRY, ENTRY + " --boot default",
@@ -75,7 +75,7 @@ def attempt(bench: Bench, family: str, at: Tuple[int, ...]) -> List[str]:
             wrong.append("a run died of a signal")
         elif ended.status not in (0, None) and (len(lines) != 1 or "Traceback" in ended.err) and not (ended.status == 1 and not lines):
             wrong.append("%s: %d lines instead of one: %s" % (contender.command, len(lines), ended.err[-200:]))
-        elif "locked by" in ended.err and not re.search(r"process \d+", ended.err):
+        elif "another run is at work" in ended.err and not re.search(r"process \d+", ended.err):
             wrong.append("it does not say who holds the lock: %s" % ended.err.strip())
     state = bench.state()
     wrong += judge.judge(known, state, bench.root)
@@ -116,8 +116,8 @@ def _together(bench: Bench, contenders: List[Contender]) -> List[shim.Ended]:
 
 def _preparation(bench: Bench, contender: Contender) -> Any:
     def prepare() -> None:
-        lock = getattr(Host.lock, "__wrapped__", Host.lock)
-        lock.__defaults__ = (PATIENCE,)
+        lock.glance.__defaults__ = (PATIENCE, True)
+        lock.held.__wrapped__.__defaults__ = (None, PATIENCE)  # type: ignore[attr-defined]
         if contender.tool:
             bench.with_tool(contender.tool, 0)()
 
@@ -150,6 +150,6 @@ def held(bench: Bench) -> List[str]:
     bench.put(known.shipped)
     _holder, ended = _together(bench, [Contender(LINK, 0, (), "waits"), Contender(LINK, 1, ())])
     wrong = []
-    if ended.status != 2 or len(ended.err.splitlines()) != 1 or not re.search(r"process \d+", ended.err):
+    if ended.status != 2 or len(ended.err.splitlines()) != 1 or not re.search(r"process \d+ \(kmodctl link .*since", ended.err):
         wrong.append("it does not say who holds the lock: status %s, %s" % (ended.status, ended.err.strip() or "no word"))
     return wrong + _converges(bench, known)
