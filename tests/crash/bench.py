@@ -180,7 +180,8 @@ class Bench:
         ended = self.run(scene.operation.command, faults, before, **options)
         state = self.state()
         calls = self.calls[scene.operation.name]
-        scratch = any(shim.FAIL <= each.what <= shim.FAIL_FROM and not calls[min(each.at, len(calls)) - 1].path.startswith(self.root) for each in faults)
+        failing = [calls[min(each.at, len(calls)) - 1].path for each in faults if each.what in (shim.FAIL, shim.FAIL_FROM)]
+        scratch = not all(path.startswith(self.root) for path in failing)
         wrong = judge.ending(scene, ended, state, killed, lasting, ("@",) if scratch or lasting else ())
         return wrong + self.verdict(scene, state)
 
