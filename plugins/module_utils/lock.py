@@ -27,7 +27,7 @@ from .errors import KmodError, from_oserror, printable
 from .host import TEMPORARY, Host
 
 NAME = ".outoftree.kmod.lock"
-WAIT = 60.0  # seconds
+WAIT = 60.0  # seconds, for another run to end
 TICK = 0.1  # seconds: two changes within one tick of a file system's clock look like one
 SCRATCH = "outoftree.kmod-"
 PLENTY = 1 << 30  # bytes that have to be free in memory before scratch files are put there
@@ -45,7 +45,7 @@ def path(host: Host) -> str:
     return next((name for name in ("/lib/modules", "/usr/lib/modules", "/") if host.is_dir(name)), "/").rstrip("/") + "/" + NAME
 
 
-def glance(host: Host, wait: float = WAIT, clear: bool = True) -> Glance:
+def glance(host: Host, wait: Optional[float] = None, clear: bool = True) -> Glance:
     """Wait until nobody changes the host. What a killed run has left is cleared away, unless only a look is wanted. Error: LOCKED."""
     real = host.real(path(host), follow=False)
     if os.path.lexists(real):
@@ -79,7 +79,7 @@ class Turn:
 
 
 @contextlib.contextmanager
-def held(host: Host, since: Optional[Glance] = None, wait: float = WAIT) -> Iterator[Turn]:
+def held(host: Host, since: Optional[Glance] = None, wait: Optional[float] = None) -> Iterator[Turn]:
     """The host's lock. What an earlier run has left is cleared away, now and when it is given back. Errors: LOCKED, those of writing the file."""
     where = path(host)
     real = host._writable(where)
@@ -95,7 +95,7 @@ def held(host: Host, since: Optional[Glance] = None, wait: float = WAIT) -> Iter
         host.lock_handle = None
         with contextlib.suppress(OSError, KmodError):
             if clear_leftovers(host, _listed(handle)):
-                os.unlink(real)
+                host.remove(where)
         os.close(handle)
 
 
@@ -107,8 +107,8 @@ def _os_errors(where: str) -> Iterator[None]:
         raise from_oserror(where, error, "take the lock") from None
 
 
-def _take(host: Host, real: str, since: Optional[Glance], wait: float) -> Any:
-    deadline = time.monotonic() + wait
+def _take(host: Host, real: str, since: Optional[Glance], wait: Optional[float]) -> Any:
+    deadline = time.monotonic() + (WAIT if wait is None else wait)
     before = _changed(real)
     while True:
         try:
@@ -154,8 +154,8 @@ def _changed(real: str) -> Optional[int]:
         return None
 
 
-def _flock(handle: int, host: Host, wait: float) -> None:
-    deadline = time.monotonic() + wait
+def _flock(handle: int, host: Host, wait: Optional[float]) -> None:
+    deadline = time.monotonic() + (WAIT if wait is None else wait)
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -261,7 +261,8 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        for _attempt in range(2):  # what could not be removed may be the second time; else a later run does it
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _place(inside: Optional[Host]) -> Optional[str]:

@@ -116,8 +116,7 @@ def _together(bench: Bench, contenders: List[Contender]) -> List[shim.Ended]:
 
 def _preparation(bench: Bench, contender: Contender) -> Any:
     def prepare() -> None:
-        lock.glance.__defaults__ = (PATIENCE, True)
-        lock.held.__wrapped__.__defaults__ = (None, PATIENCE)  # type: ignore[attr-defined]
+        lock.WAIT = PATIENCE
         if contender.tool:
             bench.with_tool(contender.tool, 0)()
 

@@ -30,6 +30,25 @@ def file_empty(module: KernelModule, loader: Loader) -> Iterator[Finding]:
             yield Finding(fault.code, REFUSE, fault.message, errno="EINVAL")
 
 
+def decompression(module: KernelModule, loader: Loader) -> Iterator[Finding]:
+    """kernel/module/decompress.c: module_decompress; lib/xz/xz_dec_stream.c: dec_stream_header knows no check but CRC32 and none.
+
+    kmod decompressed files itself until 30; since 31 it leaves that to a kernel that can (libkmod-module.c: do_finit_module), with no way back.
+    """
+    if "check" not in module.packed or loader.version < (5, 17) or loader.option("MODULE_DECOMPRESS") is False:
+        return
+    if loader.config and not loader.option("MODULE_COMPRESS_XZ"):  # what it decompresses is what its own modules are compressed with
+        return
+    version = loader.kmod()
+    if version is not None and version < 31:
+        return
+    message = "its .xz file has a check that this kernel's decoder does not know: compress it with xz --check=crc32, or not at all"
+    if version is None or not loader.config:
+        yield Finding("COMP_CHECK", DOUBT, message + " (whether the kernel decompresses it cannot be told)", found=module.packed)
+    else:
+        yield Finding("COMP_CHECK", REFUSE, message, found=module.packed, errno="EINVAL")
+
+
 def elf_validity(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """kernel/module/main.c: elf_validity_cache_copy (until 6.3 elf_validity_check and setup_load_info; until 5.11 elf_header_check)"""
     for fault in module.faults:

@@ -7,36 +7,40 @@
 The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the same, as notes: the loader
 would not get there, a person who mends the module will.
 """
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from itertools import takewhile
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import KmodError
+from ..errors import forgiving
 from ..read import ko
 from ..read.exports import VMLINUX, Export
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
 from ..read.runtime import Runtime, facts
-from . import file_rules, module_rules, notes, signature_rules, symbol_rules
+from . import file_rules, modprobe_notes, module_rules, notes, signature_rules, symbol_rules
 from .policy import Loader
 from .policy import loader as loader_of
 from .symbol_rules import Provided
 from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
 
 
-def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, structs: bool = False) -> List[Verdict]:
+def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, structs: bool = False,
+          without: Callable[[str], Any] = lambda path: False) -> List[Verdict]:
     """One verdict a module, in the order given.
 
     The modules are offered to each other, before what is deployed for that kernel already, and none is judged before those that it needs:
     the symbols of a refused module are not there. ``runtime`` is what holds on the machine now, by itself if it is a running one.
-    ``structs``: also note which structures have changed; images have to be unpacked for that.
+    ``structs``: also note which structures have changed; images have to be unpacked for that. ``without``: the installed files that count
+    as removed, such as those of a version that these modules replace.
     """
-    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs)
+    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs, without)
     return [group.verdict(module) for module in modules]
 
 
 class Group:
     """Modules that are loaded into one kernel together."""
 
-    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, structs: bool = False) -> None:
+    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, structs: bool,
+                 without: Callable[[str], Any]) -> None:
         self.kernel = kernel
         self.structs = structs
         loader = loader_of(kernel, runtime)
@@ -45,9 +49,10 @@ class Group:
             self.offered.setdefault(module.name, module)
         there = deployed(kernel)
         self.loader = loader._replace(owners=loader.owners - set(there))
-        self.deployed = {name: path for name, path in there.items() if name not in self.offered}
+        self.deployed = {name: path for name, path in there.items() if name not in self.offered and not without(path)}
+        self.replaced = set(there) - set(self.deployed)
         self.exported = self._exported(self.offered.values())
-        self.deployed_exported: Optional[Dict[str, Tuple[Export, KernelModule]]] = None
+        self.deployed_exported: Dict[str, Dict[str, Tuple[Export, KernelModule]]] = {}  # by module
         self.done: Dict[int, Verdict] = {}
         self.judging: List[int] = []  # a module, that which it needs, and so on
 
@@ -62,6 +67,7 @@ class Group:
         """The loader's steps in its order, each as what it finds."""
         loader = self.loader
         yield file_rules.file_empty(module, loader)
+        yield file_rules.decompression(module, loader)
         yield signature_rules.module_sig_check(module, loader)
         yield file_rules.elf_validity(module, loader)
         yield file_rules.elf_check_arch(module, loader)
@@ -84,7 +90,10 @@ class Group:
         yield file_rules.apply_relocations(module, loader)
         yield symbol_rules.verify_exported_symbols(module, loader, self.find, self._there_before(module))
         yield module_rules.btf_module_notify(module, loader)
+        yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)
+        yield modprobe_notes.configured(module, self.kernel, loader)
+        yield modprobe_notes.claimed_by_others(module, self.kernel, loader)
         yield notes.compiled_otherwise(module, loader)
         yield notes.outside_of_stablelist(module, self.kernel, loader)
         if self.structs:
@@ -97,14 +106,19 @@ class Group:
             return Provided(export)
         found = self.exported.get(symbol)
         if found is None and export is not None and export.owner in self.deployed:
-            if self.deployed_exported is None:
-                self.deployed_exported = self._exported(_readable(self.kernel, self.deployed.values()))
-            found = self.deployed_exported.get(symbol)
+            found = self._of_deployed(export.owner).get(symbol)
         if found is not None:
             return self._provided(*found)
-        if export is None or export.owner in self.offered:
+        if export is None or export.owner in self.offered or export.owner in self.deployed or export.owner in self.replaced:
             return None
         return Provided(export)
+
+    def _of_deployed(self, name: str) -> Dict[str, Tuple[Export, KernelModule]]:
+        """What one of the modules exports that lie beside the kernel's own; nothing where its file cannot be read, as a weak link may dangle."""
+        if name not in self.deployed_exported:
+            with forgiving():
+                self.deployed_exported[name] = self._exported([ko.read(self.kernel.host, self.deployed[name])])
+        return self.deployed_exported.setdefault(name, {})
 
     def _exported(self, modules: Iterable[KernelModule]) -> Dict[str, Tuple[Export, KernelModule]]:
         found: Dict[str, Tuple[Export, KernelModule]] = {}
@@ -126,9 +140,9 @@ class Group:
         return any(finding.code in ("WARN_LICENSE", "WARN_PROPRIETARY_DEP") for finding in self.verdict(module).findings)
 
     def _there_before(self, module: KernelModule) -> List[str]:
-        """The modules that are loaded for certain when this one is: those that it needs, and those of the group that come before it."""
-        names = list(self.offered)
-        return names[:names.index(module.name)] + list(symbol_rules.owners(module, self.find))
+        """The modules that are loaded for certain when this one is: those that it needs, and of the group those that come before it."""
+        before = takewhile(lambda name: name != module.name, self.offered if module.name in self.offered else ())
+        return list(before) + list(symbol_rules.owners(module, self.find))
 
 
 def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Finding]]) -> Verdict:
@@ -153,11 +167,3 @@ def deployed(kernel: Kernel) -> Dict[str, str]:
     """Module names whose file, of all that depmod finds for this kernel, is not one of the kernel's own."""
     own = (kernel.modules_dir + "/kernel/", "/usr" + kernel.modules_dir + "/kernel/")
     return {name: path for name, path in kernel.modules.items() if not path.startswith(own)}
-
-
-def _readable(kernel: Kernel, paths: Iterable[str]) -> Iterator[KernelModule]:
-    for path in paths:
-        try:
-            yield ko.read(kernel.host, path)
-        except KmodError:  # a dangling weak link, for one, provides nothing
-            continue

@@ -6,8 +6,8 @@
 from itertools import zip_longest
 from typing import Iterator, Optional, Tuple
 
-from ..errors import KmodError
-from ..read import btf, depmod, kernels
+from ..errors import KmodError, SystemFailed
+from ..read import btf, depmod, kernels, ko, names
 from ..read.exports import VMLINUX
 from ..read.kernels import Kernel
 from ..read.ko import KernelModule
@@ -27,6 +27,16 @@ def compiled_otherwise(module: KernelModule, loader: Loader) -> Iterator[Finding
     for feature, options, code, message in _COMPILED:
         if any(loader.option(option) for option in options) and feature not in module.features and "no code" not in module.features:
             yield Finding(code, NOTE, message)
+
+
+def named_otherwise(module: KernelModule) -> Iterator[Finding]:
+    """depmod and modprobe go by the file's name (``kmod: shared/util.c: path_to_modname``), the kernel by the module's own."""
+    made = ko.normal(module.path)
+    if made != module.name:
+        yield Finding("NAME_OF_FILE", NOTE, "the module is %s, and kmod makes %s of its file's name: modprobe finds it under its own name "
+                      "only in a file called %s.ko" % (module.name, made or "nothing", module.name), found=made)
+    if not names.is_module(module.name):
+        yield Finding("MODULE_NAME", NOTE, "no kernel's build gives a module the name %r" % module.name[:80])
 
 
 def namesake(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
@@ -72,8 +82,8 @@ def structs_changed(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
     theirs = _built_with(module, kernel)
     if theirs is None:
         return
-    names = theirs.behind(module.btf_ids)
-    before, now = theirs.layouts(names), ours.layouts(names)
+    used = theirs.behind(module.btf_ids)
+    before, now = theirs.layouts(used), ours.layouts(used)
     for name in sorted(set(before) & set(now)):
         if not set(before[name]) & set(now[name]):
             yield _changed(name, *_difference(before[name][0], now[name][0]))
@@ -83,6 +93,8 @@ def _built_with(module: KernelModule, kernel: Kernel) -> Optional[btf.Btf]:
     """The types of the kernel that it was built for; None where that is not installed, or is this one."""
     try:
         built_for = kernels.kernel(kernel.host, module.built_for)
+    except SystemFailed:
+        raise
     except KmodError:
         return None
     return None if built_for.release == kernel.release else btf.of_kernel(kernel.host, built_for.image, built_for.running)

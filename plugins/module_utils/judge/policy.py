@@ -10,7 +10,8 @@ import re
 from operator import itemgetter
 from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed
+from ..read import modprobe
 from ..read.exports import Export
 from ..read.kernels import Build, Kernel, Trust
 from ..read.runtime import OFFLINE, Runtime
@@ -59,6 +60,7 @@ class Loader(NamedTuple):
     notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
     trust: Callable[[], Trust] = Trust  # finding out takes time
+    kmod: Callable[[], Optional[int]] = lambda: None  # the version of the kmod that loads modules; None where it cannot be told
 
     def option(self, name: str) -> Optional[bool]:
         """Whether CONFIG_NAME is set; None where the configuration is not to be had."""
@@ -88,13 +90,15 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     exports: Dict[str, Export] = {}
     try:
         exports = kernel.exports
+    except SystemFailed:
+        raise
     except KmodError as error:
         problem = error
     return Loader(
         release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
         owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin, problem=problem,
         notes=() if problem else kernel.export_notes, runtime=runtime,
-        trust=lambda: kernel.trust)
+        trust=lambda: kernel.trust, kmod=lambda: modprobe.version(kernel.host))
 
 
 def version(release: str) -> Tuple[int, int]:

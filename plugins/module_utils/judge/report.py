@@ -9,7 +9,7 @@ from ..errors import KmodError
 from ..host import Host
 from ..read import kernels, ko
 from .loader import judge
-from .selection import Build, builds, matching, together
+from .selection import Build, builds, explained, matching, together
 from .verdict import COMPATIBLE, Verdict
 
 
@@ -20,13 +20,15 @@ def compat(host: Host, options: Dict[str, Any]) -> Tuple[bool, Dict[str, Any]]:
     """
     modules = [ko.KernelModule.from_dict(module) for module in options["described"] or ()]
     modules += [ko.read(host, path) for path in ko.find(host, options["path"] or ())]
+    if not modules:
+        raise KmodError("path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES")
     installed = kernels.installed(host)
     if not installed:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
     chosen = matching(installed, options["kernels"])
     drivers = [[Build(module.built_for, (module,))] for module in modules] if options["each"] else [builds(modules)]
-    judged = {kernel.release: [[tuple(judge(kernel, build.modules, structs=options["structs"])) for build in driver] for driver in drivers]
-              for kernel in chosen}
+    judged = {kernel.release: [[explained(judge(kernel, build.modules, structs=options["structs"]), build, driver) for build in driver]
+                               for driver in drivers] for kernel in chosen}
     takers = [release for release, answers in judged.items() if all(_takes(answer) for answer in answers)]
     checks = [verdict for answers in judged.values() for answer in answers for verdicts in answer for verdict in verdicts]
     order = {kernel.release: number for number, kernel in enumerate(chosen)}

@@ -8,9 +8,10 @@ import posixpath
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
+from ..read import names
 from ..read.kernels import Kernel, version_key
 from ..read.ko import KernelModule
-from .verdict import COMPATIBLE, INCOMPATIBLE, UNKNOWN, Verdict
+from .verdict import COMPATIBLE, INCOMPATIBLE, REFUSE, UNKNOWN, Finding, Verdict
 
 Judge = Callable[[Kernel, Sequence[KernelModule]], List[Verdict]]  # loader.judge: one verdict a module
 
@@ -46,28 +47,50 @@ def builds(modules: Iterable[KernelModule]) -> List[Build]:
     """Modules as they were found, grouped into builds by the release they were built for.
 
     Several builds for one release (versions of the driver) are told apart by their directories. Errors: those of a file that is no module;
-    VERMAGIC_ABSENT; TWO_MODULES, two files of one module in one build; BUILD_INCOMPLETE, it lacks a module that other builds of its
-    version have.
+    VERMAGIC_ABSENT; RELEASE_NAME; TWO_MODULES, two files of one module in one build.
     """
-    groups: Dict[Tuple[str, str], List[KernelModule]] = {}
     by_release: Dict[str, List[KernelModule]] = {}
     for module in modules:
         if module.faults:
-            raise KmodError(module.path, "is no module that a kernel would load: %s" % module.faults[0].message, "Copy the file again, or rebuild it",
-                            module.faults[0].code)
+            raise KmodError(module.path, "is no module that a kernel would load: %s" % module.faults[0].message,
+                            "Copy the file again, or rebuild it", module.faults[0].code)
         if not module.built_for:
-            raise KmodError(module.path, "does not say which kernel it was built for (no vermagic)", "Rebuild it with the kernel's own build system",
-                            "VERMAGIC_ABSENT")
-        by_release.setdefault(module.built_for, []).append(module)
-    for release, found in by_release.items():
-        apart = len({module.name for module in found}) < len(found)
-        for module in found:
-            groups.setdefault((release, posixpath.dirname(module.path) if apart else ""), []).append(module)
-    made = [Build(release, tuple(sorted(group, key=lambda module: module.name))) for (release, _directory), group in sorted(groups.items())]
+            raise KmodError(module.path, "does not say which kernel it was built for (no vermagic)",
+                            "Rebuild it with the kernel's own build system", "VERMAGIC_ABSENT")
+        by_release.setdefault(names.check_release(module.built_for, module.path), []).append(module)
+    made = [Build(release, tuple(sorted(group, key=lambda module: module.name)))
+            for release, found in sorted(by_release.items()) for group in _apart(found)]
     for build in made:
         _refuse_twins(build)
-    _refuse_incomplete(made)
     return made
+
+
+def _apart(modules: Sequence[KernelModule]) -> List[List[KernelModule]]:
+    """Modules for one release as builds: one, unless names recur. Then each directory below the one that they share has a build, or several;
+    directories that have no module in common and state no different version are one (``net/a.ko`` and ``scsi/b.ko``).
+    """
+    if len({module.name for module in modules}) == len(modules):
+        return [list(modules)]
+    shared = len(posixpath.commonpath([posixpath.dirname(module.path) for module in modules]).rstrip("/")) + 1
+    below: Dict[str, List[KernelModule]] = {}
+    for module in modules:
+        below.setdefault(module.path[shared:].rpartition("/")[0].partition("/")[0], []).append(module)
+    if len(below) == 1:  # all in one directory: twins
+        return [list(modules)]
+    found: List[List[KernelModule]] = []
+    for _directory, group in sorted(below.items()):
+        for part in _apart(group):
+            into = next((each for each in found if _belong(each, part)), None)
+            if into is None:
+                found.append(part)
+            else:
+                into.extend(part)
+    return found
+
+
+def _belong(one: Sequence[KernelModule], other: Sequence[KernelModule]) -> bool:
+    versions = [{module.version for module in modules if module.version} for modules in (one, other)]
+    return not {module.name for module in one} & {module.name for module in other} and (versions[0] == versions[1] or not all(versions))
 
 
 def _refuse_twins(build: Build) -> None:
@@ -76,15 +99,23 @@ def _refuse_twins(build: Build) -> None:
             raise KmodError(other.path, "is the same module as %s" % one.path, "Give one file for each module of a build", "TWO_MODULES")
 
 
-def _refuse_incomplete(made: Sequence[Build]) -> None:
-    whole: Dict[str, set] = {}
-    for build in made:
-        whole.setdefault(build.version, set()).update(module.name for module in build.modules)
-    for build in made:
-        missing = whole[build.version] - {module.name for module in build.modules}
-        if missing:
-            raise KmodError(posixpath.dirname(build.modules[0].path), "the build for %s has no %s.ko, which other builds of this version have"
-                            % (build.release, sorted(missing)[0]), "Complete it, or leave that build out", "BUILD_INCOMPLETE")
+def explained(verdicts: Sequence[Verdict], build: Build, candidates: Sequence[Build]) -> Tuple[Verdict, ...]:
+    """The verdicts on a build, where what it lacks on that kernel is a module that another build of the driver has: then that is the reason.
+
+    Whether a build is whole depends on the kernel: newer ones have modules of their own that drivers bring along for older ones.
+    """
+    own = {module.name for module in build.modules}
+    givers = {export.name: (module.name, other.release) for other in candidates for module in other.modules if module.name not in own
+              for export in module.exports}
+
+    def finding(each: Finding) -> Finding:
+        if each.code not in ("SYMBOL_MISSING", "DEP_MISSING") or each.effect != REFUSE or each.symbol not in givers:
+            return each
+        name, release = givers[each.symbol]
+        return each._replace(code="BUILD_INCOMPLETE", message="the build for %s has no %s.ko, which gives it %s; the build for %s has one"
+                             % (build.release, name, each.symbol, release))
+
+    return tuple(verdict._replace(findings=tuple(map(finding, verdict.findings))) for verdict in verdicts)
 
 
 def rank(release: str, build: Build) -> Tuple[Any, ...]:
@@ -107,7 +138,7 @@ def select(kernels: Sequence[Kernel], candidates: Sequence[Build], judge: Judge,
 def _choose(kernel: Kernel, ranked: Sequence[Build], judge: Judge) -> Choice:
     first: Optional[Choice] = None
     for build in ranked:
-        verdicts = tuple(judge(kernel, build.modules))
+        verdicts = explained(judge(kernel, build.modules), build, ranked)
         verdict, reason = together(verdicts)
         if verdict == COMPATIBLE:
             return Choice(kernel.release, build, verdict, reason, verdicts)

@@ -46,7 +46,7 @@ def state(host: Host, module: KernelModule, build_id: Optional[bytes]) -> str:
 
 def build_id(data: bytes, path: str) -> Optional[bytes]:
     """The build ID note in a module's bytes, as /sys/module/NAME/notes shows it."""
-    file = elf.parse(data, path)
+    file = elf.parse(data)
     section = file.find_any(BUILD_ID)
     return file.contents(section) if section else None
 

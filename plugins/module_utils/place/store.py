@@ -225,6 +225,12 @@ def put_build(tree: Tree, directory: str, contents: Dict[str, Content]) -> None:
             tree.remove(path)
 
 
+def keep_build(tree: Tree, directory: str, files: Dict[str, str]) -> None:
+    """Have the mark of a build that stays speak of these files (name to sha256) alone: a run that was cut off may have left others in it."""
+    if sorted(marked(tree.host, directory)) != sorted(files.items()):
+        tree.last[directory] = _rows(files.items())
+
+
 def _rows(files: Iterable[Tuple[str, str]]) -> str:
     return "".join("%s  %s\n" % (sha256, name) for name, sha256 in sorted(files))
 

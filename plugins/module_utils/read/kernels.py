@@ -8,15 +8,15 @@ import re
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
-from . import depmod, kernel_image, ko, signature, sources
+from . import depmod, kernel_image, ko, modprobe, names, signature, sources
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 from .sources import Note, Sources
 
 MODULES = ("/lib/modules", "/usr/lib/modules")
-_SHIPPED = ("kernel", "modules.order", "modules.builtin", "modules.builtin.modinfo")  # depmod makes modules.dep even for a mere store
+_SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
 
@@ -110,8 +110,22 @@ class Kernel:
     def builtin(self) -> FrozenSet[str]:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
-        lines = self.host.read_text(path).replace("-", "_").split() if self.host.is_file(path) else []
-        return frozenset(line[line.rfind("/") + 1:-len(".ko")] for line in lines)
+        return frozenset(map(ko.normal, self.host.read_text(path).split())) if self.host.is_file(path) else frozenset()
+
+    @lazy
+    def modprobe(self) -> modprobe.Config:
+        """What modprobe.d says, which holds for all kernels of a host."""
+        return modprobe.config(self.host)
+
+    @lazy
+    def aliases(self) -> Dict[str, List[Tuple[str, str]]]:
+        """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus): (pattern, module's name)."""
+        found: Dict[str, List[Tuple[str, str]]] = {}
+        own = sources.in_tree(self.modules, self.modules_dir)
+        for pattern, name in _aliases(self):
+            if name in own or name in self.builtin:
+                found.setdefault(pattern.partition(":")[0], []).append((pattern, name))
+        return found
 
     @lazy
     def stable(self) -> FrozenSet[str]:
@@ -178,16 +192,33 @@ def installed(host: Host) -> List[Kernel]:
 def kernel(host: Host, release: str) -> Kernel:
     """One installed kernel. Error: KERNEL_MISSING."""
     for directory in MODULES:
-        if "/" not in release and is_kernel(host, directory, release):
+        if is_kernel(host, directory, release):
             return Kernel(host, release, "%s/%s" % (directory, release))
     there = [each.release for each in installed(host)]
     raise KmodError(release, "no such kernel is installed", "There is: %s" % (", ".join(there) or "none"), "KERNEL_MISSING")
 
 
 def is_kernel(host: Host, directory: str, release: str) -> bool:
-    """Whether directory/release belongs to a kernel: it has an image or files that come with a kernel alone."""
+    """Whether directory/release belongs to a kernel: there are modules of its own or files that come with a kernel alone, or something
+    beside an image. What a removed kernel leaves (empty directories, depmod's files, modules of others) is none, nor is another name
+    (a symlink) of one, or what no release is called.
+    """
     path = "%s/%s" % (directory, release)
-    return host.is_dir(path) and (any(host.exists("%s/%s" % (path, name)) for name in _SHIPPED) or find_image(host, release) is not None)
+    if not names.is_release(release):
+        return False
+    try:
+        if not host.is_dir(path):
+            return False
+    except KmodError as error:
+        if error.code == "PATH_LOOP":
+            return False
+        raise
+    above, name = os.path.split(host.real(path))
+    if name != release and above == host.real(directory):
+        return False
+    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(in_tree(host, path), None):
+        return True
+    return bool(host.listdir(path)) and find_image(host, release) is not None
 
 
 def find_image(host: Host, release: str) -> Optional[str]:
@@ -209,11 +240,25 @@ def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
     todo = [modules_dir + "/kernel"]
     while todo:
         directory = todo.pop(0)
-        names = host.listdir(directory)
-        for name in names:
+        found = host.listdir(directory)
+        for name in found:
             if re.search(r"\.ko(\.(gz|xz|zst))?$", name):
                 yield "%s/%s" % (directory, name)
-        todo[:0] = ["%s/%s" % (directory, name) for name in names if "." not in name and host.is_dir("%s/%s" % (directory, name))]
+        todo[:0] = ["%s/%s" % (directory, name) for name in found if "." not in name and host.is_dir("%s/%s" % (directory, name))]
+
+
+def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
+    """By depmod's modules.alias, and by modules.builtin.modinfo (``NAME.alias=PATTERN``), which kernels have since 5.2."""
+    path = kernel.modules_dir + "/modules.alias"
+    for line in kernel.host.read_text(path, 64 << 20).splitlines() if kernel.host.is_file(path) else []:
+        words = line.split()
+        if len(words) == 3 and words[0] == "alias":
+            yield words[1], ko.normal(words[2])
+    path = kernel.modules_dir + "/modules.builtin.modinfo"
+    for entry in kernel.host.read_text(path, 64 << 20).split("\0") if kernel.host.is_file(path) else []:
+        key, _unused, value = entry.partition("=")
+        if key.endswith(".alias"):
+            yield value, ko.normal(key)
 
 
 def _build(kernel: Kernel) -> Build:
@@ -222,6 +267,8 @@ def _build(kernel: Kernel) -> Build:
     for number, path in enumerate(in_tree(kernel.host, kernel.modules_dir)):
         try:
             module = ko.read(kernel.host, path)
+        except SystemFailed:
+            raise
         except KmodError:  # a damaged one is not what this is about
             continue
         if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
@@ -246,10 +293,9 @@ def _image_vermagic(kernel: Kernel) -> Optional[str]:
 
 def _unpacked(kernel: Kernel) -> Optional[kernel_image.Image]:
     """Its image, unpacked anew; None where it has none that can be read."""
-    try:
+    with forgiving():
         return kernel_image.unpack(kernel.host.read(kernel.image), kernel.image) if kernel.image else None
-    except KmodError:
-        return None
+    return None
 
 
 _RELEASES = (

@@ -77,6 +77,7 @@ class KernelModule(NamedTuple):
     features: Tuple[str, ...] = ()  # what its code was compiled with: ibt, kcfi; or "no code"
     odd_ident: bool = False  # the ELF header's class and byte order are not those of the machine
     faults: Tuple[Fault, ...] = ()
+    packed: str = ""  # how its file is compressed, if it is: "gzip", "xz", "zstd"; "xz, check 4" for another check than CRC32 or none
 
     def info(self, key: str) -> Optional[str]:
         """The first value of a .modinfo key, as the loader takes it (``kernel/module/main.c: get_modinfo``)."""
@@ -150,15 +151,19 @@ def _rows(kind: Any, rows: Optional[Sequence[Any]]) -> Any:
     return None if rows is None else tuple(kind(*row) for row in rows)
 
 
-def normal(name: str) -> str:
-    """A module's name as the kernel has it: of "snd-hda-intel.ko.xz" it is snd_hda_intel."""
-    return re.sub(r"\.ko(\.\w+)?$", "", name.rsplit("/", 1)[-1]).replace("-", "_")
+def normal(path: str) -> str:
+    """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of megaraid_sas-07.7.ko megaraid_sas_07
+    (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.
+    """
+    return path.rsplit("/", 1)[-1].partition(".")[0].replace("-", "_")
 
 
 def find(host: Host, paths: Sequence[str]) -> List[str]:
-    """The module files at these paths, in and below those that are directories. Errors: PATH_MISSING, NO_MODULES."""
+    """The module files at these paths, in and below those that are directories. Errors: PATH_EMPTY, PATH_MISSING, NO_MODULES."""
     found: List[str] = []
     for path in paths:
+        if not path.strip("\0 \t\n") or "\0" in path:
+            raise KmodError(repr(path), "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
         before = len(found)
         if host.is_dir(path):
             _walk(host, path.rstrip("/"), found)
@@ -175,7 +180,7 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
 def _walk(host: Host, directory: str, found: List[str]) -> None:
     for name in host.listdir(directory):
         path = directory + "/" + name
-        if re.search(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?$", name):
+        if re.search(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?\Z", name) and not host.is_dir(path):
             found.append(path)
         elif host.is_dir(path) and not host.is_link(path):
             _walk(host, path, found)
@@ -183,13 +188,20 @@ def _walk(host: Host, directory: str, found: List[str]) -> None:
 
 def read(host: Host, path: str) -> KernelModule:
     """The module in a file, compressed or not. Errors: those of ``Host.open`` and of ``compression.decompress``."""
-    return parse(compression.decompress(host.read(path, LIMIT), path, LIMIT), path)
+    data = host.read(path, LIMIT)
+    return parse(compression.decompress(data, path, LIMIT), path)._replace(packed=_packed(data))
+
+
+def _packed(data: bytes) -> str:
+    """The xz file format, 2.1.1.2: the kind of check is the second byte of the stream's flags."""
+    kind = compression.detect(data) or ""
+    return "xz, check %d" % (data[7] & 15) if kind == "xz" and data[7] & 15 > 1 else kind
 
 
 def parse(data: bytes, path: str) -> KernelModule:
     """The module in the uncompressed bytes of a file."""
     body, signature = signatures.split(data)
-    file = elf.parse(body, path)
+    file = elf.parse(body)
     faults = list(file.faults)
     module = KernelModule(path, normal(path), hashlib.sha256(data).hexdigest(), len(data), file.machine, signature=signature,
                           odd_ident=file.odd_ident)
@@ -201,14 +213,14 @@ def parse(data: bytes, path: str) -> KernelModule:
 
 def brief(data: bytes, path: str) -> KernelModule:
     """The module in these bytes with its .modinfo and versions alone: what in-tree modules are asked to check other sources by."""
-    file = elf.parse(data, path)
+    file = elf.parse(data)
     return KernelModule(path, normal(path), "", len(data), file.machine, modinfo=_modinfo(file), versions=_versions_of(file),
                         ext_versions=_ext_versions(file, []))
 
 
 def exports(data: bytes, path: str) -> List[Exported]:
     """What the module in these bytes exports and nothing else of it: a kernel has a thousand of them, some with 100 000 local labels (RISC-V)."""
-    file = elf.parse(data, path)
+    file = elf.parse(data)
     return list(_exports(file, elf.SymbolTable(file)))
 
 

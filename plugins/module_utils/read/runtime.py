@@ -3,13 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What holds on the machine that is running now, and nowhere else to be read."""
-import contextlib
 import re
 from typing import FrozenSet, NamedTuple, Optional, Tuple
 
-from ..errors import KmodError
+from ..errors import forgiving
 from ..host import Host
-from . import signature
+from . import modprobe, signature
 from .kernels import Kernel
 from .signature import Certificate
 
@@ -25,6 +24,7 @@ class Runtime(NamedTuple):
     sig_enforce: Optional[bool] = None
     lockdown: Optional[bool] = None  # integrity or confidentiality
     blacklist: FrozenSet[str] = frozenset()  # module_blacklist= of the command line
+    modprobe_blacklist: FrozenSet[str] = frozenset()  # modprobe.blacklist= of the same: modprobe's affair, not the kernel's
     loaded: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
     keys: Optional[FrozenSet[str]] = None  # the kernel's asymmetric keys, as /proc/keys describes them
@@ -44,7 +44,8 @@ def facts(kernel: Kernel) -> Runtime:
     enforce = _text(host, "/sys/module/module/parameters/sig_enforce")
     lockdown = re.search(r"\[(\w+)\]", _text(host, "/sys/kernel/security/lockdown") or "")
     secure_boot = _variable(host, "SecureBoot-" + _GLOBAL)
-    named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", _text(host, "/proc/cmdline") or "")
+    line = _text(host, "/proc/cmdline") or ""
+    named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", line)
     loaded = frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines()) if kernel.running else frozenset()
     listed = _text(host, "/proc/keys") or ""
     keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
@@ -52,6 +53,7 @@ def facts(kernel: Kernel) -> Runtime:
         sig_enforce=enforce.strip() == "Y" if enforce else None,
         lockdown=lockdown.group(1) != "none" if lockdown else secure_boot[-1:] == b"\1" if secure_boot else None,
         blacklist=frozenset(name for each in named for name in each.split(",")),
+        modprobe_blacklist=modprobe.blacklisted_at_boot(line),
         loaded=loaded,
         builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
         keys=keys or None,
@@ -62,13 +64,13 @@ def facts(kernel: Kernel) -> Runtime:
 
 
 def _text(host: Host, path: str) -> Optional[str]:
-    with contextlib.suppress(KmodError):
+    with forgiving():
         return host.read_text(path)
     return None
 
 
 def _variable(host: Host, name: str) -> bytes:
     """An EFI variable: four bytes of attributes and the value; empty where there is none or it may not be read."""
-    with contextlib.suppress(KmodError):
+    with forgiving():
         return host.read(_EFI + name)
     return b""

@@ -11,10 +11,10 @@ import hashlib
 import os
 import stat
 from operator import itemgetter
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed, from_oserror
 from ..host import Host
 from . import cache, kernel_image, ko
 from .exports import VMLINUX, Export, read_symvers
@@ -22,7 +22,7 @@ from .exports import VMLINUX, Export, read_symvers
 SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
 
 # Errors that are the file's own. Any other is of this machine (no libzstd, no permission): then nothing is known, not "it exports nothing".
-DAMAGE = ("COMP_CORRUPT", "COMP_LIMIT", "ELF_HEADER", "FILE_NOT_REGULAR", "FILE_TOO_LARGE", "PATH_MISSING", "PATH_LOOP")
+DAMAGE = ("COMP_CORRUPT", "COMP_LIMIT", "FILE_NOT_REGULAR", "FILE_TOO_LARGE", "PATH_MISSING", "PATH_LOOP")
 
 
 class Note(NamedTuple):
@@ -53,7 +53,9 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             exports = load(host, modules_dir, origin, own)
             wrong = disagreement(host, exports, own)
             if wrong is None:
-                return Sources(_as_loaded(host, exports, modules, own), origin, tuple(notes))
+                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes))
+        except SystemFailed:
+            raise
         except KmodError as error:
             notes.append(Note(error.code, str(error)))
             continue
@@ -98,7 +100,7 @@ def _from_image(host: Host, modules_dir: str, path: str, own: Dict[str, str]) ->
     key = _fingerprint(host, [path] + sorted(own.values()))
     kept = cache.load(host, release, key)
     if kept is None:
-        kept = _of_modules(host, _exporting(host, modules_dir, own))
+        kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
         kept.update(kernel_image.exports(kernel_image.unpack(host.read(path), path), path))
         if host.keeps_cache:
             cache.store(host, release, key, kept)
@@ -116,21 +118,21 @@ def _fingerprint(host: Host, paths: List[str]) -> str:
         try:
             status = os.lstat(os.path.join(real[directory], name))
             status = (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
-        except OSError:  # listed in modules.dep and gone since
+        except (FileNotFoundError, NotADirectoryError):  # listed in modules.dep and gone since
             continue
+        except OSError as error:
+            raise from_oserror(path, error, "look at it") from None
         digest.update(("%s\0%d\0%d\0%d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def _exporting(host: Host, modules_dir: str, own: Dict[str, str]) -> List[Tuple[str, str]]:
     """The in-tree modules that export something: by ``modules.symbols`` where depmod has run (a third of them), else all."""
-    index = modules_dir + "/modules.symbols"
-    lines = host.read_text(index, limit=64 << 20).splitlines() if host.is_file(index) else []
-    named = {line.rpartition(" ")[2] for line in lines if line.startswith("alias symbol:")}
+    named = set(_by_symbol(host, modules_dir).values())
     return [(name, path) for name, path in sorted(own.items()) if not named or name in named]
 
 
-def _as_loaded(host: Host, exports: Dict[str, Export], modules: Dict[str, str], own: Dict[str, str]) -> Dict[str, Export]:
+def _as_loaded(host: Host, modules_dir: str, exports: Dict[str, Export], modules: Dict[str, str], own: Dict[str, str]) -> Dict[str, Export]:
     """With the modules as depmod picks them: what a symvers has of modules that are not installed or are shadowed (updates/) does not
     count, and what is installed beside the in-tree ones does. A kernel without its modules directory keeps all.
     """
@@ -139,13 +141,30 @@ def _as_loaded(host: Host, exports: Dict[str, Export], modules: Dict[str, str], 
     found = exports
     if set(map(itemgetter(3), exports.values())) - set(own) - {VMLINUX}:
         found = {symbol: export for symbol, export in exports.items() if export.owner == VMLINUX or export.owner in own}
-    found.update(_of_modules(host, sorted((name, path) for name, path in modules.items() if name not in own)))
+    beside = _of_modules(host, sorted((name, path) for name, path in modules.items() if name not in own))
+    preferred: Optional[Dict[str, str]] = None
+    for symbol, export in beside:
+        there = found.get(symbol)
+        if there is not None and there.owner == VMLINUX:  # find_symbol looks there first
+            continue
+        if there is not None and there.owner not in own:  # depmod lets the one win that it meets last, in no order of names
+            preferred = _by_symbol(host, modules_dir) if preferred is None else preferred
+            if preferred.get(symbol, export.owner) != export.owner:
+                continue
+        found[symbol] = export
     return found
 
 
-def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Dict[str, Export]:
+def _by_symbol(host: Host, modules_dir: str) -> Dict[str, str]:
+    """The module that depmod found each symbol in, by ``modules.symbols``; nothing where it has not run."""
+    index = modules_dir + "/modules.symbols"
+    lines = host.read_text(index, limit=64 << 20).splitlines() if host.is_file(index) else []
+    words = [line.split() for line in lines if line.startswith("alias symbol:")]
+    return {each[1][len("symbol:"):]: each[2] for each in words if len(each) == 3}
+
+
+def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Iterator[Tuple[str, Export]]:
     """The exports of (name, path) modules. A damaged file exports nothing: the kernel could not load it either."""
-    found: Dict[str, Export] = {}
     for name, path in modules:
         try:
             data = compression.decompress(host.read(path), path)
@@ -154,5 +173,5 @@ def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Dict[str, Export]
             if error.code in DAMAGE:
                 continue
             raise
-        found.update((each.name, Export(each.crc, each.gpl, each.namespace, name)) for each in exported)
-    return found
+        for each in exported:
+            yield each.name, Export(each.crc, each.gpl, each.namespace, name)

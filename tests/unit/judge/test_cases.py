@@ -300,7 +300,7 @@ def test_case(case: Case, tmp_path: Path) -> None:
     if verdict.reason is not None and case.number != 69:
         assert verdict.reason.code == case.code
     if case.verdict == YES and not case.code:
-        assert {finding.code for finding in verdict.findings} <= {"WARN_OOT", "SIG_ABSENT", "WARN_LICENSE"}
+        assert {finding.code for finding in verdict.findings} <= {"WARN_OOT", "SIG_ABSENT", "WARN_LICENSE", "NAME_OF_FILE"}
 
 
 def test_both_codes_are_listed(tmp_path: Path) -> None:

@@ -148,3 +148,18 @@ def test_note_of_symbols_outside_of_the_stablelist(tmp_path):
     verdict, = judged(tmp_path, ko(needs=(LAYOUT, ("printk", 0x22), ("kfree", 0x33)), release=EL9), release=EL9, family="el", exports=EXPORTS)
     note = next(finding for finding in verdict.findings if finding.code == "KABI_UNSTABLE")
     assert (verdict.verdict, note.message) == ("compatible", "1 of its symbols are outside of the kernel's stablelist (kfree)")
+
+
+@pytest.mark.parametrize("path,name,noted", [
+    ("/opt/lime-6.1.0-9-amd64.ko", "lime", "lime_6"), ("/opt/megaraid_sas-07.727.03.00.ko.xz", "megaraid_sas", "megaraid_sas_07"),
+    ("/opt/vendor.v2.ko", "vendor", None), ("/opt/snd-hda.ko.gz", "snd-hda", None), ("/opt/.ko", "vendor", "")])
+def test_note_of_a_file_under_whose_name_modprobe_does_not_look_for_the_module(path, name, noted, tmp_path):
+    verdict, = judged(tmp_path, ko(name), path=path)
+    assert verdict.verdict == "compatible"
+    assert [finding.found for finding in verdict.findings if finding.code == "NAME_OF_FILE"] == [noted] * (noted is not None)
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "a\nb", "a;b", "\x1b[31m", "x" * 60])
+def test_names_that_no_build_gives_are_noted_as_the_loader_takes_them(name, tmp_path):
+    verdict, = judged(tmp_path, ko("x", modinfo={"name": name}))
+    assert (verdict.verdict, "MODULE_NAME" in codes(verdict, "note")) == ("compatible", True)

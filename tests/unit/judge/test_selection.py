@@ -5,13 +5,21 @@
 """Which build of a driver each kernel takes."""
 from types import SimpleNamespace
 
+import build_ko
 import pytest
+from build_ko import Export, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge import selection
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, selection
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Finding, Verdict
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as ko_reader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.elf import Fault
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import installed
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.ko import KernelModule
+
+LAYOUT = ("module_layout", 0x11)
+OLD, NEW = "6.1.0-9-amd64", "6.1.0-56-amd64"
 
 
 def module(path, release="6.1.0-9", version="", name=None, faults=()):
@@ -54,10 +62,27 @@ def test_two_versions_for_one_release_are_told_apart_by_their_directories():
     assert [build.version for build in made] == ["1.0", "2.0"]
 
 
+@pytest.mark.parametrize("paths,made", [
+    (["v1/net/a", "v1/scsi/b", "v2/net/a", "v2/scsi/b"], ["v1: a b", "v2: a b"]),
+    (["a", "b", "old/a", "old/b"], ["new: a b", "old: a b"]),  # one in the other's directory
+    (["net/a", "scsi/b", "old/net/a", "old/scsi/b"], ["new: a b", "old: a b"]),
+    (["new/a", "new/b", "old/deep/net/a", "old/deep/scsi/b", "old/compat/c"], ["new: a b", "old: a b c"]),
+    (["v1/a", "v2/a", "v3/x/a"], ["v1: a", "v2: a", "v3: a"]),
+])
+def test_versions_in_nested_directories(paths, made):
+    def version(path):
+        return path.split("/")[0] if path[0] in "vo" else "new"
+
+    found = selection.builds([module("/d/%s.ko" % path, version=version(path)) for path in paths])
+    assert sorted("%s: %s" % (build.version, " ".join(each.name for each in build.modules)) for build in found) == made
+
+
 @pytest.mark.parametrize("modules,code", [
     ([module("/d/a.ko"), module("/d/a.ko.xz", name="a")], "TWO_MODULES"),
-    ([module("/d/1/a.ko"), module("/d/1/b.ko"), module("/d/2/a.ko", "6.1.0-56")], "BUILD_INCOMPLETE"),
     ([module("/d/a.ko", release="")], "VERMAGIC_ABSENT"),
+    ([module("/d/a.ko", release="../../etc/cron.d")], "RELEASE_NAME"),
+    ([module("/d/a.ko", release="6.1.0-" + "9" * 60)], "RELEASE_NAME"),
+    ([module("/d/a.ko", release="6.1.0\x1b[1m")], "RELEASE_NAME"),
     ([module("/d/a.ko", faults=[Fault("ELF_MAGIC", "not an ELF file")])], "ELF_MAGIC"),
 ])
 def test_bad_input(modules, code):
@@ -66,6 +91,44 @@ def test_bad_input(modules, code):
     assert error.value.code == code
     assert error.value.then
     assert error.value.what.startswith("/d")
+
+
+def real_builds(tmp_path, *in_tree, **modules):
+    """What each of two kernels gets of builds that are really judged: ``name_release`` -> arguments of build_ko.ko."""
+    host = Host(str(tmp_path))
+    for release in (OLD, NEW):
+        exports = build_ko.EXPORTS + tuple((symbol, crc, False, "", "drivers/compat") for symbol, crc in (("compat_init", 1),) if release in in_tree)
+        own = {"drivers/compat.ko": ko("compat", [LAYOUT], release=release, exports=[Export("compat_init", 1)])} if release in in_tree else {}
+        build_ko.kernel(tmp_path, release, exports=exports, in_tree=own)
+    given = []
+    for key, arguments in modules.items():
+        name, _unused, which = key.partition("_")
+        release = {"old": OLD, "new": NEW}[which]
+        given.append(ko_reader.parse(ko(name, release=release, **arguments), "/d/%s/%s.ko" % (which, name)))
+    return {choice.kernel: choice for choice in selection.select(installed(host), selection.builds(given), loader.judge)}
+
+
+NEEDS = {"needs": (LAYOUT, ("compat_init", 1)), "modinfo": {"depends": "compat"}}
+GIVES = {"needs": [LAYOUT], "exports": [Export("compat_init", 1)]}
+
+
+def test_a_module_that_newer_kernels_have_themselves_is_only_in_the_builds_for_older_ones(tmp_path):
+    found = real_builds(tmp_path, NEW, drv_old=NEEDS, compat_old=GIVES, drv_new=NEEDS)
+    assert {release: choice.build.release for release, choice in found.items()} == {OLD: OLD, NEW: NEW}
+
+
+def test_a_module_that_builds_for_newer_kernels_do_not_need_any_more(tmp_path):
+    found = real_builds(tmp_path, drv_old=NEEDS, compat_old=GIVES, drv_new={})
+    assert found[NEW].build.release == NEW
+
+
+def test_a_build_without_a_module_that_it_needs_is_incomplete_there_and_only_there(tmp_path):
+    """A kernel for which there is nothing better is told what is missing; the complete build is used where it fits."""
+    found = real_builds(tmp_path, drv_old=NEEDS, compat_old=dict(GIVES, unlisted=["old_only"]), drv_new=NEEDS)
+    choice = found[NEW]
+    assert choice.build is None
+    assert choice.reason == "the build for %s has no compat.ko, which gives it compat_init; the build for %s has one" % (NEW, OLD)
+    assert choice.verdicts[0].reason.code == "BUILD_INCOMPLETE"
 
 
 def test_versions_may_differ_in_their_modules():

@@ -4,6 +4,7 @@
 
 """Which kernels are installed, in which order, and what they say of themselves."""
 import random
+import shutil
 
 import build_ko
 import pytest
@@ -52,6 +53,60 @@ def test_a_store_of_modules_is_no_kernel(tmp_path):
     store.mkdir(parents=True)
     (store / "vendor.ko").write_bytes(ko())
     (store.parent / "modules.dep").write_text("extra/vendor.ko:\n")
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
+
+
+REMOVED = "6.1.0-1-amd64"
+
+
+@pytest.mark.parametrize("left", [
+    [""], ["kernel/"], ["kernel/drivers/net/"], ["modules.dep", "modules.dep.bin", "modules.alias", "modules.symbols.bin", "modules.builtin.bin"],
+    ["weak-updates/vendor.ko"], ["build"], ["updates/dkms/a.ko", "modules.dep", "kernel/"], ["kernel/drivers/readme"],
+])
+def test_what_a_removed_kernel_leaves_is_no_kernel(left, tmp_path):
+    build_ko.kernel(tmp_path)
+    for name in left:
+        path = tmp_path / "lib/modules" / REMOVED / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"") if name and not name.endswith("/") else path.mkdir(exist_ok=True)
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
+
+
+def test_an_empty_directory_is_no_kernel_even_where_an_image_was_left(tmp_path):
+    build_ko.kernel(tmp_path)
+    (tmp_path / "lib/modules" / REMOVED).mkdir()
+    (tmp_path / "boot" / ("vmlinuz-" + REMOVED)).write_bytes(b"")
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
+
+
+@pytest.mark.parametrize("left", ["kernel/a/b.ko.xz", "modules.order", "modules.builtin"])
+def test_what_comes_with_a_kernel_alone_is_one(left, tmp_path):
+    path = tmp_path / "lib/modules" / REMOVED / left
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [REMOVED]
+
+
+@pytest.mark.parametrize("name", ["test", "--help", "kabi-current", "6", "v6.1.0", "6.1.0 copy", "6.1.0;x", "6.1.0\n", "\u0666.1", "6.1." + "0" * 64,
+                                  "6.1.0-9-amd64.bak\x1b[1m", ".6.1.0"])
+def test_a_directory_that_is_called_as_no_release_is_no_kernel(name, tmp_path):
+    top = build_ko.kernel(tmp_path)
+    shutil.copytree(str(top), str(top.parent / name))
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
+
+
+@pytest.mark.parametrize("target", ["gone", "6.1.0-1", "6.1.0-9-amd64", "../modules/6.1.0-9-amd64", "/dev/null"])
+def test_neither_a_symlink_that_leads_nowhere_nor_another_name_of_a_kernel_is_one(target, tmp_path):
+    top = build_ko.kernel(tmp_path)
+    (top.parent / "6.1.0-1").symlink_to(target)
+    assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
+
+
+def test_a_kernel_may_lie_elsewhere(tmp_path):
+    top = build_ko.kernel(tmp_path)
+    (tmp_path / "srv").mkdir()
+    top.rename(tmp_path / "srv" / top.name)
+    top.symlink_to("/srv/" + top.name)
     assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
 
 

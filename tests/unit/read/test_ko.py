@@ -3,9 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A module file becomes plain data, whatever machine it is made for and whatever is wrong with it."""
+import gzip
+import hashlib
 import json
 import random
+import shutil
 import struct
+import subprocess
 
 import build_ko
 import pytest
@@ -14,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.ko import Exported, KernelModule, Undefined, Version
 
@@ -79,6 +84,34 @@ def test_name_of_modinfo_then_of_struct_module_then_of_the_file():
     assert modules.parse(b"no module", "/lib/snd-hda.ko.xz").name == "snd_hda"
 
 
+@pytest.mark.parametrize("path,name", [
+    ("lime-6.1.0-9-amd64.ko", "lime_6"), ("/x/megaraid_sas-07.727.03.00.ko", "megaraid_sas_07"), ("a.b/snd-hda-intel.ko.xz", "snd_hda_intel"),
+    ("a-b", "a_b"), (".ko", "")])
+def test_the_name_that_kmod_makes_of_a_files(path, name):
+    assert modules.normal(path) == name
+
+
+@pytest.mark.parametrize("file", ["lime-6.1.0-9-amd64.ko", "megaraid_sas-07.727.03.00.ko", "snd-hda-intel.ko"])
+@pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
+def test_the_name_that_the_real_kmod_makes_of_a_files(file, tmp_path):
+    top = build_ko.kernel(tmp_path)
+    (top / "extra").mkdir()
+    (top / "extra" / file).write_bytes(ko("inside", aliases=["of:probe"]))
+    subprocess.run(["depmod", "-b", str(tmp_path), build_ko.RELEASE], check=True, stderr=subprocess.DEVNULL)
+    lines = (top / "modules.alias").read_text().splitlines()
+    assert [line.split()[2] for line in lines if "of:probe" in line] == [modules.normal(file)]
+
+
+@pytest.mark.parametrize("paths,code", [([""], "PATH_EMPTY"), ([" \t"], "PATH_EMPTY"), (["/a.ko", ""], "PATH_EMPTY"), (["a\0b"], "PATH_EMPTY"),
+                                        (["/none"], "PATH_MISSING"), (["/empty"], "NO_MODULES"), (["/a.ko/b"], "PATH_MISSING")])
+def test_paths_that_name_no_module_are_errors_that_say_so(paths, code, tmp_path):
+    (tmp_path / "a.ko").write_bytes(ko())
+    (tmp_path / "empty/dir.ko").mkdir(parents=True)
+    with pytest.raises(KmodError) as caught:
+        modules.find(Host(str(tmp_path)), paths)
+    assert (caught.value.code, bool(caught.value.then)) == (code, True)
+
+
 def test_first_value_counts():
     module = parse(modinfo={"license": "GPL"}, extra=[])
     assert module.license == "GPL" and module.depends == [] and module.built_for == build_ko.RELEASE
@@ -87,11 +120,6 @@ def test_first_value_counts():
 
 
 def test_the_digest_is_that_of_the_uncompressed_file(tmp_path):
-    import gzip
-    import hashlib
-
-    from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-
     (tmp_path / "a.ko.gz").write_bytes(gzip.compress(ko()))
     assert modules.read(Host(str(tmp_path)), "/a.ko.gz").sha256 == hashlib.sha256(ko()).hexdigest()
 
