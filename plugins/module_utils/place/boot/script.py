@@ -4,11 +4,13 @@
 
 """GRUB 2's script language, as far as finding menu entries in a grub.cfg and changing single words of them needs it."""
 import functools
+import itertools
 import re
-from typing import Iterator, List, Mapping, NamedTuple, Optional
+from typing import Callable, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple, TypeVar
 
 from ...errors import KmodError
 
+State = TypeVar("State")
 DEPTH = 50  # of blocks; a menu has three
 KEYWORDS = ("if", "then", "elif", "else", "while", "until", "do", "!")
 
@@ -72,6 +74,7 @@ class Command(NamedTuple):
     body: Optional[List["Command"]]  # type: ignore[misc]
     start: int
     stop: int
+    keywords: Tuple[str, ...] = ()  # in front of it; some stand alone, of no words
 
     @property
     def name(self) -> str:
@@ -120,15 +123,33 @@ def parse(text: str, path: str) -> List[Command]:
 
 
 def _plain(words: List[Word]) -> List[Word]:
-    while words and words[0].raw in KEYWORDS:
-        words = words[1:]
-    return words
+    return list(itertools.dropwhile(lambda word: word.raw in KEYWORDS, words))
 
 
 def _finish(level: List[Command], words: List[Word]) -> None:
-    words = _plain(words)
     if words:
-        level.append(Command(words, None, words[0].start, words[-1].stop))
+        plain = _plain(words)
+        keywords = tuple(word.raw for word in words[:len(words) - len(plain)])
+        level.append(Command(plain, None, (plain or words)[0].start, words[-1].stop, keywords))
+
+
+def ways(commands: Iterable[Command], step: Callable[[Command, State], State], start: State) -> Set[State]:
+    """What is reached at the end of commands, by whatever way through their conditions; ``step`` tells what a command makes of a state."""
+    states = {start}
+    inside: List[Tuple[Set[State], Set[State], bool]] = []  # of each block: what came in, what its branches so far came to, whether it has an else
+    for command in commands:
+        for keyword in command.keywords:
+            if keyword in ("if", "while", "until"):
+                inside.append((set(states), set(), False))
+            elif keyword in ("elif", "else") and inside:
+                came, done, _unused = inside.pop()
+                inside.append((came, done | states, keyword == "else"))
+                states = set(came)
+        if command.name in ("fi", "done") and inside:
+            came, done, complete = inside.pop()
+            states |= done if complete else done | came
+        states = {step(command, state) for state in states}
+    return states
 
 
 def _malformed(path: str, text: str, position: int, what: str) -> KmodError:
