@@ -7,13 +7,15 @@ import bz2
 import gzip
 import lzma
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple, Union
 
+import build_ko
+
 FILE, DIRECTORY, LINK = 0o100644, 0o040755, 0o120777
 RELEASE = "6.1.0-1-test"
+LAYOUT = ("module_layout", 0x11)
 DEPMOD = shutil.which("depmod") or ""
 
 
@@ -62,23 +64,12 @@ COMPRESSIONS: Dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def ko(name: str, depends: str = "", alias: str = "", firmware: Sequence[str] = (), filler: bytes = b"", release: str = RELEASE) -> bytes:
-    """A relocatable x86-64 ELF file with what modinfo and depmod look at."""
-    info = ["vermagic=%s SMP mod_unload modversions " % release, "name=" + name, "depends=" + depends, "license=GPL", "version=1"]
-    info += ["alias=" + alias] if alias else []
-    info += ["firmware=" + each for each in firmware]
-    names = b"\0.modinfo\0.symtab\0.strtab\0.shstrtab\0.data\0"
-    bodies = [(".modinfo", 1, b"\0".join(text.encode() for text in info) + b"\0"), (".symtab", 2, bytes(24)), (".strtab", 3, b"\0"),
-              (".shstrtab", 3, names), (".data", 1, filler or b"\0")]
-    out, headers = b"", [bytes(64)]
-    for section, kind, body in bodies:
-        out += bytes(-len(out) % 8)
-        headers.append(struct.pack("<IIQQQQIIQQ", names.index(section.encode()), kind, 2, 0, 64 + len(out), len(body),
-                                   3 if kind == 2 else 0, 1 if kind == 2 else 0, 8, 24 if kind == 2 else 0))
-        out += body
-    out += bytes(-len(out) % 8)
-    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0, 64 + len(out), 0, 64, 0, 0, 64, len(headers), 4)
-    return head + out + b"".join(headers)
+def ko(name: str, depends: str = "", alias: str = "", firmware: Sequence[str] = (), filler: bytes = b"", release: str = RELEASE,
+       needs: Sequence[Tuple[str, int]] = (), exports: Sequence[Tuple[str, int]] = ()) -> bytes:
+    """A module that the kernel of ``Machine`` loads. ``needs`` and ``exports``: (symbol, crc)."""
+    return build_ko.ko(name, [LAYOUT, *needs], release=release, modinfo={"depends": depends, "version": "1"}, firmware=firmware,
+                       aliases=[alias] if alias else [], exports=[build_ko.Export(*each) for each in exports],
+                       extra=[build_ko.Section(".data", filler or b"\0")])
 
 
 def modules(path: str, files: Dict[str, bytes], work: Path, **more: bytes) -> Dict[str, Union[bytes, str, None]]:
@@ -132,4 +123,14 @@ class Machine:
         return {str(path): (path.stat().st_mode, path.read_bytes()) for path in files}
 
     def boot(self) -> List[str]:
+        """What lies in /boot, but for the marks beside variants."""
+        return [name for name in self.all_in_boot() if not name.endswith(".outoftree.kmod")]
+
+    def all_in_boot(self) -> List[str]:
         return sorted(path.name for path in (self.root / "boot").iterdir())
+
+    def variant(self, number: int = 1) -> Path:
+        return self.root / "boot" / ("%s.%d" % (self.base.name, number))
+
+    def mark(self, number: int = 1) -> Path:
+        return self.root / "boot" / (".%s.%d.outoftree.kmod" % (self.base.name, number))

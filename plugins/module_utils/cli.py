@@ -118,6 +118,8 @@ def _variant_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--list", metavar="FILE", help="list the files of an image, as the kernel unpacks it")
     each.add_argument("--method", choices=["auto", "overlay", "segment", "rebuild"], default="auto", help="how to make them")
     each.add_argument("--early-load", action="store_true", help="load the driver at the very start of the initramfs")
+    each.add_argument("--entries", choices=["refuse", "remove"], default="refuse",
+                      help="with --absent: what to do about boot entries that start a variant (default: refuse, and name them)")
     _change_options(each, several=True)
     return each
 
@@ -201,7 +203,7 @@ def variant(options: argparse.Namespace) -> int:
         _show(options, rows, _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"], row["path"]] for row in rows]))
         return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
     request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
-    result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel) if options.absent
+    result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel, options.entries) if options.absent
                      else variants.present(host, request, options.kernel))
     _show(options, result, _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
                                     + [["", "pruned", path] for path in result["pruned"]]))

@@ -15,7 +15,10 @@ description:
   - A variant is verified before it gets its name. It is unpacked by the kernel's own rules, everything that the shipped image has must
     still be in it, the driver's modules must be those that were asked for, and no other copy of them may win.
   - When the distribution makes its image anew, the variant is known to be out of date and made again, under its number, on the next run.
-  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry).
+  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry). Where boots start one that is to be made again, the old default is
+    back before it is written, since what is in it by then was never tried.
+  - The driver's modules are judged together with those that the variant has for them. What the kernel would not load out of it is refused.
+  - Beside each variant lies a small hidden file that tells that it is one, for when the variant is too damaged to say so itself.
 options:
   driver:
     description:
@@ -65,6 +68,14 @@ options:
         for when the variant is booted.
     type: bool
     default: false
+  entries:
+    description:
+      - What to do with O(state=absent) about boot entries that start a variant.
+      - With V(refuse) it is an error (C(VARIANT_STARTED)) that names them, and nothing is removed.
+      - With V(remove) the entries of this collection are removed first, and the old default is back. Other entries are never touched, and refused.
+    type: str
+    choices: [refuse, remove]
+    default: refuse
   state:
     description:
       - Whether the variants are there.
@@ -111,6 +122,12 @@ EXAMPLES = r"""
   outoftree.kmod.initrd_variant:
     driver: ootedu
     state: absent
+
+- name: The same, with the boot entries that start them
+  outoftree.kmod.initrd_variant:
+    driver: ootedu
+    state: absent
+    entries: remove
 """
 
 RETURN = r"""
@@ -131,7 +148,9 @@ variants:
       returned: always
       sample: /boot/initrd.img-6.1.0-56-cloud-amd64.1
     status:
-      description: What is done about it. One of C(current), C(created), C(replaced), C(removed) and C(possible).
+      description:
+        - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and C(foreign) where somebody else's file
+          is in the place of a variant by now, which is left alone.
       type: str
       returned: always
       sample: created
@@ -193,7 +212,9 @@ variants:
           sha256: 3abaed2d378dd65f0fb48a0c1a6b2bcd31f60ecddf264b15fb21697444c09194
           version: '1.0'
     dependencies:
-      description: Modules of the kernel that the driver depends on and that the shipped image lacks.
+      description:
+        - Modules that the driver depends on and that the shipped image lacks, or has another file of than the out-of-tree one that the kernel's
+          own tree has (a driver stack that replaces the kernel's).
       type: list
       elements: str
       returned: O(state=present)
@@ -205,11 +226,17 @@ variants:
       returned: O(state=present)
       sample: []
     firmware_missing:
-      description: Firmware files that the driver names and that neither the image nor the host has.
+      description: Firmware files, or patterns for them, that the driver names and that neither the image nor the host has.
       type: list
       elements: str
       returned: O(state=present)
       sample: []
+    mark:
+      description:
+        - The line that is found in C(/run/outoftree.kmod.variant) once the variant was booted. Empty where the image has no way to write it.
+      type: str
+      returned: O(state=present)
+      sample: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
     phases:
       description: How long the steps of a rebuild took, in seconds.
       type: list
@@ -220,6 +247,21 @@ variants:
           seconds: 4.9
         - name: verify
           seconds: 0.3
+given_back:
+  description:
+    - The entries that boots started until now, and which start a variant that is replaced. The old default is back before that.
+    - C(path) is the variant and C(entry) the title of the entry.
+  returned: when there are any
+  type: list
+  elements: dict
+  sample:
+    - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
+      entry: "With driver ootedu: Debian GNU/Linux"
+msg:
+  description: Which drivers there are variants of.
+  returned: when O(state=absent) finds no such variant, and there are others
+  type: str
+  sample: There is no such variant; there are variants with ootedu.
 pruned:
   description: Variants that are removed because their kernel is no longer installed.
   returned: success
@@ -258,6 +300,7 @@ def main():
             method=dict(type="str", choices=["auto", "overlay", "segment", "rebuild"], default="auto"),
             early_load=dict(type="bool", default=False),
             ignore_tpm=dict(type="bool", default=False),
+            entries=dict(type="str", choices=["refuse", "remove"], default="refuse"),
             state=dict(type="str", choices=["present", "absent", "possible"], default="present"),
         ),
         supports_check_mode=True,

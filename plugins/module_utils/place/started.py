@@ -32,27 +32,13 @@ def verified(host: Host, release: str, paths: Tuple[str, ...]) -> Verified:
     """A look at a kernel's images. One that is not there is left to whoever wants it."""
     stale, mark = None, ""
     for path in paths if all(host.is_file(path) for path in paths) else ():
+        try:
+            variant.verified(host, release, [path])
+        except KmodError as error:
+            return Verified(paths, damage=error)
         found = manifest.find(host, path)
-        damage = _damage(host, release, path, found)
-        if damage:
-            return Verified(paths, damage=damage)
         if found:
             mark = str(found.contents.get("mark", ""))
             if not host.is_file(found.base) or image.checksum(host, found.base)[1] != found.wants["base"]["sha256"]:
                 stale = "was made of another %s than the one that is there now" % found.base
     return Verified(paths, stale=stale, mark=mark)
-
-
-def _damage(host: Host, release: str, path: str, found: Optional[manifest.Variant]) -> Optional[KmodError]:
-    why = "is not what was written: the digests of its manifest do not match"
-    try:
-        if found is None:
-            image.read(host, path)
-            return None
-        if found.wants["kernel"] != release:
-            why = "is a variant for %s, not for %s" % (found.wants["kernel"], release)
-        elif manifest.checked(host, found) is not None:
-            return None
-    except KmodError as error:
-        why = "is no whole initramfs image: %s" % error.why
-    return KmodError(path, why, "Make it again (outoftree.kmod.initrd_variant); until then boot: shipped has the old default back", "VARIANT_DAMAGED")

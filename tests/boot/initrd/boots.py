@@ -52,17 +52,18 @@ def cases() -> List[Case]:
     for suite in SUITES:
         for tool in ("initramfs-tools", "dracut"):
             made += [Case(Base(suite, tool, kind)) for kind in COMPRESSIONS] + [Case(Base(suite, tool, "zstd", True))]
-            made += [Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild")]
+            made += [Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild", "proof")]
         made += [Case(Base(suite, "initramfs-tools", "lz4"), "too few NULs"), Case(Base(suite, "initramfs-tools", "gzip"), "off by 1"),
                  Case(Base(suite, "initramfs-tools"), "directory lib")]
         if suite == "trixie":  # bookworm's mkosi makes no initrds, and sid's stops on a machine whose own kernel has no /proc/modules
-            made += [Case(Base(suite, "mkosi-initrd"), what) for what in ("overlay", "namesake", "rebuild")]
+            made += [Case(Base(suite, "mkosi-initrd"), what) for what in ("overlay", "namesake", "rebuild", "proof")]
     return made
 
 
 FAST = [Case(Base("bookworm", "initramfs-tools", "lz4")), Case(Base("trixie", "initramfs-tools", "zstd", True)),
         Case(Base("sid", "initramfs-tools", "zstd", True)), Case(Base("trixie", "dracut", "gzip")), Case(Base("sid", "initramfs-tools"), "namesake"),
-        Case(Base("bookworm", "initramfs-tools"), "early"), Case(Base("bookworm", "initramfs-tools", "lz4"), "too few NULs")]
+        Case(Base("bookworm", "initramfs-tools"), "early"), Case(Base("trixie", "initramfs-tools"), "proof"), Case(Base("trixie", "dracut"), "proof"),
+        Case(Base("bookworm", "initramfs-tools", "lz4"), "too few NULs")]
 
 
 # What is booted
@@ -109,6 +110,7 @@ def booted_image(case: Case, work: Path) -> Path:
     if method == "rebuild":
         tool = row["phases"][0]["name"]
         assert tool == {"initramfs-tools": "mkinitramfs"}.get(case.base.tool, case.base.tool), "rebuilt by %s" % tool
+    (work / "mark").write_text(row["mark"])
     shipped, made = (Path(host.real(row[key])).read_bytes() for key in ("base", "path"))
     if case.what == "segment":
         made = shipped + bytes(-len(shipped) % 4) + made  # as GRUB and systemd-boot put it into memory
@@ -150,10 +152,25 @@ def agrees(image: bytes, sound: bool) -> None:
     assert ours == {path: (mode, hashlib.sha256(content).hexdigest()) for path, (mode, content) in files.items()}, "reader and simulator differ"
 
 
+def root_disk(work: Path) -> Path:
+    """A system whose init says what the early boot has left in /run, and ends the machine."""
+    tree = work / "root"
+    for directory in ("sbin", "etc", "usr/lib", "usr/bin", "dev", "proc", "sys", "run", "tmp", "var"):
+        (tree / directory).mkdir(parents=True)
+    for name in ("etc/os-release", "usr/lib/os-release"):
+        (tree / name).write_text("ID=test\nNAME=test\n")
+    qemu.static(HERE / "says.c", tree / "sbin/init")
+    debian.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(work / "disk"), "64M"])
+    return work / "disk"
+
+
 # What must be seen
 
-def verdict(case: Case, console: str) -> Optional[str]:
+def verdict(case: Case, console: str, mark: str) -> Optional[str]:
     """What is wrong with what the console shows, None if it is as it must be."""
+    if case.what == "proof":
+        seen = re.search(r"variant: (\w*)", console)
+        return None if seen and seen.group(1) == mark != "" else "what proves the variant was not found in /run, or was not promised"
     failed = re.search(r"Initramfs unpacking failed: (.*)", console)
     loaded, bound = re.search(LOADED, console), re.search(BOUND, console)
     if case.what in ("too few NULs", "off by 1"):
@@ -175,10 +192,14 @@ def run(case: Case) -> Optional[str]:
         try:
             kernel = images.kernel(case.base.suite)
             initrd = booted_image(case, Path(directory))
-            console = qemu.boot(debian.vmlinuz(kernel), initrd, APPEND[case.base.tool], 420, BOUND + "|" + END, ["edu"], 1024)
+            proof = case.what == "proof"
+            disk = ["-drive", "file=%s,if=virtio,format=raw" % root_disk(Path(directory))] if proof else []
+            console = qemu.boot(debian.vmlinuz(kernel), initrd, "root=/dev/vda rw" if proof else APPEND[case.base.tool], 420,
+                                END if proof else BOUND + "|" + END, ["edu"], 1024, extra=disk)
+            mark = (Path(directory) / "mark").read_text()
         except (KmodError, AssertionError, debian.LabError, subprocess.SubprocessError) as error:
             return str(error)
-    wrong = verdict(case, console)
+    wrong = verdict(case, console, mark)
     return wrong and "%s; the console ends with:\n%s" % (wrong, console[-2000:])
 
 

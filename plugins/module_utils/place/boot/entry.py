@@ -202,6 +202,19 @@ def give_back(host: Host, paths: Sequence[str]) -> Plan:
     return plan
 
 
+def without(host: Host, paths: Sequence[str]) -> Plan:
+    """Plan that no entry of ours starts one of these images on the host: before an image goes. The old default is back first."""
+    plan = Plan(host)
+    for loader in detect.installed(host):
+        module, view = LOADERS[loader.kind], View(host)
+        before = module.menu(View(host), loader)
+        gone = [entry for entry in before.entries if entry.driver and starts(host, entry, paths)]
+        _drop(view, loader, gone)
+        _check(loader, before, module.menu(view, loader), {}, any(_same(before.default, entry) for entry in gone))
+        plan.extend(view.plan())
+    return plan
+
+
 def _chosen(host: Host, loader: Loader, view: View, paths: Sequence[str]) -> List[Entry]:
     menu = LOADERS[loader.kind].menu(view, loader)
     return [entry for entry in menu.entries if (_same(menu.default, entry) or menu.once == entry.id) and starts(host, entry, paths)]

@@ -69,10 +69,11 @@ def padding(size: int, to: int = 4) -> int:
     return -size % to
 
 
-def archive(items: Iterable[Item]) -> List[Tuple[Item, bytes]]:
-    """Each item with the bytes that precede its data. Owner root, times 0 and inodes in order: the same items give the same bytes."""
+def archive(items: Iterable[Item], first: int = 1) -> List[Tuple[Item, bytes]]:
+    """Each item, and the trailer, with the bytes that precede its data. Owner root, times 0 and inodes in order from ``first``: the same items
+    give the same bytes."""
     built = []
-    for number, entry in enumerate(list(items) + [Item(TRAILER, 0)], 1):
+    for number, entry in enumerate(list(items) + [Item(TRAILER, 0)], first):
         name = entry.name.encode("utf-8", "surrogateescape") + b"\0"
         links = 2 if entry.mode & FORMAT == DIRECTORY else 1
         values = (number, entry.mode, 0, 0, links, 0, entry.size, 0, 0, 0, 0, len(name), 0)

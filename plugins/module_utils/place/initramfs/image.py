@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The image that a distribution ships for a kernel: where it is, what is in it."""
+import contextlib
 import hashlib
 import os
 import re
+import zlib
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
@@ -26,16 +28,53 @@ BOOT = ("/boot", "/efi", "/boot/efi")
 # The real root of a "squash" image of dracut is a file in it, which is mounted over everything else
 SQUASHED = ("squash-root.img", "squashfs-root.img", "erofs-root.img", "squash/root.img")
 MODULE = re.compile(r"\.ko(\.(gz|xz|zst|bz2))?$")
+SEGMENT_PIECE = 4096  # for the Digest of a file that is one segment, whose size is not known before
+
+
+class Digest:
+    """The sha256 of bytes as they come, and a CRC-32 of each piece of them, by which the remains of a damaged file are known (see witness)."""
+
+    def __init__(self, piece: int) -> None:
+        self.piece = piece
+        self.start = b""
+        self.pieces: Tuple[int, ...] = ()
+        self.whole = hashlib.sha256()
+        self._crc = self._filled = 0
+
+    @classmethod
+    def for_size(cls, size: int) -> "Digest":
+        """With some 64 pieces where there are about so many bytes."""
+        return cls(max(512, -(-size // 64 // 512) * 512))
+
+    def update(self, data: bytes) -> None:
+        self.start += data[:64 - len(self.start)]
+        self.whole.update(data)
+        view = memoryview(data)
+        while view:
+            part = view[:self.piece - self._filled]
+            self._crc, self._filled, view = zlib.crc32(part, self._crc), self._filled + len(part), view[len(part):]
+            if self._filled == self.piece:
+                self.pieces += (self._crc & 0xffffffff,)
+                self._crc = self._filled = 0
+
+    def copy(self) -> "Digest":
+        """One that goes on by itself."""
+        other = Digest(self.piece)
+        other.__dict__.update(self.__dict__, whole=self.whole.copy())
+        return other
+
+    def hexdigest(self) -> str:
+        return self.whole.hexdigest()
 
 
 class Image(NamedTuple):
-    """An image as read: ``digest`` is the sha256 object, which goes on with what is appended."""
+    """An image as read: ``digest`` goes on with what is appended."""
 
     path: str
     size: int
     mode: int
     owner: Tuple[int, int]
-    digest: Any
+    digest: Digest
     tree: Tree
     segments: List[Segment]
 
@@ -45,13 +84,26 @@ class Image(NamedTuple):
 
 
 def directories(host: Host) -> Iterator[str]:
-    """Where images lie: /boot and the EFI system partition, and in kernel-install's "bls" layout a directory per entry token and kernel."""
+    """Where images lie: /boot and the EFI system partition, and in kernel-install's "bls" layout a directory per entry token and kernel.
+
+    Each once, under the first of its names: /efi may be a symlink to /boot. What cannot be looked into is passed over.
+    """
+    seen = set()
     for boot in BOOT:
-        yield boot
-        for token in host.listdir(boot):
-            for release in host.listdir("%s/%s" % (boot, token)):
-                if host.is_dir("%s/%s/%s" % (boot, token, release)):
-                    yield "%s/%s/%s" % (boot, token, release)
+        below = ["%s/%s/%s" % (boot, token, release) for token in _names(host, boot) for release in _names(host, "%s/%s" % (boot, token))]
+        for directory in [boot] + below:
+            with contextlib.suppress(KmodError):
+                real = host.real(directory)
+                if real not in seen and host.is_dir(directory):
+                    seen.add(real)
+                    yield directory
+
+
+def _names(host: Host, directory: str) -> List[str]:
+    try:
+        return host.listdir(directory)
+    except KmodError:  # a symlink loop, for one
+        return []
 
 
 def shipped(host: Host, release: str) -> str:
@@ -59,10 +111,11 @@ def shipped(host: Host, release: str) -> str:
 
     Errors: INITRD_MISSING, INITRD_UKI, INITRD_NOT_FILE, INITRD_OUTSIDE.
     """
-    known = list(directories(host))
-    started = shipped_entry.initramfs(host, release) or ""
-    usual = [name % release for name in NAMES] + [directory + "/initrd" for directory in known if directory.endswith("/" + release)]
-    for path in ([started] if os.path.dirname(started) in known else []) + usual:
+    known = {host.real(directory): directory for directory in directories(host)}
+    started = shipped_entry.initramfs(host, release) or "/"
+    within = known.get(host.real(os.path.dirname(started)))
+    usual = [name % release for name in NAMES] + [directory + "/initrd" for directory in known.values() if directory.endswith("/" + release)]
+    for path in (["%s/%s" % (within, os.path.basename(started))] if within else []) + usual:
         status = host.stat(path)
         if status is None:
             continue
@@ -87,7 +140,7 @@ def read(host: Host, path: str, wanted: Optional[Wanted] = None) -> Image:
     with host.open(path) as reader:
         if reader.at(0, 2) == b"MZ":
             raise KmodError(path, "is an EFI program, not an initramfs image", "Use a kernel whose initramfs is a file of its own", "INITRD_UKI")
-        digest, tree = hashlib.sha256(), Tree()
+        digest, tree = Digest.for_size(reader.size), Tree()
         segments = unpack(_hashed(reader, digest), path, tree, wanted)
         unchanged(reader)
         if not segments:

@@ -8,14 +8,13 @@ It holds the driver's modules (uncompressed: the kmod of an old image reads noth
 indexes of the image's own module tree as the host's depmod makes them with the driver in it.
 """
 import hashlib
-import os
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from ...host import Host
 from ...read import ko
-from . import cpio, manifest, parts
-from .image import MODULE, SIZE_LIMIT, Image, dependencies, generator, module_name, modules_dir, place, squashed
+from . import cpio, early, manifest, needs, parts
+from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, dependencies, generator, module_name, modules_dir, place, squashed
 from .segments import Node, Sink, Tree, unpack
 
 ALIGN = 512
@@ -23,10 +22,10 @@ NULS = 8  # an lz4 decoder reads 4 of them as its end; fewer, and it takes the n
 
 
 class Overlay(NamedTuple):
-    """The segment with the padding before it. ``sha256`` is that of the whole variant, ``contents`` what was added."""
+    """The segment with the padding before it. ``digest`` is that of the whole variant, ``contents`` what was added."""
 
     size: int
-    sha256: str
+    digest: Digest
     chunks: Callable[[], Iterator[bytes]]
     contents: Dict[str, Any]
 
@@ -43,34 +42,42 @@ def build(host: Host, release: str, modules: Sequence[ko.KernelModule], image: I
           method: str) -> Overlay:
     """The overlay that puts ``modules`` into ``image``, whose module tree is in ``store``. The image's tree becomes the variant's.
 
-    There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, INITRD_VERIFY.
+    There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, MODULE_NAME, VARIANT_REFUSED, INITRD_VERIFY.
     """
     prefix = modules_dir(image.tree, release)
     had = store.tree(image.tree, prefix)
     known = parts.indexed(had)
-    extra = parts.dependencies_of(host, release, modules, known, had)
-    ours = {"updates/" + os.path.basename(MODULE.sub(".ko", module.path)): module for module in modules}
+    ours = {"updates/" + needs.file_name(module): module for module in modules}
     if len({module.name for module in modules}) != len(modules) or len(ours) != len(modules):
         raise KmodError(", ".join(sorted(module.path for module in modules)), "are several builds of one module", "Name one build", "MODULE_TWICE")
+    needed = needs.Needed(host, release, known, had)
+    extra = needed.extra(modules)
     added = dict(ours, **extra)
     names = {module.name for module in added.values()}
     kept = {path: had[path] for name, path in known.items() if name not in names}
     indexes = parts.indexes(host, release, store.directory, had, kept, added)
+    needs.check(needed, indexes["modules.dep"].decode("utf-8", "replace"), added, kept)
 
     files = [cpio.Item(prefix + "/" + path, cpio.REGULAR | 0o644, module.size, parts.reader(host, module.path))
              for path, module in sorted(added.items())]
-    firmware, absent = parts.firmware(host, release, image.tree, list(modules) + list(extra.values()))
+    firmware, absent = needs.firmware(host, release, image.tree, list(modules) + list(extra.values()))
     files += firmware
     files += [cpio.item(prefix + "/" + name, data) for name, data in sorted(indexes.items())]
-    if wants["early_load"]:
-        files.append(parts.early(image, wants["drivers"], [module.name for module in modules]))
     contents: Dict[str, Any] = {
         "modules": parts.described(prefix, ours), "dependencies": sorted(module.name for module in extra.values()),
         "firmware": sorted(entry.name for entry in firmware), "firmware_missing": absent}
-    sealed = seal(image, files, wants, method, contents)
+    sealed = seal(image, files + starts(image, store, wants, contents), wants, method, contents)
     wrong = [module["path"] for module in contents["modules"] if sealed.digests.get(module["path"]) != module["sha256"]]
     refuse(image.path, wrong + misindexed(sealed.modules_dep, prefix, contents["modules"], kept))
     return sealed.overlay
+
+
+def starts(image: Image, store: parts.Store, wants: Dict[str, Any], contents: Dict[str, Any]) -> List[cpio.Item]:
+    """What is added to the early boot. ``contents`` says by ``mark`` what is promised to be found in early.PROOF then, "" for nothing."""
+    files = [early.load(image, wants["drivers"], [name for name, _sha256 in wants["modules"]])] if wants["early_load"] else []
+    proof = early.proof(image.tree, {name: bytes(text) for name, text in store.texts.items()}, manifest.identity(wants))
+    contents["mark"] = manifest.identity(wants) if proof else ""
+    return files + ([proof] if proof else [])
 
 
 def obstacle(image: Image, release: str) -> Optional[KmodError]:
@@ -103,7 +110,7 @@ def seal(image: Image, files: Sequence[cpio.Item], wants: Dict[str, Any], method
     """The files and a manifest as a segment, unpacked into the image's tree as the kernel will: nothing else may have changed there."""
     alone = method == "segment"  # the loader puts it behind the image, at a multiple of 4; its own NULs stop an lz4 decoder
     nuls = b"\0" * ALIGN if alone else lead(image.size)
-    whole = hashlib.sha256() if alone else image.digest.copy()
+    whole = Digest(SEGMENT_PIECE) if alone else image.digest.copy()
     head = (0, whole.hexdigest()) if alone else (image.size, image.sha256)
     items = _placed(image, list(files) + [cpio.item(manifest.NAME, b"")])
     last = items.pop()
@@ -136,7 +143,7 @@ def seal(image: Image, files: Sequence[cpio.Item], wants: Dict[str, Any], method
     unpack(watched(), image.path, image.tree, wanted, image.size + (cpio.padding(image.size) if alone else 0))
     after = _facts(image.tree)
     refuse(image.path, [path for path, fact in untouched.items() if after.get(path) != fact])
-    overlay = Overlay(len(nuls) + cpio.size(built), whole.hexdigest(), chunks, contents)
+    overlay = Overlay(len(nuls) + cpio.size(built), whole, chunks, contents)
     return Sealed(overlay, {path: digest.hexdigest() for path, digest in digests.items()}, b"".join(modules_dep).decode("utf-8", "replace"))
 
 

@@ -2,26 +2,20 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What goes into a variant beside the driver: its place in the indexes, what it depends on, its firmware, and how it is loaded early."""
+"""The module tree of an image: kept on disk while the image is read, and indexed anew with the driver in it."""
 import hashlib
 import os
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from ...compression import Decoder, detect
 from ...errors import KmodError, from_oserror
 from ...host import Host
-from ...read import depmod, ko
-from . import cpio
-from .image import MODULE, Image, dependencies, generator, module_name
+from ...read import index, ko
+from . import early
+from .image import MODULE, dependencies, module_name
 from .segments import Node, Sink, Tree
 
-FIRMWARE = ("lib/firmware/updates/%s/", "lib/firmware/updates/", "lib/firmware/%s/", "lib/firmware/")  # drivers/base/firmware_loader/main.c: fw_path
-EARLY = {
-    "initramfs-tools": ("conf/conf.d/zz-kmod-%s", "modprobe -q %s || :\n"),  # sourced by /init, before udev starts
-    "systemd": ("etc/modules-load.d/kmod-%s.conf", "%s\n"),
-    "dracut": ("lib/dracut/hooks/pre-udev/00-kmod-%s.sh", "modprobe -q %s || :\n"),
-    "dracut-004": ("pre-udev/00-kmod-%s.sh", "modprobe -q %s || :\n"),
-}
+TEXT_LIMIT = 1 << 20
 
 
 class Store:
@@ -31,9 +25,13 @@ class Store:
         self.directory = directory
         self.part = "lib/modules/%s/" % release
         self.files: Dict[Node, str] = {}
+        self.texts: Dict[str, bytearray] = {}  # of early.TEXTS
         self.handle: Optional[IO[bytes]] = None
 
     def wanted(self, path: str, node: Node) -> Optional[Sink]:
+        if path in early.TEXTS and node.size <= TEXT_LIMIT:
+            self.texts[path] = bytearray()
+            return self.texts[path].extend
         start = path.find(self.part)
         name = path.rsplit("/", 1)[-1]
         if start not in (0, 4) or not (MODULE.search(name) or name.startswith("modules.")):
@@ -67,47 +65,19 @@ def indexed(had: Dict[str, str]) -> Dict[str, str]:
     """{module name: path} of what the image's index lists: of several files with one name its distribution has chosen one."""
     paths = [path for path in had if MODULE.search(path)]
     if "modules.dep" in had:
-        with open(had["modules.dep"], encoding="utf-8", errors="replace") as lines:
-            listed = dependencies(lines.read())
+        listed = dependencies(text_of(had, "modules.dep"))
         marks = ["/" + path for path in listed]  # module-init-tools wrote absolute paths
         chosen = {path for path in paths if path in listed or any(mark.endswith("/" + path) for mark in marks)}
         paths = [path for path in paths if path in chosen] or paths
     return {module_name(path): path for path in sorted(paths)}
 
 
-def dependencies_of(host: Host, release: str, modules: Sequence[ko.KernelModule], known: Dict[str, str],
-                    had: Dict[str, str]) -> Dict[str, ko.KernelModule]:
-    """{path below the module directory: module} of the kernel's own modules that the driver depends on and the image lacks."""
-    modules_dir = "/lib/modules/" + release
-    lists = [host.read_text(modules_dir + "/modules.builtin")] if host.is_file(modules_dir + "/modules.builtin") else []
-    if "modules.builtin" in had:
-        with open(had["modules.builtin"], encoding="utf-8", errors="replace") as handle:
-            lists.append(handle.read())
-    builtin = {module_name(line) for text in lists for line in text.split()}
-    on_host = depmod.chosen(host, modules_dir)
-    done = set(known) | builtin | {module.name for module in modules}
-    extra: Dict[str, ko.KernelModule] = {}
-    todo = [(module, name, True) for module in modules for name in module.depends]
-    todo += [(module, name, False) for module in modules for name in _soft(module)]
-    while todo:
-        module, name, needed = todo.pop(0)
-        name = name.replace("-", "_")
-        if name in done:
-            continue
-        if name in on_host:
-            done.add(name)
-            found = ko.read(host, on_host[name])
-            extra[MODULE.sub(".ko", on_host[name][len(modules_dir) + 1:])] = found
-            todo += [(found, further, True) for further in found.depends]
-        elif needed:
-            raise KmodError(module.path, "needs the module %s, which is neither in the image nor among those of kernel %s" % (name, release),
-                            "Install the package with the kernel's further modules, or name all modules of the driver", "DEPENDENCY_MISSING")
-    return extra
-
-
-def _soft(module: ko.KernelModule) -> List[str]:
-    """``softdep=pre: a b post: c``: wanted where there is one."""
-    return [word for value in module.infos("softdep") for word in value.split() if not word.endswith(":")]
+def text_of(had: Dict[str, str], name: str) -> str:
+    """A small file of the image's module tree; "" where it has none."""
+    if name not in had:
+        return ""
+    with open(had[name], encoding="utf-8", errors="replace") as handle:
+        return handle.read()
 
 
 def indexes(host: Host, release: str, directory: str, had: Dict[str, str], kept: Dict[str, str],
@@ -140,6 +110,7 @@ def indexes(host: Host, release: str, directory: str, had: Dict[str, str], kept:
             if name.startswith("modules.") and not name.startswith(("modules.builtin", "modules.order")):
                 with open(os.path.join(base, name), "rb") as handle:
                     made[name] = handle.read()
+        _refuse_half(made, had, list(kept) + list(added))
         for name in list(made):
             if name in had:
                 with open(had[name], "rb") as handle:
@@ -148,8 +119,28 @@ def indexes(host: Host, release: str, directory: str, had: Dict[str, str], kept:
     except OSError as error:
         raise from_oserror(root, error, "lay out the module tree") from None
     if "modules.dep" not in made:
-        raise KmodError("depmod", "has not listed %s" % ", ".join(sorted(added)), "Look whether depmod works on this host", "TOOL_FAILED")
+        _depmod_failed("has not listed %s" % ", ".join(sorted(added)))
     return made
+
+
+def _refuse_half(made: Dict[str, bytes], had: Dict[str, str], paths: Sequence[str]) -> None:
+    """Look into what depmod made: its exit status tells nothing of a full disk or of a stub in its place."""
+    listed = dependencies(made.get("modules.dep", b"").decode("utf-8", "replace"))
+    missing = [path for path in paths if path not in listed]
+    if missing:
+        _depmod_failed("has not listed %s" % ", ".join(sorted(missing)[:5]))
+    for name in sorted(set(made) | {name for name in had if name.startswith("modules.") and name.endswith(".bin")}):
+        if name.endswith(".bin") and not name.startswith("modules.builtin") and not index.whole(made.get(name, b"")):
+            _depmod_failed("has made no whole %s" % name)
+    if "modules.dep.bin" in made:  # which is what modprobe reads
+        entries = index.entries(made["modules.dep.bin"])
+        missing = [path for path in paths if not any(row.startswith(path + ":") for row in entries.get(module_name(path), ()))]
+        if missing:
+            _depmod_failed("has left %s out of modules.dep.bin" % ", ".join(sorted(missing)[:5]))
+
+
+def _depmod_failed(why: str) -> None:
+    raise KmodError("depmod", why, "Look whether depmod works on this host, and whether its disks are full", "TOOL_FAILED")
 
 
 def _order(had: Dict[str, str], kept: Iterable[str], added: Iterable[str]) -> List[str]:
@@ -187,31 +178,11 @@ def plain(host: Host, path: str) -> Iterator[bytes]:
 def sha256_of(file: str) -> str:
     """The digest of a module file of this machine once it is unpacked."""
     digest = hashlib.sha256()
-    for chunk in plain(Host("/"), os.path.realpath(file)):
+    for chunk in plain_file(file):
         digest.update(chunk)
     return digest.hexdigest()
 
 
-def firmware(host: Host, release: str, tree: Tree, modules: Sequence[ko.KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
-    """The firmware files that the modules name, the image lacks and the host has; and the names of those that the host lacks too."""
-    places = [place % release if "%s" in place else place for place in FIRMWARE]
-    found, absent = [], []
-    for name in sorted({name for module in modules for name in module.firmware}):
-        paths = [place + name + suffix for place in places for suffix in ("", ".zst", ".xz")] if ".." not in name.split("/") else []
-        if any(tree.find(path) for path in paths):
-            continue
-        path = next((path for path in paths if host.is_file("/" + path)), None)
-        if path is None:
-            absent.append(name)
-        else:
-            data = host.read("/" + path)
-            found.append(cpio.item(path, data))
-    return found, absent
-
-
-def early(image: Image, drivers: Sequence[str], names: Sequence[str]) -> cpio.Item:
-    kind = generator(image.tree)
-    if kind not in EARLY:
-        raise KmodError(image.path, "its way of loading modules early is not known", "Leave out early_load", "EARLY_UNSUPPORTED")
-    path, line = EARLY[kind]
-    return cpio.item(path % "-".join(drivers), "".join(line % name for name in names).encode("utf-8"))
+def plain_file(file: str) -> Iterator[bytes]:
+    """The content of a module file of this machine."""
+    return plain(Host("/"), os.path.realpath(file))

@@ -5,7 +5,9 @@
 """Disks that the TPM opens only as long as the boot is measured as before."""
 import base64
 import json
+import os
 import re
+import stat
 import struct
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
@@ -16,6 +18,7 @@ from ...host import Host
 CHANGED = {8, 9, 12}
 LUKS = b"LUKS\xba\xbe\x00\x02"
 JSON_AT = 4096
+HEADER_LIMIT = 4 << 20  # cryptsetup: LUKS2_HDR_BIN and JSON area, at most 4 MiB
 SPECS = {"UUID": "/dev/disk/by-uuid/", "PARTUUID": "/dev/disk/by-partuuid/", "LABEL": "/dev/disk/by-label/", "PARTLABEL": "/dev/disk/by-partlabel/"}
 
 
@@ -30,11 +33,14 @@ def check(host: Host) -> None:
 
 
 def _volumes(host: Host) -> Iterator[Tuple[str, str, str]]:
+    """Name, the device that has the header, and options."""
     if host.is_file("/etc/crypttab"):
         for line in host.read_text("/etc/crypttab").splitlines():
             words = line.split()
             if len(words) > 1 and not line.lstrip().startswith("#"):
-                yield words[0], words[1], words[3] if len(words) > 3 else ""
+                options = words[3] if len(words) > 3 else ""
+                apart = [option.split("=", 1)[1].split(":")[0] for option in options.split(",") if option.startswith("header=")]
+                yield words[0], (apart + words[1:2])[0], options
 
 
 def _numbers(options: str) -> Set[int]:
@@ -48,17 +54,31 @@ def _numbers(options: str) -> Set[int]:
 def _tokens(host: Host, device: str) -> List[Any]:
     """The tokens in a LUKS 2 header: how the volume is opened."""
     kind, _unused, value = device.partition("=")
-    path = host.real(SPECS[kind] + value.strip('"') if kind in SPECS else device)
     try:
-        with open(path, "rb") as handle:
-            head = handle.read(JSON_AT)
-            if not head.startswith(LUKS):
-                return []
-            (size,) = struct.unpack(">Q", head[8:16])
-            text = handle.read(max(0, min(size, 4 << 20) - JSON_AT))
-        return list(json.loads(text.split(b"\0")[0].decode("utf-8"))["tokens"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        path = host.real(SPECS[kind] + value.strip('"') if kind in SPECS else device)
+        if not _readable(os.stat(path)):  # asked before it is opened: some devices do things then (a watchdog, a tape)
+            return []
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError, KmodError):  # not there, a loop
         return []
+    try:
+        if not _readable(os.fstat(handle)):
+            return []
+        head = os.pread(handle, JSON_AT, 0)
+        if not head.startswith(LUKS):
+            return []
+        (size,) = struct.unpack(">Q", head[8:16])
+        text = os.pread(handle, max(0, min(size, HEADER_LIMIT) - JSON_AT), JSON_AT)
+        return list(json.loads(text.split(b"\0")[0].decode("utf-8"))["tokens"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
+        return []
+    finally:
+        os.close(handle)
+
+
+def _readable(status: os.stat_result) -> bool:
+    """What can have a header: no FIFO, no terminal."""
+    return stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)
 
 
 def _sealed_to(token: Any) -> Set[int]:
@@ -66,7 +86,7 @@ def _sealed_to(token: Any) -> Set[int]:
         if token["type"] == "systemd-tpm2":
             return {int(number) for number in token["tpm2-pcrs"]}
         return _clevis(token["jwe"]["protected"]) if token["type"] == "clevis" else set()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return set()
 
 
@@ -77,5 +97,5 @@ def _clevis(protected: Optional[str]) -> Set[int]:
         if header["pin"] == "sss":
             return {number for inner in header["sss"]["jwe"] for number in _clevis(inner.split(".")[0])}
         return {int(word) for word in re.findall(r"\d+", str(header["tpm2"].get("pcr_ids", "")))}  # "7,9" or a list
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()

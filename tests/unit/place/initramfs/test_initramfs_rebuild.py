@@ -107,7 +107,7 @@ def test_each_familys_tool_builds_a_new_file(tmp_path, monkeypatch, name, expect
     assert files[module["path"]][1] == DRIVER and module["path"][len(TREE) + 1:] in files[TREE + "/modules.dep"][1].decode()
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and row["size"] == path.stat().st_size
     assert [phase["name"] for phase in row["phases"]] == [name, "verify"]
-    path.unlink()
+    variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
     assert machine.snapshot() == before  # nothing else was written, no scratch is left
 
 
@@ -213,3 +213,84 @@ def test_the_copy_that_an_image_would_load_is_told_by_its_digest(tmp_path, pack)
     machine.image(gzip.compress(cpio(files)))
     found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, ["acme", "other"])
     assert found == {"acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}}
+
+
+# What is read because it lies on the host
+
+def copied(machine, monkeypatch):
+    """The configuration that mkinitramfs was given."""
+    seen = {}
+
+    def look(self, host, argv):
+        conf = host.real(argv[argv.index("-d") + 1])
+        for below, _directories, names in os.walk(conf):
+            for name in names:
+                path = os.path.join(below, name)
+                seen[os.path.relpath(path, conf)] = os.readlink(path) if os.path.islink(path) else os.stat(path).st_mode & 0o777
+
+    monkeypatch.setattr(Tool, "look", look)
+    run(machine)
+    return seen
+
+
+def test_the_configuration_is_copied_as_it_is_but_for_what_could_block(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "mkinitramfs")
+    conf = machine.root / "etc/initramfs-tools"
+    (conf / "scripts/init-top").mkdir(parents=True)
+    (conf / "scripts/init-top/mine").write_text("#!/bin/sh\n")
+    (conf / "scripts/init-top/mine").chmod(0o755)
+    os.mkfifo(str(conf / "scripts/fifo"))
+    (conf / "loop").symlink_to("loop")
+    (conf / "within").symlink_to("scripts/init-top/mine")
+    (conf / "scripts/out").symlink_to("../../default/x")
+    (conf / "absolute").symlink_to("/etc/y")
+    if os.geteuid() == 0:
+        os.mknod(str(conf / "zero"), 0o020600, os.makedev(1, 5))
+    assert copied(machine, monkeypatch) == {
+        "initramfs.conf": 0o644, "hooks/kmod": 0o755, "scripts/init-top/mine": 0o755, "loop": "loop", "within": "scripts/init-top/mine",
+        "scripts/out": "/etc/default/x", "absolute": "/etc/y"}
+
+
+@pytest.mark.parametrize("what", ["size", "number"])
+def test_a_configuration_without_bounds_is_refused(tmp_path, monkeypatch, what):
+    machine, _tool = make(tmp_path, monkeypatch, "mkinitramfs")
+    conf = machine.root / "etc/initramfs-tools"
+    if what == "size":
+        with open(str(conf / "huge"), "wb") as handle:
+            handle.truncate(1 << 40)
+    else:
+        monkeypatch.setattr(rebuild, "COPY_FILES", 20)
+        for number in range(21):
+            (conf / str(number)).touch()
+    with pytest.raises(KmodError) as caught:
+        run(machine)
+    assert caught.value.code == "CONFIG_TOO_LARGE"
+
+
+def test_too_little_room_to_build_in_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    machine, tool = make(tmp_path, monkeypatch, "dracut")
+    real = Host.free
+    monkeypatch.setattr(Host, "free", lambda self, path: 10 if path.startswith("/var/tmp") else real(self, path))
+    assert failed(machine) == "SCRATCH_FULL" and tool.calls == []
+
+
+def test_a_run_that_is_cut_off_before_the_mark_is_whole_is_made_good(tmp_path, monkeypatch):
+    machine, tool = make(tmp_path, monkeypatch, "dracut")
+    for done in (1, 2):
+        plan, _result = variant.present(Host(str(machine.root)), variant.Request(("acme",), method="rebuild"))
+        plan.steps = plan.steps[:done]
+        plan.apply()
+        run(machine)
+        assert not variant.present(Host(str(machine.root)), variant.Request(("acme",), method="rebuild"))[0]
+        machine.variant().write_bytes(machine.variant().read_bytes()[:-700])
+        assert [row["state"] for row in variant.overview(Host(str(machine.root)))] == ["damaged"]
+        variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
+        assert machine.all_in_boot() == [machine.base.name, "vmlinuz-" + RELEASE]
+
+
+def test_a_rebuilt_image_whose_modules_would_not_load_is_refused(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut")
+    symvers = machine.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
+    symvers.parent.mkdir(parents=True)
+    symvers.write_text("0x00000012\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n")  # another one than the driver was built for
+    assert failed(machine) == "VARIANT_REFUSED"

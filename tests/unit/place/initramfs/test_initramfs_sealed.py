@@ -5,6 +5,7 @@
 """A disk that the TPM would not open any more is noticed before a variant is made."""
 import base64
 import json
+import os
 import struct
 
 import pytest
@@ -78,3 +79,58 @@ def test_a_device_is_found_by_its_path(host):
 
 def test_hosts_without_crypttab_have_nothing_sealed(tmp_path):
     sealed.check(Host(str(tmp_path)))
+
+
+@pytest.mark.parametrize("device", [luks(systemd(9))[:8], luks(systemd(9))[:12], luks()[:4096] + b"[" * 12000,
+                                    luks(systemd(10 ** 400, float("inf")))])
+def test_a_damaged_header_is_no_error(host, device):
+    sealed.check(host(device))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "directory", "terminal", "socket", "endless"])
+def test_a_device_that_would_block_or_has_no_end_is_passed_over(host, tmp_path, kind):
+    found = host(options="none luks")
+    path = tmp_path / "dev/disk/by-uuid/1234"
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(str(path))
+    elif kind == "loop":
+        path.symlink_to("1234")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "terminal":
+        (tmp_path / "dev/ptmx").touch()
+        path.symlink_to("/dev/ptmx")
+        if os.geteuid() == 0:
+            (tmp_path / "dev/ptmx").unlink()
+            os.mknod(str(tmp_path / "dev/ptmx"), 0o020600, os.makedev(5, 2))
+    elif kind == "socket":
+        import socket
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif os.geteuid() == 0:
+        os.mknod(str(path), 0o020600, os.makedev(1, 5))  # /dev/zero
+    sealed.check(found)
+
+
+def test_of_a_huge_device_only_the_header_is_read(host, tmp_path, monkeypatch):
+    found = host(luks(systemd(9)))
+    with open(str(tmp_path / "dev/disk/by-uuid/1234"), "r+b") as handle:
+        handle.seek(8)
+        handle.write(struct.pack(">Q", 1 << 60))
+        handle.truncate(1 << 40)
+    read, real = [], os.pread
+
+    def pread(handle, size, offset):
+        read.append(size)
+        return real(handle, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(KmodError):
+        sealed.check(found)
+    assert sum(read) <= 4 << 20
+
+
+def test_a_header_that_lies_apart_is_looked_at(host, tmp_path):
+    (tmp_path / "etc/header").write_bytes(luks(systemd(9)))
+    with pytest.raises(KmodError):
+        sealed.check(host(b"no header", options="none luks,header=/etc/header"))

@@ -17,7 +17,7 @@ from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, mo
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import image, manifest, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import image, manifest, parts, variant
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -103,7 +103,7 @@ def test_mode_and_owner_are_those_of_the_shipped_image(machine):
 def test_a_second_run_writes_nothing_and_runs_no_tool(machine, monkeypatch):
     first = run(machine)[1]["variants"][0]
     monkeypatch.setattr(Host, "run", lambda *arguments, **options: pytest.fail("a tool was run"))
-    monkeypatch.setattr("tempfile.TemporaryDirectory", lambda *arguments, **options: pytest.fail("a temporary directory was made"))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *arguments, **options: pytest.fail("a temporary directory was made"))
     plan, result = run(machine)
     assert not plan
     assert result["variants"][0] == dict(first, status="current")
@@ -161,14 +161,6 @@ def test_a_damaged_variant_is_made_again(machine, where):
     assert run(machine)[1]["variants"][0]["status"] == "replaced"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     assert machine.boot() == [machine.base.name, machine.base.name + ".1", "vmlinuz-" + RELEASE]
-
-
-@pytest.mark.parametrize("damage", [lambda data: data.replace(b'"acme"', b'"acne"', 1), lambda data: data[:-3000], lambda data: b""])
-def test_what_has_lost_its_manifest_is_nobodys(machine, damage):
-    run(machine)
-    path = machine.root / "boot" / (machine.base.name + ".1")
-    path.write_bytes(damage(path.read_bytes()))
-    assert run(machine)[1]["variants"][0]["path"].endswith(".2")
 
 
 def test_the_smallest_free_number_is_taken_and_foreign_files_stay(machine):
@@ -325,7 +317,7 @@ def test_variants_of_kernels_that_are_gone_are_pruned(machine):
     (machine.root / "boot" / ("vmlinuz-" + RELEASE)).unlink()
     shutil.rmtree(str(machine.modules / "kernel"))
     plan, result = run(machine)
-    assert result == {"variants": [], "pruned": ["/boot/%s.1" % machine.base.name]} and machine.boot() == []
+    assert result == {"variants": [], "pruned": ["/boot/%s.1" % machine.base.name]} and machine.all_in_boot() == []
 
 
 def test_a_kernel_between_two_images_keeps_its_variant(machine):
@@ -511,3 +503,186 @@ def test_the_overview_tells_which_variants_are_out_of_date(machine, content):
     (machine.root / "boot" / ("vmlinuz-" + RELEASE)).unlink()
     shutil.rmtree(str(machine.modules / "kernel"))
     assert [row["state"] for row in variant.overview(host)] == ["gone"]
+
+
+# Where images lie
+
+@pytest.mark.parametrize("how", ["boot", "efi", "token"])
+def test_a_directory_of_images_may_be_a_symlink(machine, how):
+    boot = machine.root / "boot"
+    if how == "boot":
+        boot.rename(machine.root / "real")
+        boot.symlink_to("real")
+    elif how == "efi":
+        (machine.root / "efi").symlink_to("boot")
+    else:
+        token = boot / "0123456789abcdef0123456789abcdef"
+        (boot / "elsewhere" / RELEASE).mkdir(parents=True)
+        machine.base.rename(boot / "elsewhere" / RELEASE / "initrd")
+        token.symlink_to("elsewhere")
+    before = machine.snapshot()
+    (row,) = run(machine)[1]["variants"]
+    assert not run(machine)[0]
+    assert [each["path"] for each in variant.overview(Host(str(machine.root)))] == [row["path"]]
+    variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
+    assert machine.snapshot() == before
+
+
+def test_what_cannot_be_looked_into_is_passed_over(machine):
+    (machine.root / "boot/loop").symlink_to("loop")
+    (machine.root / "boot/a").mkdir()
+    (machine.root / "boot/a/loop").symlink_to("loop")
+    assert run(machine)[1]["variants"][0]["status"] == "created"
+
+
+@pytest.mark.parametrize("length", [200, 240, 246, 255])
+def test_a_long_name_is_served_or_refused(machine, length):
+    name = "x" * length
+    machine.base.rename(machine.root / "boot" / name)
+    machine.base.symlink_to(name)
+    if length > 225:
+        assert error_of(machine) == "ENAMETOOLONG"
+    else:
+        assert run(machine)[1]["variants"][0]["path"] == "/boot/%s.1" % name
+
+
+def test_a_driver_with_a_name_that_is_none_is_refused(machine):
+    for name in ("../acme", "a b", "x" * 70, "a\nb", ""):
+        assert error_of(machine, variant.Request((name,))) == "DRIVER_NAME"
+
+
+def test_many_drivers_in_one_variant_are_loaded_early(machine, content):
+    machine.image(gzip.compress(cpio(dict(content, **{"usr/lib/systemd/systemd": b""}))))
+    drivers = ["acme"] + [each * 60 for each in "bcdef"]
+    for driver in drivers[1:]:
+        machine.module("extra/%s/%s.ko" % (driver, driver[:50]), ko(driver[:50]))
+    run(machine, variant.Request(tuple(drivers), early_load=True))
+    assert all(len(part) <= 255 for path in unpacked(machine) for part in path.split("/"))
+
+
+# Room
+
+def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monkeypatch):
+    run(machine)
+    machine.module("extra/acme/acme.ko", ko("acme", filler=b"driver 2"))
+    size = machine.variant().stat().st_size
+    monkeypatch.setattr(Host, "free", lambda self, path: size + variant.SLACK - 4096)
+    assert error_of(machine) == "BOOT_FULL"
+    monkeypatch.setattr(Host, "free", lambda self, path: size + variant.SLACK + 8192)
+    assert run(machine)[1]["variants"][0]["status"] == "replaced"
+
+
+def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("ansible_collections.outoftree.kmod.plugins.module_utils.lock._place", lambda inside: str(scratch))
+    machine.module("extra/acme/acme.ko", ko("acme", depends="nowhere"))
+    error_of(machine)
+    machine.module("extra/acme/acme.ko", ko("acme"))
+    run(machine)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_full_scratch_is_said_and_leaves_nothing(machine, monkeypatch):
+    def full(self, data):
+        raise parts.from_oserror("/dev/shm/x", OSError(errno.ENOSPC, "No space left on device"), "unpack the image")
+
+    monkeypatch.setattr(parts.Store, "_write", full)
+    assert error_of(machine) == "ENOSPC"
+
+
+# What proves that a variant was booted
+
+INIT = b"#!/bin/sh\nmount -t tmpfs -o \"nodev,noexec,nosuid,size=${RUNSIZE:-10%},mode=0755\" tmpfs /run\nrun_scripts /scripts/init-top\n"
+ORDER = b"/scripts/init-top/udev \"$@\"\n[ -e /conf/param.conf ] && . /conf/param.conf\n"
+TOOLS = {"scripts/functions": b"", "conf/initramfs.conf": b"", "init": INIT, "scripts/init-top/ORDER": ORDER}
+SHELL = "echo %s > /run/outoftree.kmod.variant\n"
+TMPFILES = "f /run/outoftree.kmod.variant 0644 root root - %s\n"
+SYSTEMD = {"usr/lib/systemd/systemd": b"", "usr/bin/systemd-tmpfiles": b"", "usr/lib/systemd/system/systemd-tmpfiles-setup.service": b"",
+           "usr/lib/systemd/system/sysinit.target.wants/systemd-tmpfiles-setup.service": "../systemd-tmpfiles-setup.service"}
+
+
+@pytest.mark.parametrize("files, path, text", [
+    (TOOLS, "conf/param.conf", SHELL),
+    (dict(TOOLS, init=INIT.replace(b"tmpfs /run", b"tmpfs /tmp")), None, None),
+    (dict(TOOLS, init=INIT + INIT.splitlines()[1].replace(b"/run", b"/run2")), "conf/param.conf", SHELL),
+    (dict(TOOLS, init=b"\n".join(INIT.splitlines()[::-1])), None, None),
+    (dict(TOOLS, **{"scripts/init-top/ORDER": b""}), None, None),
+    (dict(TOOLS, **{"conf/param.conf": b"theirs"}), None, None),
+    ({"usr/lib/dracut/hooks/cmdline": None}, "usr/lib/dracut/hooks/cmdline/00-outoftree-kmod.sh", SHELL),
+    ({"var/lib/dracut/hooks/cmdline": None, "usr/lib/dracut/hooks": "/var/lib/dracut/hooks"},
+     "var/lib/dracut/hooks/cmdline/00-outoftree-kmod.sh", SHELL),
+    (dict(SYSTEMD, **{"usr/lib/dracut/hooks/cmdline": None, "usr/lib/systemd/system/dracut-cmdline.service": b""}),
+     "usr/lib/dracut/hooks/cmdline/00-outoftree-kmod.sh", SHELL),
+    (dict(SYSTEMD, **{"usr/lib/dracut/hooks/cmdline": None}), "etc/tmpfiles.d/outoftree-kmod.conf", TMPFILES),
+    (SYSTEMD, "etc/tmpfiles.d/outoftree-kmod.conf", TMPFILES),
+    ({"usr/lib/systemd/systemd": b"", "usr/bin/systemd-tmpfiles": b""}, None, None),
+    ({"pre-udev": None, "cmdline": None}, None, None),
+    ({"init": b"an unknown one"}, None, None)])
+def test_a_variant_leaves_a_line_where_its_early_boot_can_write_one_and_promises_it(machine, files, path, text):
+    machine.image(gzip.compress(cpio({"usr/lib": None, "lib": "usr/lib", **files})))
+    (row,) = run(machine)[1]["variants"]
+    found = manifest.find(Host(str(machine.root)), row["path"])
+    made = {name: data for name, (_mode, data) in unpacked(machine).items() if b"/run/outoftree.kmod.variant" in data}
+    if path is None:
+        assert row["mark"] == found.contents["mark"] == "" and not made
+    else:
+        assert row["mark"] == found.contents["mark"] == manifest.identity(found.wants)
+        assert {name: data.decode() for name, data in made.items()} == {path: text % row["mark"]}
+
+
+def test_the_line_tells_one_variant_from_another(machine):
+    machine.image(gzip.compress(cpio({"usr/lib": None, "lib": "usr/lib", **SYSTEMD})))
+    first = run(machine)[1]["variants"][0]["mark"]
+    machine.module("extra/acme/acme.ko", ko("acme", filler=b"driver 2"))
+    second = run(machine)[1]["variants"][0]["mark"]
+    assert first != second and len(first) == len(second) == 64
+
+
+# What is given to boot entries
+
+def test_images_are_verified_and_their_digests_are_told(machine):
+    host = Host(str(machine.root))
+    (row,) = run(machine, REQUEST._replace(method="segment"))[1]["variants"]
+    expected = tuple(hashlib.sha256((machine.root / path[1:]).read_bytes()).hexdigest() for path in row["initrds"])
+    assert variant.verified(host, RELEASE, row["initrds"]) == expected
+
+
+def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):
+    (row,) = run(machine)[1]["variants"]
+    read, real = [], os.read
+
+    def count(handle, size):
+        data = real(handle, size)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "read", count)
+    for path in (row["path"], row["base"]):
+        read.clear()
+        variant.verified(Host(str(machine.root)), RELEASE, [path])
+        assert sum(read) == (machine.root / path[1:]).stat().st_size
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", gzip.compress(b"no cpio"), gzip.compress(cpio({"init": b"x" * 5000}))[:-9]])
+def test_an_image_that_is_given_is_verified_as_the_kernel_would_unpack_it(machine, data):
+    (machine.root / "boot/mine").write_bytes(data)
+    with pytest.raises(KmodError) as caught:
+        variant.verified(Host(str(machine.root)), RELEASE, ["/boot/mine"])
+    assert caught.value.code == "VARIANT_DAMAGED" and "initrd_variant" in str(caught.value)
+
+
+def test_a_variant_of_another_kernel_is_not_for_this_one(machine):
+    (row,) = run(machine)[1]["variants"]
+    with pytest.raises(KmodError) as caught:
+        variant.verified(Host(str(machine.root)), "6.1.0-2-test", row["initrds"])
+    assert caught.value.code == "VARIANT_DAMAGED" and RELEASE in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\0" * 512, b"junk", cpio({"init": b"another"})])
+def test_what_was_appended_to_a_variant_is_damage(machine, more):
+    (row,) = run(machine)[1]["variants"]
+    with open(str(machine.variant()), "ab") as handle:
+        handle.write(more)
+    assert [each["state"] for each in variant.overview(Host(str(machine.root)))] == ["damaged"]
+    assert run(machine)[1]["variants"][0] == dict(row, status="replaced")

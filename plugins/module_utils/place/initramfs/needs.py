@@ -1,0 +1,226 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a driver needs to be loaded out of an image: other modules, the very ones that it was built against, and firmware.
+
+What is in the image need not be what the kernel's own tree has by now: of a module that an out-of-tree package replaces (OFED's ib_core) the
+image may hold the kernel's own copy, which has the name but not the symbols.
+"""
+import fnmatch
+import posixpath
+import re
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from ...errors import KmodError
+from ...host import Host
+from ...judge.loader import judge
+from ...judge.verdict import INCOMPATIBLE
+from ...read import depmod, ko, names
+from ...read.exports import VMLINUX
+from ...read.kernels import Kernel, kernel
+from . import cpio, parts
+from .image import MODULE, dependencies, module_name
+from .segments import Tree
+
+FIRMWARE = ("lib/firmware/updates/%s/", "lib/firmware/updates/", "lib/firmware/%s/", "lib/firmware/")  # drivers/base/firmware_loader/main.c: fw_path
+PACKED = ("", ".zst", ".xz")
+FIRMWARE_SIZE = 128 << 20  # of one file
+PATTERN_FILES = 256  # that one pattern may stand for; brcmfmac's, the widest of the kernel's own, stand for about 100
+
+
+class Needed:
+    """The modules that a driver takes along into an image, and those that it finds there."""
+
+    def __init__(self, host: Host, release: str, known: Dict[str, str], had: Dict[str, str]) -> None:
+        self.host = host
+        self.known = known  # {module name: path} of what the image lists
+        self.had = had  # {path: the file that holds it}
+        self.modules_dir = "/lib/modules/" + release
+        self.kernel = kernel(host, release)
+        self.choice = {name: path for name, path in depmod.chosen(host, self.modules_dir).items() if _below(path, self.modules_dir)}
+        self.on_host = self._index()
+        self.in_image = dependencies(parts.text_of(had, "modules.dep"))
+        texts = [parts.text_of(had, "modules.builtin")]
+        if host.is_file(self.modules_dir + "/modules.builtin"):
+            texts.append(host.read_text(self.modules_dir + "/modules.builtin"))
+        self.builtin = {module_name(line) for text in texts for line in text.split()}
+
+    def _index(self) -> Dict[str, List[str]]:
+        """{path: names of what it needs} as depmod found out on the host, by symbols."""
+        path = self.modules_dir + "/modules.dep"
+        rows = dependencies(self.host.read_text(path, 64 << 20)) if self.host.is_file(path) else {}
+        return {posixpath.join(self.modules_dir, each): [module_name(need) for need in needs] for each, needs in rows.items()}
+
+    def extra(self, modules: Sequence[ko.KernelModule]) -> Dict[str, ko.KernelModule]:
+        """{path below the module directory: module} of what is to be taken along: what the image lacks, or has another file of than the one that
+        the host's depmod chose where either of the two is out-of-tree. Errors: DEPENDENCY_MISSING, MODULE_NAME."""
+        done = {module.name for module in modules}
+        found: Dict[str, ko.KernelModule] = {}
+        todo = [need for module in modules for need in self._needs(module)]
+        while todo:
+            of, name, needed = todo.pop(0)
+            if name in done or name in self.builtin and name not in self.choice:
+                continue
+            done.add(name)
+            module = self._other(name)
+            if module is not None:
+                found[_place(self.choice[name][len(self.modules_dir) + 1:], module)] = module
+                todo += self._needs(module)
+            elif name in self.known:
+                todo += [(of, module_name(path), False) for path in self.in_image.get(self.known[name], [])]
+            elif needed:
+                raise KmodError(of, "needs the module %s, which is neither in the image nor among those of kernel %s" % (name, self.kernel.release),
+                                "Install the package with the kernel's further modules, or name all modules of the driver", "DEPENDENCY_MISSING")
+        return found
+
+    def _other(self, name: str) -> Optional[ko.KernelModule]:
+        """The host's module of a name, unless the image's will do."""
+        if name not in self.choice:
+            return None
+        if name not in self.known:
+            return ko.read(self.host, self.choice[name])
+        own = self.choice[name].startswith(self.modules_dir + "/kernel/"), self.known[name].startswith("kernel/")
+        if all(own):
+            return None
+        module = ko.read(self.host, self.choice[name])
+        return module if module.sha256 != parts.sha256_of(self.had[self.known[name]]) else None
+
+    def _needs(self, module: ko.KernelModule) -> Iterator[Tuple[str, str, bool]]:
+        """(whose, name, whether it cannot do without): by what the module says, by depmod's index, and by the owners of its symbols."""
+        for name in module.depends:
+            if not names.is_module(name):
+                raise KmodError(module.path, "depends on %r, which no module can be called" % name[:80], "Build it anew", "MODULE_NAME")
+            yield module.path, name, True
+        for name in self.on_host.get(module.path, []):
+            yield module.path, name, False
+        for value in module.infos("softdep"):  # ``pre: a b post: c``: wanted where there is one
+            for name in value.replace("-", "_").split():
+                yield module.path, name, False
+        for owner in sorted(_owners(self.kernel, module)):
+            yield module.path, owner, False
+
+
+def _owners(installed: Kernel, module: ko.KernelModule) -> Set[str]:
+    if installed.sources.origin is None:
+        return set()
+    found = (installed.exports.get(undefined.name) for undefined in module.undefined if not undefined.weak)
+    return {export.owner for export in found if export is not None and export.owner != VMLINUX}
+
+
+def _below(path: str, directory: str) -> bool:
+    """An index is input, too."""
+    return posixpath.normpath(path) == path and path.startswith(directory + "/")
+
+
+def _place(path: str, module: ko.KernelModule) -> str:
+    return posixpath.dirname(path) + "/" + file_name(module)
+
+
+def file_name(module: ko.KernelModule) -> str:
+    """The file's own name where kmod takes that for the name that the module has, else a plain one. Error: MODULE_NAME."""
+    if not names.is_module(module.name):
+        raise KmodError(module.path, "%r cannot be the name of a module" % module.name[:80], "Build it with the kernel's build system", "MODULE_NAME")
+    plain = MODULE.sub(".ko", posixpath.basename(module.path))
+    fits = re.match(r"[A-Za-z0-9_-]+\.ko\Z", plain, re.ASCII) and module_name(plain) == module.name
+    return plain if fits else module.name + ".ko"
+
+
+def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], kept: Dict[str, str]) -> None:
+    """Judge the added modules with those that the finished index has them load before. Error: VARIANT_REFUSED."""
+    index = dependencies(modules_dep)
+    closure: List[str] = []
+    for path in added:
+        closure += [each for each in [path] + index.get(path, []) if each not in closure]
+    group = []
+    for path in reversed(closure):
+        if path in added:
+            group.append(added[path])
+        elif path in kept:
+            group.append(_stored(kept[path], path))
+    there = {module.name for module in group} | needed.builtin
+    for verdict in judge(needed.kernel, group):
+        module = next(each for each in group if each.name == verdict.name)
+        apart = sorted(_owners(needed.kernel, module) - there - {module.name})
+        if module not in added.values():
+            continue
+        if verdict.verdict == INCOMPATIBLE or apart:
+            why = verdict.short if verdict.verdict == INCOMPATIBLE else "it uses symbols of %s" % ", ".join(apart)
+            raise KmodError(module.path, "kernel %s would not load it out of the variant: %s" % (needed.kernel.release, why),
+                            "Deploy a build of the driver for the modules that this kernel has (kmod_compat says more)", "VARIANT_REFUSED")
+
+
+def _stored(file: str, path: str) -> ko.KernelModule:
+    """A module of the image, under the name that it has there."""
+    module = ko.parse(b"".join(parts.plain_file(file)), path)
+    return module if module.name == module_name(path) else module._replace(name=module_name(path))
+
+
+# Firmware
+
+def firmware(host: Host, release: str, tree: Tree, modules: Sequence[ko.KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
+    """The firmware files that the modules name, the image lacks and the host has; and the names of those that the host lacks too."""
+    places = [place % release if "%s" in place else place for place in FIRMWARE]
+    found: Dict[str, cpio.Item] = {}
+    absent = []
+    for name in sorted({name for module in modules for name in module.firmware}):
+        wanted = _named(host, tree, places, name)
+        if not wanted:
+            absent.append(name.encode("unicode_escape").decode("ascii"))
+        for each in wanted:
+            paths = [place + each + suffix for place in places for suffix in PACKED]
+            path = None if any(tree.find(path) for path in paths) else next((path for path in paths if _is_file(host, "/" + path)), None)
+            if path is not None and path not in found:
+                found[path] = cpio.item(path, host.read("/" + path, FIRMWARE_SIZE))
+    return list(found.values()), absent
+
+
+def _named(host: Host, tree: Tree, places: Sequence[str], name: str) -> List[str]:
+    """The files that a name stands for, in the image or on the host. It may be a pattern (``foo-*.bin``); all of it is the module's to say."""
+    parts_of = name.split("/")
+    if not re.match(r"[\x21-\x7e]{1,250}\Z", name) or any(part in ("", ".", "..") for part in parts_of):
+        return []
+    if not re.search(r"[*?\[]", name):
+        there = any(tree.find(place + name + suffix) or _is_file(host, "/" + place + name + suffix) for place in places for suffix in PACKED)
+        return [name] if there else []
+    found: Set[str] = set()
+    for place in places:
+        found.update(_below_of(host, place, parts_of))
+        directory = tree.real(place.rstrip("/"), follow=True)
+        inside = [_plain(path[len(directory) + 1:]) for path in tree.under(directory)] if directory else []
+        found.update(each for each in inside if _fits(each, parts_of))
+    return sorted(found) if len(found) <= PATTERN_FILES else []
+
+
+def _below_of(host: Host, place: str, pattern: Sequence[str]) -> List[str]:
+    """The host's files below a directory that a pattern stands for, one level of it after the other."""
+    found = [""]
+    for depth, part in enumerate(pattern):
+        found = [_plain(below + name) if depth + 1 == len(pattern) else below + name + "/" for below in found
+                 for name in _listed(host, "/" + place + below) if fnmatch.fnmatchcase(_plain(name) if depth + 1 == len(pattern) else name, part)]
+        if len(found) > PATTERN_FILES * 4:
+            return found
+    return found
+
+
+def _fits(name: str, pattern: Sequence[str]) -> bool:
+    split = name.split("/")
+    return len(split) == len(pattern) and all(fnmatch.fnmatchcase(part, each) for part, each in zip(split, pattern))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\.(zst|xz)\Z", "", name)
+
+
+def _listed(host: Host, directory: str) -> List[str]:
+    try:
+        return host.listdir(directory)
+    except KmodError:
+        return []
+
+
+def _is_file(host: Host, path: str) -> bool:
+    try:
+        return host.is_file(path)
+    except KmodError:  # a symlink loop, for one
+        return False
