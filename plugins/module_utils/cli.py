@@ -32,7 +32,7 @@ def say(text: str) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status. Every way out is one line and a status."""
     try:
-        options = parser().parse_args(argv)
+        options = _parsed(argv)
         status: int = options.run(options)
         sys.stdout.flush()
         return status
@@ -57,6 +57,14 @@ def _failed(why: str, status: int = FAILED) -> int:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write("kmodctl: %s\n" % printable(why))
     return status
+
+
+def _parsed(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    given = sys.argv[1:] if argv is None else argv
+    for word in given:
+        if word.startswith("--") and word.endswith("=--"):  # argparse would make an empty list of it
+            raise KmodError(word, "-- cannot be the value of an option", "Leave it out", "ARGS_INVALID")
+    return parser().parse_args(given)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -42,6 +42,7 @@ options:
     description:
       - The images to load in place of the shipped one, for the single kernel in O(kernels). They lie in the directory of the shipped one.
       - By default the initramfs variant with the driver.
+      - They are looked at as a whole, as a variant is, before anything is planned. Damaged ones are refused (C(VARIANT_DAMAGED)).
     type: list
     elements: path
   boot:
@@ -54,12 +55,15 @@ options:
         has been removed by O(state=absent). What was tried is remembered in a comment beside the entry.
       - V(default) makes it the default. The old one is remembered and comes back with O(state=absent).
       - V(shipped) has the old default back and gives up a trial that has not begun. The entries stay.
-      - If entries for several kernels are made, the one for the kernel of the present default is meant, else the one for the newest.
+      - V(once) and V(default) are about the kernel that boots start, that of the default entry, else the newest in the menu. If that one has no whole
+        variant with the driver, it is an error (C(VARIANT_MISSING), C(VARIANT_DAMAGED)); another kernel is only meant where O(kernels) names it.
+      - V(default) is refused where the trial failed. What is whole and stale (the shipped image was made anew) stays what it is, but is not newly
+        tried or made the default (C(VARIANT_STALE)).
     type: str
     choices: [none, once, default, shipped]
     default: none
   args:
-    description: Arguments for the kernel's command line, appended to those of the shipped entry.
+    description: Arguments for the kernel's command line, added behind those of the shipped entry, in front of what a C(--) leaves to init.
     type: str
     default: ''
   fallback_args:
@@ -75,7 +79,7 @@ options:
     choices: [auto, grub2, bls, systemd-boot, grub-legacy, extlinux]
     default: auto
   copy_of:
-    description: Title or id of the entry to copy, needed where a kernel has several that differ.
+    description: Id or title of the entry to copy, needed where a kernel has several that differ. The id is what the error C(ENTRY_AMBIGUOUS) quotes.
     type: str
 extends_documentation_fragment:
   - outoftree.kmod.common

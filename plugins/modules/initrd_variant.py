@@ -149,8 +149,8 @@ variants:
       sample: /boot/initrd.img-6.1.0-56-cloud-amd64.1
     status:
       description:
-        - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and C(foreign) where somebody else's file is
-          in the place of a variant by now, which is left alone.
+        - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and C(foreign) where somebody else's file
+          is in the place of a variant by now, which is left alone.
       type: str
       returned: always
       sample: created
@@ -257,6 +257,11 @@ given_back:
   sample:
     - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
       entry: "With driver ootedu: Debian GNU/Linux"
+msg:
+  description: Which drivers there are variants of.
+  returned: when O(state=absent) finds no such variant, and there are others
+  type: str
+  sample: There is no such variant; there are variants with ootedu.
 pruned:
   description: Variants that are removed because their kernel is no longer installed.
   returned: success

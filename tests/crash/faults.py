@@ -4,6 +4,7 @@
 
 """The faults: one line each. A case of one is a number, or two of them with a dot between: the calls, or the tool's runs, that it happens at."""
 import errno
+import re
 import signal
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -13,6 +14,7 @@ import shim
 from bench import Bench
 from judge import Scene
 from shim import CHANGE, READ, START, Call
+from tree import anonymous
 
 At = Tuple[int, ...]
 
@@ -37,13 +39,15 @@ def spread(cases: Sequence[At]) -> Iterator[At]:
 
 
 def _calls(kinds: int, tools_only: bool = False) -> Callable[[Bench, Scene], List[At]]:
-    """Calls of the undisturbed run; of those that read the same, the first alone."""
+    """Calls of the undisturbed run; of those that read the same, or write the like to scratch files, the first alone."""
 
     def cases(bench: Bench, scene: Scene) -> List[At]:
         found: Dict[Tuple[object, ...], Call] = {}
         for call in bench.calls[scene.operation.name]:
             if call.kind & kinds and (call.tool or not tools_only):
-                found.setdefault(call[1:] if call.kind == READ else (call.number,), call)
+                inside = call.path.startswith(bench.root) and call.kind == CHANGE
+                like = (call.number,) if inside or call.kind == START else (call.name, call.tool, re.sub(r"\d+", "0", anonymous(call.path)))
+                found.setdefault(like, call)
         return [(call.number,) for call in found.values()]
 
     return cases

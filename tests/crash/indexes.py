@@ -76,28 +76,25 @@ def real(nodes: Nodes, path: str) -> Optional[Node]:
     return None
 
 
-def modules(nodes: Nodes, release: str) -> Tuple[Dict[str, str], Set[str]]:
-    """{module: its file below the modules directory} as modprobe finds them, and what is wrong with the indexes."""
+def modules(nodes: Nodes, release: str) -> Tuple[Dict[str, str], Set[str], Set[str]]:
+    """{module: its file below the modules directory} as modprobe finds them, what is wrong, and which of them modules.dep (for dracut) lacks."""
     top = "lib/modules/" + release
     wrong: Set[str] = set()
     binary, text = real(nodes, top + "/modules.dep.bin"), real(nodes, top + "/modules.dep")
     if binary is None or text is None:
-        return {}, {"modules.dep or modules.dep.bin is not there"}
+        return {}, {"modules.dep or modules.dep.bin is not there"}, set()
     found: Dict[str, str] = {}
     try:
         found = {key: value.split(":")[0] for key, value in pairs(binary.content)}  # type: ignore[arg-type]
     except Damaged as error:
         wrong.add("modules.dep.bin: %s" % error)
-    listed = {name_of(line): line.split(":")[0] for line in text.content.decode().splitlines()}  # type: ignore[union-attr]
+    listed = {name_of(line) for line in text.content.decode(errors="replace").splitlines()}  # type: ignore[union-attr]
     for name, path in list(found.items()):
         file = real(nodes, posixpath.join(top, path))
         if file is None or not isinstance(file.content, bytes) or file.content[:4] != b"\x7fELF":
             wrong.add("%s: modules.dep.bin names %s, which is no module" % (name, path))
             del found[name]
-    lost = sorted(set(found) - set(listed))
-    if lost:
-        wrong.add("modules.dep lacks %s" % ", ".join(lost))
-    return found, wrong
+    return found, wrong, set(found) - listed
 
 
 def name_of(line: str) -> str:

@@ -75,7 +75,7 @@ def attempt(bench: Bench, family: str, at: Tuple[int, ...]) -> List[str]:
             wrong.append("a run died of a signal")
         elif ended.status not in (0, None) and (len(lines) != 1 or "Traceback" in ended.err) and not (ended.status == 1 and not lines):
             wrong.append("%s: %d lines instead of one: %s" % (contender.command, len(lines), ended.err[-200:]))
-        elif "locked by" in ended.err and not re.search(r"process \d+", ended.err):
+        elif "another run is at work" in ended.err and not re.search(r"process \d+", ended.err):
             wrong.append("it does not say who holds the lock: %s" % ended.err.strip())
     state = bench.state()
     wrong += judge.judge(known, state, bench.root)
@@ -149,6 +149,6 @@ def held(bench: Bench) -> List[str]:
     bench.put(known.shipped)
     _holder, ended = _together(bench, [Contender(LINK, 0, (), "waits"), Contender(LINK, 1, ())])
     wrong = []
-    if ended.status != 2 or len(ended.err.splitlines()) != 1 or not re.search(r"process \d+", ended.err):
+    if ended.status != 2 or len(ended.err.splitlines()) != 1 or not re.search(r"process \d+ \(kmodctl link .*since", ended.err):
         wrong.append("it does not say who holds the lock: status %s, %s" % (ended.status, ended.err.strip() or "no word"))
     return wrong + _converges(bench, known)

@@ -5,10 +5,12 @@
 """A directory tree in memory: to be put on disk again for each case, and to be compared."""
 import hashlib
 import os
+import re
 import shutil
 import stat
 from typing import Dict, List, NamedTuple, Tuple, Union
 
+LOCK = ".outoftree.kmod.lock"
 Content = Union[bytes, str, None]  # a file's bytes, a symlink's target; a directory has none
 
 
@@ -26,14 +28,19 @@ class Tree(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """What tells it from trees with anything else in them."""
-        digest = hashlib.sha256()
-        for path in sorted(self.nodes):
-            mode, owner, content = self.nodes[path]
+        """What tells it from trees with anything else in them; whose processes left something is no difference."""
+        rows = []
+        for path, (mode, owner, content) in self.nodes.items():
             data = content if isinstance(content, bytes) else repr(content).encode("utf-8", "surrogateescape")
-            digest.update(b"%s\0%d %d %d %d\0" % (os.fsencode(path), mode, owner[0], owner[1], len(data)))
-            digest.update(data)
-        return digest.digest()
+            if path.endswith(LOCK):
+                data = re.sub(rb"\d+", b"0", data)
+            rows.append(b"%s\0%d %d %d %s\0" % (os.fsencode(anonymous(path)), mode, owner[0], owner[1], hashlib.sha256(data).digest()))
+        return hashlib.sha256(b"".join(sorted(rows))).digest()
+
+
+def anonymous(path: str) -> str:
+    """A path without what is made up for each process."""
+    return re.sub(r"/(outoftree\.kmod-|kmod-|tmp)[\w-]+", r"/\1*", path)
 
 
 def capture(top: str) -> Tree:
@@ -78,6 +85,9 @@ def put(tree: Tree, top: str) -> None:
         if owner != us:
             os.chown(real, *owner)
         os.chmod(real, stat.S_IMODE(mode))
+    for path, node in reversed(list(tree.nodes.items())):  # what is in them has been made by now
+        if node.content is None:
+            os.utime(os.path.join(top, path), ns=(tree.times[path], tree.times[path]))
 
 
 def clear(top: str) -> None:
@@ -85,11 +95,11 @@ def clear(top: str) -> None:
         shutil.rmtree(top)
 
 
-def differences(one: Tree, other: Tree) -> List[str]:
-    """What the other has more, less or otherwise."""
+def differences(one: Tree, other: Tree, but: str = "\0") -> List[str]:
+    """What the other has more (+), less (-) or otherwise (~), but for files that are called so."""
     found = []
     for path in sorted(set(one.nodes) | set(other.nodes)):
         left, right = one.nodes.get(path), other.nodes.get(path)
-        if left != right:
-            found.append("+" + path if left is None else "-" + path if right is None else "~" + path)
-    return found
+        if left != right and not path.endswith(but):
+            found.append(anonymous("+" + path if left is None else "-" + path if right is None else "~" + path))
+    return list(dict.fromkeys(found))

@@ -169,5 +169,17 @@ def test_the_whole_way_and_back(root: Path, tmp_path: Path, capsys: Any) -> None
         path: data for path, data in before.items() if "/modules." not in path}, "all but what depmod writes"
 
 
+@pytest.mark.parametrize("args", ["--", "-- x", "a -- b", "$x", "\xe9", "a\nb", "'", "outoftree.kmod=other"])
+def test_odd_arguments_for_the_kernel_are_one_clear_line(root: Path, capsys: pytest.CaptureFixture[str], args: str) -> None:
+    assert cli.main(["entry", "--root", str(root), "--driver", "vendor", "--args=" + args]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("kmodctl: ") and err.count("\n") == 1 and "Leave" in err
+
+
+def test_a_driver_that_has_no_entries_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["entry", "--absent", "--root", str(root), "--driver", "vender"]) == 0
+    assert "There is no boot entry of vender" in capsys.readouterr().out
+
+
 def files(root: Path) -> Dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}

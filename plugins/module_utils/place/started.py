@@ -18,8 +18,13 @@ def present(host: Host, request: entry.Request, kernels: Sequence[str] = (), ini
     """Plan entries for these kernels or all that have a variant with the driver; ``initrd``: the images, instead of the variant, for one kernel."""
     if initrd and len(kernels) != 1:
         raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
-    images = {kernels[0]: tuple(initrd)} if initrd else variant.images(host, request.driver, kernels)
-    found = {release: verified(host, release, paths) for release, paths in images.items()}
+    found: Dict[str, Verified] = {}
+    try:
+        images = {kernels[0]: tuple(initrd)} if initrd else variant.images(host, request.driver, kernels)
+        found = {release: verified(host, release, paths) for release, paths in images.items()}
+    except KmodError:
+        if request.boot != "shipped":  # which comes back whatever is wrong with a variant
+            raise
     return entry.present(host, request._replace(all_kernels=not kernels), found, kind)
 
 

@@ -6,7 +6,7 @@
 import functools
 import itertools
 import re
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from . import cmdline
@@ -34,17 +34,19 @@ def lines(text: str) -> List[Line]:
     return found
 
 
-def entry(path: str, text: str) -> Optional[Entry]:
-    """The entry in a file, None where it boots no kernel."""
+def entry(path: str, text: str, starts: Sequence[str] = ("linux",)) -> Optional[Entry]:
+    """The entry in a file, None where it has none of the keys that tell what it ``starts``."""
     found = lines(text)
     first = {each.key: each.value for each in reversed(found)}
-    if "linux" not in first:
+    program = next((first[key] for key in starts if key in first), None)
+    if program is None:
         return None
     initrd = tuple(word for each in found if each.key == "initrd" for word in each.value.split())
     args = " ".join(each.value for each in found if each.key == "options")
     mark = _MARK.search(text)
-    return Entry(identity(path), first.get("title", first["linux"]), first["linux"], initrd, args, path, text,
-                 driver=mark.group("driver") if mark else None, kernel=mark.group("kernel") if mark else None, trial=trial(text))
+    return Entry(identity(path), first.get("title", program), first.get("linux", ""), initrd, args, path, text,
+                 driver=mark.group("driver") if mark else None, kernel=mark.group("kernel") if mark else None, trial=trial(text),
+                 xen="xen" in program.rsplit("/", 1)[-1].lower())
 
 
 def identity(path: str) -> str:

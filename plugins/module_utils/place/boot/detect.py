@@ -15,6 +15,7 @@ LEGACY = ("/boot/grub/grub.conf", "/boot/grub/menu.lst", "/etc/grub.conf")
 EXTLINUX = ("/boot/extlinux/extlinux.conf",)
 ESP = ("/efi", "/boot/efi", "/boot")  # where the EFI system partition is mounted (bootctl(1))
 ENTRIES = "/boot/loader/entries"
+PROXMOX = "/etc/kernel/proxmox-boot-uuids"
 KINDS = ("grub2", "bls", "systemd-boot", "grub-legacy", "extlinux")
 
 
@@ -33,6 +34,14 @@ def detect(host: Host, kind: str = "auto") -> Loader:
             raise KmodError(found[0].config, "the host has more than one boot loader: %s" % " and ".join(loader.kind for loader in found),
                             "Say which with loader", "LOADER_AMBIGUOUS")
     return found[0]
+
+
+def check_known(host: Host) -> None:
+    """Refuse where what boots the host is written by a tool that does not look at the files that loaders are detected by."""
+    if host.is_file(PROXMOX) and host.read_text(PROXMOX, 1 << 16).strip():
+        raise KmodError(PROXMOX, "proxmox-boot-tool copies kernels to these EFI system partitions and writes menus of its own there: an entry made "
+                        "in /boot would not be in them", "Leave boot entries out (kmod_entry: false), or boot without proxmox-boot-tool",
+                        "LOADER_ELSEWHERE")
 
 
 def installed(host: Host) -> List[Loader]:
@@ -96,4 +105,4 @@ def _running(host: Host) -> str:
         return ""
     if not host.is_file(path):
         return "other"
-    return host.read(path)[4:].decode("utf-16-le", "replace").split(" ")[0]
+    return host.read(path, 1 << 16)[4:].decode("utf-16-le", "replace").split(" ")[0]

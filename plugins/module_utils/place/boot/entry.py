@@ -7,9 +7,10 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, printable
 from ...host import Host
 from ...plan import Plan
+from ...read import names
 from ...read.kernels import version_key
 from . import blocks, cmdline, detect, trials
 from .menu import FALLBACK_ARGS, MARKER, Entry, Loader, Menu, New, Verified, View, check_args, forgotten
@@ -40,15 +41,34 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     """Plan an entry of the driver for each kernel: release to the initramfs images on the host, newest kernel last.
 
     Answers with ``loader``, ``config``, ``default``, ``next``, ``running``, a row for each of the ``kernels``, and what these come to:
-    ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back.
+    ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back: that is so
+    whatever is wrong with an entry.
     """
-    _check_driver(request.driver)
+    try:
+        return _present(host, request, kernels, kind)
+    except KmodError as error:
+        if request.boot != "shipped" or error.code == "DEFAULT_KEPT":
+            raise
+        return _present(host, request, {}, kind)
+
+
+def _present(host: Host, request: Request, kernels: Mapping[str, Verified], kind: str) -> Tuple[Plan, Dict[str, Any]]:
+    names.check_driver(request.driver)
+    check_args(request.args)
+    check_args(request.fallback_args or "")
+    for release in kernels:
+        names.check_release(release, "kernels")
     loader = detect.detect(host, kind)
     module = LOADERS[loader.kind]
-    before = module.menu(View(host), loader)
+    view = View(host)
+    before = module.menu(view, loader)
+    if request.boot != "shipped":
+        detect.check_known(host)
+    if request.boot in ("once", "default") and before.default and before.default.xen:
+        raise KmodError(before.default.title, "is what boots start, with the Xen hypervisor; entries of %s are copies of those without it"
+                        % request.driver, "Choose the entry in the boot menu, or make one without Xen the default first", "DEFAULT_XEN")
     kernels = _whole(host, request, before, kernels)
     target = _target(loader, request, before, kernels)
-    view = View(host)
     running = trials.proof(host, request.driver, before, {release: images.mark for release, images in kernels.items()})
     wanted = {release: _wanted(host, request, loader, before, running, release, images, release == target) for release, images in kernels.items()}
     tried = wanted[target] if target and wanted[target].trial.starts else None
@@ -131,7 +151,8 @@ def _wanted(host: Host, request: Request, loader: Loader, before: Menu, running:
     elif request.boot == "shipped":
         trial = trials.cancelled(trial)
     default = target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
-    new = New(request.driver, release, named, replaces, _arguments(request, of, default), "" if trial.starts else trial.remark)
+    fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
+    new = New(request.driver, release, named, replaces, _arguments(request, of, fallback), "" if trial.starts else trial.remark, bool(fallback))
     taken = next((entry for entry in before.entries if entry.driver is None and entry.id == new.id), None)
     if taken:
         raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name", "ENTRY_TAKEN")
@@ -140,7 +161,7 @@ def _wanted(host: Host, request: Request, loader: Loader, before: Menu, running:
 
 def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "auto") -> Tuple[Plan, Dict[str, Any]]:
     """Plan that no entry of the driver is left, for these kernels or for all. Where there is no boot loader, there is none."""
-    _check_driver(driver)
+    names.check_driver(driver)
     try:
         loader = detect.detect(host, kind)
     except KmodError as error:
@@ -149,13 +170,14 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
         nothing = Menu([], None)
         return Plan(host), _result(Loader("none", ""), driver, nothing, [], trials.proof(host, driver, nothing, {}))
     module = LOADERS[loader.kind]
-    before = module.menu(View(host), loader)
     view = View(host)
+    before = module.menu(view, loader)
     gone = [entry for entry in before.entries if entry.driver == driver and (not kernels or entry.kernel in kernels)]
     _drop(view, loader, gone)
     after = module.menu(view, loader)
     _check(loader, before, after, {}, any(_same(before.default, entry) for entry in gone))
-    rows = [{"kernel": entry.kernel, "id": entry.id, "title": entry.title, "path": entry.path, "state": "absent", "changed": True} for entry in gone]
+    rows = [{"kernel": entry.kernel, "id": entry.id, "title": printable(entry.title), "path": entry.path,
+             "state": "absent", "changed": True} for entry in gone]
     return view.plan(), _result(loader, driver, after, rows, trials.proof(host, driver, before, {}))
 
 
@@ -206,13 +228,7 @@ def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
             change(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
 
 
-def _check_driver(driver: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", driver):
-        raise KmodError(driver, "is no name for a driver", "Use letters, digits, and _ . + - between them", "DRIVER_NAME")
-
-
-def _arguments(request: Request, of: str, default: bool) -> str:
-    fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
+def _arguments(request: Request, of: str, fallback: str) -> str:
     args = check_args(request.args).split()
     return " ".join(["%s=%s" % (MARKER, request.driver), trials.mark(of)] + args
                     + [word for word in check_args(fallback).split() if word not in args])
@@ -229,6 +245,9 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
     for image in images:
         if not host.is_file(image):
             raise KmodError(image, "is not there", "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+        if not re.fullmatch(r"[\w.+~:@%=-]+", os.path.basename(image), re.ASCII):
+            raise KmodError(image, "has a name that not every boot loader takes as it is", "Use letters, digits, and . _ + ~ : @ % = - alone",
+                            "INITRD_NAME")
         if os.path.dirname(host.real(image)) != os.path.dirname(host.real(original)):
             raise KmodError(image, "does not lie beside the shipped %s" % original, "Put it into that directory, which the loader can read",
                             "INITRD_ELSEWHERE")
@@ -295,8 +314,8 @@ def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], a
 
 def _row(before: Menu, after: Menu, entry: Entry, new: New) -> Dict[str, Any]:
     was = next((each for each in before.entries if _same(each, entry)), None)
-    return {"kernel": entry.kernel, "id": entry.id, "title": entry.title, "initrd": list(entry.initrd), "args": new.args, "path": entry.path,
-            "state": "present", "changed": was is None or (was.text, was.trial) != (entry.text, entry.trial),
+    return {"kernel": entry.kernel, "id": entry.id, "title": printable(entry.title), "initrd": list(entry.initrd),
+            "args": new.args, "path": entry.path, "state": "present", "changed": was is None or (was.text, was.trial) != (entry.text, entry.trial),
             "default": _same(after.default, entry), "next": after.once == entry.id}
 
 

@@ -37,8 +37,9 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
         initrd = _value(body, "initrd").split(",") if _line(body, "initrd") else []
         title = _value(body, "menu label").replace("^", "") or label.group("label")
         driver, kernel = blocks.whose(block) if block else (None, None)
-        found.append(Entry(label.group("label"), title, _value(body, "linux") or _value(body, "kernel"), tuple(initrd), _value(body, "append"),
-                           loader.config, body, (number,), "", driver, kernel))
+        linux = _value(body, "linux") or _value(body, "kernel")
+        found.append(Entry(label.group("label"), title, linux, tuple(initrd), _value(body, "append"), loader.config, body, (number,), "",
+                           driver, kernel, xen=linux.endswith("mboot.c32")))
     return found
 
 

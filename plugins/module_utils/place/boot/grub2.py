@@ -9,7 +9,7 @@ grub.cfg takes from the environment block. Used for the menu of GRUB with Boot L
 """
 import os
 import re
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ...errors import KmodError
 from . import blocks, bls, grubenv, script, storage
@@ -19,7 +19,12 @@ _SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
 LINUX = ("linux", "linux16", "linuxefi")
 INITRD = ("initrd", "initrd16", "initrdefi")
+# What an entry of ours does not do: become the default because it was tried by hand, or be tried twice (Ubuntu's images for clouds)
+LEAVE_OUT = ("savedefault", "initrdfail")
+WAIT = "recordfail"  # Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
+XEN = ("multiboot", "multiboot2", "xen_hypervisor")
 DEFAULT_OPTIONS = "$default_kernelopts"  # of an entry in a file that has none
+GRUBS_OWN = re.compile(r"feature_|grub_|config_|net_|pxe|efi|shim|lockdown|(root|prefix|cmdpath|lang|chosen|timeout|timeout_style|[0-9?#*@])$")
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
 
 
@@ -50,7 +55,7 @@ def config(view: View, loader: Loader) -> Config:
     reader = _Reader(view, loader)
     reader.read(script.parse(text, loader.config), _Source(loader.config, text), ())
     return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users,
-                  reader.variables)
+                  dict(reader.later, **reader.variables))
 
 
 class _Source:
@@ -64,7 +69,11 @@ class _Source:
 
 
 class _Reader:
-    """Walks a configuration in the order in which GRUB would run it, without its conditions."""
+    """Walks a configuration in the order in which GRUB would run it.
+
+    All entries are taken, whatever their conditions; settings are not where a condition tells for certain that they are not made: where
+    Fedora counts failed boots down, ``default`` is set to 1 in the end.
+    """
 
     def __init__(self, view: View, loader: Loader) -> None:
         self.view = view
@@ -75,6 +84,8 @@ class _Reader:
         self.superusers = False
         self.users: Optional[str] = None
         self.variables: Dict[str, str] = {}
+        self.later: Dict[str, str] = {}  # what functions set
+        self.environment = environment_of(view, loader)
         self.counts: Dict[Tuple[int, ...], int] = {}
 
     def place(self, parent: Tuple[int, ...]) -> Tuple[int, ...]:
@@ -82,7 +93,7 @@ class _Reader:
         return parent + (self.counts[parent],)
 
     def read(self, commands: List[script.Command], source: _Source, parent: Tuple[int, ...]) -> None:
-        for command in commands:
+        for command, taken in script.running(commands, self.holds):
             if command.body is not None and command.name in ("menuentry", "submenu", "hiddenentry"):
                 entry = _entry(command, source, self.place(parent))
                 self.entries.append(entry)
@@ -93,21 +104,26 @@ class _Reader:
             elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
                 self.source_custom(parent)
             elif command.name == "function":  # called somewhere, and sets what entries use (vt_handoff)
-                for each in command.walk():
-                    self.set(each)
+                self.later.update(each.words[1].value.partition("=")[::2] for each in command.walk() if each.name == "set" and len(each.words) > 1)
             elif command.name == "set" and len(command.words) > 1:
-                self.set(command)
                 name, _unused, value = command.words[1].value.partition("=")
-                if name == "default" and value not in ("${next_entry}", "$next_entry"):
+                if taken:
+                    self.variables[name] = value
+                if taken and name == "default" and value not in ("${next_entry}", "$next_entry"):
                     self.default = value
                 elif name == "grub_users":
                     self.users = value
                 self.superusers = self.superusers or name == "superusers" and bool(value)
 
-    def set(self, command: script.Command) -> None:
-        if command.name == "set" and len(command.words) > 1:
-            name, _unused, value = command.words[1].value.partition("=")
-            self.variables[name] = value
+    def holds(self, condition: script.Command) -> Optional[bool]:
+        """Whether a condition is true on a boot for which nobody asked for another entry; None where files do not tell."""
+        environment = {name: value for name, value in self.environment if name not in ("next_entry", "prev_saved_entry")}
+        known = dict(environment, **self.variables)
+        named = set(re.findall(r"\$\{?(\w+)", " ".join(word.raw for word in condition.words)))
+        if condition.name not in ("[", "test") or any(GRUBS_OWN.match(name) for name in named - set(known)):
+            return None
+        words = [field for word in condition.words[1:] for field in word.expanded(known)]
+        return script.test(words[:-1] if words[-1:] == ["]"] else words)
 
     def source_custom(self, parent: Tuple[int, ...]) -> None:
         path = custom(self.loader)
@@ -121,20 +137,21 @@ class _Reader:
 def _entry(command: script.Command, source: _Source, position: Tuple[int, ...]) -> Entry:
     title, ident = _head(command)
     linux: Tuple[str, ...] = ()
-    initrd: Tuple[str, ...] = ()
+    initrd: Tuple[str, ...] = ()  # of several commands the longest: another may load microcode alone
+    xen = command.name != "submenu" and any(each.name in XEN for each in command.walk())
     if command.name != "submenu":
         for each in command.walk():
             values = tuple(word.value for word in each.words[1:])
             if each.name in LINUX and values:
                 linux = values
-            elif each.name in INITRD:
+            elif each.name in INITRD and len(values) >= len(initrd):
                 initrd = values
     line = source.text.rfind("\n", 0, command.start) + 1
     block, section = source.ours.at(command.start), source.sections.at(command.start)
     driver, kernel = blocks.whose(block) if block else (None, None)
     return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), source.path,
                  source.text[line:command.stop] + "\n", position, section.group("name") if section else "", driver, kernel,
-                 trial(block.group("body")) if block else "")
+                 trial(block.group("body")) if block else "", xen)
 
 
 def _head(command: script.Command) -> Tuple[str, str]:
@@ -203,15 +220,23 @@ def compose(shipped: Entry, new: New, variables: Mapping[str, str]) -> str:
     text = "".join(line[len(indent):] if line.startswith(indent) else line for line in shipped.text.splitlines(True))
     command = script.parse(text, shipped.path)[0]
     edits = _edit_head(command, new, shipped)
+    bare = _bare(command, new.replaces)
+    images = ""
+    for each in command.walk():
+        if each.name in INITRD and new.replaces in [word.value for word in each.words]:
+            images = " ".join(" ".join(new.initrd) if word.value == new.replaces else word.raw for word in each.words[1:])
+            edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
+        elif each.name in LEAVE_OUT or each.name == WAIT and new.returns or each.name in INITRD and bare:
+            edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
     for each in command.walk():
         if each.name in LINUX:
             at = _end(each, variables)
             added = " ".join(_word(word) for word in new.args.split())
-            edits.append((at, at, " " + added if at == each.stop else added + " "))
-        elif each.name in INITRD:
-            edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
-        elif each.name == "savedefault":  # to try an entry by hand must not make it the default
-            edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
+            initrd = "\n%s %s" % (each.name.replace("linux", "initrd"), images) if each.start in bare else ""
+            if at == each.stop:
+                edits.append((at, at, " " + added + initrd))
+            else:
+                edits += [(at, at, added + " "), (each.stop, each.stop, initrd)]
     for start, stop, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[stop:]
     return text
@@ -253,6 +278,19 @@ def _passed(word: str) -> str:
 def variables_of(view: View, loader: Loader) -> Dict[str, str]:
     """What GRUB's variables are when an entry starts, as far as files tell: those of the environment block come last."""
     return dict(config(view, loader).variables, **dict(environment_of(view, loader)))
+
+
+def _bare(command: script.Command, image: str) -> Set[int]:
+    """Where the commands stand that, by some way through the entry, start the kernel without its initramfs.
+
+    Ubuntu's images for clouds (GRUB_FORCE_PARTUUID) try that first, and an initramfs only on the boot after one that failed.
+    """
+    def step(each: script.Command, state: Tuple[int, bool]) -> Tuple[int, bool]:
+        if each.name in LINUX:
+            return each.start, False
+        return (state[0], image in [word.value for word in each.words]) if each.name in INITRD else state
+
+    return {start for start, loaded in script.ways(command.walk(), step, (-1, True)) if not loaded}
 
 
 def _edit_head(command: script.Command, new: New, shipped: Entry) -> List[Tuple[int, int, str]]:
@@ -319,7 +357,7 @@ def _without_ours(view: View, loader: Loader) -> Config:
     """The configuration as it would be without our blocks."""
     bare = View(view.host)
     text = view.text(custom(loader))
-    bare.stages = view.stages + bare.stages
+    bare.stages, bare.found, bare.seen = view.stages + bare.stages, view.found, view.seen
     bare.put(custom(loader), blocks.without(text) if text is not None else None)
     return config(bare, loader)
 

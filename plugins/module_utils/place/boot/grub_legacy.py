@@ -45,7 +45,7 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
         initrd = _command(body, "initrd")
         words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))  # kernel --type=, --no-mem-option
         found.append(Entry(str(place), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
-                           body, (place,), "", driver, kernel_of))
+                           body, (place,), "", driver, kernel_of, xen=_line(body, "module") is not None))
     return found
 
 

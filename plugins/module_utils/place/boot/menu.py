@@ -8,15 +8,17 @@ A loader's module turns a View into a Menu. Since a View shows planned texts in 
 leave behind is read by the same code before anything is written.
 """
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ...host import Host
-from ...plan import Content, File, Plan
+from ...plan import Content, File, Plan, Stamp, stamp
 
 # A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of initramfs-tools reboot instead of
 # giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
 FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
+TEXT_LIMIT = 4 << 20  # bytes of a loader's file
+MANY = 4096  # files with entries: a menu that nobody reads
 MARKER = "outoftree.kmod"  # on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
 
 
@@ -43,6 +45,7 @@ class Entry(NamedTuple):
     driver: Optional[str] = None  # whose it is, if it is one of ours
     kernel: Optional[str] = None  # the release that it is ours for
     trial: str = ""  # of ours: "started", "passed" or "idle", and the digest of what was tried
+    xen: bool = False  # whether it starts a hypervisor, which starts the kernel
     chosen: Tuple[str, ...] = ()  # how boots come to start it, where that was asked (shipped.starting): "default", "once"
 
 
@@ -70,8 +73,9 @@ class New(NamedTuple):
     kernel: str
     initrd: Tuple[str, ...]  # as the loader sees them, in place of the shipped one
     replaces: str  # the shipped initrd as the entry names it
-    args: str  # appended
+    args: str  # added
     trial: str = ""
+    returns: bool = False  # whether it is to come back by itself where it fails
 
     @property
     def id(self) -> str:
@@ -79,6 +83,7 @@ class New(NamedTuple):
 
     def title(self, shipped: str) -> str:
         """What tells it from the others comes first: menus cut long titles off at the right."""
+        shipped = re.sub(r"[\x00-\x1f\x7f]+", " ", shipped)
         return "With driver %s: %s%s" % (self.driver, shipped, "" if self.kernel in shipped else ", with Linux " + self.kernel)
 
     @property
@@ -105,21 +110,32 @@ def forgotten(text: str) -> str:
     return _TRIAL.sub("", text)
 
 
+class Command(NamedTuple):
+    """A tool of the host's, what takes back what it does, and what tells whether it did it (see plan.Command)."""
+
+    path: str
+    argv: List[str]
+    inverse: Callable[[Host], Any]
+    proof: Callable[[Host], Optional[str]]
+
+
 class Stage:
     """Texts by path (None: no file), each written once, and a tool of the host's that runs after them."""
 
     def __init__(self) -> None:
         self.changed: Dict[str, Optional[str]] = {}
-        self.command: Optional[Tuple[str, List[str]]] = None
+        self.command: Optional[Command] = None
 
 
 class View:
-    """The host's small text files as they will be once what is planned has been written."""
+    """The host's small text files as they will be once what is planned has been written. Each is read once, so that a plan is made of one state."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.stages = [Stage()]
         self.like: Dict[str, str] = {}
+        self.found: Dict[str, Optional[str]] = {}  # what was read
+        self.seen: Dict[str, Optional[Stamp]] = {}  # and when: what is there on writing must be that still
 
     def then(self) -> None:
         """What is planned from here on is done only when all that was planned so far has been."""
@@ -134,7 +150,10 @@ class View:
         for stage in reversed(self.stages):
             if path in stage.changed:
                 return stage.changed[path]
-        return self.host.read_text(path) if self.host.is_file(path) else None
+        if path not in self.found:
+            self.seen[path] = stamp(self.host, path)
+            self.found[path] = self.host.read_text(path, TEXT_LIMIT) if self.host.is_file(path) else None
+        return self.found[path]
 
     def names(self, directory: str) -> List[str]:
         """The names of the regular files in a directory, sorted."""
@@ -143,22 +162,27 @@ class View:
         for path, text in (each for stage in self.stages for each in stage.changed.items()):
             if path.rsplit("/", 1)[0] == directory:
                 (names.discard if text is None else names.add)(path.rsplit("/", 1)[1])
+        if len(names) > MANY:
+            raise KmodError(directory, "has %d files, more than the %d that are read" % (len(names), MANY), "Remove what no kernel needs",
+                            "ENTRIES_TOO_MANY")
         return sorted(names)
 
     def put(self, path: str, text: Optional[str], like: str = "") -> None:
         """Plan a text (None: no file). A new file gets the mode and owner of ``like``, so that secrets in it stay as secret."""
+        self.text(path)
         path = self.resolve(path)
         self.stages[-1].changed[path] = text
         self.like.setdefault(path, self.resolve(like or path))
 
-    def run(self, path: str, argv: List[str]) -> None:
+    def run(self, command: Command) -> None:
         """Plan one of the host's tools, after what is planned so far and before what follows."""
-        self.stages[-1].command = path, argv
+        self.stages[-1].command = command
         self.then()
 
     def plan(self) -> Plan:
         """The writes, in the order in which they were planned."""
         plan = Plan(self.host)
+        plan.seen.update(self.seen)
         for stage in self.stages:
             for path, text in stage.changed.items():
                 status = self.host.stat(path) or self.host.stat(self.like[path])

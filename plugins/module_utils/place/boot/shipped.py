@@ -70,14 +70,18 @@ def initrd_word(entry: Entry, release: str) -> str:
 def choose(host: Host, menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
     """The shipped entry of a kernel: generated ones before hand-made ones, this machine's own before those of the machine that it was cloned from,
     no recovery, and no two that differ."""
-    found = [entry for entry in menu.entries if boots(entry, release) and entry.driver is None]
-    if copy_of:
-        found = [entry for entry in found if copy_of == entry.id] or [entry for entry in found if copy_of == entry.title]
+    shipped = [entry for entry in menu.entries if entry.driver is None]
+    found = [entry for entry in shipped if boots(entry, release)]
+    named = [[entry for entry in those if copy_of == entry.id] or [entry for entry in those if copy_of == entry.title]
+             for those in (found, shipped)] if copy_of else [[], []]
+    if named[0] or (copy_of and not named[1]):  # it may be that of another kernel
+        found = named[0]
     else:
         found = [entry for entry in found if not _RECOVERY.search(entry.args)]
         found = [entry for entry in found if entry.section.startswith("/etc/grub.d/10_")] or found
-        if len({_started(entry) for entry in found}) > 1:
-            found = [entry for entry in found if _own(host, entry)] or found
+        for better in (lambda entry: locate(host, entry.linux), lambda entry: _own(host, entry)):
+            if len({_started(entry) for entry in found}) > 1:
+                found = [entry for entry in found if better(entry)] or found
     if not found:
         raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
                         "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")

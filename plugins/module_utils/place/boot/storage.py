@@ -27,10 +27,13 @@ def unwritable(host: Host, path: str, entry: str) -> Optional[str]:
 
 def _mounted(real: str) -> Optional[str]:
     """By what the running kernel says: the file system's type, and what its device is made of."""
-    device = os.stat(real).st_dev
+    try:
+        device = os.stat(real).st_dev
+        with open("/proc/self/mountinfo") as mounts:
+            kinds = {fields[2]: fields[fields.index("-") + 1] for fields in (line.split() for line in mounts)}
+    except OSError as error:
+        return "nothing tells what it is on (%s: %s)" % (error.filename, error.strerror)
     number = "%d:%d" % (os.major(device), os.minor(device))
-    with open("/proc/self/mountinfo") as mounts:
-        kinds = {fields[2]: fields[fields.index("-") + 1] for fields in (line.split() for line in mounts)}
     kind = kinds.get(number, "btrfs" if os.major(device) == 0 else "")  # a subvolume has a number that no mount shows
     if kind in NO_BLOCKS:
         return "it is on %s" % kind

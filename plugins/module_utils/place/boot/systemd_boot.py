@@ -11,14 +11,16 @@ on whether the count belongs to the id that the variable holds (to 252 it does, 
 import fnmatch
 import functools
 import re
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ...host import Host
 from . import bls
-from .menu import MARKER, Entry, Loader, Menu, New, View
+from .menu import MARKER, Command, Entry, Loader, Menu, New, View
 
 VARIABLES = "/sys/firmware/efi/efivars/%s-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+VARIABLE_LIMIT = 1 << 16
+SET_ONCE = ["bootctl", "set-oneshot"]
 _COUNT = re.compile(r"\+(?P<left>\d+)(-\d+)?$")
 _DEFAULT = re.compile(r"^default[ \t]+(?P<value>\S.*?)[ \t]*\n", re.M)
 _REMEMBERED = re.compile(r"^# %s default(?P<old>.*)\n" % re.escape(MARKER), re.M)
@@ -31,20 +33,34 @@ def menu(view: View, loader: Loader) -> Menu:
         chosen = None
     else:
         good = [entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())]
-        chosen = (good or entries or [None])[0]  # type: ignore[list-item]
+        others = [] if good else unified(view.host, loader)  # which has its place in the menu by what is in it
+        chosen = None if others else (good or entries or [None])[0]  # type: ignore[list-item]
     once = _once(view)
     return Menu(entries, chosen, once[:-len(".conf")] if once.endswith(".conf") else once or None)
 
 
+def unified(host: Host, loader: Loader) -> List[str]:
+    """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2). They are in the menu and not in these files."""
+    places = {path.rsplit("/loader/", 1)[0] + "/EFI/Linux" for path in (loader.config, loader.entries)}
+    return [name for place in sorted(places) for name in host.listdir(place) if name.lower().endswith(".efi")]
+
+
 def _once(view: View) -> str:
     """What the next boot alone starts, once what is planned has been done."""
-    planned = [stage.command[1][-1] for stage in view.stages if stage.command]  # each of them is of _start_once
+    planned = [stage.command.argv[-1] for stage in view.stages if stage.command]  # each of them is of _start_once
     return planned[-1] if planned else _variable(view.host, "LoaderEntryOneShot")
 
 
 def _start_once(view: View, name: str) -> None:
-    if _once(view) != name:
-        view.run(VARIABLES % "LoaderEntryOneShot", ["bootctl", "set-oneshot", name])
+    before = _once(view)
+    if before == name:
+        return
+
+    def proof(host: Host) -> Optional[str]:
+        now = _variable(host, "LoaderEntryOneShot")
+        return None if now == name else "the firmware has %r for the next boot" % now
+
+    view.run(Command(VARIABLES % "LoaderEntryOneShot", [*SET_ONCE, name], lambda host: host.run([*SET_ONCE, before]), proof))
 
 
 def _variable(host: Host, name: str) -> str:
@@ -52,7 +68,7 @@ def _variable(host: Host, name: str) -> str:
     path = VARIABLES % name
     if not host.live or not host.is_file(path):
         return ""
-    return host.read(path)[4:].decode("utf-16-le", "replace").rstrip("\0")
+    return host.read(path, VARIABLE_LIMIT)[4:].decode("utf-16-le", "replace").rstrip("\0")
 
 
 def _configured(view: View, loader: Loader) -> str:
@@ -65,7 +81,7 @@ def _entries(view: View, loader: Loader) -> List[Entry]:
     found = []
     for name in view.names(loader.entries):
         path = loader.entries + "/" + name
-        entry = bls.entry(path, view.text(path) or "") if name.lower().endswith(".conf") else None
+        entry = bls.entry(path, view.text(path) or "", ("linux", "efi")) if name.lower().endswith(".conf") else None
         if entry is not None:
             found.append((_order(entry), entry._replace(id=_COUNT.sub("", entry.id))))
     found.sort(key=functools.cmp_to_key(_compare))

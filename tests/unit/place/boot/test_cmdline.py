@@ -9,7 +9,7 @@ import subprocess
 
 import machines
 import pytest
-from machines import DRIVER, NEW, OLD, write
+from machines import DRIVER, NEW, OLD
 from test_entry import absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
