@@ -262,6 +262,12 @@ msg:
   returned: when O(state=absent) finds no such variant, and there are others
   type: str
   sample: There is no such variant; there are variants with ootedu.
+foreign:
+  description: Where a variant was and somebody else's file is now, which is left alone. The variant has got another number.
+  returned: when there are any
+  type: list
+  elements: str
+  sample: [/boot/initrd.img-6.1.0-56-cloud-amd64.1]
 pruned:
   description: Variants that are removed because their kernel is no longer installed.
   returned: success

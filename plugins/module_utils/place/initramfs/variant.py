@@ -48,11 +48,14 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
     """A variant for each of the kernels, by default for all that have the drivers; those of kernels that are gone are removed.
 
     The result: ``{"variants": [row], "pruned": [path]}``; a row is that of ``plan``. Where a variant that boots start is replaced, the default
-    that was before is back first, and ``given_back`` names the entries: ``{"path": variant, "entry": title}``.
+    that was before is back first, and ``given_back`` names the entries: ``{"path": variant, "entry": title}``. ``foreign`` are paths where a
+    variant was and somebody else's file is now.
     """
     _check_drivers(request.drivers)
     made, rows = Plan(host), []
     for release in kernels or having(host, request.drivers):
+        if not names.is_release(release):
+            raise KmodError(release, "is no release that a kernel can have", "Name kernels as uname -r does", "RELEASE_NAME")
         modules = request.modules or depmod.linked(host, release, request.drivers)
         if not modules:
             raise KmodError("/lib/modules/" + release, "has no module of %s" % " and ".join(request.drivers), "Link the driver into it (kmod_link)",
@@ -60,16 +63,21 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
         steps, row = plan(host, release, modules, request)
         made.extend(steps)
         rows.append(row)
-    replaced = [row["path"] for row in rows if row["status"] == "replaced"]
-    chosen = [(path, entry) for path in replaced for entry in shipped_entry.starting(host, path) if entry.chosen]
+    written = [row["path"] for row in rows if row["status"] != "current"]  # an entry may start what is not there, too
+    chosen = [(path, entry) for path in written for entry in shipped_entry.starting(host, path) if entry.chosen]
     pruned = _prunable(host, request.drivers) if not kernels else []
-    whole = _for_good(boot_entry.give_back(host, replaced)) if chosen else Plan(host)
+    whole = _for_good(boot_entry.give_back(host, written)) if chosen else Plan(host)
     whole.extend(_removal(host, pruned))
+    foreign = []
+    for path, mark in _marks_alone(host):
+        if path not in written and set(mark.wants["drivers"]) & set(request.drivers):
+            whole.put(witness.path_of(path), None)  # left by a run that was cut off; or what lies there now is somebody else's
+            foreign += [path] if host.lstat(path) is not None else []
     whole.extend(made)
     _room(host, whole)
     result: Dict[str, Any] = {"variants": rows, "pruned": [variant.path for variant in pruned]}
-    if chosen:
-        result["given_back"] = [{"path": path, "entry": entry.title} for path, entry in chosen]
+    result.update({"given_back": [{"path": path, "entry": entry.title} for path, entry in chosen]} if chosen else {})
+    result.update({"foreign": foreign} if foreign else {})
     return whole, result
 
 
@@ -161,9 +169,6 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
         shipped = image.read(host, base, store.wanted)
         wants["base"] = {"path": base, "size": shipped.size, "sha256": shipped.sha256}
         row["base_sha256"] = shipped.sha256
-        for path, mark in _marks_alone(host):  # somebody else's file is where a variant was: that is theirs now
-            if host.lstat(path) is not None and NUMBERED.sub(r"\1", path) == base and mark.wants["drivers"] == wants["drivers"]:
-                steps.put(witness.path_of(path), None)
         if old and not old.tail:
             steps.put(old.path, None, keep=False)  # by its mark alone it is ours, and that is about to be another one
         for content, is_mark in _content(host, shipped, parsed, store, wants, request.method, row):
@@ -213,6 +218,9 @@ def _read(host: Host, path: str) -> ko.KernelModule:
     if module.vermagic is None:
         why = module.faults[0].message if module.faults else "it has no vermagic"
         raise KmodError(path, "is no kernel module: " + why, "Copy the file again", "MODULE_BAD")
+    if not names.is_module(module.name):  # it becomes a word in scripts, and an argument of tools
+        raise KmodError(path, "cannot be loaded as %r: that is no name of a module" % module.name[:80], "Build it with the kernel's build system",
+                        "MODULE_NAME")
     return module
 
 
@@ -346,7 +354,7 @@ def gone(host: Host, variant: Variant) -> bool:
 def having(host: Host, drivers: Sequence[str]) -> List[str]:
     """The installed kernels that have modules of each of the drivers."""
     return [release for release in host.listdir("/lib/modules")
-            if _installed(host, release) and all(depmod.linked(host, release, [driver]) for driver in drivers)]
+            if names.is_release(release) and _installed(host, release) and all(depmod.linked(host, release, [driver]) for driver in drivers)]
 
 
 def _installed(host: Host, release: str) -> bool:
