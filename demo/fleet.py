@@ -94,7 +94,10 @@ def newc(name: str, path: Path | None, number: int) -> bytes:
 ROOT = "root=UUID=11111111-2222-3333-4444-555555555555 ro"
 
 
-def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrestricted: str = "") -> str:
+HELD_BACK = "el7"  # somebody has it start its oldest kernel, which takes no build of the driver
+
+
+def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrestricted: str = "", default: str = "0") -> str:
     """What grub-mkconfig writes, shortened to the parts that matter: one entry a kernel and the stanza of 41_custom."""
     entries = "".join(
         """menuentry '%(title)s, with Linux %(release)s' --class gnu-linux %(unrestricted)s$menuentry_id_option 'gnulinux-%(release)s-advanced' {
@@ -110,7 +113,7 @@ def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrest
 }
 """ % {"title": title, "release": kernel.release, "unrestricted": unrestricted, "boot": boot, "root": ROOT, "initrd": initrd % kernel.release}
         for kernel in reversed(kernels))
-    return """set default="0"
+    return """set default="%s"
 if [ x"${feature_menuentry_id}" = xy ]; then
   menuentry_id_option="--id"
 else
@@ -125,7 +128,7 @@ elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
   source $prefix/custom.cfg
 fi
 ### END /etc/grub.d/41_custom ###
-""" % entries
+""" % (default, entries)
 
 
 def enterprise_directories(host: Path, kernel: Kernel) -> Path:
@@ -169,15 +172,16 @@ grub_class rocky
 
 
 def el7(host: Path, kernels: list[Kernel]) -> None:
-    """Enterprise Linux 7: GRUB 2 without BLS, symvers in /boot."""
+    """Enterprise Linux 7: GRUB 2 without BLS, symvers in /boot; the default is its oldest kernel, by somebody's choice."""
     write(host / "etc/os-release", 'NAME="CentOS Linux"\nVERSION_ID="7"\nID="centos"\nID_LIKE="rhel fedora"\n')
     write(host / "etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
     for kernel in kernels:
         install(host, kernel, "initramfs-%s.img" % kernel.release, usr=True)
         enterprise_directories(host, kernel)
         symvers_in_boot(host, kernel)
-    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "CentOS Linux (Core)", "initramfs-%s.img", "/", "--unrestricted "), 0o600)
-    write(host / "boot/grub2/grubenv", grubenv())
+    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "CentOS Linux (Core)", "initramfs-%s.img", "/", "--unrestricted ",
+                                                   "${saved_entry}"), 0o600)
+    write(host / "boot/grub2/grubenv", grubenv("saved_entry=gnulinux-%s-advanced" % kernels[0].release))
     write(host / "etc/default/grub", "GRUB_DEFAULT=saved\n")
 
 

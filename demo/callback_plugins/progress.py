@@ -39,13 +39,17 @@ class CallbackModule(CallbackBase):
             seconds = time.monotonic() - self.started[host, task._uuid]
             answer = result._result
             outcome = word or ("changed" if answer.get("changed") else "ok")
-            print("  %-9s %-50s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True)
+            print("  %-9s %-68s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True)
             if word:
                 print("            " + str(answer.get("msg")), flush=True)
+            elif task.args.get("state") == "possible":
+                return
             self.results.setdefault(host, {})[module] = answer
 
     def v2_runner_on_ok(self, result):
         self._finished(result, "")
+        if result._task.action == "ansible.builtin.debug":
+            print("            " + str(result._result.get("msg")), flush=True)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         self._finished(result, "FAILED")

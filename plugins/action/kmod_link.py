@@ -25,11 +25,11 @@ class ActionModule(KmodAction):
         return answer
 
     def send(self, paths: list[str]) -> dict[str, str]:
-        """Copy files of the controller to the host; answers with where each lies there."""
+        """Copy files of the controller, as they were checked and judged, to the host; answers with where each lies there."""
         shell = self._connection._shell
         if shell.tmpdir is None:
             self._make_tmp_path()
-        sent = {path: self._transfer_file(path, shell.join_path(shell.tmpdir, "%d-%s" % (number, os.path.basename(path))))
+        sent = {path: self._transfer_file(self.copies[path], shell.join_path(shell.tmpdir, "%d-%s" % (number, os.path.basename(path))))
                 for number, path in enumerate(paths)}
         self._fixup_perms2([shell.tmpdir, *sent.values()], execute=False)
         return sent

@@ -13,6 +13,7 @@ options:
     description:
       - Root directory of the machine to work on. Another directory than V(/) is a machine that is not running,
         such as an image being built or a mounted disk. Symlinks are resolved inside it.
+      - A host that has the variable C(kmod_root) is that machine, unless this option says otherwise.
     type: path
     default: /
 attributes:
@@ -26,6 +27,27 @@ attributes:
   async:
     description: Supports being run with C(async).
     support: full
+"""
+
+    SUPPLY = r"""
+options:
+  checksums:
+    description:
+      - A list of SHA-256 checksums on the controller, as C(sha256sum) writes it (often C(SHA256SUMS)). Every file of O(src) that is read, a module or
+        a package, has to be in it and to match, or nothing is sent anywhere.
+      - The checksums are those of the files as they were shipped, compressed or not. Names in the list are relative to its own directory.
+    type: path
+  signature:
+    description:
+      - A detached signature of O(checksums), on the controller. It is checked before the list is believed.
+      - What it looks like says which tool of the controller checks it, V(gpg), V(ssh-keygen) (in the namespace C(file)) or V(minisign).
+      - Required with O(keyring), and requires it.
+    type: path
+  keyring:
+    description:
+      - Who may sign O(checksums). A file on the controller with public keys for V(gpg) (as C(gpg --export) writes them, armored or not), one
+        of allowed signers for V(ssh-keygen), or the public key for V(minisign). No other keys count, and no setting of the user.
+    type: path
 """
 
     INFO = r"""

@@ -121,6 +121,7 @@ def _entry_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--boot", choices=["none", "once", "default", "shipped"], default="none",
                       help="start it at the next boot alone, or from now on, or what was started before")
     each.add_argument("--args", default="", help="arguments for the kernel's command line besides those of the shipped entry")
+    each.add_argument("--copy-of", default="", metavar="ID", help="id or title of the entry to copy, where a kernel has several that differ")
     _change_options(each)
     return each
 
@@ -200,19 +201,23 @@ def variant(options: argparse.Namespace) -> int:
 
 
 def entry(options: argparse.Namespace) -> int:
+    from .place import started
     from .place.boot import entry as entries
-    from .place.initramfs import variant as variants
 
-    request = entries.Request(options.driver, options.args, boot=options.boot)
+    request = entries.Request(options.driver, options.args, boot=options.boot, copy_of=options.copy_of)
     result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
-                     else entries.present(host, request, variants.images(host, options.driver, options.kernel)))
-    _show(options, result, _columns([[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]))
+                     else started.present(host, request, options.kernel))
+    rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
+    _show(options, result, "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
     return OK
 
 
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
+    others = done.result.get("other_drivers")
+    if others:
+        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (options.driver, ", ".join(others)))
     return dict(done.result, changed=done.changed)
 
 

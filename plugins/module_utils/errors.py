@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The one exception that the core raises on purpose."""
+import contextlib
 import errno
+import os
 import re
-from typing import Optional
+from typing import Iterator, Optional
 
 
 class KmodError(Exception):
@@ -20,6 +22,21 @@ class KmodError(Exception):
         self.why = why
         self.then = then
         self.code = code
+
+
+class SystemFailed(KmodError):
+    """A call to the system failed for a reason that says nothing of what was asked for (EIO, no open files left): the next time it may not."""
+
+
+@contextlib.contextmanager
+def forgiving() -> Iterator[None]:
+    """Go on without what is not there, damaged or not ours to read; but nothing is decided where the system itself failed."""
+    try:
+        yield
+    except SystemFailed:
+        raise
+    except KmodError:
+        pass
 
 
 def printable(text: str) -> str:
@@ -41,9 +58,13 @@ _NEXT_STEP = {
 }
 
 
+_TELLING = ("ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO", "EINVAL")  # these say what is there
+
+
 def from_oserror(path: str, error: OSError, doing: str) -> KmodError:
     """The KmodError for a system call that failed while ``doing`` something with ``path``."""
     name = errno.errorcode.get(error.errno or 0, "EIO")
     code = {"ENOENT": "PATH_MISSING", "ELOOP": "PATH_LOOP"}.get(name, name)
     step: Optional[str] = _NEXT_STEP.get(name)
-    return KmodError(path, "cannot %s: %s" % (doing, error.strerror or error), step or "", code)
+    tells = name in _TELLING or (name in ("EACCES", "EPERM") and os.geteuid() != 0)
+    return (KmodError if tells else SystemFailed)(path, "cannot %s: %s" % (doing, error.strerror or error), step or "", code)

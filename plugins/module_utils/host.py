@@ -41,7 +41,7 @@ class Host:
     """A machine, or a directory that is laid out as one."""
 
     def __init__(self, root: str = "/") -> None:
-        if not os.path.isdir(root):
+        if "\0" in root or not os.path.isdir(root):
             raise KmodError(root, "is not a directory", "Give the root directory of an installed system", "PATH_MISSING")
         self.root = os.path.realpath(root)
         self.keeps_cache = False  # whether what took long to read may be kept below /var/cache: not in check mode
@@ -81,8 +81,10 @@ class Host:
             if todo or follow:
                 try:
                     target: Optional[str] = os.readlink(os.path.join(above, part))
-                except (OSError, ValueError):  # not a symlink, not there, or no name at all
-                    target = None
+                except OSError as error:
+                    if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                        raise from_oserror(path, error, "look at it") from None
+                    target = None  # not a symlink, or not there
                 if target is not None:
                     links += 1
                     if links > MAX_LINKS:

@@ -231,8 +231,8 @@ class Plan:
     def apply(self) -> None:
         """Take every step; on a failure take back those that were done, then raise it."""
         self._check_room()
-        files: List[Undo] = []
-        commands: List[Undo] = []
+        files: List[Tuple[str, Undo]] = []
+        commands: List[Tuple[str, Undo]] = []
         seen = dict(self.seen)
         try:
             for step in self.steps:
@@ -241,7 +241,7 @@ class Plan:
                 for each in step.make(self.host) if isinstance(step, Derived) else [step]:
                     undo = each.prepare(self.host)
                     if undo:
-                        (commands if isinstance(each, Command) else files).append(undo)
+                        (commands if isinstance(each, Command) else files).append((each.path, undo))
                     each.apply(self.host)
             relabel(self.host, [step.path for step in self.steps if isinstance(step, Change) and step.after is not None])
         except BaseException as error:
@@ -273,19 +273,32 @@ class Plan:
                                 % (needed[device] + 1023 >> 10, free >> 10), "Free space there and run again", "NO_ROOM")
 
 
-def _undo(steps: Sequence[Undo]) -> List[str]:
-    """Take steps back in this order, all that can be; answers with what is left, each with the reason."""
-    left = []
+def _undo(steps: Sequence[Tuple[str, Undo]]) -> List[str]:
+    """Take steps back in this order, all that can be; answers with what is left, each with the reason.
+
+    Beside what stays nothing else is taken away: neither the mark that says whose it is nor the directory.
+    """
+    left: List[str] = []
+    beside: List[str] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
     try:
-        for undo in steps:
-            try:
-                undo()
-            except KmodError as error:
-                left.append("%s: %s" % (error.what, error.why))
+        for path, undo in steps:
+            if not any((where + "/").startswith(path + "/") or where == posixpath.dirname(path) for where in beside):
+                error = _failing(undo) and _failing(undo)  # what fails once may do the second time
+                if error:
+                    left.append("%s: %s" % (error.what, error.why))
+                    beside.append(posixpath.dirname(path))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return left
+
+
+def _failing(undo: Undo) -> Optional[KmodError]:
+    try:
+        undo()
+    except KmodError as error:
+        return error
+    return None
 
 
 def look(host: Host, path: str) -> Optional[Node]:

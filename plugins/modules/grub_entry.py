@@ -23,9 +23,12 @@ options:
     type: str
     required: true
   state:
-    description: Whether the entries are there.
+    description:
+      - Whether the entries are there.
+      - V(possible) only sees whether there can be entries for O(kernels), before there are variants of their images. Nothing is changed, and what is
+        refused is refused for the same reasons as it would be later.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, possible]
     default: present
   kernels:
     description:
@@ -178,11 +181,32 @@ kernels:
       sample: true
     trial:
       description:
-        - How the trial of these images went that O(boot=once) asked for. V(none) where it did not, V(pending) before that boot, V(passed) where
-          the host was seen running the driver after it, V(failed) where it was not.
+        - How the trial of these images went that O(boot=once) asked for. V(none) where it did not, V(pending) before that boot, V(passed) where the
+          host was seen running the driver after it, V(failed) where it was not.
       type: str
       returned: O(state=present)
       sample: pending
+msg:
+  description: What all this comes to, in one sentence. It names the drivers that have entries where O(driver) has none.
+  returned: success
+  type: str
+  sample: The next boot alone tries vendor on 6.1.0-56-cloud-amd64; reboot for that.
+trial:
+  description: The first of V(pending), V(failed), V(idle) and V(passed) that the trial of a kernel is in, else V(none).
+  returned: success
+  type: str
+  sample: pending
+pending:
+  description: Releases of the kernels whose trial is to begin at the next boot.
+  returned: success
+  type: list
+  elements: str
+  sample: [6.1.0-56-cloud-amd64]
+reboot_needed:
+  description: Whether a trial waits for the next boot.
+  returned: success
+  type: bool
+  sample: true
 default:
   description: The id of the default entry. None where it is the entry that was started last.
   returned: success
@@ -193,6 +217,12 @@ next:
   returned: success
   type: str
   sample: 5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64~vendor
+other_drivers:
+  description: The drivers that are there where there is nothing of the one that is named. It may be one of them that was meant. A warning, too.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 running:
   description: What the running system shows of the driver, to tell how a trial went.
   returned: success
@@ -210,37 +240,63 @@ running:
       type: dict
       returned: always
       sample: {ootedu: this, ootedu_user: 'no'}
-    verified:
-      description: Whether an entry of the driver started the system, and the modules that are loaded, one at least, are those deployed.
+    initramfs:
+      description:
+        - Whether the variant was unpacked at boot, by what it leaves in C(/run/outoftree.kmod.variant). None where the entry did not start the
+          system, or starts a variant that promises no such thing.
       type: bool
       returned: always
       sample: true
+    verified:
+      description:
+        - Whether an entry of the driver started the system, the modules that are loaded, one at least, are those deployed, and the variant was
+          unpacked.
+      type: bool
+      returned: always
+      sample: true
+    verdict:
+      description:
+        - The same in a word. V(none) if no entry of the driver, as it is now, started the system. V(well) if it came up with the deployed modules,
+          V(idle) if it came up and no device asks for one, V(unloaded) if one does and none is loaded, V(other) if another module is,
+          V(unknown) if that cannot be told, V(stuck) if a module is on its way in or out or has crashed there, and V(image) if the kernel was
+          started with another initramfs, or without one.
+      type: str
+      returned: always
+      sample: well
+    message:
+      description: The same in a sentence.
+      type: str
+      returned: always
+      sample: The host came up with the entry of ootedu for 6.1.0-56-cloud-amd64 and has loaded ootedu as deployed.
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible, started
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
 
 
 def work(host, params):
+    plan, result = changes(host, params)
+    return plan, dict(result, other_drivers=[] if result["kernels"] else notice.other_drivers(host, [params["driver"]]))
+
+
+def changes(host, params):
     if params["state"] == "absent":
         return entry.absent(host, params["driver"], params["kernels"], params["loader"])
-    if params["initrd"] and len(params["kernels"]) != 1:
-        raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
     fallback = None if params["fallback_args"] == "auto" else params["fallback_args"]
     request = entry.Request(params["driver"], params["args"], fallback, params["boot"], params["copy_of"] or "")
-    explicit = {params["kernels"][0]: tuple(params["initrd"])} if params["initrd"] else None
-    return entry.present(host, request, explicit or variant.images(host, params["driver"], params["kernels"]), params["loader"])
+    if params["state"] == "possible":
+        return possible.entries(host, request, params["kernels"], params["loader"])
+    return started.present(host, request, params["kernels"], params["initrd"], params["loader"])
 
 
 def main():
     module = AnsibleModule(
         argument_spec=dict(
             driver=dict(type="str", required=True),
-            state=dict(type="str", choices=["present", "absent"], default="present"),
+            state=dict(type="str", choices=["present", "absent", "possible"], default="present"),
             kernels=dict(type="list", elements="str", default=[]),
             initrd=dict(type="list", elements="path"),
             boot=dict(type="str", choices=["none", "once", "default", "shipped"], default="none"),

@@ -66,9 +66,11 @@ options:
     type: bool
     default: false
   state:
-    description: Whether the variants are there.
+    description:
+      - Whether the variants are there.
+      - V(possible) only sees whether there can be variants for O(kernels), before the driver is linked into them. Nothing is changed.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, possible]
     default: present
 extends_documentation_fragment:
   - outoftree.kmod.common
@@ -129,7 +131,7 @@ variants:
       returned: always
       sample: /boot/initrd.img-6.1.0-56-cloud-amd64.1
     status:
-      description: What is done about it. One of C(current), C(created), C(replaced) and C(removed).
+      description: What is done about it. One of C(current), C(created), C(replaced), C(removed) and C(possible).
       type: str
       returned: always
       sample: created
@@ -224,12 +226,26 @@ pruned:
   type: list
   elements: str
   sample: []
+other_drivers:
+  description: The drivers that are there where there is nothing of the one that is named. It may be one of them that was meant. A warning, too.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+
+
+def work(host, params):
+    if params["state"] == "possible":
+        return possible.variants(host, variant.Request(tuple(params["driver"]), ignore_tpm=params["ignore_tpm"]), params["kernels"])
+    plan, result = variant.requested(host, params)
+    return plan, dict(result, other_drivers=[] if result["variants"] else notice.other_drivers(host, params["driver"]))
 
 
 def main():
@@ -242,11 +258,11 @@ def main():
             method=dict(type="str", choices=["auto", "overlay", "segment", "rebuild"], default="auto"),
             early_load=dict(type="bool", default=False),
             ignore_tpm=dict(type="bool", default=False),
-            state=dict(type="str", choices=["present", "absent"], default="present"),
+            state=dict(type="str", choices=["present", "absent", "possible"], default="present"),
         ),
         supports_check_mode=True,
     )
-    task.run(module, variant.requested)
+    task.run(module, work)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ options:
     elements: path
   src:
     description:
-      - The same on the controller. The files are read there; what they need travels to the host, they themselves do not.
+      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the working directory.
+      - The files are read there; what they need travels to the host, they themselves do not.
     type: list
     elements: path
   described:
@@ -63,6 +64,7 @@ options:
     default: false
 extends_documentation_fragment:
   - outoftree.kmod.common
+  - outoftree.kmod.common.supply
   - outoftree.kmod.common.info
   - outoftree.kmod.common.actiongroup_kmod
 seealso:
@@ -147,6 +149,11 @@ checks:
           symbol: module_layout
           wanted: "0xa351f379"
           found: "0x82164fbb"
+signer:
+  description: Who signed O(checksums), as the tool that checked O(signature) names them.
+  returned: O(signature) given
+  type: str
+  sample: Vendor Releases <release@vendor.example> (6F2A0E8F5A4B3C2D1E0F9A8B7C6D5E4F3A2B1C0D)
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -163,6 +170,9 @@ def main():
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
             described=dict(type="list", elements="dict"),
+            checksums=dict(type="path"),
+            signature=dict(type="path"),
+            keyring=dict(type="path"),
             kernels=dict(type="list", elements="str", default=["all"]),
             require=dict(type="str", choices=["all", "any", "booting", "none"], default="all"),
             each=dict(type="bool", default=False),

@@ -33,7 +33,8 @@ options:
     elements: path
   src:
     description:
-      - The same on the controller. The files are read there, and of them only those that the host's kernels need and that it does not
+      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the working directory.
+      - The files are read there, and of them only those that the host's kernels need and that it does not
         have travel to it.
     type: list
     elements: path
@@ -82,6 +83,7 @@ options:
     default: false
 extends_documentation_fragment:
   - outoftree.kmod.common
+  - outoftree.kmod.common.supply
   - outoftree.kmod.common.change
   - outoftree.kmod.common.actiongroup_kmod
 seealso:
@@ -171,6 +173,28 @@ kernels:
       files: [/lib/modules/6.1.0-56-cloud-amd64/weak-updates/dmy/dummy.ko]
       linked: true
       override: true
+unserved:
+  description:
+    - The kernels that get no build, oldest first. Those of the chosen ones, and others that boots are expected to start.
+    - Each has its C(kernel), a C(verdict) with a C(reason) (V(null) if it was not chosen), and in C(boots) why it is expected to be started,
+      as the V(running) one, the V(newest) or the boot loader's V(default).
+    - They are a warning, too.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - kernel: 6.1.0-53-cloud-amd64
+      boots: [default]
+      verdict: incompatible
+      reason: the version of module_layout differs
+other_drivers:
+  description:
+    - The drivers that are there where there is nothing of the one that is to be removed. It may be one of them that was meant.
+    - They are a warning, too.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 healed:
   description: The links that led nowhere and were not the driver's own. Empty unless O(heal=true).
   returned: success
@@ -190,6 +214,13 @@ healed:
     - path: /lib/modules/5.14.0-1/weak-updates/other/other.ko
       before: /lib/modules/gone/extra/other/other.ko
       after: ../../../5.14.0-2/extra/other/other.ko
+left:
+  description:
+    - What lies in the place of a file that was to be removed, and is not what had been put there. It is somebody else's by now, and stays.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 reboot_needed:
   description: Whether the running kernel has other modules loaded than those that it is given now, and a reboot changes that.
   returned: success
@@ -203,6 +234,11 @@ held_back_by:
   returned: success
   type: str
   sample: /boot/initramfs-5.14.0-503.11.1.el9_5.x86_64.img
+signer:
+  description: Who signed O(checksums), as the tool that checked O(signature) names them.
+  returned: O(signature) given
+  type: str
+  sample: Vendor Releases <release@vendor.example> (6F2A0E8F5A4B3C2D1E0F9A8B7C6D5E4F3A2B1C0D)
 code:
   description: A stable code for the reason of the failure.
   returned: failure
@@ -223,6 +259,9 @@ def main():
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
             described=dict(type="list", elements="dict"),
+            checksums=dict(type="path"),
+            signature=dict(type="path"),
+            keyring=dict(type="path"),
             files=dict(type="dict"),
             kernels=dict(type="list", elements="str", default=["all"]),
             state=dict(type="str", choices=["present", "absent"], default="present"),

@@ -86,7 +86,7 @@ def machine(root, family):
     host = Host(str(root))
     kernels = {release: (machines.directory(family).replace("%s", release) + initrd % release + ".1",) for release in (machines.OLD, machines.NEW)}
     for driver in DRIVERS:
-        entry.present(host, entry.Request(driver), kernels)[0].apply()
+        entry.present(host, entry.Request(driver), machines.verified(kernels))[0].apply()
     return host, detect.detect(host), kernels
 
 
@@ -132,7 +132,7 @@ def grub_files(grub, host, head, entries):
 def test_grub_shows_and_starts_what_custom_cfg_adds(tmp_path, grub, family, boot):
     """With a grub.cfg as grub-mkconfig writes it: of debian with a fixed default, of the others with a saved one."""
     host, loader, kernels = machine(tmp_path / "root", family)
-    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), machines.verified(kernels))[0].apply()
     expected = menu(host, loader)
     ids = [each.id for each in expected.entries if each.linux]
     kernels_of, titles_of = iter(range(len(ids))), iter(range(len(ids)))
@@ -162,7 +162,7 @@ def test_grub_shows_and_starts_what_is_read_off_its_files(tmp_path, grub, chosen
         protect(tmp_path / "root")
     if chosen:
         boot = {"once": "once", "saved": "default"}[chosen]
-        entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+        entry.present(host, entry.Request(DRIVERS[1], boot=boot), machines.verified(kernels))[0].apply()
     expected = menu(host, loader)
     files = grub_files(grub, host, head, telling(host, loader))
     block = host.read_text("/boot/grub2/grubenv")
@@ -191,7 +191,7 @@ def test_grub_asks_for_a_password_where_that_is_read_off_its_files(tmp_path, gru
     codes = set()
     for boot in ("once", "default"):
         try:
-            entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)
+            entry.present(host, entry.Request(DRIVERS[1], boot=boot), machines.verified(kernels))
             codes.add(None)
         except KmodError as error:
             codes.add(error.code)
@@ -202,7 +202,7 @@ def test_grub_asks_for_a_password_where_that_is_read_off_its_files(tmp_path, gru
 @pytest.mark.parametrize("boot", ["none", "default"])
 def test_systemd_boot_shows_and_starts_what_is_read_off_its_files(tmp_path, suite, boot):
     host, loader, kernels = machine(tmp_path / "root", "systemd-boot")
-    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), machines.verified(kernels))[0].apply()
     expected = menu(host, loader)
     program = next(debian.unpack(debian.package("systemd-boot-efi", suite)).rglob("systemd-bootx64.efi")).read_bytes()
     files = dict(telling(host, loader), **{"EFI/BOOT/BOOTX64.EFI": program, "loader/loader.conf": host.read(loader.config)})
@@ -228,7 +228,7 @@ def assert_a_cd_starts(tmp_path, expected, boot, loader, *options):
 @pytest.mark.parametrize("boot", ["none", "default"])
 def test_grub_legacy_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
     host, loader, kernels = machine(tmp_path / "root", "el6")
-    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), machines.verified(kernels))[0].apply()
     expected = menu(host, loader)
     text = host.read_text(loader.config)
     for kind, line in (("title ", "title T-%02d"), ("\tkernel ", "\tkernel /chosen-%02d")):
@@ -248,7 +248,7 @@ def test_grub_legacy_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
 def test_syslinux_shows_and_starts_what_is_read_off_its_file(tmp_path, boot):
     """ISOLINUX, which reads the same file as EXTLINUX with the same code, but needs no file system that is mounted."""
     host, loader, kernels = machine(tmp_path / "root", "extlinux")
-    entry.present(host, entry.Request(DRIVERS[1], boot=boot), kernels)[0].apply()
+    entry.present(host, entry.Request(DRIVERS[1], boot=boot), machines.verified(kernels))[0].apply()
     expected = menu(host, loader)
     text = host.read_text(loader.config)
     for kind, line in (("\tmenu label ", "\tmenu label T-%02d"), ("\tlinux ", "\tlinux /chosen-%02d")):

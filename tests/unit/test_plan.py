@@ -100,6 +100,94 @@ def test_an_interrupted_run_is_taken_back_too(host):
     assert tree(host) == before
 
 
+def test_beside_what_could_not_be_taken_back_its_mark_stays(host, monkeypatch):
+    plan = Plan(host)
+    for name in ("mark", "module", "last"):
+        plan.put("/boot/new/" + name, text(name.encode()))
+    plan.put("/boot/other", text(b""))
+    plan.run("/x", ["false"])
+    remove = Host.remove
+
+    def failing(self, path):
+        if path.endswith("module"):
+            raise KmodError(path, "no")
+        remove(self, path)
+
+    monkeypatch.setattr(Host, "remove", failing)
+    with pytest.raises(KmodError, match="could not be taken back: /boot/new/module: no"):
+        plan.apply()
+    assert host.listdir("/boot") == ["new"] and host.listdir("/boot/new") == ["mark", "module"]
+
+
+def test_what_fails_once_on_the_way_back_is_tried_again(host, monkeypatch):
+    plan = Plan(host)
+    plan.put("/boot/one", text(b"1"))
+    plan.run("/x", ["false"])
+    remove, tried = Host.remove, []
+
+    def failing(self, path):
+        tried.append(path)
+        if len(tried) == 1:
+            raise KmodError(path, "no")
+        remove(self, path)
+
+    monkeypatch.setattr(Host, "remove", failing)
+    with pytest.raises(KmodError, match="exit status 1: it said nothing"):
+        plan.apply()
+    assert host.listdir("/boot") == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_command_is_taken_back_by_its_inverse_once_the_files_are_as_they_were(host, fails):
+    told = []
+    plan = Plan(host)
+    plan.put("/boot/one", text(b"1"))
+    plan.run("/x", ["true"], lambda host: told.append(host.listdir("/boot")))
+    plan.run("/y", ["true"], lambda host: told.append("first"), lambda host: "nothing has happened" if fails else None)
+    if fails:
+        with pytest.raises(KmodError, match="said that all is well, but nothing has happened"):
+            plan.apply()
+    else:
+        plan.apply()
+    assert told == (["first", []] if fails else [])
+
+
+def test_a_step_that_failed_after_its_work_was_done_is_taken_back(host, monkeypatch):
+    plan = Plan(host)
+    plan.put("/boot/one", text(b"1"))
+    replace = Host.replace
+
+    def failing(self, *arguments):
+        replace(self, *arguments)
+        raise KmodError("/boot", "cannot be synced")
+
+    monkeypatch.setattr(Host, "replace", failing)
+    with pytest.raises(KmodError, match="cannot be synced"):
+        plan.apply()
+    assert host.listdir("/boot") == []
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(host, monkeypatch):
+    monkeypatch.setattr(Host, "room", lambda self, path: (1, 1 << 20))
+    plan = Plan(host)
+    for number in range(3):
+        plan.put("/boot/%d" % number, File(Content(400 << 10, "", lambda: [b"x"], True)))
+    with pytest.raises(KmodError) as caught:
+        plan.apply()
+    assert caught.value.code == "NO_ROOM" and host.listdir("/boot") == []
+
+
+def test_a_file_that_someone_changes_after_it_was_planned_is_left_to_them(host):
+    host.replace("/boot/file", b"old")
+    plan = Plan(host)
+    plan.put("/boot/first", text(b""))
+    plan.put("/boot/file", text(b"ours"))
+    host.replace("/boot/file", b"theirs")
+    with pytest.raises(KmodError) as caught:
+        plan.apply()
+    assert caught.value.code == "FILE_CHANGED" and host.read("/boot/file") == b"theirs" and host.listdir("/boot") == ["file"]
+
+
 def test_what_cannot_be_put_back_is_named(host, monkeypatch):
     plan = Plan(host)
     plan.put("/boot/one", text(b"1"))

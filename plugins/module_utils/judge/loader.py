@@ -7,11 +7,10 @@
 The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the same, as notes: the loader
 would not get there, a person who mends the module will.
 """
-import contextlib
 from itertools import takewhile
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import KmodError
+from ..errors import forgiving
 from ..read import ko
 from ..read.exports import VMLINUX, Export
 from ..read.kernels import Kernel
@@ -117,7 +116,7 @@ class Group:
     def _of_deployed(self, name: str) -> Dict[str, Tuple[Export, KernelModule]]:
         """What one of the modules exports that lie beside the kernel's own; nothing where its file cannot be read, as a weak link may dangle."""
         if name not in self.deployed_exported:
-            with contextlib.suppress(KmodError):
+            with forgiving():
                 self.deployed_exported[name] = self._exported([ko.read(self.kernel.host, self.deployed[name])])
         return self.deployed_exported.setdefault(name, {})
 

@@ -6,7 +6,7 @@
 from itertools import zip_longest
 from typing import Iterator, Optional, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed
 from ..read import btf, depmod, kernels, ko, names
 from ..read.exports import VMLINUX
 from ..read.kernels import Kernel
@@ -93,6 +93,8 @@ def _built_with(module: KernelModule, kernel: Kernel) -> Optional[btf.Btf]:
     """The types of the kernel that it was built for; None where that is not installed, or is this one."""
     try:
         built_for = kernels.kernel(kernel.host, module.built_for)
+    except SystemFailed:
+        raise
     except KmodError:
         return None
     return None if built_for.release == kernel.release else btf.of_kernel(kernel.host, built_for.image, built_for.running)

@@ -10,7 +10,7 @@ import re
 from operator import itemgetter
 from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed
 from ..read import modprobe
 from ..read.exports import Export
 from ..read.kernels import Build, Kernel, Trust
@@ -92,6 +92,8 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     exports: Dict[str, Export] = {}
     try:
         exports = kernel.exports
+    except SystemFailed:
+        raise
     except KmodError as error:
         problem = error
     return Loader(

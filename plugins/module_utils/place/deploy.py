@@ -3,20 +3,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What kmod_link asks of the core: from the task's options to a plan and its answer."""
-import contextlib
 import functools
 import re
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..compression import decompress
-from ..errors import KmodError
+from ..errors import KmodError, forgiving
 from ..host import Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.selection import Build
 from ..plan import Content, Plan
 from ..read import ko, names, package
-from . import heal, loaded, store, weak_links
+from . import heal, loaded, notice, store, weak_links
 from .boot import shipped
 from .boot.menu import boots
 from .initramfs import listing
@@ -47,6 +46,9 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
         outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judged, healing)
     else:
         outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judged, contents, healing)
+    gone = options["state"] == "absent"
+    outcome.result["unserved"] = [] if gone else notice.unserved(host, installed, outcome.result["kernels"], outcome.after)
+    outcome.result["other_drivers"] = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
     here = next((kernel.release for kernel in installed if kernel.running), None)
     other = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
     outcome.result["held_back_by"] = _held_back_by(host, outcome.after) if other else None
@@ -77,7 +79,7 @@ def _held_back_by(host: Host, after: Dict[str, Optional[Build]]) -> Optional[str
         return None
     wanted = {module.name: module.sha256 for module in build.modules}
     for path in (shipped.locate(host, word) for word in entry.initrd):
-        with contextlib.suppress(KmodError):  # an image that cannot be read has nothing to load
+        with forgiving():  # an image that cannot be read has nothing to load
             copies = listing.modules(host, path, release, list(wanted)) if path else {}
             if any(copy["sha256"] != wanted[name] for name, copy in copies.items()):
                 return path

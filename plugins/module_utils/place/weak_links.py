@@ -7,13 +7,12 @@
 A link is relative, so that it leads to the same build in any clone of the tree, and by that and its target it is known as ours: what
 packages make with weak-modules is absolute. The build for a kernel itself needs no link, it lies where that kernel looks.
 """
-import contextlib
 import posixpath
 import re
 import time
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, forgiving
 from ..host import Host
 from ..judge.selection import Build, Choice, Judge, select
 from ..plan import Content, File, Link
@@ -72,7 +71,7 @@ def _modules(host: Host, stored: store.Stored) -> List[ko.KernelModule]:
     for path in stored.paths:
         if not host.is_file(path):
             return []
-        with contextlib.suppress(KmodError):
+        with forgiving():
             found.append(ko.read(host, path))
     rows = set(stored.files)
     return found if all((posixpath.basename(module.path), module.sha256) in rows for module in found) and len(found) == len(stored.paths) else []

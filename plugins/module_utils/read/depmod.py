@@ -11,7 +11,7 @@ import os
 import re
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, from_oserror
 from ..host import Host
 from . import ko
 
@@ -96,8 +96,14 @@ def _files(host: Host, directory: str, exclude: Tuple[str, ...], above: Tuple[st
     try:
         real = host.real(directory)
         entries = sorted(os.scandir(real), key=lambda entry: entry.name)
-    except (OSError, KmodError):
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        raise from_oserror(directory, error, "list the directory") from None
+    except KmodError as error:
+        if error.code == "PATH_LOOP":
+            return
+        raise
     if real in above:
         return
     for entry in entries:

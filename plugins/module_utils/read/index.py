@@ -14,11 +14,11 @@ _PREFIX, _VALUES, _CHILDREN, _OFFSET = 0x80000000, 0x40000000, 0x20000000, 0x0FF
 
 
 def whole(data: bytes) -> bool:
-    """Whether it begins as an index does, and holds its root (one of nothing has none)."""
+    """Whether it begins as an index does, and its root is in it (one of nothing has none). The root is written last, and its place then."""
     if data[:4] != MAGIC or len(data) < 12:
         return False
-    root = struct.unpack_from(">I", data, 8)[0] & _OFFSET
-    return 12 <= root < len(data) or root == len(data) == 12
+    root: int = struct.unpack_from(">I", data, 8)[0]
+    return 12 <= root & _OFFSET < len(data) and root > _OFFSET or root == len(data) == 12
 
 
 def entries(data: bytes) -> Dict[str, List[str]]:

@@ -9,7 +9,7 @@ import re
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
 from . import cache, depmod, kernel_image, ko, modprobe, names, signature, sources
 from .exports import Export, find_symvers
@@ -282,6 +282,8 @@ def _build(kernel: Kernel) -> Build:
     for number, path in enumerate(in_tree(kernel.host, kernel.modules_dir)):
         try:
             module = ko.read(kernel.host, path)
+        except SystemFailed:
+            raise
         except KmodError:  # a damaged one is not what this is about
             continue
         if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
@@ -306,10 +308,9 @@ def _image_vermagic(kernel: Kernel) -> Optional[str]:
 
 def _unpacked(kernel: Kernel) -> Optional[kernel_image.Image]:
     """Its image, unpacked anew; None where it has none that can be read."""
-    try:
+    with forgiving():
         return kernel_image.unpack(kernel.host.read(kernel.image), kernel.image) if kernel.image else None
-    except KmodError:
-        return None
+    return None
 
 
 _RELEASES = (

@@ -7,7 +7,7 @@ import fnmatch
 import re
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
-from ..errors import KmodError
+from ..errors import forgiving
 from ..host import Host
 
 DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
@@ -57,10 +57,9 @@ def config(host: Host) -> Config:
 
 
 def _lines(host: Host, path: str) -> Iterator[List[str]]:
-    try:
+    text = ""
+    with forgiving():  # modprobe goes on without one that it cannot read
         text = host.read_text(path)
-    except KmodError:  # modprobe goes on without one that it cannot read
-        return
     for line in text.replace("\\\n", "").splitlines():
         words = line.split()
         if words and not words[0].startswith("#"):
@@ -81,8 +80,7 @@ def blacklisted_at_boot(command_line: str) -> FrozenSet[str]:
 def version(host: Host) -> Optional[int]:
     """The version of the host's kmod, which stands in its program; None where there is none that says."""
     path = next((each for each in _PROGRAMS if host.is_file(each)), None)
-    try:
+    found = None
+    with forgiving():
         found = re.search(rb"kmod version (\d+)", host.read(path, 16 << 20)) if path else None
-    except KmodError:
-        return None
     return int(found.group(1)) if found else None

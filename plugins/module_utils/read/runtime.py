@@ -3,11 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What holds on the machine that is running now, and nowhere else to be read."""
-import contextlib
 import re
 from typing import FrozenSet, NamedTuple, Optional, Tuple
 
-from ..errors import KmodError
+from ..errors import forgiving
 from ..host import Host
 from . import modprobe, signature
 from .kernels import Kernel
@@ -70,13 +69,13 @@ def facts(kernel: Kernel) -> Runtime:
 
 
 def _text(host: Host, path: str) -> Optional[str]:
-    with contextlib.suppress(KmodError):
+    with forgiving():
         return host.read_text(path)
     return None
 
 
 def _variable(host: Host, name: str) -> bytes:
     """An EFI variable: four bytes of attributes and the value; empty where there is none or it may not be read."""
-    with contextlib.suppress(KmodError):
+    with forgiving():
         return host.read(_EFI + name)
     return b""

@@ -12,11 +12,11 @@ import hashlib
 import os
 import re
 import struct
-import tempfile
 from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from ..errors import KmodError
 from ..host import Host
+from ..lock import scratch
 
 MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3sI")  # algo, hash, id_type, signer_len, key_id_len, padding, sig_len
@@ -163,7 +163,7 @@ def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
     """Whether the signature over the digest is right; None where that cannot be told here: no openssl, or one that lacks this kind of key."""
     if not signature.digest:
         return None
-    with tempfile.TemporaryDirectory(prefix="kmod-signature-") as directory:
+    with scratch() as directory:
         key, value = os.path.join(directory, "key"), os.path.join(directory, "value")
         for path, data in ((key, certificate.key), (value, bytes.fromhex(signature.value))):
             with open(path, "wb") as file:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed, from_oserror
 from ..host import Host
 from . import cache, kernel_image, ko
 from .exports import VMLINUX, Export, read_symvers
@@ -59,6 +59,8 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             if wrong is None:
                 absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
                 return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
+        except SystemFailed:
+            raise
         except KmodError as error:
             notes.append(Note(error.code, str(error)))
             continue
@@ -120,8 +122,10 @@ def fingerprint(host: Host, paths: List[str]) -> str:
         try:
             status = os.lstat(os.path.join(real[directory], name))
             status = (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
-        except OSError:  # listed in modules.dep and gone since
+        except (FileNotFoundError, NotADirectoryError):  # listed in modules.dep and gone since
             continue
+        except OSError as error:
+            raise from_oserror(path, error, "look at it") from None
         digest.update(("%s\0%d\0%d\0%d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

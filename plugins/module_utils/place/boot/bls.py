@@ -6,9 +6,10 @@
 import functools
 import itertools
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
+from . import cmdline
 from .menu import MARKER, Entry, Loader, New, View, trial, without_ours
 
 _MARK = re.compile(r"^# %s (?P<driver>\S+) (?P<kernel>\S+)$" % re.escape(MARKER), re.M)
@@ -96,10 +97,11 @@ def path(shipped: Entry, new: New) -> str:
     return "%s~%s.conf" % (shipped.path[:-len(".conf")], safe(new.driver))
 
 
-def compose(shipped: Entry, new: New, several: str = " ") -> str:
-    """The shipped entry's own text with another title and initrd, and with arguments appended; variables in it stay as they are.
+def compose(shipped: Entry, new: New, several: str = " ", end: Callable[[str], int] = cmdline.end, default: str = "") -> str:
+    """The shipped entry's own text with another title and initrd, and with arguments added; variables in it stay as they are.
 
-    ``several`` is what separates images: a space for GRUB, for others the beginning of another line.
+    ``several`` is what separates images: a space for GRUB, for others the beginning of another line. ``end`` tells where in a text of
+    arguments the kernel's own ones end, and ``default`` is what the loader takes where an entry has none.
     """
     text = shipped.text.rstrip("\n").split("\n")
     found = lines(shipped.text)
@@ -110,11 +112,12 @@ def compose(shipped: Entry, new: New, several: str = " ") -> str:
             text[each.number] = "initrd " + " ".join(several.join(new.initrd) if word == new.replaces else word for word in each.value.split())
         elif each.key == "options":
             text[each.number] = "options " + without_ours(each.value)
-    options = [each for each in found if each.key == "options"]
+    options = [(each.number, text[each.number][len("options "):]) for each in found if each.key == "options"]
+    number, value = next(((number, value) for number, value in options if end(value) < len(value)), (options or [(-1, "")])[-1])
     if options:
-        text[options[-1].number] += " " + new.args
+        text[number] = "options " + cmdline.insert(value, new.args, end(value))
     else:
-        text.insert(found[-1].number + 1, "options " + new.args)
+        text.insert(found[-1].number + 1, "options " + cmdline.insert(default, new.args))
     if all(each.key != "title" for each in found):  # loaders show the kernel's path then, and ours would look like the shipped one
         text.insert(0, "title " + new.title(shipped.title))
     return "# %s\n" % new.mark + new.remark + "".join(line + "\n" for line in text)

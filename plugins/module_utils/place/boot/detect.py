@@ -20,7 +20,7 @@ KINDS = ("grub2", "bls", "systemd-boot", "grub-legacy", "extlinux")
 
 def detect(host: Host, kind: str = "auto") -> Loader:
     """The loader that the host boots with, or the given one where its files are."""
-    found = [loader for loader in (_grub2(host), _systemd_boot(host), _legacy(host), _extlinux(host)) if loader is not None]
+    found = installed(host)
     if kind != "auto":
         found = [loader for loader in found if loader.kind == kind] or _forced(host, kind)
     if not found:
@@ -33,6 +33,11 @@ def detect(host: Host, kind: str = "auto") -> Loader:
             raise KmodError(found[0].config, "the host has more than one boot loader: %s" % " and ".join(loader.kind for loader in found),
                             "Say which with loader", "LOADER_AMBIGUOUS")
     return found[0]
+
+
+def installed(host: Host) -> List[Loader]:
+    """Each loader that the host has files of, whether it boots with that or not."""
+    return [loader for loader in (_grub2(host), _systemd_boot(host), _legacy(host), _extlinux(host)) if loader is not None]
 
 
 def _real(host: Host, path: str) -> str:

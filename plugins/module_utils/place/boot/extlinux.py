@@ -7,7 +7,7 @@ import re
 from typing import List, Optional
 
 from ...errors import KmodError
-from . import blocks, grub_legacy
+from . import blocks, cmdline, grub_legacy
 from .menu import MARKER, Entry, Loader, Menu, New, View
 
 _LABEL = re.compile(r"^[ \t]*label[ \t]+(?P<label>.*?)[ \t]*$", re.M | re.I)
@@ -54,7 +54,7 @@ def _value(body: str, key: str) -> str:
 def compose(shipped: Entry, new: New) -> str:
     text = shipped.text if shipped.text.endswith("\n") else shipped.text + "\n"
     initrd = ",".join(path for word in shipped.initrd for path in (new.initrd if word == new.replaces else (word,)))
-    values = {"label": new.id, "menu label": new.title(shipped.title), "initrd": initrd, "append": (shipped.args + " " + new.args).strip()}
+    values = {"label": new.id, "menu label": new.title(shipped.title), "initrd": initrd, "append": cmdline.insert(shipped.args, new.args)}
     for key, value in values.items():
         found = _line(text, key)
         if found:
@@ -62,6 +62,11 @@ def compose(shipped: Entry, new: New) -> str:
         elif key != "menu label":
             text += "\t%s %s\n" % (key, value)
     return text
+
+
+def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+    """The command lines that the kernel may get; extlinux puts its own two in front (the same as words of append)."""
+    return ["BOOT_IMAGE=%s initrd=%s %s" % (entry.linux, ",".join(entry.initrd), entry.args)]
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:

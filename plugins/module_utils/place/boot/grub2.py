@@ -9,7 +9,7 @@ grub.cfg takes from the environment block. Used for the menu of GRUB with Boot L
 """
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from . import blocks, bls, grubenv, script, storage
@@ -17,6 +17,9 @@ from .menu import Entry, Loader, Menu, New, View, number, trial
 
 _SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M)
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
+LINUX = ("linux", "linux16", "linuxefi")
+INITRD = ("initrd", "initrd16", "initrdefi")
+DEFAULT_OPTIONS = "$default_kernelopts"  # of an entry in a file that has none
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
 
 
@@ -29,6 +32,7 @@ class Config(NamedTuple):
     once: bool  # whether next_entry is honoured
     superusers: bool
     users: Optional[str]  # what the variable grub_users is set to
+    variables: Dict[str, str]  # what others are set to
 
 
 def custom(loader: Loader) -> str:
@@ -45,7 +49,8 @@ def config(view: View, loader: Loader) -> Config:
         raise KmodError(loader.config, "is not there", "Generate it: grub-mkconfig -o %s" % loader.config, "CONFIG_MISSING")
     reader = _Reader(view, loader)
     reader.read(script.parse(text, loader.config), _Source(loader.config, text), ())
-    return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users)
+    return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users,
+                  reader.variables)
 
 
 class _Source:
@@ -69,6 +74,7 @@ class _Reader:
         self.custom = False
         self.superusers = False
         self.users: Optional[str] = None
+        self.variables: Dict[str, str] = {}
         self.counts: Dict[Tuple[int, ...], int] = {}
 
     def place(self, parent: Tuple[int, ...]) -> Tuple[int, ...]:
@@ -86,13 +92,22 @@ class _Reader:
                 self.entries.extend(each._replace(position=self.place(parent)) for each in bls.entries(self.view, self.loader))
             elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
                 self.source_custom(parent)
+            elif command.name == "function":  # called somewhere, and sets what entries use (vt_handoff)
+                for each in command.walk():
+                    self.set(each)
             elif command.name == "set" and len(command.words) > 1:
+                self.set(command)
                 name, _unused, value = command.words[1].value.partition("=")
                 if name == "default" and value not in ("${next_entry}", "$next_entry"):
                     self.default = value
                 elif name == "grub_users":
                     self.users = value
                 self.superusers = self.superusers or name == "superusers" and bool(value)
+
+    def set(self, command: script.Command) -> None:
+        if command.name == "set" and len(command.words) > 1:
+            name, _unused, value = command.words[1].value.partition("=")
+            self.variables[name] = value
 
     def source_custom(self, parent: Tuple[int, ...]) -> None:
         path = custom(self.loader)
@@ -110,9 +125,9 @@ def _entry(command: script.Command, source: _Source, position: Tuple[int, ...]) 
     if command.name != "submenu":
         for each in command.walk():
             values = tuple(word.value for word in each.words[1:])
-            if each.name in ("linux", "linux16", "linuxefi") and values:
+            if each.name in LINUX and values:
                 linux = values
-            elif each.name in ("initrd", "initrd16", "initrdefi"):
+            elif each.name in INITRD:
                 initrd = values
     line = source.text.rfind("\n", 0, command.start) + 1
     block, section = source.ours.at(command.start), source.sections.at(command.start)
@@ -144,8 +159,9 @@ def menu(view: View, loader: Loader) -> Menu:
     found = config(view, loader)
     variables = environment_of(view, loader)
     default = re.sub(r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default)
-    once = grubenv.get(variables, "next_entry") or None
-    return Menu(found.entries, resolve(found.entries, default), next((entry.id for entry in found.entries if once == name(entry)), once))
+    once = grubenv.get(variables, "next_entry")
+    following = resolve(found.entries, once) if once and found.once else None
+    return Menu(found.entries, resolve(found.entries, default), following.id if following else once or None)
 
 
 def environment_of(view: View, loader: Loader) -> List[Tuple[str, str]]:
@@ -181,22 +197,62 @@ def name(entry: Entry) -> str:
 
 # Changing
 
-def compose(shipped: Entry, new: New) -> str:
-    """The shipped entry's own text with another title, id and initrd, and with arguments appended."""
+def compose(shipped: Entry, new: New, variables: Mapping[str, str]) -> str:
+    """The shipped entry's own text with another title, id and initrd, and with arguments added."""
     indent = shipped.text[:len(shipped.text) - len(shipped.text.lstrip(" \t"))]
     text = "".join(line[len(indent):] if line.startswith(indent) else line for line in shipped.text.splitlines(True))
     command = script.parse(text, shipped.path)[0]
     edits = _edit_head(command, new, shipped)
     for each in command.walk():
-        if each.name in ("linux", "linux16", "linuxefi"):
-            edits.append((each.stop, each.stop, " " + " ".join(_word(word) for word in new.args.split())))
-        elif each.name in ("initrd", "initrd16", "initrdefi"):
+        if each.name in LINUX:
+            at = _end(each, variables)
+            added = " ".join(_word(word) for word in new.args.split())
+            edits.append((at, at, " " + added if at == each.stop else added + " "))
+        elif each.name in INITRD:
             edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
         elif each.name == "savedefault":  # to try an entry by hand must not make it the default
             edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
     for start, stop, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[stop:]
     return text
+
+
+def _end(linux: script.Command, variables: Mapping[str, str]) -> int:
+    """Where the kernel's own arguments end: in front of a -- that stands alone, or of a variable that has one."""
+    return next((word.start for word in linux.words[2:] if "--" in word.expanded(variables)), linux.stop)
+
+
+def _end_of_options(text: str, variables: Mapping[str, str]) -> int:
+    """The same in the options of an entry in a file, out of which blscfg makes a command."""
+    return _end(_linux("x", text), variables) - len("linux x ")
+
+
+def _linux(path: str, options: str) -> script.Command:
+    return script.parse("linux %s %s" % (path, options), "options")[0]
+
+
+def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+    """The command lines that the kernel may get, one for each way through the entry, as GRUB puts them together (grub-core/lib/cmdline.c)."""
+    variables = variables_of(view, loader)
+    if entry.path.endswith(".conf"):
+        commands = [_linux(entry.linux, entry.args)]
+    else:
+        commands = [each for each in script.parse(entry.text, entry.path)[0].walk() if each.name in LINUX]
+    found = []
+    for command in commands:
+        words = [field for word in command.words[1:] for field in word.expanded(variables)]
+        found.append(" ".join(["BOOT_IMAGE=" + word if number == 0 else _passed(word) for number, word in enumerate(words)]))
+    return found
+
+
+def _passed(word: str) -> str:
+    escaped = re.sub(r"([\\'\"])", r"\\\1", word)
+    return '"%s"' % escaped if " " in word else escaped
+
+
+def variables_of(view: View, loader: Loader) -> Dict[str, str]:
+    """What GRUB's variables are when an entry starts, as far as files tell: those of the environment block come last."""
+    return dict(config(view, loader).variables, **dict(environment_of(view, loader)))
 
 
 def _edit_head(command: script.Command, new: New, shipped: Entry) -> List[Tuple[int, int, str]]:
@@ -218,7 +274,9 @@ def _word(argument: str) -> str:
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
     """Our block in custom.cfg; beside an entry that is a file of its own, another such file."""
     if shipped.path.endswith(".conf"):
-        bls.put(view, bls.path(shipped, new), bls.compose(shipped, new), shipped, new)
+        variables = variables_of(view, loader)
+        composed = bls.compose(shipped, new, end=lambda options: _end_of_options(options, variables), default=DEFAULT_OPTIONS)
+        bls.put(view, bls.path(shipped, new), composed, shipped, new)
         return
     if not config(view, loader).custom:
         raise KmodError(loader.config, "does not source custom.cfg, where new entries go", "Add what 41_custom of GRUB writes, or run grub-mkconfig",
@@ -226,7 +284,7 @@ def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
     text = view.text(custom(loader))
     old = next((block.group("body") for block in blocks.each(text or "") if blocks.whose(block) == (new.driver, new.kernel)), "")
     default = _DEFAULT.search(old)
-    body = compose(shipped, new) + new.remark + (default.group() if default else "")
+    body = compose(shipped, new, variables_of(view, loader)) + new.remark + (default.group() if default else "")
     view.put(custom(loader), blocks.put(text, new.driver, new.kernel, body), like=loader.config)
 
 

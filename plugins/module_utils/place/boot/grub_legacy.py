@@ -3,11 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """GRUB legacy: one menu in grub.conf or menu.lst, whose ``default`` counts its titles. So ours goes to the end."""
+import itertools
 import re
 from typing import List, Optional
 
 from ...errors import KmodError
-from . import blocks
+from . import blocks, cmdline
 from .menu import MARKER, Entry, Loader, Menu, New, View, number
 
 _TITLE = re.compile(r"^[ \t]*title[ \t=]+(?P<title>.*?)[ \t]*$", re.M)
@@ -42,7 +43,7 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
         body = own(text[title.start():end])
         kernel = _command(body, "kernel")
         initrd = _command(body, "initrd")
-        words = [word for word in kernel if not word.startswith("--")]  # kernel --type=, --no-mem-option
+        words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))  # kernel --type=, --no-mem-option
         found.append(Entry(str(place), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
                            body, (place,), "", driver, kernel_of))
     return found
@@ -74,10 +75,15 @@ def compose(shipped: Entry, new: New) -> str:
     if kernel is None or initrd is None:
         raise KmodError(shipped.path, "the entry %r has no kernel with an initrd" % shipped.title, "Correct it", "ENTRY_MALFORMED")
     words = [" ".join(new.initrd) if word == new.replaces else word for word in initrd.group("words").split()]
-    for found, value in sorted([(initrd, " ".join(words)), (kernel, kernel.group("words") + " " + new.args)],
+    for found, value in sorted([(initrd, " ".join(words)), (kernel, cmdline.insert(kernel.group("words"), new.args))],
                                key=lambda edit: edit[0].start(), reverse=True):
         text = text[:found.start("words")] + value + text[found.end("words"):]
     return text
+
+
+def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+    """The command lines that the kernel may get."""
+    return [entry.args]
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:

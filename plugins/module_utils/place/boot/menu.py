@@ -42,7 +42,8 @@ class Entry(NamedTuple):
     section: str = ""  # the generator that wrote it (/etc/grub.d/10_linux), where known
     driver: Optional[str] = None  # whose it is, if it is one of ours
     kernel: Optional[str] = None  # the release that it is ours for
-    trial: str = ""  # of ours: "started" or "passed", and the digest of what was tried
+    trial: str = ""  # of ours: "started", "passed" or "idle", and the digest of what was tried
+    chosen: Tuple[str, ...] = ()  # how boots come to start it, where that was asked (shipped.starting): "default", "once"
 
 
 class Menu(NamedTuple):
@@ -51,6 +52,15 @@ class Menu(NamedTuple):
     entries: List[Entry]
     default: Optional[Entry]  # what boots start
     once: Optional[str] = None  # the id that the next boot alone starts
+
+
+class Verified(NamedTuple):
+    """The images that an entry of a kernel is to start, as they were found just now by who can tell whether they are whole."""
+
+    paths: Tuple[str, ...]  # on the host, in the order in which they are loaded
+    damage: Optional[KmodError] = None  # why they must not be started
+    stale: Optional[str] = None  # why they are not what would be made today
+    mark: str = ""  # what the variant leaves for trials.MARK when it is unpacked at boot, "" where it promises nothing
 
 
 class New(NamedTuple):
@@ -81,13 +91,18 @@ class New(NamedTuple):
         return "# %s trial %s\n" % (MARKER, self.trial) if self.trial else ""
 
 
-_TRIAL = re.compile(r"^# %s trial ((?:started|passed) [0-9a-f]{64})$" % re.escape(MARKER), re.M)
+_TRIAL = re.compile(r"^# %s trial ((?:started|passed|idle) [0-9a-f]{64})\n" % re.escape(MARKER), re.M)
 
 
 def trial(text: str) -> str:
     """What the comment in an entry of ours says of its trial, "" where it has had none."""
     found = _TRIAL.search(text)
     return found.group(1) if found else ""
+
+
+def forgotten(text: str) -> str:
+    """An entry's text without that comment."""
+    return _TRIAL.sub("", text)
 
 
 class Stage:
@@ -161,12 +176,24 @@ def encode(text: str) -> bytes:
 
 
 def boots(entry: Entry, release: str) -> bool:
-    """Whether an entry boots that kernel: ``vmlinuz-REL``, or ``…/REL/linux`` as kernel-install lays it out."""
+    """Whether an entry boots that kernel."""
+    return release in _releases(entry)
+
+
+def release(entry: Entry) -> Optional[str]:
+    """The release of the kernel that an entry boots; None where its path does not tell."""
+    return next((name for name in _releases(entry) if re.match(r"[0-9]+\.[0-9]", name)), None)
+
+
+def _releases(entry: Entry) -> List[str]:
+    """What an entry's kernel may be the release of: ``vmlinuz-REL``, ``…/REL/linux`` as kernel-install lays it out, ``…/REL/linux-DIGEST`` of
+    SUSE's sdbootutil."""
     parts = entry.linux.split("/")
-    name = parts[-1]
-    if name.endswith("-" + release):
-        return name[:-len(release) - 1].isalpha()
-    return len(parts) > 1 and parts[-2] == release and name in ("linux", "vmlinuz")
+    kind, _unused, behind = parts[-1].partition("-")
+    found = [behind] if kind.isalpha() and behind else []
+    if len(parts) > 1 and kind in ("linux", "vmlinuz") and re.fullmatch(r"[0-9A-Za-z]*", behind):
+        found.append(parts[-2])
+    return found
 
 
 def number(text: str) -> Optional[int]:
@@ -181,8 +208,14 @@ def without_ours(args: str) -> str:
 
 
 def check_args(args: str) -> str:
-    """Arguments that mean the same to every loader: words without quoting or expansion."""
+    """Arguments that mean the same to every loader, and are the kernel's: words without quoting or expansion."""
     bad = re.search(r"[^ !%()*+,\-./0-9:;=?@A-Z\[\]^_a-z~]", args)
     if bad:
         raise KmodError("args", "%r cannot be written so that every boot loader passes it on as it is" % bad.group(), "Leave it out", "ARGS_INVALID")
-    return " ".join(args.split())
+    words = args.split()
+    if "--" in words:
+        raise KmodError("args", "what is behind -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID")
+    own = [word for word in words if word.startswith((MARKER + "=", MARKER + "."))]
+    if own:
+        raise KmodError("args", "%s is for this collection to set" % own[0], "Leave it out", "ARGS_INVALID")
+    return " ".join(words)

@@ -5,7 +5,7 @@
 """GRUB 2's script language, as far as finding menu entries in a grub.cfg and changing single words of them needs it."""
 import functools
 import re
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Iterator, List, Mapping, NamedTuple, Optional
 
 from ...errors import KmodError
 
@@ -37,6 +37,32 @@ class Word(NamedTuple):
             (piece.group("escaped") or "").replace("\n", "") + (piece.group("single") or "")
             + re.sub(r"\\([\\\"$\n])", lambda escape: escape.group(1).replace("\n", ""), piece.group("double") or "") + (piece.group("plain") or "")
             for piece in _PIECE.finditer(self.raw))
+
+
+    def expanded(self, variables: Mapping[str, str]) -> List[str]:
+        """The words that GRUB makes of it: a variable that is not quoted falls apart at blanks, or away (grub-core/script/execute.c)."""
+        fields: List[str] = []
+        joined = False  # whether what follows belongs to the last of them
+        for piece in _PIECE.finditer(self.raw):
+            if piece.group("plain") is None:
+                text = "".join(piece.group(kind) or "" for kind in ("escaped", "single"))
+                text += _variables(Word('"%s"' % piece.group("double"), 0, 0).value, variables) if piece.group("double") else ""
+                parts, open_left, open_right = [text], True, True
+            else:
+                text = _variables(piece.group("plain"), variables)
+                parts, open_left, open_right = text.split(), not text[:1].isspace(), not text[-1:].isspace()
+            if parts and joined and open_left:
+                fields[-1] += parts.pop(0)
+            fields += parts
+            joined = bool(fields) and open_right
+        return fields
+
+
+def _variables(text: str, variables: Mapping[str, str]) -> str:
+    """A text with its variables put in; one that is not set is nothing."""
+    for _depth in range(4):  # of values that name variables themselves
+        text = re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda name: variables.get(name.group(1) or name.group(2), ""), text)
+    return text
 
 
 class Command(NamedTuple):

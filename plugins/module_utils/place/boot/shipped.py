@@ -4,7 +4,7 @@
 
 """The entry that a distribution ships for a kernel, and the files that it starts."""
 import re
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from ...host import Host
@@ -22,7 +22,7 @@ def initramfs(host: Host, release: str) -> Optional[str]:
     """
     try:
         loader = detect.detect(host)
-        return locate(host, initrd_word(choose(LOADERS[loader.kind].menu(View(host), loader), release, loader), release))
+        return locate(host, initrd_word(choose(host, LOADERS[loader.kind].menu(View(host), loader), release, loader), release))
     except KmodError:
         return None
 
@@ -36,6 +36,27 @@ def default(host: Host) -> Optional[Entry]:
         return None
 
 
+def starting(host: Host, path: str) -> List[Entry]:
+    """The entries, ours and anybody's, that start an image, given by its path on the host whether it is there or not.
+
+    Of every boot loader that the host has files of; ``chosen`` of each tells whether boots start it. A menu that cannot be read is an error.
+    """
+    found = []
+    for loader in detect.installed(host):
+        menu = LOADERS[loader.kind].menu(View(host), loader)
+        for entry in menu.entries:
+            if starts(host, entry, [path]):
+                chosen = [("default", menu.default == entry), ("once", menu.once == entry.id)]
+                found.append(entry._replace(chosen=tuple(how for how, is_so in chosen if is_so)))
+    return found
+
+
+def starts(host: Host, entry: Entry, paths: Sequence[str]) -> bool:
+    """Whether an entry starts one of these images."""
+    images = {host.real(path) for path in paths}
+    return any(host.real(place) in images for word in entry.initrd for place in _places(word))
+
+
 def initrd_word(entry: Entry, release: str) -> str:
     """The one of an entry's images that is the kernel's own initramfs, beside those with microcode and the like."""
     words = [word for word in entry.initrd if release in word] or [word for word in entry.initrd if "$" not in word]
@@ -46,30 +67,46 @@ def initrd_word(entry: Entry, release: str) -> str:
     return words[0]
 
 
-def choose(menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
-    """The shipped entry of a kernel: generated ones before hand-made ones, no recovery, and no two that differ."""
+def choose(host: Host, menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
+    """The shipped entry of a kernel: generated ones before hand-made ones, this machine's own before those of the machine that it was cloned from,
+    no recovery, and no two that differ."""
     found = [entry for entry in menu.entries if boots(entry, release) and entry.driver is None]
     if copy_of:
-        found = [entry for entry in found if copy_of in (entry.id, entry.title)]
+        found = [entry for entry in found if copy_of == entry.id] or [entry for entry in found if copy_of == entry.title]
     else:
         found = [entry for entry in found if not _RECOVERY.search(entry.args)]
         found = [entry for entry in found if entry.section.startswith("/etc/grub.d/10_")] or found
+        if len({_started(entry) for entry in found}) > 1:
+            found = [entry for entry in found if _own(host, entry)] or found
     if not found:
         raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
                         "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
-    different = {(entry.linux, entry.initrd, entry.args) for entry in found}
-    if len(different) > 1:
-        raise KmodError(loader.config, "%d entries boot %s and differ: %s" % (len(found), release, ", ".join(repr(entry.title) for entry in found)),
-                        "Say which one to copy with copy_of", "ENTRY_AMBIGUOUS")
+    if len({_started(entry) for entry in found}) > 1:
+        raise KmodError(loader.config, "%d entries boot %s and differ: %s"
+                        % (len(found), release, ", ".join("%r, called %r" % (entry.id, entry.title) for entry in found)),
+                        "Say which one to copy with copy_of: its id, which comes first", "ENTRY_AMBIGUOUS")
     return next((entry for entry in found if release in entry.title), found[0])
 
 
+def _started(entry: Entry) -> Tuple[str, Tuple[str, ...], str]:
+    return entry.linux, entry.initrd, entry.args
+
+
+def _own(host: Host, entry: Entry) -> bool:
+    """Whether an entry in a file of its own is this installation's: its name begins with the machine's id, or what stands in for that."""
+    texts = [host.read_text(path, 1 << 12).strip() for path in ("/etc/kernel/entry-token", "/etc/machine-id") if host.is_file(path)]
+    return bool(texts[:1]) and texts[0] != "" and entry.id.startswith(texts[0] + "-")
+
+
 def locate(host: Host, path: str) -> Optional[str]:
-    """The file on the host that a loader's path means: it starts at the root of a file system, with the subvolume that is mounted there."""
+    """The file on the host that a loader's path means."""
+    return next((place for place in _places(path) if host.is_file(place)), None)
+
+
+def _places(path: str) -> Iterator[str]:
+    """Where on the host a loader's path may lie: it starts at the root of a file system, with the subvolume that is mounted there."""
     path = re.sub(r"^(\([^)]*\)|\$\w+)", "", path)
     subvolume = re.match(r"/(?:.*@(?=/)|.*(?=/boot/))", path)  # /@/boot/vmlinuz of btrfs, /BOOT/name@/vmlinuz of ZFS
     for each in [path] + ([path[subvolume.end():]] if subvolume else []):
         for mount in ("/boot", "", "/efi", "/boot/efi"):
-            if host.is_file(mount + each):
-                return mount + each
-    return None
+            yield mount + each

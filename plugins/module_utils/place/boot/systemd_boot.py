@@ -112,6 +112,11 @@ def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
     bls.put(view, ours.path if ours else bls.path(plain, new), text, shipped, new)
 
 
+def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+    """The command lines that the kernel may get: systemd-boot tells the kernel's EFI stub the images in words of their own in front."""
+    return [" ".join(["initrd=" + path for path in entry.initrd] + [entry.args])]
+
+
 def drop(view: View, loader: Loader, entry: Entry) -> None:
     view.put(entry.path, None)
 

@@ -6,9 +6,12 @@
 
 Without that a play that runs every night would start what failed again every night.
 """
+import fnmatch
 import hashlib
+import itertools
 import os
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Set
+import re
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ...compression import decompress
 from ...errors import KmodError
@@ -18,11 +21,13 @@ from ...read import ko
 from .. import depmod, loaded
 from .menu import MARKER, Entry, Menu
 
+MARK = "/run/outoftree.kmod.variant"  # written out of the initramfs: the line by which the variant says which it is
+DEVICES = 1 << 17  # directories of /sys that are looked at
 
 class Trial(NamedTuple):
     """What is known of an entry's trial. It is that of these very images and arguments: with others there has been none."""
 
-    state: str  # none, pending (the next boot), passed, failed (it has been, and the host was not seen running the driver)
+    state: str  # none, pending (the next boot), passed, idle (came up, nothing asked for the driver), failed (was not seen running the driver)
     of: str  # a digest of what is tried
     remark: str  # what the entry is to remember, "" for nothing
     starts: bool = False  # whether it is this plan that has the next boot try it
@@ -34,20 +39,28 @@ def known(of: str, entry: Optional[Entry], once: Optional[str], running: Dict[st
     """
     remark = entry.trial if entry else ""
     had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
-    if entry and running["verified"] and running["booted"] == entry.kernel and mark(of) in entry.args.split():
-        return Trial("passed", of, "passed " + of if had else "")
+    if entry and running["booted"] == entry.kernel and mark(of) in entry.args.split():
+        shown = "passed" if running["verified"] else "idle" if running["verdict"] == "idle" else ""
+        if shown:
+            return Trial(shown, of, "%s %s" % (shown, of) if had else "")
     if entry and once == entry.id:
         return Trial("pending", of, "started " + of)
-    return Trial({"": "none", "started": "failed", "passed": "passed"}[had], of, remark if had else "")
+    return Trial({"": "none", "started": "failed"}.get(had, had), of, remark if had else "")
 
 
 def start(entry: Optional[Entry], trial: Trial) -> Trial:
     """The trial as it is once it is planned. One that failed is not repeated."""
-    if entry and trial.state == "failed":
+    if entry:
+        check(entry, trial)
+    return Trial("pending", trial.of, "started " + trial.of, True)
+
+
+def check(entry: Entry, trial: Trial) -> None:
+    """Refuse to have boots start what failed its trial."""
+    if trial.state == "failed":
         raise KmodError(entry.title, "was started once with this very initramfs, and the host was not seen running the driver after that",
                         "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
                         "To have the same tried again, remove the entry first (state: absent)", "TRIAL_FAILED")
-    return Trial("pending", trial.of, "started " + trial.of, True)
 
 
 def cancelled(trial: Trial) -> Trial:
@@ -55,19 +68,66 @@ def cancelled(trial: Trial) -> Trial:
     return trial._replace(state="none", remark="") if trial.state == "pending" else trial
 
 
-def proof(host: Host, driver: str, menu: Menu) -> Dict[str, Any]:
+def proof(host: Host, driver: str, menu: Menu, marks: Mapping[str, str]) -> Dict[str, Any]:
     """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver started it that is as it was then,
-    and ``loaded``, each module of the driver as /sys has it (see ``loaded.state``).
+    ``loaded``, each module of the driver as /sys has it (see ``loaded.state``), and ``initramfs``, whether the variant was unpacked at boot: what
+    it leaves in MARK is what ``marks`` says of the kernel (None where that promises nothing).
 
-    ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion.
+    ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build ID or srcversion, and the variant was
+    unpacked. ``verdict`` and ``message`` say it in a word and in a sentence.
     """
     release = os.uname().release
     ours = [entry for entry in menu.entries if (entry.driver, entry.kernel) == (driver, release)] if host.live else []
     # That the driver is named would not tell: kernel-install gives the arguments of the running system to the entries of new kernels
     booted = any(_marks(entry.args) & _marks(_cmdline(host)) for entry in ours)
     states = _loaded(host, release, driver) if booted else {}
-    return {"booted": release if booted else None, "loaded": states,
-            "verified": "this" in states.values() and set(states.values()) <= {"this", "no"}}
+    promised = marks.get(release, "")
+    unpacked = _small(host, MARK) == promised if booted and promised else None
+    verdict, message = _verdict(host, release, driver, states, unpacked) if booted else (
+        "none", "The running system was not started by an entry of %s as it is now." % driver)
+    return {"booted": release if booted else None, "loaded": states, "initramfs": unpacked, "verified": verdict == "well", "verdict": verdict,
+            "message": message}
+
+
+def _verdict(host: Host, release: str, driver: str, states: Dict[str, str], unpacked: Optional[bool]) -> Tuple[str, str]:
+    """What the system that the driver's entry started shows, in a word and in a sentence."""
+    named = {state: ", ".join(sorted(name for name in states if states[name] == state)) for state in states.values()}
+    up = "The host came up with the entry of %s for %s" % (driver, release)
+    came = up + ", but "
+    if unpacked is False:
+        return "image", came + "the boot loader gave the kernel another initramfs than the variant, or none: the variant was not unpacked."
+    for state in loaded.BETWEEN:
+        if state in named:
+            return "stuck", came + "%s is still %s: it crashed there, or waits for a device." % (named[state], state)
+    if "other" in named:
+        return "other", came + "with another module than the deployed one: %s. Look for what loaded that." % named["other"]
+    if "unknown" in named:
+        return "unknown", came + "%s has neither a build ID nor a srcversion that tells which it is." % named["unknown"]
+    if "this" in named:
+        return "well", up + " and has loaded %s as deployed." % named["this"]
+    asking = _asking(host, release, driver)
+    if asking:
+        return "unloaded", came + ("none of its modules is loaded, although the device %s asks for one. Look at dmesg and at modprobe.d."
+                                   % asking)
+    return "idle", came + ("no device asks for the driver, so that none of its modules was loaded. Where that is as it should be, have it "
+                           "loaded at boot (early_load of the variant, or modules-load.d) or now (load: true of kmod_link) to prove it.")
+
+
+def _asking(host: Host, release: str, driver: str) -> Optional[str]:
+    """A device of the running system that a module of the driver has an alias for (kmod: libkmod/libkmod-index.c matches with fnmatch, too)."""
+    patterns = [fnmatch.translate(_underscored(alias))
+                for path in depmod.linked(host, release, [driver]) for alias in ko.read(host, path).aliases]
+    wanted = re.compile("|".join(patterns) or "(?!)")
+    for directory, _names, files in itertools.islice(os.walk(host.real("/sys/devices")), DEVICES):
+        device = host.inside(directory)
+        if "modalias" in files and wanted.match(_underscored(_small(host, device + "/modalias"))):
+            return device
+    return None
+
+
+def _underscored(alias: str) -> str:
+    """An alias as libkmod compares it: hyphens are underscores, but not in brackets (libkmod/libkmod-util.c: alias_normalize)."""
+    return re.sub(r"\[[^]]*\]|-", lambda found: found.group() if found.group() != "-" else "_", alias)
 
 
 def _loaded(host: Host, release: str, driver: str) -> Dict[str, str]:
@@ -80,7 +140,15 @@ def _loaded(host: Host, release: str, driver: str) -> Dict[str, str]:
 
 
 def _cmdline(host: Host) -> str:
-    return host.read_text("/proc/cmdline") if host.is_file("/proc/cmdline") else ""
+    return _small(host, "/proc/cmdline")
+
+
+def _small(host: Host, path: str) -> str:
+    """The one line of a file of the kernel's or of early boot; "" where there is none."""
+    try:
+        return host.read_text(path, 1 << 16).strip()
+    except KmodError:
+        return ""
 
 
 def mark(of: str) -> str:

@@ -6,6 +6,8 @@
 import os
 import textwrap
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
+
 OLD, NEW = "5.14.0-427.13.1.el9_4.x86_64", "5.14.0-503.11.1.el9_5.x86_64"
 MACHINE = "5f3c9d0e8b7a4c21a6d4e0f1b2c3d4e5"
 DRIVER = "3w-9xxx"
@@ -234,6 +236,11 @@ def extlinux(root):
 def directory(family):
     """Where a family's images lie, with a place for the release."""
     return "/boot/efi/%s/%%s/" % MACHINE if family == "systemd-boot" else "/boot/"
+
+
+def verified(kernels):
+    """Images by kernel, as they are handed on once they have been looked at."""
+    return {release: Verified(tuple(paths)) for release, paths in kernels.items()}
 
 
 FAMILIES = {"debian": debian, "el7": el7, "el8": el8, "el9": el9, "sles": sles, "el6": el6,

@@ -51,7 +51,7 @@ def menu(root, kind="auto"):
 
 
 def present(root, kernels, **options):
-    return entry.present(Host(str(root)), entry.Request(DRIVER, **options), kernels)
+    return entry.present(Host(str(root)), entry.Request(DRIVER, **options), machines.verified(kernels))
 
 
 def absent(root):
@@ -161,11 +161,11 @@ def test_two_drivers_have_their_own_entries(machine):
     before = snapshot(root)
     present(root, kernels)[0].apply()
     first = snapshot(root)
-    entry.present(Host(str(root)), entry.Request("other"), kernels)[0].apply()
+    entry.present(Host(str(root)), entry.Request("other"), machines.verified(kernels))[0].apply()
     assert len([each for each in menu(root).entries if each.driver]) == 4
     entry.absent(Host(str(root)), "other")[0].apply()
     assert snapshot(root) == first
-    entry.present(Host(str(root)), entry.Request("other"), kernels)[0].apply()
+    entry.present(Host(str(root)), entry.Request("other"), machines.verified(kernels))[0].apply()
     absent(root)[0].apply()
     entry.absent(Host(str(root)), "other")[0].apply()
     assert snapshot(root) == before
@@ -363,7 +363,7 @@ def test_an_entry_that_kernel_install_gave_our_arguments_proves_nothing_and_ours
     for _time in range(2):
         plan, result = present(tmp_path, variants(initrd, NEW))
         plan.apply()
-        assert result["running"] == {"booted": None, "loaded": {}, "verified": False} and result["kernels"][0]["trial"] == "none"
+        assert result["running"]["booted"] is None and result["running"]["verdict"] == "none" and result["kernels"][0]["trial"] == "none"
     args = next(each.args for each in menu(tmp_path).entries if each.kernel == NEW)
     assert [word for word in args.split() if word.startswith("outoftree") or word.startswith("panic")] == [
         "outoftree.kmod=" + DRIVER, identity(args), "panic=10"] and "crashkernel" in args
@@ -426,7 +426,7 @@ def test_arguments_that_loaders_would_take_apart(machine):
 def test_a_driver_name_that_could_break_a_configuration(machine):
     root, kernels = machine
     for bad in ("a b", "a'b", "../a", "", "-a", "a\n"):
-        refused("DRIVER_NAME", entry.present, Host(str(root)), entry.Request(bad), kernels)
+        refused("DRIVER_NAME", entry.present, Host(str(root)), entry.Request(bad), machines.verified(kernels))
 
 
 def test_a_host_without_a_boot_loader(tmp_path):

@@ -117,7 +117,7 @@ def test_removal_brings_every_byte_back(tmp_path, family, seed):
     for _step in range(20):
         driver, boot = chance.choice([DRIVER, "other"]), chance.choice(["none", "default", "shipped", None])
         wanted = {release: images for release, images in kernels.items() if chance.random() < 0.8}
-        plan = (entry.present(Host(str(tmp_path)), entry.Request(driver, boot=boot), wanted) if boot else
+        plan = (entry.present(Host(str(tmp_path)), entry.Request(driver, boot=boot), machines.verified(wanted)) if boot else
                 entry.absent(Host(str(tmp_path)), driver, chance.choice([[], [OLD]])))[0]
         if chance.random() < 0.4:
             plan.steps = plan.steps[:chance.randrange(len(plan.steps) + 1)]

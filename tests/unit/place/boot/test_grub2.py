@@ -476,7 +476,7 @@ def test_an_entry_without_a_title_gets_one_that_is_its_own(tmp_path):
 @pytest.mark.parametrize("driver", ["a", "3w-9xxx", "z", "9", "A.b", "x+y", "a_b-c"])
 def test_no_name_of_a_driver_sorts_its_entry_before_the_shipped_one(tmp_path, driver):
     initrd = machines.el9(tmp_path)
-    entry.present(Host(str(tmp_path)), entry.Request(driver), variants(initrd, OLD, NEW))[0].apply()
+    entry.present(Host(str(tmp_path)), entry.Request(driver), machines.verified(variants(initrd, OLD, NEW)))[0].apply()
     assert [each.kernel for each in menu(tmp_path).entries] == [None, NEW, None, OLD]
 
 

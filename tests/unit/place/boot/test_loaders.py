@@ -32,7 +32,7 @@ def test_two_loaders_are_told_and_one_has_to_be_named(tmp_path):
     initrd = machines.systemd_boot(tmp_path)
     assert "systemd-boot" in refused("LOADER_AMBIGUOUS", present, tmp_path, {}).why
     for kind, family in (("systemd-boot", "systemd-boot"), ("grub2", "debian")):
-        plan, result = entry.present(Host(str(tmp_path)), entry.Request(DRIVER), variants(initrd, NEW, family=family), kind)
+        plan, result = entry.present(Host(str(tmp_path)), entry.Request(DRIVER), machines.verified(variants(initrd, NEW, family=family)), kind)
         assert plan and result["loader"] == kind
 
 
@@ -211,7 +211,7 @@ def test_a_default_that_the_firmware_holds_is_not_overridden(tmp_path, monkeypat
     write(tmp_path, systemd_boot.VARIABLES % "LoaderEntryDefault", "\x07\0\0\0" + "\0".join("%s-%s.conf\0" % (MACHINE, OLD)) + "\0")
     assert menu(tmp_path, "systemd-boot").default.id == "%s-%s" % (MACHINE, OLD)
     error = refused("DEFAULT_OVERRIDDEN", entry.present, Host(str(tmp_path)), entry.Request(DRIVER, boot="default"),
-                    variants(initrd, NEW, family="systemd-boot"), "systemd-boot")
+                    machines.verified(variants(initrd, NEW, family="systemd-boot")), "systemd-boot")
     assert "bootctl set-default" in error.then
 
 

@@ -1,0 +1,33 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What will be refused later, found out before anything of a driver is written: ``state: possible`` of the modules."""
+from typing import Any, Dict, Sequence, Tuple
+
+from ..host import Host
+from ..plan import Plan
+from .boot import entry
+from .boot.menu import Verified
+from .initramfs import image, sealed, variant
+
+
+def variants(host: Host, request: variant.Request, kernels: Sequence[str]) -> Tuple[Plan, Dict[str, Any]]:
+    """That each of the kernels has an image that a variant can be made of, and that the host would start with one.
+
+    Answers as ``variant.present`` does, with no change. Errors: those of ``image.shipped`` and ``sealed.check``.
+    """
+    rows = [{"kernel": release, "path": image.shipped(host, release), "status": "possible"} for release in kernels]
+    if rows and not request.ignore_tpm:
+        sealed.check(host)
+    return Plan(host), {"variants": rows, "pruned": []}
+
+
+def entries(host: Host, request: entry.Request, kernels: Sequence[str], kind: str) -> Tuple[Plan, Dict[str, Any]]:
+    """That each of the kernels can have an entry: planned with the shipped image, where its variant will be.
+
+    Answers as ``entry.present`` does, with no change. Errors: those of ``image.shipped`` and ``entry.present``.
+    """
+    images = {release: Verified((image.shipped(host, release),)) for release in kernels}
+    _plan, result = entry.present(host, request, images, kind)
+    return Plan(host), dict(result, kernels=[dict(row, changed=False, state="possible") for row in result["kernels"]])

@@ -1,0 +1,179 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The README's commands, as they are printed and in their order, with the lowest and the newest versions of what it promises.
+
+Commands are in blocks marked ``sh``; the play is in the one marked ``yaml``. The hosts are directories.
+"""
+import fcntl
+import glob
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import generated
+import pytest
+from generated import CHECKOUT, fleet
+from lab import debian
+
+README = (CHECKOUT / "README.md").read_text()
+COMMANDS = [block.strip() for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)]
+PLAY = re.search(r"^```yaml\n(.*?)^```", README, re.M | re.S).group(1)
+OLD, MIDDLE, NEW = "5.14.0-427.13.1.el9_4.x86_64", "5.14.0-503.11.1.el9_5.x86_64", "5.14.0-570.12.1.el9_6.x86_64"
+VERSIONS = {  # the Pythons that each controller runs on, the better one first
+    "lowest": (["ansible-core==2.16.*", "pyelftools==0.27"], ("3.10", "3.11", "3.12")),
+    "newest": (["ansible-core", "pyelftools<0.33"], ("3.14", "3.13", "3.12", "3.11")),
+}
+
+pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("depmod", "gpg"))), reason="needs depmod and gpg")
+
+
+def python(version):
+    """A Python of that version on this machine."""
+    for path in glob.glob("%s/versions/%s.*/bin/python" % (os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), version)) + [
+            shutil.which("python" + version), sys.executable]:
+        if path and subprocess.run([path, "-c", "import sys; sys.exit('%%d.%%d' %% sys.version_info[:2] != '%s')" % version],
+                                   stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return path
+    return None
+
+
+@pytest.fixture(scope="session", params=list(VERSIONS))
+def controller(request):
+    """The bin directory of a venv with a version of what a controller needs, kept beside the lab's packages."""
+    packages, versions = VERSIONS[request.param]
+    chosen = next(filter(None, map(python, versions)), None)
+    if chosen is None:
+        pytest.skip("no Python of %s on this machine" % ", ".join(versions))
+    venv = debian.cache() / "controllers" / request.param
+    done = venv / "made-of"
+    wanted = "%s %s" % (chosen, " ".join(packages))
+    venv.parent.mkdir(parents=True, exist_ok=True)
+    with open(str(venv) + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists() or done.read_text() != wanted:
+            subprocess.run([chosen, "-m", "venv", "--clear", str(venv)], check=True)
+            made = subprocess.run([str(venv / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", *packages],
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            if made.returncode:
+                pytest.skip("%s cannot be installed: no package index" % " ".join(packages))
+            done.write_text(wanted)
+    return venv / "bin"
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    """A copy of the checkout as somebody has it who has run the tests in it: with the caches that these leave."""
+    copy = tmp_path_factory.mktemp("checkout") / "outoftree.kmod"
+    for name in subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=str(CHECKOUT), stdout=subprocess.PIPE,
+                               check=True).stdout.decode().split("\0"):
+        if name and (CHECKOUT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(str(CHECKOUT / name), str(copy / name))
+    for name in (".pytest_cache/v", ".mypy_cache/3.10", ".ruff_cache/0", ".hypothesis/examples", "plugins/modules/__pycache__", "build/venv", ".ansible",
+                 "plugins/.mypy_cache"):
+        (copy / name).mkdir(parents=True)
+        (copy / name / "cached").write_text("a cache\n")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("kernels")
+    return {release: generated.kernel(directory, release, change) for release, change in ((OLD, 0), (MIDDLE, 1), (NEW, 2))}
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, kernels):
+    """A vendor's builds, with a signed list, for hosts of which one has a newer kernel that takes neither of them."""
+    directory = tmp_path_factory.mktemp("project")
+    for release, change in ((OLD, 0), (MIDDLE, 1)):
+        generated.build(directory / "builds/mydriver", "mydriver", release, change)
+    os.system("cd %s/builds/mydriver && sha256sum */* > SHA256SUMS" % directory)
+    home = tmp_path_factory.mktemp("g")
+    home.chmod(0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes", "--pinentry-mode", "loopback", "--passphrase", "", "--armor"]
+    subprocess.run([*gpg, "--quick-generate-key", "Vendor <release@vendor.example>", "ed25519", "sign", "never"], check=True)
+    subprocess.run([*gpg, "--output", str(directory / "vendor.asc"), "--export"], check=True)
+    subprocess.run([*gpg, "--detach-sign", str(directory / "builds/mydriver/SHA256SUMS")], check=True)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
+    (directory / "driver.yml").write_text(PLAY)
+    for name, releases in (("db1", (OLD, MIDDLE)), ("db2", (MIDDLE, NEW))):
+        fleet.el9(directory / "hosts" / name, [kernels[release] for release in releases])
+    hosts = {name: {"kmod_root": str(directory / "hosts" / name)} for name in ("db1", "db2")}
+    (directory / "inventory").write_text(json.dumps({"storage": {"hosts": hosts, "vars": {
+        "ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable}}}))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def said(controller, checkout, project, tmp_path_factory):
+    """What each command said, by its text; all of them ended well."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PYTHON", "VIRTUAL_ENV"))}
+    settings.update(HOME=str(tmp_path_factory.mktemp("home")), PATH="%s:%s" % (controller, os.environ["PATH"]), LC_ALL="C.UTF-8", COLUMNS="300")
+    heard = {}
+    for block in COMMANDS:
+        for command in re.sub(r"\\\n\s*", "", block).splitlines():
+            command = re.sub(r"\s+# .*", "", command)
+            if command.startswith("make "):
+                command = command.replace("make ", "make -n ")  # they are what CI runs
+            here = checkout if command.startswith(("make ", "pip ", "ansible-galaxy ")) else project
+            done = subprocess.run(["bash", "-c", command], cwd=str(here), env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                  check=False)
+            heard[command] = re.sub(r"\s+", " ", done.stdout)
+            print(command, done.stdout); assert done.returncode == 0, "%s\n%s" % (command, done.stdout)
+    heard["installed"] = sorted(str(path.relative_to(Path(settings["HOME"]) / ".ansible/collections/ansible_collections/outoftree/kmod"))
+                                for path in Path(settings["HOME"]).joinpath(".ansible/collections").rglob("*") if path.is_file())
+    return heard
+
+
+def one(said, *words):
+    (found,) = [text for command, text in said.items() if all(word in command for word in words)]
+    return found
+
+
+def test_what_is_installed_is_the_collection_and_none_of_the_checkouts_caches(said):
+    assert "roles/deploy/tasks/main.yml" in said["installed"] and "plugins/modules/kmod_link.py" in said["installed"]
+    assert not [name for name in said["installed"] if "cache" in name or name.startswith((".", "tests", "build", "demo"))]
+
+
+def test_check_mode_says_what_it_does_not_foresee(said):
+    text = one(said, "driver.yml --check --diff")
+    assert "check mode links nothing" in text and "an initramfs variant and a boot entry (new, or anew) for " + OLD in text
+
+
+def test_a_kernel_that_gets_no_driver_is_a_warning_that_names_the_host_and_the_reason(said):
+    text = one(said, "ansible-playbook -i inventory driver.yml") if len([c for c in said if c.endswith("driver.yml")]) == 1 else ""
+    assert "WARNING]: db2: kernel %s (newest, default) gets no driver mydriver: 1 symbol differs (kfree)" % NEW in text
+    assert "WARNING]: db1" not in text
+
+
+def test_the_fleets_command_finds_the_builds_in_the_working_directory_and_changes_nothing_again(said):
+    text = one(said, "outoftree.kmod.deploy", "-e kmod_boot=default")
+    assert text.count("changed=0") == 2 and "failed=0" in text
+
+
+def test_the_lists_signer_is_checked(said):
+    assert "failed=0" in one(said, "kmod_checksums")
+
+
+def test_ad_hoc_says_which_machines_would_lose_the_driver(said):
+    assert "db2 | FAILED!" in one(said, "kmod_compat") and "mydriver: 1 of 2 kernels" in one(said, "kmod_compat")
+
+
+def test_removal_removes(said):
+    assert one(said, "outoftree.kmod.remove").count("changed=3") == 2
+
+
+def test_what_collection_build_packs_has_no_caches_in_it_either(controller, checkout, tmp_path):
+    subprocess.run([str(controller / "ansible-galaxy"), "collection", "build", "--force", "--output-path", str(tmp_path)], cwd=str(checkout), check=True,
+                   stdout=subprocess.DEVNULL)
+    (packed,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(str(packed)) as archive:
+        assert not [name for name in archive.getnames() if "cache" in name or name.startswith(".")]
