@@ -165,7 +165,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import inventory
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 
 
 def main():
@@ -186,7 +186,7 @@ def main():
         required_one_of=[("path", "src", "described")],
         supports_check_mode=True,
     )
-    task.report(module, lambda host, options: report.compat(host, options, inventory.default_release))
+    task.report(module, lambda host, options: report.compat(host, options, notice.booting))
 
 
 if __name__ == "__main__":
