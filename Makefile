@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-boot test-crash bench fuzz clean
+.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-boot test-crash test-readme bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -21,7 +21,10 @@ help:
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
+	@echo "make test-readme   the README's commands as they are printed, with the oldest and newest ansible-core (package index)"
 	@echo "make bench         figures against the peers"
+	@echo "make clean         remove what was built here, caches of tools included"
+	@echo "make clean-cache   remove what the demo and the tests fetched, kept in ~/.cache/outoftree.kmod"
 
 $(VENV)/.demo: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -36,13 +39,22 @@ $(VENV)/.test: $(VENV)/.demo tests/requirements.txt
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+$(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
+	@echo "Setting up what the checks need ..."
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-lint.txt
+	@touch $@
+
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/demo.py
 
 test: $(VENV)/.test
-	$(BIN)/pytest tests/unit tests/integration
+	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -v tests/integration
 
-lint: $(VENV)/.test
+test-readme: $(VENV)/.test
+	$(BIN)/pytest -v tests/readme
+
+lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy plugins/module_utils plugins/plugin_utils
 	tests/in-collection-path $(BIN)/ansible-lint --offline --profile production
@@ -54,7 +66,7 @@ sanity: $(VENV)/.test
 integration: $(VENV)/.test
 	tests/in-collection-path $(BIN)/ansible-test integration --local --color no --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-molecule: $(VENV)/.test
+molecule: $(VENV)/.lint
 	tests/molecule/run
 
 kmodctl: $(VENV)/.demo
@@ -79,5 +91,12 @@ bench: $(VENV)/.test
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz/fuzz.py $(COUNT)
 
+# What the tests and the demo fetch is kept outside of the checkout, for all checkouts of this user.
+CACHE := $(or $(OUTOFTREE_KMOD_CACHE),$(HOME)/.cache/outoftree.kmod)
+
 clean:
-	rm -rf build
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .ansible outoftree-kmod-*.tar.gz
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-cache:
+	rm -rf "$(CACHE)"

@@ -205,8 +205,9 @@ def variant(options: argparse.Namespace) -> int:
     request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
     result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel, options.entries) if options.absent
                      else variants.present(host, request, options.kernel))
-    _show(options, result, _columns([[row["kernel"], row["status"], row["path"]] for row in result["variants"]]
-                                    + [["", "pruned", path] for path in result["pruned"]]))
+    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
+    lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
+    _show(options, result, _columns(lines))
     return OK
 
 

@@ -271,7 +271,8 @@ class Host:
         """The full path of one of this machine's tools, None where it has none."""
         return shutil.which(name) or shutil.which(name, path=":".join(SBIN))
 
-    def run(self, argv: Sequence[str], stdin: Optional[bytes] = None, check: bool = True, timeout: Optional[float] = None) -> Completed:
+    def run(self, argv: Sequence[str], stdin: Optional[bytes] = None, check: bool = True, timeout: Optional[float] = None,
+            **environment: str) -> Completed:
         """Run a tool of this machine in the C locale. With ``check`` a status other than 0 is a KmodError that shows what it said.
 
         What it makes is readable as a distribution's own run of it would have it (umask 022). A tool that outlives us keeps the lock.
@@ -284,7 +285,7 @@ class Host:
         before = os.umask(0o022)
         try:
             process = subprocess.Popen([program] + list(argv[1:]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                       env=dict(os.environ, LC_ALL="C", LANGUAGE="C"), pass_fds=held, start_new_session=True)
+                                       env=dict(os.environ, LC_ALL="C", LANGUAGE="C", **environment), pass_fds=held, start_new_session=True)
         except OSError as error:
             raise KmodError(program, "cannot be run: %s" % (error.strerror or error), "Install the package that provides it anew",
                             "TOOL_FAILED") from None

@@ -59,7 +59,7 @@ def glance(host: Host, wait: Optional[float] = None, clear: bool = True) -> Glan
                     _flock(handle, host, wait)
                 finally:
                     os.close(handle)
-    clear_scratch()
+    clear_scratch(host)
     at = _changed(real)
     return Glance(at if at is not None and at < (time.time() - TICK) * 1e9 else None)
 

@@ -261,16 +261,19 @@ class Plan:
         needed: Dict[int, int] = {}
         for step in self.steps:
             size = step.room if isinstance(step, Derived) else 0
-            if isinstance(step, Change) and isinstance(step.after, File):
-                size = step.after.content.size
-            if not size:
+            gone = 0
+            if isinstance(step, Change):
+                size = step.after.content.size if isinstance(step.after, File) else 0
+                gone = step.before.content.size if isinstance(step.before, File) and not step.keep else 0
+            if not size and not gone:
                 continue
             directory = posixpath.dirname(step.path)
             device, free = self.host.room(directory)
-            needed[device] = needed.get(device, SLACK) + size + BLOCK
-            if needed[device] > free:
+            needed[device] = needed.get(device, SLACK) + (size + BLOCK if size else 0)
+            if size and needed[device] > free:
                 raise KmodError(step.path, "needs %d KiB on that file system with what else is written, and %d KiB are free"
                                 % (needed[device] + 1023 >> 10, free >> 10), "Free space there and run again", "NO_ROOM")
+            needed[device] -= gone  # what is not kept to be put back leaves room for the next
 
 
 def _undo(steps: Sequence[Tuple[str, Undo]]) -> List[str]:

@@ -43,10 +43,12 @@ options:
     description:
       - When to fail. V(all) unless all the kernels chosen take every module, V(any) unless at least one of them takes every module,
         V(none) never.
+      - V(booting) unless those take every module that will boot, and they are judged even if O(kernels) leaves them out. They are the kernel
+        that runs, the newest one, and that of the default boot entry as far as the boot loader's files tell it.
       - A verdict of V(unknown) is not taken for V(compatible).
       - Where several builds of a module are given, a kernel takes the module if it takes one of its builds.
     type: str
-    choices: [all, any, none]
+    choices: [all, any, booting, none]
     default: all
   each:
     description: Judge every module on its own, instead of offering all to each other as providers of symbols.
@@ -91,6 +93,12 @@ msg:
   sample: "ena: 2 of 3 kernels; 6.1.0-54-cloud-amd64: the version of module_layout differs"
 compatible:
   description: Releases of the kernels that take every module, oldest first.
+  returned: success or O(require) not met
+  type: list
+  elements: str
+  sample: [6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64]
+booting:
+  description: Releases of the kernels that will boot, oldest first. See O(require).
   returned: success or O(require) not met
   type: list
   elements: str
@@ -152,6 +160,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import inventory
 
 
 def main():
@@ -165,14 +174,14 @@ def main():
             signature=dict(type="path"),
             keyring=dict(type="path"),
             kernels=dict(type="list", elements="str", default=["all"]),
-            require=dict(type="str", choices=["all", "any", "none"], default="all"),
+            require=dict(type="str", choices=["all", "any", "booting", "none"], default="all"),
             each=dict(type="bool", default=False),
             structs=dict(type="bool", default=False),
         ),
         required_one_of=[("path", "src", "described")],
         supports_check_mode=True,
     )
-    task.report(module, report.compat)
+    task.report(module, lambda host, options: report.compat(host, options, inventory.default_release))
 
 
 if __name__ == "__main__":

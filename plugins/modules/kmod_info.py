@@ -11,9 +11,10 @@ author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Reads the drivers that M(outoftree.kmod.kmod_link) has stored, with their versions and builds, and for each installed kernel
     the out-of-tree modules that C(modprobe) would load, the links in its C(weak-updates), and of the running kernel what is loaded now.
+    Also the initramfs variants and boot entries with the drivers, and what is left over of kernels that are gone.
 options:
   drivers:
-    description: Only these drivers, by default all that are stored.
+    description: Only these drivers, by default all that are stored. One that is not there at all is an error.
     type: list
     elements: str
     default: []
@@ -115,7 +116,8 @@ kernels:
     modules:
       description:
         - The modules of the drivers, and all others that C(modprobe) would load from C(extra), C(updates) or C(weak-updates).
-        - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any, and the C(sha256) of that, uncompressed.
+        - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any, the C(sha256) of that, uncompressed,
+          and an C(error) if it cannot be read.
         - C(loaded) is V(null) unless the kernel runs. Otherwise V(no), V(this) if that very file is loaded, V(other) if another one is,
           V(unknown) if the module bears nothing to tell it by, V(coming) or V(going) if it is on its way in or out, or has crashed there.
       type: list
@@ -138,12 +140,98 @@ kernels:
           path: /lib/modules/6.1.0-56-cloud-amd64/weak-updates/dmy/dummy.ko
           sha256: 64ca0a334020ce9a27e0ec632eaa0f9ec8c02ef3fdceb6220e75feddedd86481
           loaded: null
+          error: null
       links:
         - path: /lib/modules/6.1.0-56-cloud-amd64/weak-updates/dmy/dummy.ko
           target: ../../../6.1.0-55-cloud-amd64/extra/dmy/dummy.ko
           ours: true
           dangling: false
       images: []
+variants:
+  description: The initramfs variants with the drivers.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The image.
+      type: str
+    kernel:
+      description: Release of its kernel.
+      type: str
+    drivers:
+      description: The drivers in it.
+      type: list
+      elements: str
+    method:
+      description: How it was made, see M(outoftree.kmod.initrd_variant).
+      type: str
+    size:
+      description: Its size in bytes.
+      type: int
+    state:
+      description: V(current), V(stale) if the shipped image is another one by now, V(damaged), or V(gone) if its kernel is.
+      type: str
+  sample:
+    - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
+      kernel: 6.1.0-56-cloud-amd64
+      drivers: [dmy]
+      method: overlay
+      size: 34603008
+      state: current
+entries:
+  description: The boot entries of the drivers.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    driver:
+      description: Name of the driver.
+      type: str
+    kernel:
+      description: Release of the kernel.
+      type: str
+    id:
+      description: Its name in the boot loader's configuration.
+      type: str
+    title:
+      description: What the menu shows.
+      type: str
+    path:
+      description: The file that it is written in.
+      type: str
+    default:
+      description: Whether it is what boots start.
+      type: bool
+    once:
+      description: Whether the next boot alone starts it.
+      type: bool
+    starts:
+      description: Its kernel and images, as the boot loader sees them.
+      type: list
+      elements: str
+    missing:
+      description: Those of them that are not there.
+      type: list
+      elements: str
+  sample:
+    - driver: dmy
+      kernel: 6.1.0-56-cloud-amd64
+      id: outoftree-dmy-6.1.0-56-cloud-amd64
+      title: "With driver dmy: Debian GNU/Linux, with Linux 6.1.0-56-cloud-amd64"
+      path: /boot/grub/custom.cfg
+      default: false
+      once: true
+      starts: [/boot/vmlinuz-6.1.0-56-cloud-amd64, /boot/initrd.img-6.1.0-56-cloud-amd64.1]
+      missing: []
+orphans:
+  description: >-
+    What is left of kernels that are gone, or starts what is gone. Each with its C(kind) (V(variant), V(entry) or V(link)), C(path), C(kernel)
+    and, for images, C(size) in bytes.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
 code:
   description: A stable code for the reason of the failure.
   returned: failure

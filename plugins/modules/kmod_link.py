@@ -214,6 +214,13 @@ healed:
     - path: /lib/modules/5.14.0-1/weak-updates/other/other.ko
       before: /lib/modules/gone/extra/other/other.ko
       after: ../../../5.14.0-2/extra/other/other.ko
+left:
+  description:
+    - What lies in the place of a file that was to be removed, and is not what had been put there. It is somebody else's by now, and stays.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 reboot_needed:
   description: Whether the running kernel has other modules loaded than those that it is given now, and a reboot changes that.
   returned: success

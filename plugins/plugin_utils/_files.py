@@ -62,7 +62,7 @@ def described(file: ModuleFile) -> dict[str, Any]:
 
 
 def _copied(path: str, supply: Supply | None) -> str:
-    """Where a private copy of the file is, under its own name, as it was when a worker of this run read it first; one that has changed is read anew."""
+    """Where a private copy of the file is, as it was when a worker of this run read it first; one that has changed is read anew."""
     status = os.stat(path)
     key = "%s %d %d %d" % (os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
     directory = os.path.join(private(), hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())

@@ -63,6 +63,11 @@ def answers(play, host, files, tmp_path_factory):
         "no kernels": compat(root=str(bare), src=src),
         "no root": compat(root=str(bare / "none"), src=src),
         "nothing to judge": compat(root=root),
+        "an empty path": compat(root=root, src=""),
+        "an empty path among others": compat(root=root, src=[src, ""]),
+        "no path at all": compat(root=root, src=[]),
+        "an empty path on the host": compat(root=root, path=""),
+        "booting": compat(root=root, src=src, require="booting", kernels=["6.1.0-1-*"]),
     })
 
 
@@ -81,6 +86,13 @@ def test_kernels_are_chosen_by_name_and_pattern(answers):
     assert answers["newest"]["kernels"] == [RELEASES[2]] and not answers["newest"]["failed"]
     assert answers["pattern"]["kernels"] == list(RELEASES[:2])
     assert answers["no such kernel"]["failed"] and "means none of the installed kernels" in answers["no such kernel"]["msg"]
+
+
+def test_the_kernels_that_will_boot_may_be_asked_for(answers):
+    """Without a boot loader or a running kernel that is the newest; it is judged whatever was chosen."""
+    answer = answers["booting"]
+    assert not answer["failed"] and answer["booting"] == [RELEASES[2]]
+    assert (answer["kernels"], answer["compatible"]) == ([RELEASES[0], RELEASES[2]], [RELEASES[2]])
 
 
 def test_every_check_is_there_for_machines(answers):
@@ -102,6 +114,10 @@ def test_every_check_is_there_for_machines(answers):
     ("no kernels", "there is no kernel"),
     ("no root", "is not a directory"),
     ("nothing to judge", "one of the following is required"),
+    ("an empty path", "names nothing"),
+    ("an empty path among others", "names nothing"),
+    ("no path at all", "no module"),
+    ("an empty path on the host", "names nothing"),
 ])
 def test_bad_input_is_one_clear_message(answers, case, words):
     assert answers[case]["failed"] and "Traceback" not in str(answers[case])

@@ -56,6 +56,8 @@ class Loader(NamedTuple):
     exports: Dict[str, Export]
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
+    absent: Dict[str, str] = {}  # by symbol the kernel's own module that exports it and is not installed
+    installed: FrozenSet[str] = frozenset()  # the modules that modprobe finds, whoever made them
     problem: Optional[KmodError] = None
     notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
@@ -96,9 +98,28 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         problem = error
     return Loader(
         release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
-        owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin, problem=problem,
+        owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin,
+        absent={} if problem else kernel.sources.absent, installed=frozenset(kernel.modules), problem=problem,
         notes=() if problem else kernel.export_notes, runtime=runtime,
         trust=lambda: kernel.trust, kmod=lambda: modprobe.version(kernel.host))
+
+
+def package_of(loader: Loader, name: str) -> str:
+    """The package that has, or may have, a module of the kernel's own which is not installed; in words."""
+    release = loader.release
+    if loader.family == "debian" and "-cloud-" in release:
+        return "Debian's cloud kernels leave many modules out: install linux-image-%s" % release.rpartition("-cloud-")[2]
+    names = {
+        "debian": "linux-image-%s" % release,
+        "ubuntu": "linux-modules-extra-%s" % release,
+        "rhel": "kernel-modules-%s or kernel-modules-extra-%s" % (release, release),
+        "fedora": "kernel-modules-%s or kernel-modules-extra-%s" % (release, release),
+        "amazon": "kernel-modules-extra-%s" % release,
+        "suse": "kernel-%s or kernel-%s-extra" % ((release.rpartition("-")[2],) * 2),
+    }
+    if loader.family not in names:
+        return "install the kernel's package that has %s.ko" % name
+    return "install %s" % names[loader.family]
 
 
 def version(release: str) -> Tuple[int, int]:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A driver's verdicts on the kernels of a host, as a person and a playbook want to read them."""
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
@@ -13,10 +13,11 @@ from .selection import Build, builds, explained, matching, together
 from .verdict import COMPATIBLE, Verdict
 
 
-def compat(host: Host, options: Dict[str, Any]) -> Tuple[bool, Dict[str, Any]]:
+def compat(host: Host, options: Dict[str, Any], default: Callable[[Host], Optional[str]]) -> Tuple[bool, Dict[str, Any]]:
     """Carry out kmod_compat's ``options``: whether ``require`` is met, and the answer.
 
-    The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict).
+    The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict). ``default`` tells the release of
+    the default boot entry's kernel.
     """
     modules = [ko.KernelModule.from_dict(module) for module in options["described"] or ()]
     modules += [ko.read(host, path) for path in ko.find(host, options["path"] or ())]
@@ -25,7 +26,9 @@ def compat(host: Host, options: Dict[str, Any]) -> Tuple[bool, Dict[str, Any]]:
     installed = kernels.installed(host)
     if not installed:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
-    chosen = matching(installed, options["kernels"])
+    boots = {kernel.release for kernel in installed if kernel.running} | {installed[-1].release, default(host)}
+    booting = [kernel.release for kernel in installed if kernel.release in boots]
+    chosen = matching(installed, options["kernels"] + (booting if options["require"] == "booting" else []))
     drivers = [[Build(module.built_for, (module,))] for module in modules] if options["each"] else [builds(modules)]
     judged = {kernel.release: [[explained(judge(kernel, build.modules, structs=options["structs"]), build, driver) for build in driver]
                                for driver in drivers] for kernel in chosen}
@@ -33,9 +36,11 @@ def compat(host: Host, options: Dict[str, Any]) -> Tuple[bool, Dict[str, Any]]:
     checks = [verdict for answers in judged.values() for answer in answers for verdicts in answer for verdict in verdicts]
     order = {kernel.release: number for number, kernel in enumerate(chosen)}
     checks.sort(key=lambda verdict: (verdict.module, order[verdict.kernel]))
-    return {"all": len(takers) == len(chosen), "any": bool(takers), "none": True}[options["require"]], {
+    met = {"all": len(takers) == len(chosen), "any": bool(takers), "booting": set(booting) <= set(takers), "none": True}
+    return met[options["require"]], {
         "msg": _message(modules, judged, takers),
         "compatible": takers,
+        "booting": booting,
         "kernels": [kernel.release for kernel in chosen],
         "checks": [verdict.as_dict() for verdict in checks],
     }

@@ -11,6 +11,9 @@ from ..read.signature import PKCS7, X509, Certificate, Signature
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
+# Whose kernels verify with .platform, too ("KEYS: Make use of platform keyring for module signature verify"); Arch's are upstream's.
+PLATFORM_TRUSTED = ("amazon", "debian", "fedora", "rhel", "ubuntu")
+
 
 def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """kernel/module/signing.c: module_sig_check. Foreign keys are forgiven unless signatures are required, and so are absent signatures and
@@ -85,12 +88,26 @@ def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
     if own is not None and (own.issuer, own.serial, own.key_id) == (signature.issuer, signature.serial, signature.key_id):
         return True
     if _certificate(signature, loader.runtime.enrolled):
-        return True
+        return True if _certificate(signature, loader.trust().certificates) else _enrolled_known(loader, signature)
     if loader.runtime.keys is None:
         return None
     if any(each and key.endswith(each) for key in loader.runtime.keys for each in (signature.key_id, signature.serial)):
         return True
     return None if any(key.startswith(signature.signer + ": ") for key in loader.runtime.keys) else False  # described by subject and key identifier
+
+
+def _enrolled_known(loader: Loader, signature: Signature) -> Optional[bool]:
+    """security/integrity/platform_certs/load_uefi.c: what the firmware has is on .platform, which a module's signature is not verified with
+    upstream. So is what the machine's owner enrolled (MOK), unless shim may have it on .machine, which is linked to those that are.
+    """
+    machine = False if loader.version < (5, 18) else loader.option("INTEGRITY_MACHINE_KEYRING")
+    if machine and loader.runtime.mok_trusted and not _certificate(signature, loader.runtime.firmware):
+        if not loader.option("INTEGRITY_CA_MACHINE_KEYRING"):
+            return loader.option("SECONDARY_TRUSTED_KEYRING")
+        machine = None  # certificate authorities alone
+    if loader.family in PLATFORM_TRUSTED:
+        return loader.version < (5, 0) or loader.option("INTEGRITY_PLATFORM_KEYRING") is not False
+    return False if loader.family == "arch" and machine is not None else None
 
 
 def _forgiven(loader: Loader, code: str, message: str, reason: str) -> Finding:

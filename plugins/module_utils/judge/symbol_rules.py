@@ -8,7 +8,7 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 from ..read.exports import VMLINUX, Export
 from ..read.ko import KernelModule, Undefined
 from .module_rules import check_version, proprietary
-from .policy import Loader
+from .policy import Loader, package_of
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
 
@@ -123,9 +123,17 @@ def _ignored(name: str, module: KernelModule, loader: Loader) -> bool:
 def _unknown_symbol(module: KernelModule, loader: Loader, name: str, provided: Optional[Provided]) -> Finding:
     if provided is not None:
         return _enoent(module, "DEP_REFUSED", "%s is of %s, which is refused itself (%s)" % (name, provided.export.owner, provided.refused), name)
-    absent = [each for each in module.depends if each not in loader.owners]
+    if name in loader.absent:
+        return _enoent(module, "DEP_MISSING", "%s is of %s, a module of this kernel that is not installed: %s"
+                       % (name, loader.absent[name], package_of(loader, loader.absent[name])), name)
+    absent = [each for each in module.depends if each not in loader.owners | loader.installed | loader.builtin]
     if absent:
-        return _enoent(module, "DEP_MISSING", "nothing exports %s; the module depends on %s, which was not given" % (name, ", ".join(absent)), name)
+        return _enoent(module, "DEP_MISSING", "nothing exports %s; the module depends on %s, which is neither given nor installed. If it is one "
+                       "of the kernel's own, %s" % (name, ", ".join(absent), package_of(loader, absent[0])), name)
+    broken = [each for each in module.depends if each in loader.installed - loader.owners]
+    if broken:
+        return _enoent(module, "DEP_MISSING", "nothing exports %s; the module depends on %s, and what is installed of that does not export it "
+                       "or cannot be read" % (name, ", ".join(broken)), name)
     return _enoent(module, "SYMBOL_MISSING", "the kernel does not export %s" % name, name)
 
 

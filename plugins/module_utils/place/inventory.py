@@ -6,30 +6,85 @@
 import contextlib
 import hashlib
 import posixpath
-from typing import Any, Dict, List, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ..compression import decompress
 from ..errors import KmodError
 from ..host import Host
 from ..read import kernels, ko
 from . import depmod, heal, loaded, store, weak_links
+from .boot import detect, shipped
+from .boot.menu import View, boots
 from .initramfs import image, variant
 
 PLACES = ("extra", "updates", "weak-updates")  # where out-of-tree modules are
 
 
 def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
-    """The drivers in the store (only those named, if any are), and for every kernel its out-of-tree modules, links and images.
+    """The drivers in the store (only those named, if any are), and for every kernel its out-of-tree modules, links and images; all variants
+    and entries of ours with their states, and what of ours is left of kernels that are gone.
 
-    ``{"drivers": [...], "kernels": [...], "summary": text}``, as kmod_info documents it. It reads, and never writes.
+    ``{"drivers": [...], "kernels": [...], "variants": [...], "entries": [...], "orphans": [...], "summary": text}``, as kmod_info documents it.
+    It reads, and never writes. What cannot be read is a row with an ``error``. Error: DRIVER_UNKNOWN.
     """
-    names = sorted({stored.driver for stored in store.builds(host)} if not drivers else set(drivers))
+    variants, entries = _variants(host), _entries(host)
+    known = {stored.driver for stored in store.builds(host)}
+    elsewhere = {row["driver"] for row in entries} | {name for row in variants for name in row["drivers"]}
+    for name in drivers:
+        if name not in known | elsewhere:
+            raise KmodError(name, "there is no driver of this name on %s" % host.root,
+                            "There is: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
+    names = set(drivers) or known
+    there = [weak_links.deployed(host, name) for name in sorted(names)]
     installed = store.installed(host)
-    there = [weak_links.deployed(host, name) for name in names]
     serving = {each.driver: weak_links.serving(host, each) for each in there}
     kernel_rows = [_kernel(host, kernel, there) for kernel in installed]
     driver_rows = [_driver(each, serving[each.driver]) for each in there]
-    return {"drivers": driver_rows, "kernels": kernel_rows, "summary": _summary(driver_rows, kernel_rows)}
+    variants = [row for row in variants if not drivers or names & set(row["drivers"])]
+    entries = [row for row in entries if row["driver"] in names or not drivers]
+    found: Dict[str, Any] = {"drivers": driver_rows, "kernels": kernel_rows, "variants": variants, "entries": entries,
+                             "orphans": _orphans(variants, entries, there, [kernel.release for kernel in installed])}
+    return dict(found, summary=_summary(found))
+
+
+def _variants(host: Host) -> List[Dict[str, Any]]:
+    try:
+        return variant.overview(host)
+    except KmodError as error:
+        return [{"path": error.what, "kernel": "", "drivers": [], "method": "", "size": 0, "state": "damaged", "error": str(error)}]
+
+
+def _entries(host: Host) -> List[Dict[str, Any]]:
+    """The boot entries of ours, and whether what they start is there; none where no boot loader is found."""
+    try:
+        loader = detect.detect(host)
+        menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
+    except KmodError:
+        return []
+    rows = []
+    for entry in menu.entries:
+        if entry.driver is not None:
+            files = [word for word in (entry.linux,) + entry.initrd if "$" not in word]
+            rows.append({"driver": entry.driver, "kernel": entry.kernel or "", "id": entry.id, "title": entry.title, "path": entry.path,
+                         "default": menu.default is not None and menu.default.id == entry.id, "once": menu.once == entry.id,
+                         "starts": files, "missing": [word for word in files if shipped.locate(host, word) is None]})
+    return rows
+
+
+def _orphans(variants: Sequence[Dict[str, Any]], entries: Sequence[Dict[str, Any]], there: Sequence[weak_links.Deployed],
+             installed: Sequence[str]) -> List[Dict[str, Any]]:
+    found = [{"kind": "variant", "path": row["path"], "kernel": row["kernel"], "size": row["size"]} for row in variants if row["state"] == "gone"]
+    found += [{"kind": "entry", "path": row["path"], "kernel": row["kernel"], "size": 0} for row in entries
+              if row["missing"] or row["kernel"] not in installed]
+    found += [{"kind": "link", "path": path, "kernel": release, "size": 0} for each in there for release, links in sorted(each.links.items())
+              for path in sorted(links) if release not in installed]
+    return found
+
+
+def default_release(host: Host) -> Optional[str]:
+    """The kernel that boots start; None where the boot loader's files do not tell, or it is not installed."""
+    entry = shipped.default(host)
+    return next((kernel.release for kernel in kernels.installed(host) if entry and boots(entry, kernel.release)), None)
 
 
 def _driver(there: weak_links.Deployed, serving: Dict[str, Any]) -> Dict[str, Any]:
@@ -58,18 +113,25 @@ def _kernel(host: Host, kernel: kernels.Kernel, there: Sequence[weak_links.Deplo
 
 def _used(host: Host, kernel: kernels.Kernel, name: str, path: Any) -> Dict[str, Any]:
     """The file that modprobe would load for a module name, and whether it is what the running kernel has loaded."""
-    data = decompress(host.read(path), path) if path and host.is_file(path) else None
-    state = None
-    if kernel.running and data is not None:
-        state = loaded.state(host, ko.parse(data, path), loaded.build_id(data, path))
-    return {"name": name, "path": path, "sha256": data and hashlib.sha256(data).hexdigest(), "loaded": state}
+    row: Dict[str, Any] = {"name": name, "path": path, "sha256": None, "loaded": None, "error": None}
+    try:
+        data = decompress(host.read(path), path) if path and host.exists(path) else None
+        if data is not None:
+            row["sha256"] = hashlib.sha256(data).hexdigest()
+            if kernel.running:
+                row["loaded"] = loaded.state(host, ko.parse(data, path), loaded.build_id(data, path))
+    except KmodError as error:
+        row["error"] = str(error)
+    return row
 
 
 def _images(host: Host, release: str, used: Dict[str, Any]) -> List[Dict[str, Any]]:
     """The kernel's initramfs images, each with its copies of these modules and whether they are the ones that the kernel's tree has."""
     if not used:
         return []
-    paths = [each.path for each in variant.found(host) if each.wants["kernel"] == release]
+    paths: List[str] = []
+    with contextlib.suppress(KmodError):
+        paths = [each.path for each in variant.found(host) if each.wants["kernel"] == release]
     with contextlib.suppress(KmodError):  # there is none, as far as one can tell
         paths.insert(0, image.shipped(host, release))
     return [_copies(host, path, used) for path in paths]
@@ -111,22 +173,42 @@ def _below(host: Host, directory: str) -> List[str]:
     return found
 
 
-def _summary(drivers: Sequence[Dict[str, Any]], rows: Sequence[Dict[str, Any]]) -> str:
-    lines = []
-    for driver in drivers:
+def _summary(found: Dict[str, Any]) -> str:
+    lines = [] if found["drivers"] else ["There is no driver in the store."]
+    for driver in found["drivers"]:
         for build in driver["builds"]:
-            lines.append("%s %s for %s: %s" % (driver["driver"], build["version"] or "(no version)", build["build"], _users(build)))
-    for row in rows:
+            version = build["version"] or "(no version)"
+            lines.append("%s %s for %s: %s" % (driver["driver"], version, build["build"], _users(build)))
+    states = {row["path"]: row for row in found["variants"]}
+    shown = {each["path"] for row in found["kernels"] for each in row["images"]}
+    for row in found["kernels"]:
         outside = [(module["name"], module["path"]) for module in row["modules"] if module["path"]]
         lines.append("%s%s: %s" % (row["kernel"], " (running)" if row["running"] else "", _list(outside, row["kernel"])))
-        lines += ["  %s: %s" % (each["path"], each["error"] or _content(each["copies"])) for each in row["images"]]
+        lines += ["  %s" % module["error"] for module in row["modules"] if module["error"]]
+        lines += ["  %s: %s%s" % (each["path"], each["error"] or _content(each["copies"]), _state(states.get(each["path"])))
+                  for each in row["images"]]
         lines += ["  %s leads nowhere (%s)" % (link["path"], link["target"]) for link in row["links"] if link["dangling"]]
+        lines += ["  %s" % _entry(entry) for entry in found["entries"] if entry["kernel"] == row["kernel"]]
+    for row in found["orphans"]:
+        size = " (%.0f MiB)" % (row["size"] / (1 << 20)) if row["size"] else ""
+        lines.append("left over: %s %s for %s%s" % (row["kind"], row["path"], row["kernel"] or "an unknown kernel", size))
+    lines += [row.get("error") or "%s: the variant is %s" % (row["path"], row["state"]) for row in found["variants"]
+              if row["path"] not in shown and row["state"] != "gone"]
     return "\n".join(lines)
+
+
+def _state(row: Any) -> str:
+    return "" if row is None else "; the variant is %s" % row["state"]
+
+
+def _entry(row: Dict[str, Any]) -> str:
+    what = "default entry" if row["default"] else "entry for the next boot alone" if row["once"] else "entry"
+    return "%s %r: %s" % (what, row["title"], "what it starts is missing: " + ", ".join(row["missing"]) if row["missing"] else "all there")
 
 
 def _users(build: Dict[str, Any]) -> str:
     if not build["whole"]:
-        return "files are missing"
+        return "files are missing or damaged"
     return "used by " + ", ".join(build["kernels"]) if build["kernels"] else "no kernel uses it"
 
 

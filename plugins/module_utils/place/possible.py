@@ -7,6 +7,8 @@ from typing import Any, Dict, Sequence, Tuple
 
 from ..host import Host
 from ..plan import Plan
+from ..read.kernels import version_key
+from . import store
 from .boot import entry
 from .boot.menu import Verified
 from .initramfs import image, sealed, variant
@@ -24,10 +26,12 @@ def variants(host: Host, request: variant.Request, kernels: Sequence[str]) -> Tu
 
 
 def entries(host: Host, request: entry.Request, kernels: Sequence[str], kind: str) -> Tuple[Plan, Dict[str, Any]]:
-    """That each of the kernels can have an entry: planned with the shipped image, where its variant will be.
+    """That each of the kernels can have an entry, beside those that have a variant already: planned with the shipped image in the place of variants.
 
     Answers as ``entry.present`` does, with no change. Errors: those of ``image.shipped`` and ``entry.present``.
     """
-    images = {release: Verified((image.shipped(host, release),)) for release in kernels}
-    _plan, result = entry.present(host, request, images, kind)
+    installed = {kernel.release for kernel in store.installed(host)}
+    releases = sorted({*kernels, *(installed & set(variant.images(host, request.driver)))}, key=version_key)
+    images = {release: Verified((image.shipped(host, release),)) for release in releases}
+    _plan, result = entry.present(host, request._replace(all_kernels=True), images, kind)
     return Plan(host), dict(result, kernels=[dict(row, changed=False, state="possible") for row in result["kernels"]])

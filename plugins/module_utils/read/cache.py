@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The exports that took long to read, kept on the host: one file a kernel release below /var/cache, safe to delete.
+"""What took long to read of a kernel, kept on the host: files by its release below /var/cache, safe to delete.
 
 A cached answer counts only for exactly what it was read from, and only if none but root or the caller could have written it.
 """
@@ -11,7 +11,7 @@ import os
 import stat
 import zlib
 from itertools import repeat
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from ..errors import KmodError
 from ..host import Host
@@ -22,31 +22,38 @@ LIMIT = 64 << 20  # 25000 symbols take 1.2 MiB
 
 
 def load(host: Host, release: str, key: str) -> Optional[Dict[str, Export]]:
-    """What was stored for this release under the same key; None for anything that is missing, damaged or not to be trusted."""
+    """The exports that were stored for this release under the same key; None for anything missing, damaged or not to be trusted."""
+    kept = load_data(host, release, key)
     try:
-        if not _trusted(host.lstat(DIRECTORY), stat.S_IFDIR):
-            return None
-        with host.open(_path(release)) as reader:
-            if not _trusted(reader.status, stat.S_IFREG):
-                return None
-            data = b"".join(reader.chunks(limit=LIMIT))
-        kept = json.loads(zlib.decompressobj().decompress(data, LIMIT).decode("ascii"))
-        if kept["key"] != key:
+        if kept is None:
             return None
         rows = zip(kept["crc"], map(bool, kept["gpl"]), map(kept["namespaces"].__getitem__, kept["namespace"]),
                    map(kept["owners"].__getitem__, kept["owner"]))
         return dict(zip(kept["name"], map(tuple.__new__, repeat(Export), rows)))  # as Export(*row), in a quarter of the time
+    except (LookupError, TypeError, AttributeError):
+        return None
+
+
+def load_data(host: Host, name: str, key: str) -> Optional[Dict[str, Any]]:
+    """What was stored under a release, or RELEASE:WHAT, and this key; None likewise."""
+    try:
+        if not _trusted(host.lstat(DIRECTORY), stat.S_IFDIR):
+            return None
+        with host.open(_path(name)) as reader:
+            if not _trusted(reader.status, stat.S_IFREG):
+                return None
+            data = b"".join(reader.chunks(limit=LIMIT))
+        kept = json.loads(zlib.decompressobj().decompress(data, LIMIT).decode("ascii"))
+        return kept if kept["key"] == key else None
     except (KmodError, zlib.error, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
 def store(host: Host, release: str, key: str, exports: Dict[str, Export]) -> None:
-    """Keep them for the next run, if this one may: quietly not where the caller is unprivileged or the disk full or read-only."""
-    if os.geteuid() != 0 or not host.is_dir(os.path.dirname(DIRECTORY)):
-        return
+    """Keep exports for the next run, if this one may."""
     namespaces = sorted({export.namespace for export in exports.values()})
     owners = sorted({export.owner for export in exports.values()})
-    kept = {
+    store_data(host, release, {
         "key": key,
         "namespaces": namespaces,
         "owners": owners,
@@ -55,22 +62,31 @@ def store(host: Host, release: str, key: str, exports: Dict[str, Export]) -> Non
         "gpl": [int(export.gpl) for export in exports.values()],
         "namespace": _numbered(namespaces, [export.namespace for export in exports.values()]),
         "owner": _numbered(owners, [export.owner for export in exports.values()]),
-    }
+    })
+
+
+def store_data(host: Host, name: str, kept: Dict[str, Any]) -> None:
+    """Keep what JSON can hold, with its ``key``, for the next run: quietly not where this one may not (check mode), the caller is
+    unprivileged, or the disk full or read-only.
+    """
+    if not host.keeps_cache or os.geteuid() != 0 or not host.is_dir(os.path.dirname(DIRECTORY)):
+        return
     try:
         if host.lstat(DIRECTORY) is None:
             host.mkdir(DIRECTORY)
         if not _trusted(host.lstat(DIRECTORY), stat.S_IFDIR):
             return
-        for name in host.listdir(DIRECTORY):  # of kernels that are gone
-            if not host.is_dir("/lib/modules/" + name) and not host.is_dir("/usr/lib/modules/" + name):
-                host.remove(DIRECTORY + "/" + name)
-        host.replace(_path(release), zlib.compress(json.dumps(kept, separators=(",", ":")).encode("ascii"), 1))
+        for other in host.listdir(DIRECTORY):  # of kernels that are gone
+            release = other.partition(":")[0]
+            if not host.is_dir("/lib/modules/" + release) and not host.is_dir("/usr/lib/modules/" + release):
+                host.remove(DIRECTORY + "/" + other)
+        host.replace(_path(name), zlib.compress(json.dumps(kept, separators=(",", ":")).encode("ascii"), 1))
     except KmodError:
         pass
 
 
-def _path(release: str) -> str:
-    return DIRECTORY + "/" + release
+def _path(name: str) -> str:
+    return DIRECTORY + "/" + name
 
 
 def _trusted(status: Optional[os.stat_result], kind: int) -> bool:

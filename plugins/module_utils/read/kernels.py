@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kernels that are installed on a host."""
+import contextlib
 import os
 import re
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
@@ -10,7 +11,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 from .. import compression
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
-from . import depmod, kernel_image, ko, modprobe, names, signature, sources
+from . import cache, depmod, kernel_image, ko, modprobe, names, signature, sources
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 from .sources import Note, Sources
@@ -162,8 +163,22 @@ class Kernel:
 
     @lazy
     def trust(self) -> Trust:
+        """Kept like the exports that are read out of an image, which has to be unpacked for this."""
+        if self.image is None:
+            return Trust()
+        key, name = sources.fingerprint(self.host, [self.image]), self.release + ":trust"
+        kept = cache.load_data(self.host, name, key)
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            if kept is not None:
+                rows = [Certificate(*row)._replace(key=bytes.fromhex(row[4])) for row in kept["certificates"]]
+                return Trust(tuple(rows), kept["checks"])
         image = _unpacked(self)
-        return Trust(tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data) if image else Trust()
+        if image is None:
+            return Trust()
+        found = Trust(tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data)
+        cache.store_data(self.host, name, {"key": key, "checks": found.checks_digests, "certificates": [
+            [each.subject, each.issuer, each.serial, each.key_id, each.key.hex()] for each in found.certificates]})
+        return found
 
     @property
     def running(self) -> bool:

@@ -29,6 +29,8 @@ class Runtime(NamedTuple):
     builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
     keys: Optional[FrozenSet[str]] = None  # the kernel's asymmetric keys, as /proc/keys describes them
     enrolled: Tuple[Certificate, ...] = ()  # what shim and the firmware hand to the kernel
+    firmware: Tuple[Certificate, ...] = ()  # those of them that the firmware itself has (db)
+    mok_trusted: bool = False  # whether shim allows that the kernel trusts the owner's keys (MOK) as it does its own
     revoked: Tuple[Certificate, ...] = ()  # the same of keys that are not to be trusted
     rejected: FrozenSet[str] = frozenset()  # SHA-256 digests of files that are not to be run
 
@@ -48,6 +50,7 @@ def facts(kernel: Kernel) -> Runtime:
     named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", line)
     loaded = frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines()) if kernel.running else frozenset()
     listed = _text(host, "/proc/keys") or ""
+    firmware = tuple(signature.certificates(_variable(host, "db-" + _SECURITY)))
     keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
     return Runtime(
         sig_enforce=enforce.strip() == "Y" if enforce else None,
@@ -57,7 +60,9 @@ def facts(kernel: Kernel) -> Runtime:
         loaded=loaded,
         builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
         keys=keys or None,
-        enrolled=tuple(signature.certificates(_variable(host, "MokListRT-" + _SHIM) + _variable(host, "db-" + _SECURITY))),
+        enrolled=tuple(signature.certificates(_variable(host, "MokListRT-" + _SHIM))) + firmware,
+        firmware=firmware,
+        mok_trusted=_variable(host, "MokListTrustedRT-" + _SHIM)[-1:] == b"\1",
         revoked=tuple(signature.certificates(_variable(host, "MokListXRT-" + _SHIM) + _variable(host, "dbx-" + _SECURITY))),
         rejected=frozenset(re.findall(r" blacklist bin:([0-9a-f]{64})$", listed, re.M)),
     )

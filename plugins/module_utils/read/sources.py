@@ -31,11 +31,15 @@ class Note(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it."""
+    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it.
+
+    ``absent``: by symbol the module of the kernel's own that would export it, and is not installed.
+    """
 
     exports: Dict[str, Export]
     origin: Optional[str]
     notes: Tuple[Note, ...]
+    absent: Dict[str, str] = {}
 
 
 def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> Sources:
@@ -53,7 +57,8 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             exports = load(host, modules_dir, origin, own)
             wrong = disagreement(host, exports, own)
             if wrong is None:
-                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes))
+                absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
+                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
         except SystemFailed:
             raise
         except KmodError as error:
@@ -97,17 +102,16 @@ def _from_symvers(host: Host, modules_dir: str, path: str, own: Dict[str, str]) 
 def _from_image(host: Host, modules_dir: str, path: str, own: Dict[str, str]) -> Dict[str, Export]:
     """The image's exports and those of all in-tree modules; by the cache where none of these files has changed."""
     release = os.path.basename(modules_dir)
-    key = _fingerprint(host, [path] + sorted(own.values()))
+    key = fingerprint(host, [path] + sorted(own.values()))
     kept = cache.load(host, release, key)
     if kept is None:
         kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
         kept.update(kernel_image.exports(kernel_image.unpack(host.read(path), path), path))
-        if host.keeps_cache:
-            cache.store(host, release, key, kept)
+        cache.store(host, release, key, kept)
     return kept
 
 
-def _fingerprint(host: Host, paths: List[str]) -> str:
+def fingerprint(host: Host, paths: List[str]) -> str:
     """A digest of the paths, sizes, times and inodes of files."""
     digest = hashlib.sha256()
     real: Dict[str, str] = {}  # of the directories: resolving each of some 4000 paths anew would take longer than all the rest

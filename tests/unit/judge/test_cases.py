@@ -97,6 +97,7 @@ class Case(NamedTuple):
 REFUSED_HALF = ko(needs=(LAYOUT, ("absent", 1), ("printk", 0x99)))
 HEADER = ko()
 
+PLATFORM = "CONFIG_INTEGRITY_PLATFORM_KEYRING=y"
 SIGNED_DIGEST = hashlib.sha256(SIGNED).hexdigest()
 SIGNED_EL7 = PKCS7.sign_old(ko(**built(EL7)))
 
@@ -109,7 +110,7 @@ CASES = [
     Case(3, "unsigned, CONFIG_MODULE_SIG_FORCE", NO, "SIG_REQUIRED", "EKEYREJECTED", ko(), on(DEBIAN, "CONFIG_MODULE_SIG_FORCE=y")),
     Case(4, "unsigned, lockdown", NO, "SIG_LOCKDOWN", "EPERM", ko(), runtime=Runtime(lockdown=True)),
     Case(5, "signed, then a byte changed", NO, "SIG_BAD", "EKEYREJECTED", changed(SIGNED, 70, b"\xaa"),
-         runtime=Runtime(enrolled=tuple(certificates(PKCS7.certificate)))),
+         on(DEBIAN, PLATFORM), Runtime(enrolled=tuple(certificates(PKCS7.certificate)))),
     Case(5, "the same, signer's certificate not at hand", YES, "SIG_UNKNOWN_KEY", None, changed(SIGNED, 70, b"\xaa")),
     Case(6, "the marker alone: nothing else is cut off", YES, "SIG_UNSUPPORTED", None, ko() + b"~Module signature appended~\n"),
     Case(6, "marker and an id_type of 0", YES, "SIG_UNSUPPORTED", None, signed(ko(), b"", kind=0)),
@@ -124,7 +125,8 @@ CASES = [
          Runtime(revoked=tuple(certificates(OTHER.certificate)))),
     Case(9, "the same on a kernel that does not look", YES, "SIG_UNKNOWN_KEY", None, STALE, DEBIAN,
          Runtime(revoked=tuple(certificates(OTHER.certificate)))),
-    Case(9, "signed and known, its digest rejected by the firmware, the image not to be read", OPEN, "SIG_HASH_REJECTED", None, SIGNED, DEBIAN,
+    Case(9, "signed and known, its digest rejected by the firmware, the image not to be read", OPEN, "SIG_HASH_REJECTED", None, SIGNED,
+         on(DEBIAN, PLATFORM),
          Runtime(enrolled=tuple(certificates(PKCS7.certificate)), rejected=frozenset([SIGNED_DIGEST]))),
     Case(9, "an unsigned module whose digest is rejected", YES, "SIG_ABSENT", None, IN_TREE, DEBIAN,
          Runtime(rejected=frozenset([hashlib.sha256(IN_TREE).hexdigest()]))),

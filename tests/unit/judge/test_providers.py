@@ -120,3 +120,11 @@ def test_of_several_the_one_that_modprobe_would_load(names, tmp_path):
     crc = names.index(os.path.basename(loaded)[:-3])
     fits, other = (judged(tmp_path, {}, ko("user", needs=(LAYOUT, ("core_init", each)))) for each in (crc, 1 - crc))
     assert (fits.verdict, codes(other, "refuse")) == ("compatible", ["DEP_CRC"])
+
+
+@pytest.mark.parametrize("core", [CORE[:len(CORE) // 2], ko("core")])
+def test_a_provider_that_gives_nothing_is_named(core, tmp_path):
+    user = ko("user", needs=(LAYOUT, ("core_init", 1)), modinfo={"depends": "core"})
+    verdict = judged(tmp_path, {"extra/core.ko": core}, user)
+    assert codes(verdict, "refuse") == ["DEP_MISSING"]
+    assert verdict.reason.message.endswith("depends on core, and what is installed of that does not export it or cannot be read")

@@ -6,14 +6,15 @@
 import build_ko
 import pytest
 from build_ko import CONFIG, EXPORTS, MACHINES, Export, Section, ko
-from signing import SIGNED
+from signing import PKCS7, SIGNED
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.symbol_rules import for_module
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image, kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates
 
 EL9 = "5.14.0-427.el9.x86_64"
 LAYOUT = ("module_layout", 0x11)
@@ -101,6 +102,54 @@ def test_digests_that_the_firmware_rejects_count_where_the_kernel_looks(text, er
     assert verdict.errno == errno
 
 
+MACHINE = "CONFIG_INTEGRITY_PLATFORM_KEYRING=y\nCONFIG_INTEGRITY_MACHINE_KEYRING=y\nCONFIG_SECONDARY_TRUSTED_KEYRING=y\n"
+
+
+@pytest.mark.parametrize("release,config,firmware,mok_trusted,verdict", [
+    ("6.6.9-arch1-1", MACHINE, True, True, "incompatible"),  # of the firmware: on .platform alone
+    ("6.6.9-arch1-1", MACHINE, False, True, "compatible"),  # the owner's: on .machine
+    ("6.6.9-arch1-1", MACHINE, False, False, "incompatible"),  # but not where shim does not allow it
+    ("6.6.9-arch1-1", MACHINE.replace("MACHINE", "NO"), False, True, "incompatible"),
+    ("6.6.9-arch1-1", MACHINE + "CONFIG_INTEGRITY_CA_MACHINE_KEYRING=y\n", False, True, "unknown"),
+    ("5.15.9-arch1-1", MACHINE, False, True, "incompatible"),  # before .machine
+    ("6.6.9-mine", MACHINE, True, True, "unknown"),  # it may be patched
+    ("6.6.9-mine", MACHINE, False, True, "compatible"),
+    ("6.1.0-9-amd64", MACHINE, True, False, "compatible"), ("6.8.0-31-generic", MACHINE, True, False, "compatible"),
+    ("6.11.4-301.fc41.x86_64", MACHINE, True, False, "compatible"), ("5.14.0-427.el9.x86_64", MACHINE, True, False, "compatible"),
+    ("6.1.0-9-amd64", "", True, False, "incompatible"),  # no .platform at all
+    ("3.10.0-1160.el7.x86_64", "", True, False, "compatible"),  # there it was .system_keyring
+])
+def test_a_key_of_the_firmware_or_the_owner_where_signatures_are_required(release, config, firmware, mok_trusted, verdict, tmp_path):
+    """include/keys/system_keyring.h: .builtin, .secondary with .machine behind it, and .platform, which upstream is for kexec images alone."""
+    old = release.startswith("3.10")
+    signer = tuple(certificates(PKCS7.certificate))
+    size = {"struct_size": 600} if old else {}
+    build_ko.kernel(tmp_path, release, config=CONFIG + config, **size)
+    data = ko(release=release, **size)
+    module = modules.parse(PKCS7.sign_old(data) if old else build_ko.signed(data, PKCS7.sign(data)), "/opt/vendor.ko")
+    runtime = Runtime(sig_enforce=True, enrolled=signer, firmware=signer if firmware else (), mok_trusted=mok_trusted)
+    found, = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], runtime)
+    assert found.verdict == verdict, found.findings
+
+
+def test_what_an_image_says_of_signatures_is_read_once(tmp_path, monkeypatch):
+    build_ko.kernel(tmp_path)
+    (tmp_path / "var/cache").mkdir(parents=True)
+    image = tmp_path / "boot" / ("vmlinuz-" + build_ko.RELEASE)
+    image.write_bytes(build_ko.elf([Section(".rodata", b"\x013Module hash %*phN is blacklisted\n" + PKCS7.certificate)]))
+    host = Host(str(tmp_path))
+    host.keeps_cache = True
+    first = kernels.installed(host)[0].trust
+    assert ([each.subject for each in first.certificates], first.checks_digests) == (["Vendor signing key"], True)
+    unpacked = []
+    monkeypatch.setattr(kernel_image, "unpack", lambda data, what: unpacked.append(what))
+    assert kernels.installed(host)[0].trust == first
+    assert not unpacked
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert kernels.installed(host)[0].trust == kernels.Trust()
+    assert unpacked
+
+
 def test_what_is_not_reached_is_a_note(tmp_path):
     verdict, = judged(tmp_path, ko(needs=(("module_layout", 0x12), ("printk", 0x99))))
     assert (verdict.errno, codes(verdict, "refuse")) == ("ENOEXEC", ["MODULE_LAYOUT_CRC"])
@@ -113,6 +162,25 @@ def test_providers_in_any_order(tmp_path):
     middle = ko("middle", needs=(LAYOUT, ("core_init", 1)), exports=[Export("middle_init", 2)])
     core = ko("core", exports=[Export("core_init", 1)])
     assert [each.verdict for each in judged(tmp_path, user, middle, core)] == ["compatible"] * 3
+
+
+@pytest.mark.parametrize("release,family,package", [
+    ("6.1.0-9-amd64", "debian", "install linux-image-6.1.0-9-amd64"),
+    ("6.1.0-9-cloud-amd64", "debian", "cloud kernels leave many modules out: install linux-image-amd64"),
+    ("6.8.0-31-generic", "debian", "install linux-modules-extra-6.8.0-31-generic"),
+    ("5.14.0-427.el9.x86_64", "el", "kernel-modules-extra-5.14.0-427.el9.x86_64"),
+    ("6.4.0-150600.21-default", "suse", "install kernel-default or kernel-default-extra"),
+    ("6.6.9-mine", "debian", "install the kernel's package that has videodev.ko"),
+])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_module_of_the_kernels_own_that_is_not_installed_is_named_with_its_package(listed, release, family, package, tmp_path):
+    """A symvers lists what was built, installed or not."""
+    own = (("video_register", 7, False, "", "drivers/media/v4l2-core/videodev"),)
+    user = ko(needs=(LAYOUT, ("video_register", 7)), release=release, modinfo={"depends": "videodev"})
+    verdict, = judged(tmp_path, user, release=release, family=family, exports=EXPORTS[:-1] + own * listed)
+    assert (verdict.errno, codes(verdict, "refuse")) == ("ENOENT", ["DEP_MISSING"])
+    assert package in verdict.reason.message and "videodev" in verdict.reason.message
+    assert ("of this kernel that is not installed" in verdict.reason.message) == listed
 
 
 def test_modules_that_need_each_other_cannot_be_loaded(tmp_path):

@@ -3,15 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmod_info: what there is on a host, as data and as a text."""
+import lzma
 import os
 import shutil
+import sys
 
 import pytest
 from build_initramfs import cpio
 from fake_tree import ONE, THREE, TWO, FakeTree, module
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import inventory as inventories
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
+
+sys.path.append(os.path.join(os.path.dirname(__file__), "boot"))
+
+import machines  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -74,8 +83,100 @@ def test_a_build_that_misses_files(tree):
 
 
 def test_only_what_is_asked_for(tree):
-    assert inventory(Host(tree.root), ["another"])["drivers"] == [{"driver": "another", "builds": []}]
+    tree.vendor(TWO, [TWO], names=("second",), at="second")
+    tree.deploy("/second", driver="second")
+    assert [row["driver"] for row in inventory(Host(tree.root))["drivers"]] == ["second", "vendor"]
+    assert [row["driver"] for row in inventory(Host(tree.root), ["second"])["drivers"]] == ["second"]
+
+
+@pytest.mark.parametrize("names", [["vendr"], ["vendor", "vendr"]])
+def test_a_driver_that_is_not_there_is_an_error_that_names_those_that_are(names, tree):
+    with pytest.raises(KmodError) as caught:
+        inventory(Host(tree.root), names)
+    assert (caught.value.code, caught.value.what, caught.value.then) == ("DRIVER_UNKNOWN", "vendr", "There is: vendor")
 
 
 def test_it_works_on_a_root_without_anything(tmp_path):
-    assert inventory(Host(str(tmp_path))) == {"drivers": [], "kernels": [], "summary": ""}
+    assert inventory(Host(str(tmp_path))) == {"drivers": [], "kernels": [], "variants": [], "entries": [], "orphans": [],
+                                              "summary": "There is no driver in the store."}
+
+
+@pytest.mark.parametrize("bad", [lzma.compress(b"x" * 999)[:-20], b"\xfd7zXZ\0", b"", "fifo", "directory", "loop", "dangling"])
+def test_one_bad_file_is_a_row_with_an_error_and_all_others_are_told(bad, tree):
+    path = tree.path("/lib/modules/%s/updates/foreign.ko.xz" % TWO)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    tree.write("/lib/modules/%s/updates/foreign.ko.xz" % TWO, b"x")
+    tree.depmod(TWO)
+    os.unlink(path)
+    if isinstance(bad, bytes):
+        tree.write("/lib/modules/%s/updates/foreign.ko.xz" % TWO, bad)
+    else:
+        {"fifo": os.mkfifo, "directory": os.mkdir, "loop": lambda name: os.symlink("foreign.ko.xz", name),
+         "dangling": lambda name: os.symlink("gone", name)}[bad](path)
+    found = inventory(Host(tree.root))
+    row = {each["kernel"]: each for each in found["kernels"]}[TWO]
+    errors = {each["name"]: each["error"] for each in row["modules"]}
+    assert errors["vendor"] is None
+    assert "foreign" not in errors or bool(errors["foreign"]) == (bad not in (b"", "dangling"))
+    assert [driver["driver"] for driver in found["drivers"]] == ["vendor"]
+
+
+def test_a_damaged_file_in_the_store_is_told_with_its_driver(tree):
+    tree.vendor(TWO, [TWO], names=("second",), at="second")
+    tree.deploy("/second", driver="second")
+    tree.write("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, lzma.compress(b"x" * 999)[:-20])
+    found = inventory(Host(tree.root))
+    assert [(row["driver"], [build["whole"] for build in row["builds"]]) for row in found["drivers"]] == [
+        ("second", [True]), ("vendor", [False])]
+    assert "vendor (no version) for %s: files are missing or damaged" % TWO in found["summary"]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A host with GRUB, and an entry for the driver on its older kernel."""
+    machines.debian(tmp_path)
+    kernels = {machines.OLD: ["/boot/initrd.img-%s.1" % machines.OLD]}
+    plan, _result = entry.present(Host(str(tmp_path)), entry.Request("acme", boot="default"), kernels)
+    plan.apply()
+    for release in (machines.OLD, machines.NEW):
+        path = tmp_path / "lib/modules" / release
+        path.mkdir(parents=True)
+        (path / "modules.order").write_bytes(b"")
+    return tmp_path
+
+
+def test_entries_and_whether_what_they_start_is_there(machine):
+    found = inventory(Host(str(machine)))
+    (row,) = found["entries"]
+    assert (row["driver"], row["kernel"], row["missing"], found["orphans"]) == ("acme", machines.OLD, [], [])
+    assert row["starts"] == ["/boot/vmlinuz-" + machines.OLD, "/boot/initrd.img-%s.1" % machines.OLD]
+    assert "entry %r: all there" % row["title"] in found["summary"]
+    assert inventory(Host(str(machine)), ["acme"])["entries"] == [row]
+
+
+def test_the_kernel_of_the_default_entry(machine, tmp_path):
+    assert inventories.default_release(Host(str(machine))) == machines.OLD
+    shutil.rmtree(str(machine / "lib/modules" / machines.OLD))
+    assert inventories.default_release(Host(str(machine))) is None
+
+
+def test_what_a_purged_kernel_leaves_is_told(machine):
+    shutil.rmtree(str(machine / "lib/modules" / machines.OLD))
+    for name in ("vmlinuz-%s", "initrd.img-%s"):
+        (machine / "boot" / (name % machines.OLD)).unlink()
+    found = inventory(Host(str(machine)))
+    (row,) = found["entries"]
+    assert row["missing"] == ["/boot/vmlinuz-" + machines.OLD]
+    assert [(each["kind"], each["kernel"]) for each in found["orphans"]] == [("entry", machines.OLD)]
+    assert "left over: entry" in found["summary"]
+
+
+def test_variants_and_their_states(tmp_path, monkeypatch):
+    rows = [{"path": "/boot/i-%s.1" % release, "kernel": release, "drivers": ["acme"], "method": "overlay", "size": 33 << 20, "state": state}
+            for release, state in ((ONE, "gone"), (TWO, "stale"))]
+    monkeypatch.setattr(inventories.variant, "overview", lambda host: rows)
+    found = inventory(Host(str(tmp_path)), ["acme"])
+    assert found["variants"] == rows
+    assert found["orphans"] == [{"kind": "variant", "path": "/boot/i-%s.1" % ONE, "kernel": ONE, "size": 33 << 20}]
+    assert "left over: variant /boot/i-%s.1 for %s (33 MiB)" % (ONE, ONE) in found["summary"]
+    assert "/boot/i-%s.1: the variant is stale" % TWO in found["summary"]

@@ -25,7 +25,9 @@ def host(tmp_path):
         pytest.skip("only root keeps a cache")
     (tmp_path / "var/cache").mkdir(parents=True)
     (tmp_path / "lib/modules" / REL).mkdir(parents=True)
-    return Host(str(tmp_path))
+    host = Host(str(tmp_path))
+    host.keeps_cache = True
+    return host
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ SECURE_BOOT = EFI + "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 FILES = {
     "sys/module/module/parameters/sig_enforce": b"Y\n",
     "sys/kernel/security/lockdown": b"none [integrity] confidentiality\n",
-    "proc/cmdline": b"root=/dev/vda1 module_blacklist=floppy,pcspkr quiet module_blacklist=vendor\n",
+    "proc/cmdline": b"root=/dev/vda1 module_blacklist=floppy,pcspkr quiet module_blacklist=vendor modprobe.blacklist=nouveau\n",
     "proc/modules": b"ext4 1 1 - Live 0x0\nvendor 1 0 - Live 0x0 (OE)\n",
     "proc/keys": b"0b0 I------ 1 perm 1f010000 0 0 asymmetri Vendor signing key: 0123: X509.rsa 0123 []\n"
                  b"0c0 I------ 2 perm 1f0b0000 0 0 keyring .blacklist: 1\n"
                  b"0d0 I------ 1 perm 1f010000 0 0 blacklist bin:" + b"5a" * 32 + b"\n"
                  b"0e0 I------ 1 perm 1f010000 0 0 blacklist tbs:" + b"5b" * 32 + b"\n",
     EFI + "MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23": b"\6\0\0\0" + bytes(44) + PKCS7.certificate + OTHER.certificate,
+    EFI + "MokListTrustedRT-605dab50-e046-4300-abb6-3dd810dd8b23": b"\6\0\0\0\1",
     EFI + "dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f": b"\x27\0\0\0" + bytes(44) + OTHER.certificate,
 }
 
@@ -52,6 +53,7 @@ def test_the_running_kernel(tmp_path, monkeypatch):
     assert [each.subject for each in found.enrolled] == ["Vendor signing key", "Old machine owner key"]
     assert [each.subject for each in found.revoked] == ["Old machine owner key"]
     assert found.rejected == {"5a" * 32}
+    assert (found.mok_trusted, found.firmware, found.modprobe_blacklist) == (True, (), {"nouveau"})
 
 
 def test_another_kernel_of_the_running_machine(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ LEAVE_OUT = ("savedefault", "initrdfail")
 WAIT = "recordfail"  # Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
 XEN = ("multiboot", "multiboot2", "xen_hypervisor")
 DEFAULT_OPTIONS = "$default_kernelopts"  # of an entry in a file that has none
+GRUBS_OWN = re.compile(r"feature_|grub_|config_|net_|pxe|efi|shim|lockdown|(root|prefix|cmdpath|lang|chosen|timeout|timeout_style|[0-9?#*@])$")
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
 
 
@@ -54,7 +55,7 @@ def config(view: View, loader: Loader) -> Config:
     reader = _Reader(view, loader)
     reader.read(script.parse(text, loader.config), _Source(loader.config, text), ())
     return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users,
-                  reader.variables)
+                  dict(reader.later, **reader.variables))
 
 
 class _Source:
@@ -68,7 +69,11 @@ class _Source:
 
 
 class _Reader:
-    """Walks a configuration in the order in which GRUB would run it, without its conditions."""
+    """Walks a configuration in the order in which GRUB would run it.
+
+    All entries are taken, whatever their conditions; settings are not where a condition tells for certain that they are not made: where
+    Fedora counts failed boots down, ``default`` is set to 1 in the end.
+    """
 
     def __init__(self, view: View, loader: Loader) -> None:
         self.view = view
@@ -79,6 +84,8 @@ class _Reader:
         self.superusers = False
         self.users: Optional[str] = None
         self.variables: Dict[str, str] = {}
+        self.later: Dict[str, str] = {}  # what functions set
+        self.environment = environment_of(view, loader)
         self.counts: Dict[Tuple[int, ...], int] = {}
 
     def place(self, parent: Tuple[int, ...]) -> Tuple[int, ...]:
@@ -86,7 +93,7 @@ class _Reader:
         return parent + (self.counts[parent],)
 
     def read(self, commands: List[script.Command], source: _Source, parent: Tuple[int, ...]) -> None:
-        for command in commands:
+        for command, taken in script.running(commands, self.holds):
             if command.body is not None and command.name in ("menuentry", "submenu", "hiddenentry"):
                 entry = _entry(command, source, self.place(parent))
                 self.entries.append(entry)
@@ -97,21 +104,26 @@ class _Reader:
             elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
                 self.source_custom(parent)
             elif command.name == "function":  # called somewhere, and sets what entries use (vt_handoff)
-                for each in command.walk():
-                    self.set(each)
+                self.later.update(each.words[1].value.partition("=")[::2] for each in command.walk() if each.name == "set" and len(each.words) > 1)
             elif command.name == "set" and len(command.words) > 1:
-                self.set(command)
                 name, _unused, value = command.words[1].value.partition("=")
-                if name == "default" and value not in ("${next_entry}", "$next_entry"):
+                if taken:
+                    self.variables[name] = value
+                if taken and name == "default" and value not in ("${next_entry}", "$next_entry"):
                     self.default = value
                 elif name == "grub_users":
                     self.users = value
                 self.superusers = self.superusers or name == "superusers" and bool(value)
 
-    def set(self, command: script.Command) -> None:
-        if command.name == "set" and len(command.words) > 1:
-            name, _unused, value = command.words[1].value.partition("=")
-            self.variables[name] = value
+    def holds(self, condition: script.Command) -> Optional[bool]:
+        """Whether a condition is true on a boot for which nobody asked for another entry; None where files do not tell."""
+        environment = {name: value for name, value in self.environment if name not in ("next_entry", "prev_saved_entry")}
+        known = dict(environment, **self.variables)
+        named = set(re.findall(r"\$\{?(\w+)", " ".join(word.raw for word in condition.words)))
+        if condition.name not in ("[", "test") or any(GRUBS_OWN.match(name) for name in named - set(known)):
+            return None
+        words = [field for word in condition.words[1:] for field in word.expanded(known)]
+        return script.test(words[:-1] if words[-1:] == ["]"] else words)
 
     def source_custom(self, parent: Tuple[int, ...]) -> None:
         path = custom(self.loader)

@@ -6,7 +6,7 @@
 import functools
 import itertools
 import re
-from typing import Callable, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple, TypeVar
+from typing import Callable, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
 from ...errors import KmodError
 
@@ -150,6 +150,64 @@ def ways(commands: Iterable[Command], step: Callable[[Command, State], State], s
             states |= done if complete else done | came
         states = {step(command, state) for state in states}
     return states
+
+
+class _Block:
+    """An ``if`` that is not closed yet: what is known of the conditions of its branches, None where that cannot be told."""
+
+    def __init__(self) -> None:
+        self.before: Optional[bool] = False  # whether a branch before this one was taken
+        self.condition: Optional[bool] = None
+        self.commands = 0  # in the condition, so far
+        self.body = False
+
+    def next(self) -> None:
+        self.before = True if self.before or self.condition else None if None in (self.before, self.condition) else False
+        self.condition, self.commands, self.body = None, 0, False
+
+    @property
+    def dead(self) -> bool:
+        return self.body and (self.before is True or self.condition is False)
+
+
+def running(commands: Iterable[Command], holds: Callable[[Command], Optional[bool]]) -> Iterator[Tuple[Command, bool]]:
+    """Commands, each with False if it is in a branch of which ``holds`` tells that it is not taken (None where it cannot tell)."""
+    blocks: List[_Block] = []
+    for command in commands:
+        for keyword in command.keywords:
+            if keyword in ("if", "while", "until"):
+                blocks.append(_Block())
+            elif blocks and keyword in ("elif", "else"):
+                blocks[-1].next()
+                blocks[-1].body = keyword == "else"
+            elif blocks and keyword in ("then", "do"):
+                blocks[-1].body = True
+        if blocks and not blocks[-1].body and command.words:
+            blocks[-1].commands += 1
+            told = holds(command) if blocks[-1].commands == 1 and command.keywords[-1:] in (("if",), ("elif",)) else None
+            blocks[-1].condition = told
+        if command.name in ("fi", "done") and blocks:
+            blocks.pop()
+        yield command, not any(block.dead for block in blocks)
+
+
+def test(words: Sequence[str]) -> Optional[bool]:
+    """What ``[ words ]`` comes to (grub-core/commands/test.c), as far as it is about texts; None otherwise. -a binds closer than -o."""
+    for operator, decide in (("-o", any), ("-a", all)):
+        if operator in words:
+            at = list(words).index(operator)
+            parts = [test(words[:at]), test(words[at + 1:])]
+            known = [part for part in parts if part is not None]
+            told: bool = decide(known)
+            return told if len(known) == 2 or told is (decide is any) and known else None
+    if words[:1] == ["!"]:
+        inner = test(words[1:])
+        return None if inner is None else not inner
+    if len(words) == 3 and words[1] in ("=", "==", "!="):
+        return (words[0] == words[2]) == (words[1] != "!=")
+    if len(words) == 2 and words[0] in ("-n", "-z"):
+        return (words[1] != "") == (words[0] == "-n")
+    return words[0] != "" if len(words) == 1 else False if not words else None
 
 
 def _malformed(path: str, text: str, position: int, what: str) -> KmodError:

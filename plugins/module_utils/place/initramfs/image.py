@@ -3,14 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The image that a distribution ships for a kernel: where it is, what is in it."""
-import contextlib
 import hashlib
 import os
 import re
 import zlib
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, forgiving
 from ...host import Host, Reader
 from ..boot import shipped as shipped_entry
 from . import cpio
@@ -92,7 +91,7 @@ def directories(host: Host) -> Iterator[str]:
     for boot in BOOT:
         below = ["%s/%s/%s" % (boot, token, release) for token in _names(host, boot) for release in _names(host, "%s/%s" % (boot, token))]
         for directory in [boot] + below:
-            with contextlib.suppress(KmodError):
+            with forgiving():
                 real = host.real(directory)
                 if real not in seen and host.is_dir(directory):
                     seen.add(real)
@@ -100,10 +99,9 @@ def directories(host: Host) -> Iterator[str]:
 
 
 def _names(host: Host, directory: str) -> List[str]:
-    try:
+    with forgiving():  # a symlink loop, for one
         return host.listdir(directory)
-    except KmodError:  # a symlink loop, for one
-        return []
+    return []
 
 
 def shipped(host: Host, release: str) -> str:

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, forgiving
 from ...host import Host
 from ...read import names
 from . import cpio
@@ -104,21 +104,18 @@ def checked(host: Host, variant: Variant) -> Optional[str]:
     digests, tail = [], b""
     ends = [variant.head[0], variant.head[0] + variant.segment[0]]
     at = 0
-    try:
-        with host.open(variant.path) as reader:
-            if not variant.tail or reader.size != ends[1] + len(variant.tail):
-                return None
-            for chunk in reader.chunks(limit=SIZE_LIMIT):
-                whole.update(chunk)
-                while ends and at + len(chunk) >= ends[0]:
-                    cut = ends.pop(0) - at
-                    part.update(chunk[:cut])
-                    digests.append(part.hexdigest())
-                    part = hashlib.sha256()
-                    chunk, at = chunk[cut:], at + cut
-                part.update(chunk)
-                at += len(chunk)
-                tail += b"" if ends else chunk
-    except KmodError:
-        return None
+    with forgiving(), host.open(variant.path) as reader:
+        if not variant.tail or reader.size != ends[1] + len(variant.tail):
+            return None
+        for chunk in reader.chunks(limit=SIZE_LIMIT):
+            whole.update(chunk)
+            while ends and at + len(chunk) >= ends[0]:
+                cut = ends.pop(0) - at
+                part.update(chunk[:cut])
+                digests.append(part.hexdigest())
+                part = hashlib.sha256()
+                chunk, at = chunk[cut:], at + cut
+            part.update(chunk)
+            at += len(chunk)
+            tail += b"" if ends else chunk
     return whole.hexdigest() if digests == [variant.head[1], variant.segment[1]] and tail == variant.tail else None

@@ -12,7 +12,7 @@ import posixpath
 import re
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, forgiving
 from ...host import Host
 from ...judge.loader import judge
 from ...judge.verdict import INCOMPATIBLE
@@ -213,14 +213,12 @@ def _plain(name: str) -> str:
 
 
 def _listed(host: Host, directory: str) -> List[str]:
-    try:
+    with forgiving():
         return host.listdir(directory)
-    except KmodError:
-        return []
+    return []
 
 
 def _is_file(host: Host, path: str) -> bool:
-    try:
+    with forgiving():  # a symlink loop, for one
         return host.is_file(path)
-    except KmodError:  # a symlink loop, for one
-        return False
+    return False

@@ -144,7 +144,8 @@ def content(host: Host, shipped: Image, modules: Sequence[ko.KernelModule], want
             output = scratch + "/initrd"
             start = time.monotonic()
             argv = make(host, Build(release, [module.name for module in modules], scratch, output))
-            host.run(argv if host.live else ["unshare", "--mount", "sh", "-ec", ENTER, host.root] + argv)
+            # what the tool itself puts aside goes with our scratch directory, also when it is killed
+            host.run(argv if host.live else ["unshare", "--mount", "sh", "-ec", ENTER, host.root] + argv, TMPDIR=scratch)
             built = time.monotonic()
             sealed = _checked(host, make, output, modules, wants, scratch)
             digest = Digest.for_size(shipped.size)

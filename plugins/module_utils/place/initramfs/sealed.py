@@ -11,7 +11,7 @@ import stat
 import struct
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, SystemFailed, from_oserror
 from ...host import Host
 
 # The initramfs is measured into PCR 9 (GRUB, and the kernel's EFI stub), GRUB's commands into 8, systemd-boot's arguments into 12.
@@ -59,8 +59,10 @@ def _tokens(host: Host, device: str) -> List[Any]:
         if not _readable(os.stat(path)):  # asked before it is opened: some devices do things then (a watchdog, a tape)
             return []
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except (OSError, ValueError, KmodError):  # not there, a loop
-        return []
+    except SystemFailed:
+        raise
+    except (OSError, ValueError, KmodError) as error:  # not there, a loop
+        return _nothing(device, error)
     try:
         if not _readable(os.fstat(handle)):
             return []
@@ -70,10 +72,18 @@ def _tokens(host: Host, device: str) -> List[Any]:
         (size,) = struct.unpack(">Q", head[8:16])
         text = os.pread(handle, max(0, min(size, HEADER_LIMIT) - JSON_AT), JSON_AT)
         return list(json.loads(text.split(b"\0")[0].decode("utf-8"))["tokens"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
-        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        return _nothing(device, error)
     finally:
         os.close(handle)
+
+
+def _nothing(device: str, error: Exception) -> List[Any]:
+    """No tokens; but where the system itself failed to read them, that is no answer."""
+    failed = from_oserror(device, error, "read the header") if isinstance(error, OSError) else None
+    if isinstance(failed, SystemFailed):
+        raise failed
+    return []
 
 
 def _readable(status: os.stat_result) -> bool:

@@ -10,7 +10,7 @@ again, under its number, when the distribution has made its image anew or the dr
 import os
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, SystemFailed
 from ...host import Host
 from ...lock import scratch
 from ...plan import Change, Command, Content, File, Plan
@@ -87,11 +87,7 @@ def absent(host: Host, drivers: Sequence[str], kernels: Sequence[str] = (), entr
             steps.put(witness.path_of(path), None)
             if host.lstat(path) is not None:
                 rows.append({"kernel": mark.wants["kernel"], "path": path, "status": "foreign"})
-    result: Dict[str, Any] = {"variants": rows, "pruned": []}
-    there = sorted({driver for variant in found(host) for driver in variant.wants["drivers"]})
-    if not rows and there:
-        result["msg"] = "There is no such variant; there are variants with %s." % ", ".join(there)
-    return steps, result
+    return steps, {"variants": rows, "pruned": []}
 
 
 def _check_drivers(drivers: Sequence[str]) -> None:
@@ -312,6 +308,8 @@ def _verified(host: Host, release: str, path: str) -> str:
             sha256 = manifest.checked(host, ours)
             if sha256:
                 return sha256
+    except SystemFailed:
+        raise
     except KmodError as error:
         why = "is no whole initramfs image: %s" % error.why
     raise KmodError(path, why, "Make it again (outoftree.kmod.initrd_variant); until then boot: shipped has the old default back", "VARIANT_DAMAGED")

@@ -18,7 +18,7 @@ import zlib
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ...compression import detect
-from ...errors import KmodError
+from ...errors import KmodError, SystemFailed, forgiving
 from ...host import Host, Reader
 from . import manifest
 from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, read
@@ -80,6 +80,8 @@ def find(host: Host, variant: str) -> Optional[Mark]:
         sound = (manifest.sound(mark.wants) and mark.method in manifest.METHODS and isinstance(mark.sha256, str)
                  and all(isinstance(number, int) and number >= 0 for number in (mark.size, mark.piece) + mark.pieces)
                  and (mark.piece >= 512 or not mark.pieces))
+    except SystemFailed:
+        raise
     except (KmodError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return mark if sound else None
@@ -99,13 +101,11 @@ def all_in(host: Host, directory: str) -> List[Tuple[str, Mark]]:
 
 def remains(host: Host, path: str, mark: Mark) -> Optional[Variant]:
     """The damaged variant that a file with no manifest is, by the rule above; None for somebody else's."""
-    try:
-        if host.is_link(path) or not host.is_file(path) or not _written(host, path, mark):
-            return None
-        with host.open(path) as reader:
-            return Variant(path, reader.size, mark.wants, mark.method, (0, ""), (0, ""), {})
-    except KmodError:
-        return None
+    with forgiving():
+        if not host.is_link(path) and host.is_file(path) and _written(host, path, mark):
+            with host.open(path) as reader:
+                return Variant(path, reader.size, mark.wants, mark.method, (0, ""), (0, ""), {})
+    return None
 
 
 def _written(host: Host, path: str, mark: Mark) -> bool:
@@ -136,8 +136,7 @@ def _same_pieces(reader: Reader, mark: Mark) -> bool:
 
 
 def _unpacks(host: Host, path: str) -> bool:
-    try:
+    with forgiving():
         read(host, path)
-    except KmodError:
-        return False
-    return True
+        return True
+    return False

@@ -137,6 +137,62 @@ def test_xen_is_told_by_other_loaders_entries_too(tmp_path, family):
     refused("DEFAULT_XEN", present, tmp_path, kernels, boot="default")
 
 
+# Conditions in grub.cfg
+
+COUNTING = """### BEGIN /etc/grub.d/08_fallback_counting ###
+insmod increment
+# Check if boot_counter exists and boot_success=0 to activate this behaviour.
+if [ -n "${boot_counter}" -a "${boot_success}" = "0" ]; then
+  # if countdown has ended, choose to boot rollback deployment,
+  # i.e. default=1 on OSTree-based systems.
+  if  [ "${boot_counter}" = "0" -o "${boot_counter}" = "-1" ]; then
+    set default=1
+    set boot_counter=-1
+  # otherwise decrement boot_counter
+  else
+    decrement boot_counter
+  fi
+  save_env boot_counter
+fi
+### END /etc/grub.d/08_fallback_counting ###
+
+"""
+
+
+@pytest.mark.parametrize("variables, counted", [([], False), (["boot_counter=2", "boot_success=0"], False), (["boot_counter=0"], False),
+                                                (["boot_counter=0", "boot_success=1"], False), (["boot_counter=0", "boot_success=0"], True)])
+def test_failed_boots_that_are_counted_change_the_default_only_when_they_are(tmp_path, variables, counted):
+    """Fedora and Enterprise Linux: without conditions the default would always be the second entry."""
+    saved = "%s-%s" % (MACHINE, NEW)
+    kernels = variants(machines.el9(tmp_path, saved), OLD, NEW)
+    change(tmp_path, "^### BEGIN /etc/grub.d/10_linux ###$", COUNTING.replace("\\", "\\\\") + "### BEGIN /etc/grub.d/10_linux ###")
+    write(tmp_path, "/boot/grub2/grubenv", machines.grubenv("saved_entry=" + saved, *variables))
+    assert menu(tmp_path).default.id == (saved if not counted else "%s-%s" % (MACHINE, OLD))
+    if not counted:
+        present(tmp_path, kernels, boot="default")[0].apply()
+        assert menu(tmp_path).default.driver == DRIVER
+
+
+@pytest.mark.parametrize("words, comes_to", [
+    ("", False), ("x", True), ("-n x", True), ("-z x", False), ("a = a", True), ("a == b", False), ("a != b", True), ("! a = a", False),
+    ("-s file", None), ("! -f file", None), ("a = a -a -s file", None), ("a = b -a -s file", False), ("a = a -o -s file", True),
+    ("a = b -o -s file", None), ("a = b -a a = b -o a = a", True), ("1 -lt 2", None)])
+def test_conditions_come_to_what_is_known(words, comes_to):
+    assert script.test(words.split()) is comes_to
+
+
+@pytest.mark.parametrize("text, default", [
+    ("if [ a = a ]; then set default=yes; else set default=no; fi", "yes"), ("if [ a = b ]; then set default=no; fi", ""),
+    ("if [ a = b ]; then set default=no; elif [ -n x ]; then set default=yes; else set default=no; fi", "yes"),
+    ("if [ -s f ]; then set default=one; else set default=other; fi", "other"), ("if ! [ a = a ]; then set default=no; fi", "no"),
+    ("if [ a = b ] && [ -s f ]; then set default=maybe; fi", "maybe"), ("if [ \"${grub_platform}\" = pc ]; then set default=maybe; fi", "maybe"),
+    ("if [ a = b ]; then if [ a = a ]; then set default=no; fi; set default=no; fi", ""),
+    ("set x=1\nif [ \"$x\" = 1 ]; then set default=yes; fi", "yes"), ("if [ \"$x\" ]; then set default=no; fi\nset x=1", "")])
+def test_settings_in_conditions(tmp_path, text, default):
+    write(tmp_path, "/boot/grub/grub.cfg", text + "\nmenuentry a {\nlinux /vmlinuz-1\n}\n")
+    assert grub2.config(View(Host(str(tmp_path))), detect.detect(Host(str(tmp_path)))).default == default
+
+
 # Unified kernel images
 
 def test_a_default_that_may_be_a_unified_image_is_not_guessed(tmp_path):

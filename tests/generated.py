@@ -9,7 +9,7 @@ from pathlib import Path
 
 import build_ko
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
+CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "demo"))
 
 import fleet  # noqa: E402

@@ -1,0 +1,223 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the role and the modules tell a person, by the real ansible-playbook on hosts that are directories."""
+import glob
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import generated
+import pytest
+from generated import fleet
+
+pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
+
+OLD, NEW = "6.1.0-1", "6.1.0-2"
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory):
+    """Two kernels, and builds of two drivers for the older one, which the newer one refuses."""
+    directory = tmp_path_factory.mktemp("stock")
+    kernels = [generated.kernel(directory, release, change) for release, change in ((OLD, 0), (NEW, 1))]
+    for driver in ("vendor", "rival"):
+        generated.build(directory / driver, driver, OLD)
+    return kernels, directory
+
+
+@pytest.fixture
+def host(tmp_path, stock):
+    """host(name, kernels) makes one with entries in files, as Enterprise Linux has them."""
+
+    def make(name, *numbers):
+        fleet.el9(tmp_path / name, [stock[0][number] for number in numbers or (0,)])
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path, stock, collections):
+    """run(roots, playbook or task, options): the exit status and all that is said, in one line; from the directory that the builds are in."""
+
+    def go(roots, what, *options, **more):
+        variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "kmod_driver": "vendor", **more}
+        (tmp_path / "inventory.json").write_text(json.dumps({"all": {
+            "hosts": {root.name: {"kmod_root": str(root)} for root in roots}, "vars": variables}}))
+        if isinstance(what, list):
+            (tmp_path / "plays").mkdir(exist_ok=True)
+            (tmp_path / "plays/play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": what}]))
+            what = str(tmp_path / "plays/play.json")
+        (tmp_path / "ansible.cfg").touch()
+        done = subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "inventory.json"), what, *options],
+                              env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1", COLUMNS="1000",
+                                       ANSIBLE_PIPELINING="true",
+                                       ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"), ANSIBLE_LOCALHOST_WARNING="false"),
+                              cwd=str(stock[1]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return done.returncode, re.sub(r"\s+", " ", done.stdout)
+
+    return go
+
+
+def names(root):
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.name.startswith("modules.")}
+
+
+# Kernels that get no driver
+
+def test_every_host_says_which_kernel_gets_nothing_why_and_whether_it_will_boot(run, host):
+    both, new, old = host("both", 0, 1), host("new", 1), host("old", 0)
+    failed, said = run([both, new, old], "outoftree.kmod.deploy", kmod_src="vendor", kmod_require="none", kmod_entry=False)
+    assert not failed, said
+    for name in ("both", "new"):
+        assert "WARNING]: %s: kernel %s (newest, default) gets no driver vendor: 1 symbol differs (kfree)." % (name, NEW) in said
+    assert "WARNING]: old" not in said
+
+
+def test_a_kernel_that_no_boot_is_expected_to_start_is_told_as_that_and_one_that_was_not_chosen_too(run, host):
+    root = host("both", 0, 1)
+    task = {"outoftree.kmod.kmod_link": {"driver": "vendor", "src": "vendor"}}
+    (root / "boot/grub2/grubenv").write_text((root / "boot/grub2/grubenv").read_text().replace(NEW, OLD))
+    _failed, said = run([root], [task])
+    assert "kernel %s (newest) gets no" % NEW in said and "The host boots without it" in said
+    _failed, said = run([root], [{"outoftree.kmod.kmod_link": dict(task["outoftree.kmod.kmod_link"], kernels=[OLD])}])
+    assert "kernel %s (newest) gets no driver vendor: it is not one of the kernels that were chosen" % NEW in said
+    third = host("third", 1, 0)  # the last entry is the default, the highest release the newest
+    _failed, said = run([third], [task])
+    assert "both: " not in said and "kernel %s (newest) gets" % NEW in said
+
+
+# Refused before anything is written
+
+def test_what_can_be_refused_is_refused_before_anything_is_written(run, host):
+    """And the way to do without it is named, and works."""
+    faults = {"loader": "kmod_entry", "entry": "kmod_entry", "image": "kmod_initrd"}
+    roots = {name: host(name) for name in faults}
+    shutil.rmtree(str(roots["loader"] / "boot/grub2"))
+    next((roots["entry"] / "boot/loader/entries").iterdir()).unlink()
+    (roots["image"] / ("boot/initramfs-%s.img" % OLD)).unlink()
+    before = {name: names(root) for name, root in roots.items()}
+    failed, said = run(list(roots.values()), "outoftree.kmod.deploy", kmod_src="vendor")
+    assert failed and len(re.findall("failed=1", said)) == 3
+    for name, option in faults.items():
+        assert re.search("Nothing has been written on %s. With %s: false" % (name, option), said), said
+        assert names(roots[name]) == before[name]
+    failed, said = run(list(roots.values()), "outoftree.kmod.deploy", kmod_src="vendor",
+                       kmod_entry=False, kmod_initrd="{{ inventory_hostname != 'image' }}")
+    assert not failed, said
+
+
+def test_possible_changes_nothing_even_where_it_is_possible(run, host):
+    root = host("host")
+    before = names(root)
+    options = {"driver": "vendor", "kernels": [OLD], "state": "possible"}
+    tasks = [{"outoftree.kmod.initrd_variant": options}, {"outoftree.kmod.grub_entry": options}]
+    failed, said = run([root], tasks)
+    assert not failed and "changed=0" in said and names(root) == before
+
+
+# Paths
+
+def test_relative_paths_are_those_of_the_play_and_else_of_the_working_directory(run, host, stock, tmp_path):
+    root = host("host")
+    task = {"outoftree.kmod.kmod_compat": {"src": "vendor", "require": "none"}, "register": "found"}
+    show = {"ansible.builtin.debug": {"msg": "read {{ found.checks[0].module }}"}}
+    _failed, said = run([root], [task, show])
+    assert "read %s/vendor/%s/vendor.ko" % (stock[1], OLD) in said
+    shutil.copytree(str(stock[1] / "vendor"), str(tmp_path / "plays/files/vendor"))
+    _failed, said = run([root], [task, show])
+    assert "read %s/plays/files/vendor/%s/vendor.ko" % (tmp_path, OLD) in said
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="nothing/here")
+    assert failed and "nothing/here: is not on the controller, neither in the working directory (%s)" % stock[1] in said and "remote_src" not in said
+
+
+def test_an_empty_path_is_named(run, host):
+    tasks = [{"outoftree.kmod." + module: dict(more, **{option: value}), "ignore_errors": True}
+             for module, more in (("kmod_compat", {}), ("kmod_link", {"driver": "vendor"})) for option in ("src", "path") for value in ("", [], [""])]
+    _failed, said = run([host("host")], tasks)
+    assert len(re.findall('"msg": "(src|path): is empty', said)) == 12 and "ignored=12" in said
+
+
+# Names
+
+def test_a_typo_in_a_drivers_name_is_seen_by_the_names_that_are_there(run, host):
+    root = host("host")
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_initrd=False)
+    assert not failed, said
+    words = "WARNING]: host: there is nothing of a driver called %s here, but of vendor"
+    failed, said = run([root], "outoftree.kmod.remove", kmod_driver="vendro")
+    assert not failed and words % "vendro" in said
+    tasks = [{"outoftree.kmod." + module: dict(options, driver=driver)} for module, options, driver in (
+        ("grub_entry", {"boot": "shipped"}, "first"), ("grub_entry", {}, "second"), ("initrd_variant", {}, "third"))]
+    failed, said = run([root], tasks)
+    assert not failed and all(words % driver in said for driver in ("first", "second", "third"))
+    failed, said = run([root], "outoftree.kmod.remove")
+    assert not failed and "there is nothing of" not in said
+    failed, said = run([root], "outoftree.kmod.remove")
+    assert not failed and "there is nothing of" not in said and "changed=0" in said
+
+
+def test_a_host_that_is_a_directory_is_one_for_ad_hoc_tasks_too(run, host):
+    root = host("host")
+    _failed, said = run([root], [{"outoftree.kmod.kmod_info": {}, "register": "info"}, {"ansible.builtin.debug": {"msg": "{{ info.kernels }}"}}])
+    assert OLD in said and os.uname().release not in said
+
+
+# Check mode
+
+def test_check_mode_says_what_it_does_not_foresee(run, host):
+    root = host("host")
+    before = names(root)
+    failed, said = run([root], "outoftree.kmod.deploy", "--check", "--diff", kmod_src="vendor")
+    assert not failed and names(root) == before
+    assert "A real run also makes an initramfs variant and a boot entry (new, or anew) for %s." % OLD in said
+    run([root], "outoftree.kmod.deploy", kmod_src="vendor")
+    assert "A real run also makes" not in run([root], "outoftree.kmod.deploy", "--check", kmod_src="vendor")[1]
+
+
+# The options of the modules are there in the role
+
+def test_the_role_hands_on_what_variants_and_entries_are_made_of(run, host):
+    root = host("host")
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_args="vendor.debug=1", kmod_early_load=True, kmod_method="segment",
+                       kmod_fallback_args="panic=7", kmod_loader="bls")
+    assert not failed, said
+    (entry,) = [path for path in (root / "boot/loader/entries").iterdir() if path.name.endswith("~vendor.conf")]
+    text = entry.read_text()
+    assert "vendor.debug=1 panic=7" in text and re.search(r"^initrd /initramfs-%s.img .*/initramfs-%s.img.1" % (OLD, OLD), text, re.M)
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_loader="extlinux")
+    assert failed and "extlinux" in said
+    other = entry.with_name("hand.conf")
+    shipped = entry.with_name(entry.name.replace("~vendor", "")).read_text()
+    other.write_text(shipped.replace("title ", "title Hand ") + "options extra\n")
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment")
+    assert failed and "copy_of" in said
+    title = re.search("^title (.*)$", other.read_text(), re.M).group(1)
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of=title)
+    assert not failed and " extra " in entry.read_text()
+
+
+# Old interpreters
+
+@pytest.mark.parametrize("version, words", [
+    ("2.7", "is Python 2.7.%s on this host, and the collection needs 3.6 or newer there"),
+    ("3.6", "is Python 3.6.%s on this host, which ansible-core {core} does not serve. Name a newer interpreter of the host in "
+            "ansible_python_interpreter, or use ansible-core 2.16, the last one for Python 3.6"),
+    ("3.7", "or use ansible-core 2.17, the last one for Python 3.7")])
+def test_a_python_that_is_too_old_is_named_with_the_ansible_core_that_serves_it(run, host, version, words):
+    from ansible.release import __version__
+
+    found = glob.glob("%s/versions/%s.*/bin/python" % (os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), version))
+    if not found:
+        pytest.skip("no Python %s on this machine" % version)
+    if version != "2.7" and tuple(map(int, __version__.split(".")[:2])) < (2, 18):
+        pytest.skip("this ansible-core serves it")
+    failed, said = run([host("host")], [{"outoftree.kmod.kmod_info": {}}], ansible_python_interpreter=found[0])
+    patch = found[0].split("/")[-3].rsplit(".", 1)[1]
+    assert failed and (words.replace("%s", patch).format(core=__version__)) in said, said

@@ -1,0 +1,81 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a person is told of a host, and what is refused before anything is written, on a directory laid out as Enterprise Linux 9."""
+import shutil
+
+import generated
+import pytest
+from generated import fleet
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible, store
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+
+pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
+
+OLD, MIDDLE, NEW = RELEASES = ("6.1.0-1", "6.1.0-2", "6.1.0-10")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three kernels, of which the middle one is the default."""
+    kernels = [generated.kernel(tmp_path / "kernels", release) for release in RELEASES]
+    fleet.el9(tmp_path / "root", [kernels[0], kernels[2], kernels[1]])
+    return tmp_path / "root"
+
+
+def test_boots_are_expected_of_the_newest_and_the_default_kernel(root):
+    host = Host(str(root))
+    assert notice.booting(host, store.installed(host)) == {OLD: [], MIDDLE: ["default"], NEW: ["newest"]}
+
+
+def test_without_a_boot_loader_the_newest_is_left(root):
+    shutil.rmtree(str(root / "boot/grub2"))
+    host = Host(str(root))
+    assert notice.booting(host, store.installed(host)) == {OLD: [], MIDDLE: [], NEW: ["newest"]}
+
+
+def test_unserved_are_the_chosen_kernels_without_a_build_and_others_that_boot(root):
+    host = Host(str(root))
+    rows = [{"kernel": OLD, "verdict": "incompatible", "reason": "so"}, {"kernel": MIDDLE, "verdict": "compatible", "reason": ""}]
+    found = notice.unserved(host, store.installed(host), rows, {OLD: None, MIDDLE: object(), NEW: None})
+    assert [(row["kernel"], row["boots"], row["verdict"]) for row in found] == [(OLD, [], "incompatible"), (NEW, ["newest"], None)]
+    assert found[0]["reason"] == "so" and "chosen" in found[1]["reason"]
+
+
+def test_an_entry_is_possible_where_it_could_be_made_and_refused_for_the_same_reason_where_not(root):
+    host = Host(str(root))
+    before = sorted(map(str, root.rglob("*")))
+    plan, result = possible.entries(host, entry.Request("vendor"), RELEASES, "auto")
+    assert not plan and [(row["kernel"], row["state"], row["changed"]) for row in result["kernels"]] == [
+        (release, "possible", False) for release in RELEASES]
+    assert sorted(map(str, root.rglob("*"))) == before
+    next(path for path in (root / "boot/loader/entries").iterdir() if NEW in path.name).unlink()
+    with pytest.raises(KmodError) as caught:
+        possible.entries(host, entry.Request("vendor"), RELEASES, "auto")
+    assert caught.value.code == "ENTRY_MISSING"
+
+
+def test_a_trial_that_could_not_be_of_the_kernel_that_boots_is_refused_beforehand(root):
+    with pytest.raises(KmodError) as caught:
+        possible.entries(Host(str(root)), entry.Request("vendor", boot="default"), [OLD], "auto")
+    assert MIDDLE in str(caught.value)
+
+
+def test_a_variant_is_possible_of_an_image_that_is_there_and_that_no_tpm_guards(root):
+    host = Host(str(root))
+    plan, result = possible.variants(host, variant.Request(("vendor",)), RELEASES)
+    assert not plan and [row["status"] for row in result["variants"]] == ["possible"] * 3
+    fleet.write(root / "etc/crypttab", "data /dev/none - tpm2-device=auto,tpm2-pcrs=7+9\n")
+    with pytest.raises(KmodError) as caught:
+        possible.variants(host, variant.Request(("vendor",)), RELEASES)
+    assert caught.value.code == "TPM_SEALED"
+    possible.variants(host, variant.Request(("vendor",), ignore_tpm=True), RELEASES)
+    (root / ("boot/initramfs-%s.img" % OLD)).unlink()
+    with pytest.raises(KmodError) as caught:
+        possible.variants(host, variant.Request(("vendor",), ignore_tpm=True), RELEASES)
+    assert caught.value.code == "INITRD_MISSING"
