@@ -154,6 +154,18 @@ def test_a_kernel_that_gets_no_driver_is_a_warning_that_names_the_host_and_the_r
     assert "WARNING]: db1" not in text
 
 
+def clean(text):
+    """Without what differs from run to run: which host was first, and how wide the terminal is."""
+    return re.sub(r"\s+", " ", re.sub(r"changed: \[\w+\]|\*+", "", text)).strip()
+
+
+def test_the_output_that_is_printed_is_the_one_that_comes(said):
+    for words, text in (("TASK [", said["ansible-playbook -i inventory driver.yml"]), ("FAILED!", one(said, "kmod_compat"))):
+        (block,) = [block for block in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) if words in block and "db1" in block]
+        for part in block.split("..."):
+            assert clean(part) in clean(text)
+
+
 def test_the_fleets_command_finds_the_builds_in_the_working_directory(said):
     assert one(said, "outoftree.kmod.deploy", "-e kmod_boot=default").count("failed=0") == 2  # each in a turn of its own
 
