@@ -262,6 +262,12 @@ msg:
   returned: when O(state=absent) finds no such variant, and there are others
   type: str
   sample: There is no such variant; there are variants with ootedu.
+foreign:
+  description: Where a variant was and somebody else's file is now, which is left alone. The variant has got another number.
+  returned: when there are any
+  type: list
+  elements: str
+  sample: [/boot/initrd.img-6.1.0-56-cloud-amd64.1]
 pruned:
   description: Variants that are removed because their kernel is no longer installed.
   returned: success
@@ -285,7 +291,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
 
 def work(host, params):
     if params["state"] == "possible":
-        return possible.variants(host, variant.Request(tuple(params["driver"]), ignore_tpm=params["ignore_tpm"]), params["kernels"])
+        request = variant.Request(tuple(params["driver"]), (), params["method"], params["early_load"], params["ignore_tpm"])
+        return possible.variants(host, request, params["kernels"])
     plan, result = variant.requested(host, params)
     return plan, dict(result, other_drivers=[] if result["variants"] else notice.other_drivers(host, params["driver"]))
 

@@ -167,6 +167,17 @@ def test_a_step_that_failed_after_its_work_was_done_is_taken_back(host, monkeypa
     assert host.listdir("/boot") == []
 
 
+def test_what_is_replaced_for_good_leaves_room_for_the_next(host, monkeypatch):
+    for number in range(3):
+        host.replace("/boot/%d" % number, b"x" * (400 << 10))
+    monkeypatch.setattr(Host, "room", lambda self, path: (1, 1 << 20))
+    plan = Plan(host)
+    for number in range(3):
+        plan.put("/boot/%d" % number, File(Content(400 << 10, "", lambda: [b"y"], True)), keep=False)
+    plan.apply()
+    assert host.read("/boot/2") == b"y"
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_written(host, monkeypatch):
     monkeypatch.setattr(Host, "room", lambda self, path: (1, 1 << 20))
     plan = Plan(host)

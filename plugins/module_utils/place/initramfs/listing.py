@@ -8,6 +8,7 @@ import stat
 from typing import Any, Dict, Iterator, Optional, Sequence
 
 from ...compression import Decoder, detect
+from ...errors import printable
 from ...host import Host
 from . import manifest
 from .image import MODULE, dependencies, module_name, modules_dir, read
@@ -28,7 +29,8 @@ def lines(host: Host, path: str) -> Iterator[str]:
     for name, node in sorted(image.tree.nodes.items()):
         if name:
             target = " -> " + node.target if node.target else ""
-            yield "%2d %s %5d %5d %9d %s%s" % (node.segment + 1, stat.filemode(node.mode), node.owner[0], node.owner[1], node.size, name, target)
+            yield "%2d %s %5d %5d %9d %s" % (node.segment + 1, stat.filemode(node.mode), node.owner[0], node.owner[1], node.size,
+                                             printable(name + target))
 
 
 def modules(host: Host, path: str, release: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:

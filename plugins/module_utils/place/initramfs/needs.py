@@ -10,7 +10,7 @@ image may hold the kernel's own copy, which has the name but not the symbols.
 import fnmatch
 import posixpath
 import re
-from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Container, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host
@@ -76,7 +76,7 @@ class Needed:
 
     def _other(self, name: str) -> Optional[ko.KernelModule]:
         """The host's module of a name, unless the image's will do."""
-        if name not in self.choice:
+        if name not in self.choice or not _is_file(self.host, self.choice[name]):  # a weak link may dangle
             return None
         if name not in self.known:
             return ko.read(self.host, self.choice[name])
@@ -87,24 +87,23 @@ class Needed:
         return module if module.sha256 != parts.sha256_of(self.had[self.known[name]]) else None
 
     def _needs(self, module: ko.KernelModule) -> Iterator[Tuple[str, str, bool]]:
-        """(whose, name, whether it cannot do without): by what the module says, by depmod's index, and by the owners of its symbols."""
+        """(whose, name, whether it cannot do without): by what the module says, and by the symbols that it uses."""
         for name in module.depends:
             if not names.is_module(name):
                 raise KmodError(module.path, "depends on %r, which no module can be called" % name[:80], "Build it anew", "MODULE_NAME")
             yield module.path, name, True
-        for name in self.on_host.get(module.path, []):
+        for name in self.on_host.get(module.path, sorted(_owners(self.kernel, module))):
             yield module.path, name, False
         for value in module.infos("softdep"):  # ``pre: a b post: c``: wanted where there is one
             for name in value.replace("-", "_").split():
                 yield module.path, name, False
-        for owner in sorted(_owners(self.kernel, module)):
-            yield module.path, owner, False
 
 
-def _owners(installed: Kernel, module: ko.KernelModule) -> Set[str]:
+def _owners(installed: Kernel, module: ko.KernelModule, but: Container[str] = ()) -> Set[str]:
+    """The kernel's modules that export what a module uses, ``but`` for these symbols."""
     if installed.sources.origin is None:
         return set()
-    found = (installed.exports.get(undefined.name) for undefined in module.undefined if not undefined.weak)
+    found = (installed.exports.get(undefined.name) for undefined in module.undefined if not undefined.weak and undefined.name not in but)
     return {export.owner for export in found if export is not None and export.owner != VMLINUX}
 
 
@@ -118,9 +117,7 @@ def _place(path: str, module: ko.KernelModule) -> str:
 
 
 def file_name(module: ko.KernelModule) -> str:
-    """The file's own name where kmod takes that for the name that the module has, else a plain one. Error: MODULE_NAME."""
-    if not names.is_module(module.name):
-        raise KmodError(module.path, "%r cannot be the name of a module" % module.name[:80], "Build it with the kernel's build system", "MODULE_NAME")
+    """The file's own name where kmod takes that for the name that the module has, else a plain one."""
     plain = MODULE.sub(".ko", posixpath.basename(module.path))
     fits = re.match(r"[A-Za-z0-9_-]+\.ko\Z", plain, re.ASCII) and module_name(plain) == module.name
     return plain if fits else module.name + ".ko"
@@ -139,10 +136,10 @@ def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], k
         elif path in kept:
             group.append(_stored(kept[path], path))
     there = {module.name for module in group} | needed.builtin
-    for verdict in judge(needed.kernel, group):
-        module = next(each for each in group if each.name == verdict.name)
-        apart = sorted(_owners(needed.kernel, module) - there - {module.name})
-        if module not in added.values():
+    exported = {export.name for module in group for export in module.exports}
+    for module, verdict in zip(group, judge(needed.kernel, group)):
+        apart = sorted(_owners(needed.kernel, module, exported) - there)
+        if not any(module is each for each in added.values()):
             continue
         if verdict.verdict == INCOMPATIBLE or apart:
             why = verdict.short if verdict.verdict == INCOMPATIBLE else "it uses symbols of %s" % ", ".join(apart)

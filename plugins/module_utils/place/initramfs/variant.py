@@ -48,11 +48,14 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
     """A variant for each of the kernels, by default for all that have the drivers; those of kernels that are gone are removed.
 
     The result: ``{"variants": [row], "pruned": [path]}``; a row is that of ``plan``. Where a variant that boots start is replaced, the default
-    that was before is back first, and ``given_back`` names the entries: ``{"path": variant, "entry": title}``.
+    that was before is back first, and ``given_back`` names the entries: ``{"path": variant, "entry": title}``. ``foreign`` are paths where a
+    variant was and somebody else's file is now.
     """
     _check_drivers(request.drivers)
     made, rows = Plan(host), []
     for release in kernels or having(host, request.drivers):
+        if not names.is_release(release):
+            raise KmodError(release, "is no release that a kernel can have", "Name kernels as uname -r does", "RELEASE_NAME")
         modules = request.modules or depmod.linked(host, release, request.drivers)
         if not modules:
             raise KmodError("/lib/modules/" + release, "has no module of %s" % " and ".join(request.drivers), "Link the driver into it (kmod_link)",
@@ -60,16 +63,21 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
         steps, row = plan(host, release, modules, request)
         made.extend(steps)
         rows.append(row)
-    replaced = [row["path"] for row in rows if row["status"] == "replaced"]
-    chosen = [(path, entry) for path in replaced for entry in shipped_entry.starting(host, path) if entry.chosen]
+    written = [row["path"] for row in rows if row["status"] != "current"]  # an entry may start what is not there, too
+    chosen = [(path, entry) for path in written for entry in shipped_entry.starting(host, path) if entry.chosen]
     pruned = _prunable(host, request.drivers) if not kernels else []
-    whole = _for_good(boot_entry.give_back(host, replaced)) if chosen else Plan(host)
+    whole = _for_good(boot_entry.give_back(host, written)) if chosen else Plan(host)
     whole.extend(_removal(host, pruned))
+    foreign = []
+    for path, mark in _marks_alone(host):
+        if path not in written and set(mark.wants["drivers"]) & set(request.drivers):
+            whole.put(witness.path_of(path), None)  # left by a run that was cut off; or what lies there now is somebody else's
+            foreign += [path] if host.lstat(path) is not None else []
     whole.extend(made)
-    _room(host, whole)
+    room(host, whole)
     result: Dict[str, Any] = {"variants": rows, "pruned": [variant.path for variant in pruned]}
-    if chosen:
-        result["given_back"] = [{"path": path, "entry": entry.title} for path, entry in chosen]
+    result.update({"given_back": [{"path": path, "entry": entry.title} for path, entry in chosen]} if chosen else {})
+    result.update({"foreign": foreign} if foreign else {})
     return whole, result
 
 
@@ -155,15 +163,12 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
                 return steps, dict(row, base_sha256=sha256, path=old.path, status="current", **made, **dict({"mark": ""}, **old.contents))
     if not request.ignore_tpm:
         sealed.check(host)
-    row.update(path=old.path if old else _free_name(host, base), status="replaced" if old else "created")
+    row.update(path=old.path if old else free_name(host, base), status="replaced" if old else "created")
     with scratch() as directory:
         store = parts.Store(directory, release)
         shipped = image.read(host, base, store.wanted)
         wants["base"] = {"path": base, "size": shipped.size, "sha256": shipped.sha256}
         row["base_sha256"] = shipped.sha256
-        for path, mark in _marks_alone(host):  # somebody else's file is where a variant was: that is theirs now
-            if host.lstat(path) is not None and NUMBERED.sub(r"\1", path) == base and mark.wants["drivers"] == wants["drivers"]:
-                steps.put(witness.path_of(path), None)
         if old and not old.tail:
             steps.put(old.path, None, keep=False)  # by its mark alone it is ours, and that is about to be another one
         for content, is_mark in _content(host, shipped, parsed, store, wants, request.method, row):
@@ -180,11 +185,7 @@ def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule
 
     ``auto`` rebuilds what no overlay can be put on.
     """
-    against = overlay.obstacle(shipped, wants["kernel"])
-    if against and (method not in ("auto", "rebuild") or against.code == "INITRD_SQUASH"):  # a rebuild would be a squash again
-        raise against
-    if method == "auto":
-        method = "rebuild" if against else "overlay"
+    method = way(shipped, wants["kernel"], method)
     if method == "rebuild":
         written: List[image.Digest] = []
         row.update(_made(wants, row["path"], method, "", 0), bytes_added=0)
@@ -213,10 +214,21 @@ def _read(host: Host, path: str) -> ko.KernelModule:
     if module.vermagic is None:
         why = module.faults[0].message if module.faults else "it has no vermagic"
         raise KmodError(path, "is no kernel module: " + why, "Copy the file again", "MODULE_BAD")
+    if not names.is_module(module.name):  # it becomes a word in scripts, and an argument of tools
+        raise KmodError(path, "cannot be loaded as %r: that is no name of a module" % module.name[:80], "Build it with the kernel's build system",
+                        "MODULE_NAME")
     return module
 
 
-def _free_name(host: Host, base: str) -> str:
+def way(shipped: image.Image, release: str, method: str) -> str:
+    """The method by which a variant of an image is made where ``method`` is asked for. Errors: those of ``overlay.obstacle``."""
+    against = overlay.obstacle(shipped, release)
+    if against and (method not in ("auto", "rebuild") or against.code == "INITRD_SQUASH"):  # a rebuild would be a squash again
+        raise against
+    return method if method != "auto" else "rebuild" if against else "overlay"
+
+
+def free_name(host: Host, base: str) -> str:
     """The smallest number at which nothing lies, nor in the place of the mark anything else than a mark."""
     if len(os.fsencode(os.path.basename(witness.path_of(base + ".100")))) > witness.NAME_MAX:
         raise KmodError(base, "has a name that is too long for another one to be made of it", "Give it a shorter name", "ENAMETOOLONG")
@@ -230,7 +242,7 @@ def _blocked(host: Host, path: str) -> bool:
     return host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path))
 
 
-def _room(host: Host, whole: Plan) -> None:
+def room(host: Host, whole: Plan) -> None:
     """Refuse what does not fit, before anything is written: a full /boot is what kernel updates fail of. An old variant goes only after
     the new one is there."""
     needed: Dict[int, int] = {}
@@ -346,7 +358,7 @@ def gone(host: Host, variant: Variant) -> bool:
 def having(host: Host, drivers: Sequence[str]) -> List[str]:
     """The installed kernels that have modules of each of the drivers."""
     return [release for release in host.listdir("/lib/modules")
-            if _installed(host, release) and all(depmod.linked(host, release, [driver]) for driver in drivers)]
+            if names.is_release(release) and _installed(host, release) and all(depmod.linked(host, release, [driver]) for driver in drivers)]
 
 
 def _installed(host: Host, release: str) -> bool:

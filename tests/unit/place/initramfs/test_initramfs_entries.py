@@ -111,7 +111,7 @@ def test_removal_for_one_kernel_looks_at_its_entries_alone(site):
     refused(site, "VARIANT_STARTED", kernels=[NEW])
 
 
-@pytest.mark.parametrize("what", ["driver", "image", "damage"])
+@pytest.mark.parametrize("what", ["driver", "image", "damage", "gone"])
 def test_the_old_default_is_back_before_the_variant_under_it_is_written(site, what):
     site.variants()
     site.entries()
@@ -121,6 +121,8 @@ def test_the_old_default_is_back_before_the_variant_under_it_is_written(site, wh
         site.driver(release, b"2")
     elif what == "image":
         site.image(release, b"2")
+    elif what == "gone":
+        site.path(release, ".1").unlink()
     else:
         site.path(release, ".1").write_bytes(b"")
     plan, result = variant.present(site.host, REQUEST)

@@ -110,6 +110,20 @@ def test_a_provider_that_only_a_symbol_tells_of_comes_along(machine):
     assert index(machine)["updates/acme.ko"].split() == ["kernel/helper.ko"]
 
 
+def test_a_symbol_that_another_module_of_the_stack_has_by_now_is_had_from_there(machine):
+    machine.module("updates/stack/compat.ko", ko("compat", exports=[NEW]))
+    machine.module("extra/acme/acme.ko", ko("acme", depends="compat", needs=[NEW]))
+    assert run(machine)["dependencies"] == ["compat"]
+    assert index(machine)["updates/acme.ko"].split() == ["updates/stack/compat.ko"]
+
+
+def test_a_link_that_dangles_is_no_provider(machine):
+    machine.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[OLD]))
+    index_of = machine.root / "lib/modules" / RELEASE / "modules.dep"
+    index_of.write_text(index_of.read_text().replace("kernel/ib_core.ko:", "weak-updates/ib_core.ko:"))
+    assert run(machine)["dependencies"] == []
+
+
 def test_a_module_that_was_built_with_other_options_is_refused(machine):
     machine.module("kernel/own.ko", build_ko.ko("own", [LAYOUT], release=RELEASE, modinfo={"intree": "Y"}))
     machine.module("extra/acme/acme.ko", build_ko.ko("acme", [LAYOUT], release=RELEASE, flags=" mod_unload "))

@@ -6,11 +6,13 @@
 import gzip
 import hashlib
 import os
+import subprocess
 
 import kernel_simulator
 import pytest
 from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import listing, rebuild, variant
@@ -48,6 +50,7 @@ class Tool:
             at = argv.index(host.root)
             assert argv[:at] == ["unshare", "--mount", "sh", "-ec", rebuild.ENTER]
             self.calls.append(argv[at + 1:])
+            self.options = options
             if status:
                 raise KmodError(name, "exit status %d" % status, code="TOOL_FAILED")
             self.look(host, argv[at + 1:])
@@ -265,6 +268,23 @@ def test_a_configuration_without_bounds_is_refused(tmp_path, monkeypatch, what):
     with pytest.raises(KmodError) as caught:
         run(machine)
     assert caught.value.code == "CONFIG_TOO_LARGE"
+
+
+def test_what_a_tool_puts_aside_lies_in_our_scratch_directory(tmp_path, monkeypatch):
+    machine, tool = make(tmp_path, monkeypatch, "dracut")
+    run(machine)
+    assert tool.options == {"TMPDIR": os.path.dirname(tool.output(["dracut", *tool.calls[0][1:]]))}
+    assert list((machine.root / "var/tmp").iterdir()) == []
+
+
+def test_scratch_of_a_killed_run_is_cleared_by_the_next_also_in_another_root(tmp_path, monkeypatch):
+    machine, _tool = make(tmp_path, monkeypatch, "dracut")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = machine.root / "var/tmp" / ("outoftree.kmod-%d-%d-1-x" % (dead.pid, os.stat("/proc/self/ns/pid").st_ino))
+    (left / "conf").mkdir(parents=True)
+    done = task.carry_out(str(machine.root), False, lambda host: variant.absent(host, ["acme"]))
+    assert not done.changed and list((machine.root / "var/tmp").iterdir()) == []
 
 
 def test_too_little_room_to_build_in_is_said_before_anything_is_written(tmp_path, monkeypatch):

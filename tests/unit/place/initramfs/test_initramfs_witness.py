@@ -114,6 +114,7 @@ def test_what_somebody_else_has_put_there_is_left_alone_and_said(machine, how):
     assert [row["status"] for row in absent(machine)] == ["foreign"]
     assert machine.variant().read_bytes() == theirs and not machine.mark().exists()
     machine.mark().write_bytes(mark)  # one that came with a restored tree
+    assert variant.present(host(machine), machine.request)[1]["foreign"] == ["/boot/" + machine.variant().name]
     assert present(machine)["path"].endswith(".2")
     assert machine.variant().read_bytes() == theirs and not machine.mark().exists()
     assert states(machine) == [(".2", "current")]
@@ -199,3 +200,13 @@ def test_a_mark_of_a_kernel_that_is_gone_goes_with_the_driver(machine):
     shutil.rmtree(str(machine.modules))
     absent(machine)
     assert machine.all_in_boot() == [machine.base.name, "vmlinuz-" + RELEASE]
+
+
+def test_a_mark_whose_variant_came_to_lie_elsewhere_goes_with_the_next_run(machine):
+    machine.variant().write_bytes(b"theirs")
+    plan, _result = variant.present(host(machine), machine.request)
+    plan.steps = plan.steps[:1]
+    plan.apply()
+    machine.variant().unlink()
+    assert machine.mark(2).exists() and present(machine)["path"].endswith(".1") and not machine.mark(2).exists()
+    assert not variant.present(host(machine), machine.request)[0]
