@@ -144,8 +144,10 @@ def jobs(given: argparse.Namespace) -> List[Job]:
     found = [Job(family, TOGETHER, given.cases or (3 if given.fast else 110), at, 0) for family in together.FAMILIES] + [Job("el9", HELD, 1, at)]
     found += [Job(name, DISK, given.cases or (3 if given.fast else 36), at, 3 if given.fast else 30) for name in disks.KINDS]
     every = 3 if given.fast and not given.fault else 1
-    found += [Job(name, kind, max(1, int(cases * faults.KINDS[kind].share)), at, faults.KINDS[kind].share) for number, name in enumerate(scenes.by_name())
-              for kind in list(faults.KINDS)[number % every::every]]
+    for number, name in enumerate(scenes.by_name()):
+        for kind in list(faults.KINDS)[number % every::every]:
+            share = faults.KINDS[kind].share
+            found.append(Job(name, kind, max(1, int(cases * share)), at, share))
     return [job for job in found if (not given.fault or job.kind in given.fault)
             and (not given.only or job.operation in given.only or job.operation.split(":")[0] in given.only)]
 
