@@ -169,14 +169,11 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
         shipped = image.read(host, base, store.wanted)
         wants["base"] = {"path": base, "size": shipped.size, "sha256": shipped.sha256}
         row["base_sha256"] = shipped.sha256
-        writes = list(_content(host, shipped, parsed, store, wants, request.method, row))
         if old and not old.tail:
             steps.put(old.path, None, keep=False)  # by its mark alone it is ours, and that is about to be another one
-        elif old:
-            writes = [each for each in writes if not each[1]] + [each for each in writes if each[1]][-1:]  # it says itself whose it is meanwhile
-        for content, is_mark in writes:
+        for content, is_mark in _content(host, shipped, parsed, store, wants, request.method, row):
             if is_mark:
-                steps.put(witness.path_of(row["path"]), File(content, witness.MODE), keep=old is None)
+                steps.put(witness.path_of(row["path"]), File(content, witness.MODE))
             else:
                 steps.put(row["path"], File(content, shipped.mode, shipped.owner), keep=old is None)
     return steps, row

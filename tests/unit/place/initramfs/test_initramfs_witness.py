@@ -134,7 +134,14 @@ def test_a_variant_that_cannot_be_replaced_keeps_its_mark(machine, monkeypatch):
     before = machine.snapshot()
     machine.module("extra/acme/acme.ko", ko("acme", filler=b"2"))
     plan, _result = variant.present(host(machine), machine.request)
-    monkeypatch.setattr(Host, "replace", lambda *arguments, **options: (_ for _ in ()).throw(KmodError("x", "no space")))
+    real = Host.replace
+
+    def replace(self, path, *arguments, **options):
+        if path.endswith(".1"):
+            raise KmodError(path, "no space")
+        real(self, path, *arguments, **options)
+
+    monkeypatch.setattr(Host, "replace", replace)
     with pytest.raises(KmodError):
         plan.apply()
     monkeypatch.undo()
