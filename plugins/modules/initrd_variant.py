@@ -291,7 +291,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
 
 def work(host, params):
     if params["state"] == "possible":
-        return possible.variants(host, variant.Request(tuple(params["driver"]), ignore_tpm=params["ignore_tpm"]), params["kernels"])
+        request = variant.Request(tuple(params["driver"]), (), params["method"], params["early_load"], params["ignore_tpm"])
+        return possible.variants(host, request, params["kernels"])
     plan, result = variant.requested(host, params)
     return plan, dict(result, other_drivers=[] if result["variants"] else notice.other_drivers(host, params["driver"]))
 

@@ -11,6 +11,11 @@ author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading anything, and without
     a C(symvers) file where the distribution ships none.
+  - A module may need others that are installed beside the kernel's own (of DKMS, a vendor's package or another driver). They are judged, too,
+    and provide nothing where the kernel would refuse them.
+  - Notes, which change no verdict, say why a module that the kernel takes may not be loaded all the same. These are lines of modprobe.d
+    (C(MODPROBE_INSTALL), C(MODPROBE_BLACKLIST), C(MODPROBE_UNSUPPORTED), C(OPTION_UNKNOWN)), a module of the kernel's own for the same device
+    (C(DEVICE_CLAIMED)) or of the same name (C(NAME_IN_TREE)), and a file that is called otherwise than the module in it (C(NAME_OF_FILE)).
   - Fails where O(require) is not met, so that it can be used as an assertion. It never changes anything.
   - What a kernel without a C(symvers) exports is read out of its boot image and its modules. That takes seconds, so root keeps it below
     C(/var/cache/outoftree.kmod), but not in check mode.
@@ -160,7 +165,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import inventory
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 
 
 def main():
@@ -181,7 +186,7 @@ def main():
         required_one_of=[("path", "src", "described")],
         supports_check_mode=True,
     )
-    task.report(module, lambda host, options: report.compat(host, options, inventory.default_release))
+    task.report(module, lambda host, options: report.compat(host, options, notice.booting))
 
 
 if __name__ == "__main__":

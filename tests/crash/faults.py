@@ -118,5 +118,5 @@ KINDS: Dict[str, Kind] = {
     "EIO-twice": Kind(_second, _twice),
     "EIO-then-kill": Kind(_second, _killed_in_undo),
     "power-cut": Kind(power.cases, power.attempt, 4),
-    **{"tool-" + mode: _tool(mode) for mode in faketools.MODES},
+    **{"tool-" + mode: _tool(mode) for mode in faketools.MODES if mode not in ("slow", "waits")},  # those are for runs at once
 }

@@ -114,10 +114,10 @@ def test_every_check_is_there_for_machines(answers):
     ("no kernels", "there is no kernel"),
     ("no root", "is not a directory"),
     ("nothing to judge", "one of the following is required"),
-    ("an empty path", "names nothing"),
-    ("an empty path among others", "names nothing"),
-    ("no path at all", "no module"),
-    ("an empty path on the host", "names nothing"),
+    ("an empty path", "is empty"),
+    ("an empty path among others", "is empty"),
+    ("no path at all", "is empty"),
+    ("an empty path on the host", "is empty"),
 ])
 def test_bad_input_is_one_clear_message(answers, case, words):
     assert answers[case]["failed"] and "Traceback" not in str(answers[case])

@@ -185,7 +185,9 @@ def test_check_mode_says_what_it_does_not_foresee(run, host):
 
 def test_the_role_hands_on_what_variants_and_entries_are_made_of(run, host):
     root = host("host")
-    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_args="vendor.debug=1", kmod_early_load=True, kmod_method="segment",
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_early_load=True)
+    assert failed and "EARLY_UNSUPPORTED" in said and "Nothing has been written" in said  # its init is no generator's
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_args="vendor.debug=1", kmod_method="segment",
                        kmod_fallback_args="panic=7", kmod_loader="bls")
     assert not failed, said
     (entry,) = [path for path in (root / "boot/loader/entries").iterdir() if path.name.endswith("~vendor.conf")]
@@ -196,8 +198,8 @@ def test_the_role_hands_on_what_variants_and_entries_are_made_of(run, host):
     other = entry.with_name("hand.conf")
     shipped = entry.with_name(entry.name.replace("~vendor", "")).read_text()
     other.write_text(shipped.replace("title ", "title Hand ") + "options extra\n")
-    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment")
-    assert failed and "copy_of" in said
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of="nothing")
+    assert failed and "is called 'nothing'" in said
     title = re.search("^title (.*)$", other.read_text(), re.M).group(1)
     failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of=title)
     assert not failed and " extra " in entry.read_text()

@@ -3,21 +3,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A driver's verdicts on the kernels of a host, as a person and a playbook want to read them."""
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..read import kernels, ko
+from ..read.kernels import Kernel
 from .loader import judge
 from .selection import Build, builds, explained, matching, together
 from .verdict import COMPATIBLE, Verdict
 
 
-def compat(host: Host, options: Dict[str, Any], default: Callable[[Host], Optional[str]]) -> Tuple[bool, Dict[str, Any]]:
+def compat(host: Host, options: Dict[str, Any], boots: Callable[[Host, Sequence[Kernel]], Dict[str, List[str]]]
+           ) -> Tuple[bool, Dict[str, Any]]:
     """Carry out kmod_compat's ``options``: whether ``require`` is met, and the answer.
 
-    The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict). ``default`` tells the release of
-    the default boot entry's kernel.
+    The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict). ``boots`` tells for each kernel
+    why a boot is expected to start it.
     """
     modules = [ko.KernelModule.from_dict(module) for module in options["described"] or ()]
     modules += [ko.read(host, path) for path in ko.find(host, options["path"] or ())]
@@ -26,8 +28,7 @@ def compat(host: Host, options: Dict[str, Any], default: Callable[[Host], Option
     installed = kernels.installed(host)
     if not installed:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
-    boots = {kernel.release for kernel in installed if kernel.running} | {installed[-1].release, default(host)}
-    booting = [kernel.release for kernel in installed if kernel.release in boots]
+    booting = [release for release, why in boots(host, installed).items() if why]
     chosen = matching(installed, options["kernels"] + (booting if options["require"] == "booting" else []))
     drivers = [[Build(module.built_for, (module,))] for module in modules] if options["each"] else [builds(modules)]
     judged = {kernel.release: [[explained(judge(kernel, build.modules, structs=options["structs"]), build, driver) for build in driver]

@@ -3,13 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What out-of-tree drivers there are on a host, and what its kernels make of them."""
-import contextlib
 import hashlib
 import posixpath
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from ..compression import decompress
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
 from ..read import kernels, ko
 from . import depmod, heal, loaded, store, weak_links
@@ -59,6 +58,8 @@ def _entries(host: Host) -> List[Dict[str, Any]]:
     try:
         loader = detect.detect(host)
         menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
+    except SystemFailed:
+        raise
     except KmodError:
         return []
     rows = []
@@ -130,9 +131,9 @@ def _images(host: Host, release: str, used: Dict[str, Any]) -> List[Dict[str, An
     if not used:
         return []
     paths: List[str] = []
-    with contextlib.suppress(KmodError):
+    with forgiving():
         paths = [each.path for each in variant.found(host) if each.wants["kernel"] == release]
-    with contextlib.suppress(KmodError):  # there is none, as far as one can tell
+    with forgiving():  # there is none, as far as one can tell
         paths.insert(0, image.shipped(host, release))
     return [_copies(host, path, used) for path in paths]
 

@@ -54,7 +54,8 @@ def by_name(host: Host, modules_dir: str, rules: Config) -> Dict[str, List[str]]
 
 def rank_of(path: str, rules: Config) -> int:
     """The priority of a module file, given relative to /lib/modules/REL; higher wins (``depmod_module_is_higher_priority``)."""
-    stem = SUFFIX.sub("", path)
+    directory, name = os.path.split(path)
+    stem = os.path.join(directory, name.partition(".")[0])  # kmod takes a name up to its first dot
     if stem in rules.overrides:  # the last one read is asked first
         return len(rules.search) + len(rules.overrides) - rules.overrides[::-1].index(stem)
     falling = list(rules.search)

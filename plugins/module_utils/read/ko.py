@@ -160,9 +160,10 @@ def normal(path: str) -> str:
 
 def find(host: Host, paths: Sequence[str]) -> List[str]:
     """The module files at these paths, in and below those that are directories. Errors: PATH_EMPTY, PATH_MISSING, NO_MODULES."""
-    check_paths(paths)
     found: List[str] = []
     for path in paths:
+        if not path.strip() or "\0" in path:  # it would mean the root, or the working directory
+            raise KmodError("a path %r" % path, "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
         before = len(found)
         if host.is_dir(path):
             _walk(host, path.rstrip("/"), found)
@@ -174,13 +175,6 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
         if len(found) == before:
             raise KmodError(path, "holds no .ko file", "Name a .ko file or a directory of them", "NO_MODULES")
     return found
-
-
-def check_paths(paths: Sequence[str]) -> None:
-    """Error: PATH_EMPTY for one that means the root or the working directory to whoever joins it to those."""
-    for path in paths:
-        if not path.strip() or "\0" in path:
-            raise KmodError("a path %r" % path, "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
 
 
 def _walk(host: Host, directory: str, found: List[str]) -> None:

@@ -135,7 +135,7 @@ def test_a_damaged_file_in_the_store_is_told_with_its_driver(tree):
 def machine(tmp_path):
     """A host with GRUB, and an entry for the driver on its older kernel."""
     machines.debian(tmp_path)
-    kernels = {machines.OLD: ["/boot/initrd.img-%s.1" % machines.OLD]}
+    kernels = {machines.OLD: entry.Verified(("/boot/initrd.img-%s.1" % machines.OLD,))}
     plan, _result = entry.present(Host(str(tmp_path)), entry.Request("acme", boot="default"), kernels)
     plan.apply()
     for release in (machines.OLD, machines.NEW):

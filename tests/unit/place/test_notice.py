@@ -79,3 +79,18 @@ def test_a_variant_is_possible_of_an_image_that_is_there_and_that_no_tpm_guards(
     with pytest.raises(KmodError) as caught:
         possible.variants(host, variant.Request(("vendor",), ignore_tpm=True), RELEASES)
     assert caught.value.code == "INITRD_MISSING"
+
+
+def test_what_a_variant_cannot_be_made_of_or_has_no_room_for_is_refused_beforehand(root, monkeypatch):
+    host = Host(str(root))
+    with pytest.raises(KmodError) as caught:  # an init that is no initramfs generator's
+        possible.variants(host, variant.Request(("vendor",), early_load=True), [OLD])
+    assert caught.value.code == "EARLY_UNSUPPORTED"
+    monkeypatch.setattr(Host, "free", lambda host, path: 0)
+    with pytest.raises(KmodError) as caught:
+        possible.variants(host, variant.Request(("vendor",)), [OLD])
+    assert caught.value.code == "BOOT_FULL"
+    monkeypatch.undo()
+    (root / ("boot/initramfs-%s.img" % OLD)).write_bytes(b"no image")
+    with pytest.raises(KmodError):
+        possible.variants(host, variant.Request(("vendor",)), [OLD])

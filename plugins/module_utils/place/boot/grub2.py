@@ -49,6 +49,12 @@ def environment(loader: Loader) -> str:
 
 
 def config(view: View, loader: Loader) -> Config:
+    if loader not in view.kept:
+        view.kept[loader] = _config(view, loader)
+    return view.kept[loader]  # type: ignore[no-any-return]
+
+
+def _config(view: View, loader: Loader) -> Config:
     text = view.text(loader.config)
     if text is None:
         raise KmodError(loader.config, "is not there", "Generate it: grub-mkconfig -o %s" % loader.config, "CONFIG_MISSING")

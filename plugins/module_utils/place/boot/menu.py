@@ -136,6 +136,7 @@ class View:
         self.like: Dict[str, str] = {}
         self.found: Dict[str, Optional[str]] = {}  # what was read
         self.seen: Dict[str, Optional[Stamp]] = {}  # and when: what is there on writing must be that still
+        self.kept: Dict[Loader, Any] = {}  # what a loader's module made of the texts as they are planned now
 
     def then(self) -> None:
         """What is planned from here on is done only when all that was planned so far has been."""
@@ -170,6 +171,7 @@ class View:
     def put(self, path: str, text: Optional[str], like: str = "") -> None:
         """Plan a text (None: no file). A new file gets the mode and owner of ``like``, so that secrets in it stay as secret."""
         self.text(path)
+        self.kept.clear()
         path = self.resolve(path)
         self.stages[-1].changed[path] = text
         self.like.setdefault(path, self.resolve(like or path))

@@ -155,7 +155,8 @@ def ways(commands: Iterable[Command], step: Callable[[Command, State], State], s
 class _Block:
     """An ``if`` that is not closed yet: what is known of the conditions of its branches, None where that cannot be told."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: bool) -> None:
+        self.outside = outside  # whether it is in a branch that is not taken itself
         self.before: Optional[bool] = False  # whether a branch before this one was taken
         self.condition: Optional[bool] = None
         self.commands = 0  # in the condition, so far
@@ -167,7 +168,7 @@ class _Block:
 
     @property
     def dead(self) -> bool:
-        return self.body and (self.before is True or self.condition is False)
+        return self.outside or self.body and (self.before is True or self.condition is False)
 
 
 def running(commands: Iterable[Command], holds: Callable[[Command], Optional[bool]]) -> Iterator[Tuple[Command, bool]]:
@@ -176,7 +177,7 @@ def running(commands: Iterable[Command], holds: Callable[[Command], Optional[boo
     for command in commands:
         for keyword in command.keywords:
             if keyword in ("if", "while", "until"):
-                blocks.append(_Block())
+                blocks.append(_Block(bool(blocks) and blocks[-1].dead))
             elif blocks and keyword in ("elif", "else"):
                 blocks[-1].next()
                 blocks[-1].body = keyword == "else"
@@ -188,7 +189,7 @@ def running(commands: Iterable[Command], holds: Callable[[Command], Optional[boo
             blocks[-1].condition = told
         if command.name in ("fi", "done") and blocks:
             blocks.pop()
-        yield command, not any(block.dead for block in blocks)
+        yield command, not (blocks and blocks[-1].dead)
 
 
 def test(words: Sequence[str]) -> Optional[bool]:

@@ -6,7 +6,7 @@
 import re
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from ...errors import KmodError
+from ...errors import KmodError, forgiving
 from ...host import Host
 from . import detect, extlinux, grub2, grub_legacy, systemd_boot
 from .menu import Entry, Loader, Menu, View, boots
@@ -20,20 +20,18 @@ def initramfs(host: Host, release: str) -> Optional[str]:
 
     There may be others: kernel-install keeps one on the EFI system partition beside the one in /boot that it was copied from.
     """
-    try:
+    with forgiving():
         loader = detect.detect(host)
         return locate(host, initrd_word(choose(host, LOADERS[loader.kind].menu(View(host), loader), release, loader), release))
-    except KmodError:
-        return None
+    return None
 
 
 def default(host: Host) -> Optional[Entry]:
     """The entry that boots start; None where the boot loader's files do not tell."""
-    try:
+    with forgiving():
         loader = detect.detect(host)
         return LOADERS[loader.kind].menu(View(host), loader).default  # type: ignore[no-any-return]
-    except KmodError:
-        return None
+    return None
 
 
 def starting(host: Host, path: str) -> List[Entry]:

@@ -14,7 +14,7 @@ import re
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ...compression import decompress
-from ...errors import KmodError
+from ...errors import KmodError, forgiving
 from ...host import Host
 from ...plan import Content
 from ...read import ko
@@ -23,6 +23,7 @@ from .menu import MARKER, Entry, Menu
 
 MARK = "/run/outoftree.kmod.variant"  # written out of the initramfs: the line by which the variant says which it is
 DEVICES = 1 << 17  # directories of /sys that are looked at
+
 
 class Trial(NamedTuple):
     """What is known of an entry's trial. It is that of these very images and arguments: with others there has been none."""
@@ -145,10 +146,9 @@ def _cmdline(host: Host) -> str:
 
 def _small(host: Host, path: str) -> str:
     """The one line of a file of the kernel's or of early boot; "" where there is none."""
-    try:
+    with forgiving():
         return host.read_text(path, 1 << 16).strip()
-    except KmodError:
-        return ""
+    return ""
 
 
 def mark(of: str) -> str:

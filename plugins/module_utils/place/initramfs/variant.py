@@ -74,7 +74,7 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
             whole.put(witness.path_of(path), None)  # left by a run that was cut off; or what lies there now is somebody else's
             foreign += [path] if host.lstat(path) is not None else []
     whole.extend(made)
-    _room(host, whole)
+    room(host, whole)
     result: Dict[str, Any] = {"variants": rows, "pruned": [variant.path for variant in pruned]}
     result.update({"given_back": [{"path": path, "entry": entry.title} for path, entry in chosen]} if chosen else {})
     result.update({"foreign": foreign} if foreign else {})
@@ -163,7 +163,7 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
                 return steps, dict(row, base_sha256=sha256, path=old.path, status="current", **made, **dict({"mark": ""}, **old.contents))
     if not request.ignore_tpm:
         sealed.check(host)
-    row.update(path=old.path if old else _free_name(host, base), status="replaced" if old else "created")
+    row.update(path=old.path if old else free_name(host, base), status="replaced" if old else "created")
     with scratch() as directory:
         store = parts.Store(directory, release)
         shipped = image.read(host, base, store.wanted)
@@ -185,11 +185,7 @@ def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule
 
     ``auto`` rebuilds what no overlay can be put on.
     """
-    against = overlay.obstacle(shipped, wants["kernel"])
-    if against and (method not in ("auto", "rebuild") or against.code == "INITRD_SQUASH"):  # a rebuild would be a squash again
-        raise against
-    if method == "auto":
-        method = "rebuild" if against else "overlay"
+    method = way(shipped, wants["kernel"], method)
     if method == "rebuild":
         written: List[image.Digest] = []
         row.update(_made(wants, row["path"], method, "", 0), bytes_added=0)
@@ -224,7 +220,15 @@ def _read(host: Host, path: str) -> ko.KernelModule:
     return module
 
 
-def _free_name(host: Host, base: str) -> str:
+def way(shipped: image.Image, release: str, method: str) -> str:
+    """The method by which a variant of an image is made where ``method`` is asked for. Errors: those of ``overlay.obstacle``."""
+    against = overlay.obstacle(shipped, release)
+    if against and (method not in ("auto", "rebuild") or against.code == "INITRD_SQUASH"):  # a rebuild would be a squash again
+        raise against
+    return method if method != "auto" else "rebuild" if against else "overlay"
+
+
+def free_name(host: Host, base: str) -> str:
     """The smallest number at which nothing lies, nor in the place of the mark anything else than a mark."""
     if len(os.fsencode(os.path.basename(witness.path_of(base + ".100")))) > witness.NAME_MAX:
         raise KmodError(base, "has a name that is too long for another one to be made of it", "Give it a shorter name", "ENAMETOOLONG")
@@ -238,7 +242,7 @@ def _blocked(host: Host, path: str) -> bool:
     return host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path))
 
 
-def _room(host: Host, whole: Plan) -> None:
+def room(host: Host, whole: Plan) -> None:
     """Refuse what does not fit, before anything is written: a full /boot is what kernel updates fail of. An old variant goes only after
     the new one is there."""
     needed: Dict[int, int] = {}
