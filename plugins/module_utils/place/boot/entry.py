@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ...errors import KmodError, printable
+from ...errors import KmodError, SystemFailed, printable
 from ...host import Host
 from ...plan import Plan
 from ...read import names
@@ -47,7 +47,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     try:
         return _present(host, request, kernels, kind)
     except KmodError as error:
-        if request.boot != "shipped" or error.code == "DEFAULT_KEPT":
+        if request.boot != "shipped" or error.code == "DEFAULT_KEPT" or isinstance(error, SystemFailed):
             raise
         return _present(host, request, {}, kind)
 
