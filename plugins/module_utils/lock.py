@@ -261,7 +261,9 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
     try:
         yield directory
     finally:
-        for _attempt in range(2):  # what could not be removed may be the second time; else a later run does it
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:  # what could not be removed, or was interrupted, may be the second time; else a later run does it
             shutil.rmtree(directory, ignore_errors=True)
 
 

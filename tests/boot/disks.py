@@ -18,7 +18,7 @@ import guest
 from debian import run, say
 
 PACKAGES = ("systemd-sysv", "udev", "kmod", "dbus", "openssh-server", "python3", "initramfs-tools", "busybox", "zstd", "iproute2", "netbase",
-            "procps", "dosfstools", "e2fsprogs", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "systemd-boot")
+            "procps", "dosfstools", "e2fsprogs", "xfsprogs", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "systemd-boot")
 NEEDED = ("mmdebstrap", "parted", "mke2fs", "qemu-img", "qemu-system-x86_64", "ssh", "ssh-keygen")
 FLAVOUR = "cloud-amd64"
 ROOT_AT = 512  # MiB; before it 1 MiB for GRUB's core image, an EFI system partition, and one for /boot
@@ -32,13 +32,14 @@ BIOS, OVMF = "bios", "ovmf"
 
 
 class Disk(NamedTuple):
-    """A machine: its suite, firmware, whether /boot is a partition of its own, and what installs its boot loader."""
+    """A machine: its suite, firmware, whether /boot is a partition of its own, what installs its boot loader, and what its root is made as."""
 
     name: str
     suite: str
     firmware: str
     boot_apart: bool
     install: str
+    filesystem: str = "ext4"
 
 
 GRUB_DEFAULTS = """
@@ -91,6 +92,7 @@ DISKS = (
     Disk("grub-bls", "sid", BIOS, True, BLS + "grub-install --target=i386-pc /dev/vda && update-grub"),
     Disk("systemd-boot", "bookworm", OVMF, False, SYSTEMD_BOOT),
 )
+XFS = DISKS[0]._replace(name="grub-xfs", filesystem="xfs")  # for what is a matter of the file system, not of the loader
 
 
 def missing() -> Optional[str]:
@@ -130,7 +132,8 @@ def root(suite: str) -> Path:
         debian.system(suite, directory / "root.tar", PACKAGES + (image.package,),
                       "--customize-hook=rm -rf $1/usr/share/doc $1/usr/share/locale $1/usr/share/man")
 
-    return debian.once(debian.cache() / "boot" / ("root-%s_%s" % (suite, image.release)), make) / "root.tar"
+    recipe = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
+    return debian.once(debian.cache() / "boot" / ("root-%s_%s_%s" % (suite, image.release, recipe)), make) / "root.tar"
 
 
 def image(disk: Disk) -> Path:
@@ -148,8 +151,7 @@ def image(disk: Disk) -> Path:
             run(["parted", "-s", str(path), "mklabel", "gpt", "mkpart", "grub", "1MiB", "2MiB", "set", "1", "bios_grub", "on",
                  "mkpart", "esp", "fat32", "2MiB", "194MiB", "set", "2", "esp", "on", "mkpart", "boot", "ext4", "194MiB", "%dMiB" % ROOT_AT,
                  "mkpart", "root", "ext4", "%dMiB" % ROOT_AT, "100%"])
-            run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-E", "offset=%d" % (ROOT_AT << 20), "-d", tree, str(path),
-                 "%dm" % (SIZE - ROOT_AT - 1)])
+            FILL[disk.filesystem](Path(tree), path, SIZE - ROOT_AT - 1)
             boot = [next(Path(tree, "boot").glob(name + release)) for name in ("vmlinuz-", "initrd.img-")]
             direct = ["-kernel", str(boot[0]), "-initrd", str(boot[1]), "-append", "root=/dev/vda4 ro console=ttyS0 net.ifnames=0"]
             with guest.Guest(path, disk.firmware, directory / "install.log", key(), direct=direct, raw=True) as machine:
@@ -161,6 +163,28 @@ def image(disk: Disk) -> Path:
     return debian.once(debian.cache() / "boot" / ("disk-%s_%s_%s" % (disk.name, release, recipe)), make) / "disk.raw"
 
 
+def _fill_ext4(tree: Path, disk: Path, size: int) -> None:
+    run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-E", "offset=%d" % (ROOT_AT << 20), "-d", str(tree), str(disk), "%dm" % size])
+
+
+def _fill_xfs(tree: Path, disk: Path, size: int) -> None:
+    """Nothing fills an XFS but a mounted one. It is made by the machine's own mkfs: a newer one's features would be unknown to its GRUB."""
+    run(["chroot", str(tree), "mkfs.xfs", "-q", "-L", "root", "-d", "file,name=/root.xfs,size=%dm" % size])
+    partition = disk.with_name("root.xfs")
+    os.rename(str(tree / "root.xfs"), str(partition))
+    with tempfile.TemporaryDirectory(prefix="point-", dir=str(disk.parent)) as point:
+        run(["mount", "-o", "loop", str(partition), point])
+        try:
+            run(["cp", "-a", str(tree) + "/.", point])
+        finally:
+            run(["umount", point])
+    run(["dd", "if=%s" % partition, "of=%s" % disk, "bs=1M", "seek=%d" % ROOT_AT, "conv=notrunc,sparse", "status=none"])
+    partition.unlink()
+
+
+FILL = {"ext4": _fill_ext4, "xfs": _fill_xfs}  # (what is to be in it, the disk, MiB)
+
+
 def _prepare(tree: Path, disk: Disk) -> None:
     """What makes a root a machine: a name, a network, a key, and no more services than needed."""
     def write(path: str, text: str, mode: int = 0o644) -> None:
@@ -170,7 +194,7 @@ def _prepare(tree: Path, disk: Disk) -> None:
         target.chmod(mode)
 
     write("etc/hostname", disk.name + "\n")
-    write("etc/fstab", "LABEL=root / ext4 rw,noatime 0 1\n")
+    write("etc/fstab", "LABEL=root / %s rw,noatime 0 1\n" % disk.filesystem)
     write("etc/machine-id", "%032x\n" % (0x5f3c9d0e8b7a4c21a6d4e0f1b2c3d4e5 + sum(disk.name.encode())))
     write("etc/systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
     write("etc/ssh/sshd_config.d/test.conf", "UseDNS no\nUsePAM no\nPermitRootLogin prohibit-password\nMaxStartups 100\n")

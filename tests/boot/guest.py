@@ -38,12 +38,17 @@ class Guest:
         self.process: Optional[subprocess.Popen] = None
         self.leaving = False
         self.lock = threading.Lock()
-        self.keeper = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> "Guest":
-        self._start()
-        self.keeper.start()
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Switch it on."""
+        self.leaving = False
+        self._start()
+        self.keeper = threading.Thread(target=self._keep, daemon=True)
+        self.keeper.start()
 
     def _keep(self) -> None:
         """Start it again whenever it resets, as a machine does; QEMU ends then (-no-reboot). Within one QEMU (7.2) a reset under OVMF can take
@@ -68,6 +73,11 @@ class Guest:
         self.process = subprocess.Popen(argv + self.direct, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def __exit__(self, *_: object) -> None:
+        self.cut()
+
+    def cut(self) -> None:
+        """The power fails: what the machine has in its memory is lost. What it has flushed to its disk is in the system's hands by then
+        (with cache=unsafe as well: it is not forced onto the disk below, but it leaves QEMU), and the system goes on."""
         assert self.process is not None
         with self.lock:
             self.leaving = True

@@ -4,6 +4,7 @@
 
 """A private corner of this machine, in which runs are carried out on a root and what they leave is held against undisturbed runs."""
 import ctypes
+import importlib
 import os
 import shutil
 import subprocess
@@ -57,6 +58,9 @@ class Bench:
         self.calls: Dict[str, List[shim.Call]] = {}
         self.seen: Dict[bytes, List[str]] = {}
         self.log = str(HERE / "log")
+        top = Path(str(cli.__file__)).parent
+        for each in top.rglob("*.py"):  # once, not in each child
+            importlib.import_module(".".join((cli.__name__[:-len(".cli")],) + each.relative_to(top).with_suffix("").parts))
 
     # Runs
 
@@ -207,7 +211,7 @@ def missing() -> Optional[str]:
     if pid == 0:
         try:
             seclude()
-            os._exit(shim.run(lambda: 0, ("/none",)).status or 0)
+            os._exit(shim.run(lambda: 0, ("/none",), log=os.devnull).status or 0)
         except BaseException as error:
             print(error, flush=True)
             os._exit(1)

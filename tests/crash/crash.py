@@ -25,7 +25,8 @@ import faults  # noqa: E402
 import scenes  # noqa: E402
 import together  # noqa: E402
 
-CASES = {"fast": 2, "full": 30}  # of one operation and one kind of fault, times the kind's share
+CASES = {"fast": 3, "full": 60}  # of one operation and one kind of fault, times the kind's share, and as many as the time allows
+MINUTES = {"fast": 2.5, "full": 27.0}
 TOGETHER, HELD, DISK = "at-once", "lock-held", "disk-cut"  # these make their own roots; their "operations" are families and file systems
 
 
@@ -34,6 +35,7 @@ class Job(NamedTuple):
     kind: str
     cases: int
     at: Optional[Tuple[int, ...]] = None
+    share: float = 1.0  # of the time, to that of others; 0: as long as it takes
 
 
 class Result(NamedTuple):
@@ -43,13 +45,30 @@ class Result(NamedTuple):
     skipped: str = ""
 
 
+class Time:
+    """What is left of it, and for how many shares."""
+
+    def __init__(self, minutes: float, processes: int, jobs: List[Job]) -> None:
+        self.end = time.monotonic() + 60 * minutes
+        self.processes = processes
+        self.shares = multiprocessing.Value("d", sum(job.share for job in jobs))
+
+    def allotted(self, job: Job) -> float:
+        """Until when a job may go on."""
+        with self.shares.get_lock():
+            part = job.share / max(self.shares.value, job.share, 1e-9)
+            self.shares.value -= job.share
+        return time.monotonic() + max(0.0, self.end - time.monotonic()) * self.processes * part if job.share else float("inf")
+
+
 _bench: Optional[bench.Bench] = None
+_time: Optional[Time] = None
 
 
-def begin() -> None:
-    global _bench
+def begin(limit: Time) -> None:
+    global _bench, _time
     bench.seclude()
-    _bench = bench.Bench()
+    _bench, _time = bench.Bench(), limit
     gc.freeze()  # what each child would have to copy
 
 
@@ -58,11 +77,15 @@ def carry_out_all(jobs: List[Job]) -> List[Result]:
 
 
 def carry_out(job: Job) -> Result:
-    assert _bench
+    assert _bench and _time
+    end = _time.allotted(job)
+    tried = []
     try:
         if job.kind == DISK and disks.missing(job.operation):
             return Result(job, 0, [], disks.missing(job.operation) or "")
-        tried = [(at, attempt()) for at, attempt in attempts(_bench, job)]
+        for at, attempt in attempts(_bench, job):
+            if not tried or time.monotonic() < end:
+                tried.append((at, attempt()))
     except Exception:
         return Result(job, 1, [("0", "the test itself: " + " / ".join(traceback.format_exc().strip().splitlines()[-3:]))])
     return Result(job, len(tried), [(".".join(map(str, at)), each) for at, wrong in tried for each in wrong])
@@ -91,6 +114,7 @@ def main() -> int:
     arguments.add_argument("--fault", action="append", metavar="KIND", help="this kind of fault")
     arguments.add_argument("--at", metavar="N[.M]", help="this one case")
     arguments.add_argument("--cases", type=int, metavar="N", help="so many cases of each operation and kind")
+    arguments.add_argument("--minutes", type=float, metavar="N", help="how long it may take, about")
     arguments.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes")
     arguments.add_argument("--list", action="store_true", help="name the operations and the kinds")
     given = arguments.parse_args()
@@ -103,7 +127,8 @@ def main() -> int:
         return 0
     began = time.monotonic()
     todo = [list(each) for _name, each in itertools.groupby(jobs(given), lambda job: job.operation)]  # whose trees are made once
-    with multiprocessing.Pool(given.jobs, begin) as pool:
+    limit = Time(given.minutes or MINUTES["fast" if given.fast else "full"], given.jobs, list(itertools.chain.from_iterable(todo)))
+    with multiprocessing.Pool(given.jobs, begin, (limit,)) as pool:
         results = []
         for result in itertools.chain.from_iterable(pool.imap_unordered(carry_out_all, todo)):
             results.append(result)
@@ -116,11 +141,13 @@ def jobs(given: argparse.Namespace) -> List[Job]:
     """Those of an operation together, the longest first. The fast part has each operation meet a third of the kinds, another third each time."""
     cases = given.cases or CASES["fast" if given.fast else "full"]
     at = tuple(int(number) for number in given.at.split(".")) if given.at else None
-    found = [Job(family, TOGETHER, given.cases or (4 if given.fast else 110), at) for family in together.FAMILIES] + [Job("el9", HELD, 1, at)]
-    found += [Job(name, DISK, given.cases or (1 if given.fast else 4), at) for name in disks.KINDS]
+    found = [Job(family, TOGETHER, given.cases or (3 if given.fast else 110), at, 0) for family in together.FAMILIES] + [Job("el9", HELD, 1, at)]
+    found += [Job(name, DISK, given.cases or (3 if given.fast else 36), at, 3 if given.fast else 30) for name in disks.KINDS]
     every = 3 if given.fast and not given.fault else 1
-    found += [Job(name, kind, max(1, int(cases * faults.KINDS[kind].share)), at) for number, name in enumerate(scenes.by_name())
-              for kind in list(faults.KINDS)[number % every::every]]
+    for number, name in enumerate(scenes.by_name()):
+        for kind in list(faults.KINDS)[number % every::every]:
+            share = faults.KINDS[kind].share
+            found.append(Job(name, kind, max(1, int(cases * share)), at, share))
     return [job for job in found if (not given.fault or job.kind in given.fault)
             and (not given.only or job.operation in given.only or job.operation.split(":")[0] in given.only)]
 

@@ -84,10 +84,14 @@ def _shipped(scene: Scene, state: Tree) -> List[str]:
 
 def needed(scene: Scene, release: str) -> Set[str]:
     """The modules that modprobe has to find at any time."""
-    found = [set(indexes.modules(each.nodes, release)[0]) for each in (scene.shipped, scene.before, scene.after)]
-    return found[0] | (found[1] & found[2])
+    key = (scene.operation.name, release)
+    if key not in _needed:
+        found = [set(indexes.modules(each.nodes, release)[0]) for each in (scene.shipped, scene.before, scene.after)]
+        _needed[key] = found[0] | (found[1] & found[2])
+    return _needed[key]
 
 
+_needed: Dict[Tuple[str, str], Set[str]] = {}
 _asked: Dict[Tuple[Any, ...], List[str]] = {}
 
 

@@ -198,8 +198,8 @@ def test_the_role_hands_on_what_variants_and_entries_are_made_of(run, host):
     other = entry.with_name("hand.conf")
     shipped = entry.with_name(entry.name.replace("~vendor", "")).read_text()
     other.write_text(shipped.replace("title ", "title Hand ") + "options extra\n")
-    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment")
-    assert failed and "copy_of" in said
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of="nothing")
+    assert failed and "is called 'nothing'" in said
     title = re.search("^title (.*)$", other.read_text(), re.M).group(1)
     failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of=title)
     assert not failed and " extra " in entry.read_text()
