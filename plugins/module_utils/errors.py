@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one exception that the core raises on purpose."""
+"""The one exception that the core raises on purpose. All of module_utils is private to this collection."""
 import contextlib
 import errno
 import os

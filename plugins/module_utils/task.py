@@ -4,7 +4,7 @@
 
 """How a request is carried out: plan, then apply unless in check mode; and what every module does around its one call into the core.
 
-Imports nothing of Ansible: it is handed the AnsibleModule.
+Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils is private to this collection.
 """
 import contextlib
 import signal
