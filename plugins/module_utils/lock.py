@@ -174,8 +174,8 @@ def _holder(handle: int) -> str:
     told = _listed(handle)
     try:
         since = int(told["since"])
-        text = "process %d (%s), for %d s, since %s" % (told["pid"], str(told["command"])[:120], time.time() - since,
-                                                       time.strftime("%H:%M:%S", time.localtime(since)))
+        begun = time.strftime("%H:%M:%S", time.localtime(since))
+        text = "process %d (%s), for %d s, since %s" % (told["pid"], str(told["command"])[:120], time.time() - since, begun)
         alive = os.path.exists("/proc/%d" % told["pid"]) or not os.path.exists("/proc/self")
     except (KeyError, TypeError, ValueError):
         text, alive = "it has only begun", True

@@ -233,6 +233,7 @@ class Plan:
         self._check_room()
         files: List[Tuple[str, Undo]] = []
         commands: List[Tuple[str, Undo]] = []
+        for_good: List[str] = []
         seen = dict(self.seen)
         try:
             for step in self.steps:
@@ -243,12 +244,15 @@ class Plan:
                     if undo:
                         (commands if isinstance(each, Command) else files).append((each.path, undo))
                     each.apply(self.host)
+                    if not undo:
+                        for_good.append(each.path)
             relabel(self.host, [step.path for step in self.steps if isinstance(step, Change) and step.after is not None])
         except BaseException as error:
             left = _undo(files[::-1] + commands[::-1])
-            if left and isinstance(error, KmodError):
-                raise KmodError(error.what, "%s. What was done so far could not be taken back: %s" % (error.why, "; ".join(left)),
-                                error.then or "Mend that, and run again", error.code) from None
+            told = ["What was done so far could not be taken back: " + "; ".join(left)] if left else []
+            told += ["What was replaced or removed for good by then stays so: " + ", ".join(for_good)] if for_good else []
+            if told and isinstance(error, KmodError):
+                raise type(error)(error.what, ". ".join([error.why] + told), error.then or "Mend that, and run again", error.code) from None
             raise
 
     def _check_unchanged(self, step: Change, was: "Optional[Stamp]") -> None:

@@ -195,14 +195,18 @@ def test_the_role_hands_on_what_variants_and_entries_are_made_of(run, host):
     assert "vendor.debug=1 panic=7" in text and re.search(r"^initrd /initramfs-%s.img .*/initramfs-%s.img.1" % (OLD, OLD), text, re.M)
     failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_loader="extlinux")
     assert failed and "extlinux" in said
-    other = entry.with_name("hand.conf")
-    shipped = entry.with_name(entry.name.replace("~vendor", "")).read_text()
-    other.write_text(shipped.replace("title ", "title Hand ") + "options extra\n")
-    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of="nothing")
-    assert failed and "is called 'nothing'" in said
-    title = re.search("^title (.*)$", other.read_text(), re.M).group(1)
-    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_method="segment", kmod_copy_of=title)
-    assert not failed and " extra " in entry.read_text()
+
+
+def test_the_role_hands_on_which_entry_is_to_be_copied(run, host):
+    root = host("host")
+    (shipped,) = (root / "boot/loader/entries").iterdir()
+    hand = shipped.with_name("hand.conf")
+    hand.write_text(shipped.read_text().replace("title ", "title Hand ") + "options extra\n")
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_copy_of="nothing")
+    assert failed and "is called 'nothing'" in said and "Nothing has been written" in said
+    title = re.search("^title (.*)$", hand.read_text(), re.M).group(1)
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_copy_of=title)
+    assert not failed and "options extra" in hand.with_name("hand~vendor.conf").read_text(), said
 
 
 # Old interpreters

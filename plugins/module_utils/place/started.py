@@ -5,7 +5,7 @@
 """What boot entries are to start: images that were verified just now. The one way from variants to entries."""
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, SystemFailed
 from ..host import Host
 from ..plan import Plan
 from .boot import entry
@@ -22,8 +22,8 @@ def present(host: Host, request: entry.Request, kernels: Sequence[str] = (), ini
     try:
         images = {kernels[0]: tuple(initrd)} if initrd else variant.images(host, request.driver, kernels)
         found = {release: verified(host, release, paths) for release, paths in images.items()}
-    except KmodError:
-        if request.boot != "shipped":  # which comes back whatever is wrong with a variant
+    except KmodError as error:
+        if request.boot != "shipped" or isinstance(error, SystemFailed):  # the shipped default comes back whatever is wrong with a variant
             raise
     return entry.present(host, request._replace(all_kernels=not kernels), found, kind)
 

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ...errors import KmodError, printable
+from ...errors import KmodError, SystemFailed, printable
 from ...host import Host
 from ...plan import Plan
 from ...read import names
@@ -47,7 +47,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     try:
         return _present(host, request, kernels, kind)
     except KmodError as error:
-        if request.boot != "shipped" or error.code == "DEFAULT_KEPT":
+        if request.boot != "shipped" or error.code == "DEFAULT_KEPT" or isinstance(error, SystemFailed):
             raise
         return _present(host, request, {}, kind)
 
@@ -77,6 +77,7 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified], kind
         view.then()
     for each in wanted.values():
         module.add(view, loader, each.shipped, each.new)
+    _drop_doubled(view, loader, request.driver, before)
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
@@ -218,6 +219,16 @@ def without(host: Host, paths: Sequence[str]) -> Plan:
 def _chosen(host: Host, loader: Loader, view: View, paths: Sequence[str]) -> List[Entry]:
     menu = LOADERS[loader.kind].menu(view, loader)
     return [entry for entry in menu.entries if (_same(menu.default, entry) or menu.once == entry.id) and starts(host, entry, paths)]
+
+
+def _drop_doubled(view: View, loader: Loader, driver: str, before: Menu) -> None:
+    """Take out the entries that were there before and are copies of another one than now (``copy_of``), under another name."""
+    module = LOADERS[loader.kind]
+    now = [entry for entry in module.menu(view, loader).entries if entry.driver == driver]
+    for entry in now:
+        if sum(each.kernel == entry.kernel for each in now) > 1 and any(entry.path == old.path and entry.id == old.id for old in before.entries):
+            module.forget(view, loader, entry)
+            module.drop(view, loader, entry)
 
 
 def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:

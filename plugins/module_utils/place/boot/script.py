@@ -40,7 +40,6 @@ class Word(NamedTuple):
             + re.sub(r"\\([\\\"$\n])", lambda escape: escape.group(1).replace("\n", ""), piece.group("double") or "") + (piece.group("plain") or "")
             for piece in _PIECE.finditer(self.raw))
 
-
     def expanded(self, variables: Mapping[str, str]) -> List[str]:
         """The words that GRUB makes of it: a variable that is not quoted falls apart at blanks, or away (grub-core/script/execute.c)."""
         fields: List[str] = []

@@ -173,7 +173,7 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
             steps.put(old.path, None, keep=False)  # by its mark alone it is ours, and that is about to be another one
         for content, is_mark in _content(host, shipped, parsed, store, wants, request.method, row):
             if is_mark:
-                steps.put(witness.path_of(row["path"]), File(content, witness.MODE), keep=old is None)
+                steps.put(witness.path_of(row["path"]), File(content, witness.MODE))
             else:
                 steps.put(row["path"], File(content, shipped.mode, shipped.owner), keep=old is None)
     return steps, row

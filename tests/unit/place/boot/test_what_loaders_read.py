@@ -479,3 +479,17 @@ def test_images_that_were_given_are_unpacked_as_a_whole(tmp_path):
     refused("ARGS_INVALID", started.present, host, entry.Request(DRIVER), [], ["/boot/whole"])
     assert started.present(host, entry.Request(DRIVER), [NEW], ["/boot/whole"])[0]
     assert detect.detect(host).kind == "grub2"
+@pytest.mark.parametrize("family", ["el9", "systemd-boot"])
+def test_a_copy_of_another_entry_takes_the_place_of_the_first(tmp_path, family):
+    kernels = variants(machines.FAMILIES[family](tmp_path), NEW, family=family)
+    other = "0" * 32
+    path, = tmp_path.glob("boot/**/entries/%s-%s.conf" % (MACHINE, NEW))
+    (path.parent / ("%s-%s.conf" % (other, NEW))).write_text(path.read_text().replace("options", "options of=another"))
+    before = snapshot(tmp_path)
+    for token in (MACHINE, other, MACHINE):
+        present(tmp_path, kernels, copy_of="%s-%s" % (token, NEW))[0].apply()
+        ours = [each for each in menu(tmp_path).entries if each.driver]
+        assert [("of=another" in each.args) for each in ours] == [token == other]
+        assert not present(tmp_path, kernels, copy_of="%s-%s" % (token, NEW))[0]
+    absent(tmp_path)[0].apply()
+    assert snapshot(tmp_path) == before

@@ -129,6 +129,26 @@ def test_the_mark_is_there_before_the_variant_and_goes_after_it(machine):
     assert variant.absent(host(machine), ["acme"])[0].paths() == ["/boot/" + machine.variant().name, "/boot/" + machine.mark().name]
 
 
+def test_a_variant_that_cannot_be_replaced_keeps_its_mark(machine, monkeypatch):
+    present(machine)
+    before = machine.snapshot()
+    machine.module("extra/acme/acme.ko", ko("acme", filler=b"2"))
+    plan, _result = variant.present(host(machine), machine.request)
+    real = Host.replace
+
+    def replace(self, path, *arguments, **options):
+        if path.endswith(".1"):
+            raise KmodError(path, "no space")
+        real(self, path, *arguments, **options)
+
+    monkeypatch.setattr(Host, "replace", replace)
+    with pytest.raises(KmodError):
+        plan.apply()
+    monkeypatch.undo()
+    after = machine.snapshot()
+    assert {path: after[path] for path in after if "/boot/" in path} == {path: before[path] for path in before if "/boot/" in path}
+
+
 @pytest.mark.parametrize("done", range(1, 3))
 def test_a_run_that_is_cut_off_is_made_good_by_the_next_and_by_removal(machine, done):
     before = machine.snapshot()
