@@ -59,7 +59,7 @@ def decompress(data: bytes, what: str, limit: int = LIMIT) -> bytes:
         for piece in decoder.feed(data):
             total += len(piece)
             if total > limit:
-                raise KmodError(what, "unpacks to more than %d bytes" % limit, "It is damaged or made to do harm", "COMP_LIMIT")
+                raise KmodError(what, "unpacks to more than %d bytes" % limit, "It is damaged, or made to do harm", "COMP_LIMIT")
             pieces.append(piece)
         decoder.finish()
         data = decoder.unused.lstrip(b"\0")

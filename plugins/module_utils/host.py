@@ -65,7 +65,7 @@ class Host:
     def _walk(self, path: str, follow: bool) -> Tuple[str, Set[str]]:
         """The real path, and every directory that was looked into on the way there."""
         if "\0" in path:
-            raise KmodError(path, "is no path", "Name a file", "PATH_MISSING")
+            raise KmodError(path, "is not a path", "Name a file", "PATH_MISSING")
         todo = [part for part in path.split("/") if part and part != "."][::-1]
         done: List[str] = []
         visited = {self.root}
@@ -287,7 +287,7 @@ class Host:
             process = subprocess.Popen([program] + list(argv[1:]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env=dict(os.environ, LC_ALL="C", LANGUAGE="C", **environment), pass_fds=held, start_new_session=True)
         except OSError as error:
-            raise KmodError(program, "cannot be run: %s" % (error.strerror or error), "Install the package that provides it anew",
+            raise KmodError(program, "cannot be run: %s" % (error.strerror or error), "Install the package that provides it again",
                             "TOOL_FAILED") from None
         finally:
             os.umask(before)

@@ -134,7 +134,7 @@ def _open(real: str, flags: int) -> int:
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
         os.close(handle)
-        raise KmodError(real, "is not the lock that it should be", "Move it away", "LOCK_ODD")
+        raise KmodError(real, "is not a lock of this collection", "Move it away", "LOCK_ODD")
     return handle
 
 

@@ -12,7 +12,7 @@ description:
     one that the distribution ships for that kernel, with another title, the variant in place of the shipped image, and arguments
     appended.
   - The shipped entries, the boot loader's configuration and the default stay as they are, unless O(boot) asks for another
-    default. The module checks that on the menu that it is going to leave behind, before it writes anything.
+    default. The module checks that on the menu that would result, before it writes anything.
   - Under GRUB 2 the entries go into C(custom.cfg) beside C(grub.cfg), between marks. Where entries are files of their own
     (Boot Loader Specification), each is a file named like the shipped one with C(~) and the driver, a name that never sorts before it.
     Under GRUB legacy and extlinux they go to the end of the menu.
@@ -51,14 +51,14 @@ options:
       - V(once) has the next boot alone start the new entry. After that the machine is back on its default, whether the trial went well or not.
         Nothing is done where the running system was started with these images and arguments and has loaded the driver, or where their trial went
         well before.
-      - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images or O(args) are others, or the entry
+      - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images or O(args) change, or the entry
         has been removed by O(state=absent). What was tried is remembered in a comment beside the entry.
       - V(default) makes it the default. The old one is remembered and comes back with O(state=absent).
-      - V(shipped) has the old default back and gives up a trial that has not begun. The entries stay.
+      - V(shipped) restores the old default, and gives up a trial that has not begun. The entries stay.
       - V(once) and V(default) are about the kernel that boots start, that of the default entry, else the newest in the menu. If that one has no whole
         variant with the driver, it is an error (C(VARIANT_MISSING), C(VARIANT_DAMAGED)); another kernel is only meant where O(kernels) names it.
-      - V(default) is refused where the trial failed. What is whole and stale (the shipped image was made anew) stays what it is, but is not newly
-        tried or made the default (C(VARIANT_STALE)).
+      - V(default) is refused where the trial failed. A variant that is whole and stale (the shipped image was made again) stays what it is, but is
+        not tried or made the default (C(VARIANT_STALE)).
     type: str
     choices: [none, once, default, shipped]
     default: none
@@ -68,7 +68,7 @@ options:
     default: ''
   fallback_args:
     description:
-      - Arguments that make a kernel or an initramfs that fails come back by itself, instead of waiting for somebody at the console.
+      - Arguments that have the machine reboot by itself when the kernel or the initramfs fails, instead of waiting for somebody at the console.
       - V(auto) stands for C(panic=10 oops=panic rd.shell=0 rd.emergency=reboot) as long as the entry is not the default. The default behaves as the
         shipped entry does. What is given here instead stays in any case.
     type: str
@@ -103,12 +103,12 @@ EXAMPLES = r"""
     driver: 3w-9xxx
     boot: default
 
-- name: Have the old default back, and leave the entries
+- name: Restore the old default, and keep the entries
   outoftree.kmod.grub_entry:
     driver: 3w-9xxx
     boot: shipped
 
-- name: Remove the entries, and have the old default back
+- name: Remove the entries, and restore the old default
   outoftree.kmod.grub_entry:
     driver: 3w-9xxx
     state: absent
@@ -158,7 +158,7 @@ kernels:
       returned: always
       sample: present
     changed:
-      description: Whether it was added, altered or removed.
+      description: Whether it was added, changed or removed.
       type: bool
       returned: always
       sample: true
@@ -191,7 +191,7 @@ kernels:
       returned: O(state=present)
       sample: pending
 msg:
-  description: What all this comes to, in one sentence. It names the drivers that have entries where O(driver) has none.
+  description: The outcome in one sentence. It names the drivers that have entries where O(driver) has none.
   returned: success
   type: str
   sample: The next boot alone tries vendor on 6.1.0-56-cloud-amd64; reboot for that.

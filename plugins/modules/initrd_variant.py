@@ -14,11 +14,11 @@ description:
     free number, which holds all of the shipped image and the driver. The shipped image is never written.
   - A variant is verified before it gets its name. It is unpacked by the kernel's own rules, everything that the shipped image has must
     still be in it, the driver's modules must be those that were asked for, and no other copy of them may win.
-  - When the distribution makes its image anew, the variant is known to be out of date and made again, under its number, on the next run.
-  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry). Where boots start one that is to be made again, the old default is
-    back before it is written, since what is in it by then was never tried.
+  - When the distribution makes its image again, the variant is out of date. The next run makes it again, under the same number.
+  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry). Where boots start one that is to be made again, the old
+    default is restored first, since the new one was never tried.
   - The driver's modules are judged together with those that the variant has for them. What the kernel would not load out of it is refused.
-  - Beside each variant lies a small hidden file that tells that it is one, for when the variant is too damaged to say so itself.
+  - Beside each variant lies a small hidden file. It says that this is a variant where the variant is too damaged to say so itself.
 options:
   driver:
     description:
@@ -50,29 +50,29 @@ options:
       - V(overlay) appends one archive to a copy of the shipped image. It takes a fraction of a second and keeps every byte.
       - V(segment) writes that archive into a file of its own, for boot loaders that load several images one after the other (GRUB 2,
         systemd-boot). It needs no room for a copy.
-      - V(rebuild) has the distribution's own tool (dracut, mkinitramfs, mkosi-initrd, mkinitrd) build an image anew, with its present
-        configuration, into the new file. It takes as long as that tool does.
+      - V(rebuild) has the distribution's own tool (dracut, mkinitramfs, mkosi-initrd, mkinitrd) build an image with its present
+        configuration into the new file. It takes as long as that tool does.
       - V(auto) is V(overlay) where an overlay works, which is nearly everywhere, and V(rebuild) elsewhere.
     type: str
     choices: [auto, overlay, segment, rebuild]
     default: auto
   early_load:
     description:
-      - Load the driver at the very start of the initramfs. By default its modules are there to be loaded by udev when a device asks for
-        them.
+      - Load the driver at the very start of the initramfs. By default udev loads its modules when a device asks for them.
     type: bool
     default: false
   ignore_tpm:
     description:
-      - Go on where a TPM opens an encrypted disk only as long as the initramfs is measured as before. The disk's passphrase is then asked
-        for when the variant is booted.
+      - Go on where a TPM opens an encrypted disk only as long as the initramfs stays the same. A boot of the variant then asks for the
+        disk's passphrase.
     type: bool
     default: false
   entries:
     description:
-      - What to do with O(state=absent) about boot entries that start a variant.
+      - What O(state=absent) does about boot entries that start a variant.
       - With V(refuse) it is an error (C(VARIANT_STARTED)) that names them, and nothing is removed.
-      - With V(remove) the entries of this collection are removed first, and the old default is back. Other entries are never touched, and refused.
+      - With V(remove) the entries of this collection are removed first, and the old default is restored. Entries of others are never touched.
+        They are an error, as with V(refuse).
     type: str
     choices: [refuse, remove]
     default: refuse
@@ -99,7 +99,7 @@ EXAMPLES = r"""
   outoftree.kmod.initrd_variant:
     driver: ootedu
 
-- name: The same for one kernel, with the driver loaded as early as can be
+- name: The same for one kernel, with the driver loaded as early as possible
   outoftree.kmod.initrd_variant:
     driver: ootedu
     kernels: [6.1.0-56-cloud-amd64]
@@ -111,14 +111,14 @@ EXAMPLES = r"""
     kernels: [6.1.0-56-cloud-amd64]
     modules: [/opt/vendor/ootedu.ko]
 
-- name: Have the distribution's own tool build it
+- name: Build it with the distribution's own tool
   outoftree.kmod.initrd_variant:
     driver: ootedu
     method: rebuild
   async: 1800
   poll: 10
 
-- name: Take all variants with the driver away
+- name: Remove all variants with the driver
   outoftree.kmod.initrd_variant:
     driver: ootedu
     state: absent
@@ -150,7 +150,7 @@ variants:
     status:
       description:
         - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and C(foreign) where somebody else's file
-          is in the place of a variant by now, which is left alone.
+          has taken the place of a variant. That is left alone.
       type: str
       returned: always
       sample: created
@@ -166,7 +166,7 @@ variants:
       returned: O(state=present)
       sample: /boot/initrd.img-6.1.0-56-cloud-amd64
     base_sha256:
-      description: The digest of that.
+      description: The SHA-256 digest of that image.
       type: str
       returned: O(state=present)
       sample: f0dd5ae702c819c5923e2290dd899454f258d6ef05fb0c1fde9457eb80a32306
@@ -249,7 +249,7 @@ variants:
           seconds: 0.3
 given_back:
   description:
-    - The entries that boots started until now, and which start a variant that is replaced. The old default is back before that.
+    - The entries that boots started until now, and that start a variant which is replaced. The old default is restored before that.
     - C(path) is the variant and C(entry) the title of the entry.
   returned: when there are any
   type: list
@@ -263,7 +263,7 @@ msg:
   type: str
   sample: There is no such variant; there are variants with ootedu.
 foreign:
-  description: Where a variant was and somebody else's file is now, which is left alone. The variant has got another number.
+  description: Where a variant was, and somebody else's file is now. It is left alone, and the variant gets another number.
   returned: when there are any
   type: list
   elements: str

@@ -13,9 +13,9 @@ description:
     a C(symvers) file where the distribution ships none.
   - A module may need others that are installed beside the kernel's own (of DKMS, a vendor's package or another driver). They are judged, too,
     and provide nothing where the kernel would refuse them.
-  - Notes, which change no verdict, say why a module that the kernel takes may not be loaded all the same. These are lines of modprobe.d
+  - Notes, which change no verdict, say why a module that the kernel takes may still not be loaded. These are lines of modprobe.d
     (C(MODPROBE_INSTALL), C(MODPROBE_BLACKLIST), C(MODPROBE_UNSUPPORTED), C(OPTION_UNKNOWN)), a module of the kernel's own for the same device
-    (C(DEVICE_CLAIMED)) or of the same name (C(NAME_IN_TREE)), and a file that is called otherwise than the module in it (C(NAME_OF_FILE)).
+    (C(DEVICE_CLAIMED)) or of the same name (C(NAME_IN_TREE)), and a file whose name is not that of the module in it (C(NAME_OF_FILE)).
   - Fails where O(require) is not met, so that it can be used as an assertion. It never changes anything.
   - What a kernel without a C(symvers) exports is read out of its boot image and its modules. That takes seconds, so root keeps it below
     C(/var/cache/outoftree.kmod), but not in check mode.
@@ -50,7 +50,7 @@ options:
         V(none) never.
       - V(booting) unless those take every module that will boot, and they are judged even if O(kernels) leaves them out. They are the kernel
         that runs, the newest one, and that of the default boot entry as far as the boot loader's files tell it.
-      - A verdict of V(unknown) is not taken for V(compatible).
+      - A verdict of V(unknown) does not count as V(compatible).
       - Where several builds of a module are given, a kernel takes the module if it takes one of its builds.
     type: str
     choices: [all, any, booting, none]
@@ -61,7 +61,7 @@ options:
     default: false
   structs:
     description:
-      - Also note structures that are laid out otherwise than where the module was built, where the module and the kernel carry BTF.
+      - Also note structures whose layout is not the one that the module was built with, where the module and the kernel carry BTF.
       - Such a note (C(STRUCT_CHANGED)) never changes a verdict. The BTF of a module is complete only with that of the kernel that it was
         built for, so that kernel must be installed too, unless the module keeps what it needs of it (C(.BTF.base), since Linux 6.11).
       - Kernel images have to be unpacked for this, which takes about two seconds for each.
@@ -137,8 +137,9 @@ checks:
       type: str
     findings:
       description: >-
-        The reasons, in the loader's order. C(effect) is V(refuse), V(taint), V(unknown) or V(note); C(code) is stable, C(message) is for people;
-        C(symbol), C(wanted) (by the module) and C(found) (in the kernel) are there where they say something.
+        The reasons, in the loader's order. C(effect) is V(refuse), V(taint), V(unknown) or V(note). C(code) is stable (docs/codes.md of the
+        collection lists them all), C(message) is for people. C(symbol), C(wanted) (by the module) and C(found) (in the kernel) are there where
+        they say something.
       type: list
       elements: dict
   sample:

@@ -119,7 +119,7 @@ kernels:
         - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any, the C(sha256) of that, uncompressed,
           and an C(error) if it cannot be read.
         - C(loaded) is V(null) unless the kernel runs. Otherwise V(no), V(this) if that very file is loaded, V(other) if another one is,
-          V(unknown) if the module bears nothing to tell it by, V(coming) or V(going) if it is on its way in or out, or has crashed there.
+          V(unknown) if the module has nothing to tell it by, V(coming) or V(going) if it is on its way in or out, or has crashed there.
       type: list
       elements: dict
     links:
@@ -170,7 +170,8 @@ variants:
       description: Its size in bytes.
       type: int
     state:
-      description: V(current), V(stale) if the shipped image is another one by now, V(damaged), or V(gone) if its kernel is.
+      description: V(current), V(stale) if the shipped image was made again since, V(damaged), V(foreign) if somebody else's file is in its place now,
+        or V(gone) if its kernel is.
       type: str
   sample:
     - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
@@ -233,7 +234,7 @@ orphans:
   elements: dict
   sample: []
 code:
-  description: A stable code for the reason of the failure.
+  description: A stable code for the reason of the failure. See docs/codes.md of the collection.
   returned: failure
   type: str
   sample: PATH_MISSING

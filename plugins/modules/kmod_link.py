@@ -28,7 +28,7 @@ options:
         C(.rpm)) with modules in them, which are read and not installed.
       - Modules that were built for the same kernel are one build. Several builds for one kernel, such as two versions of the driver,
         lie in directories of their own.
-      - Without O(path) and O(src) the builds that are stored already are used, for example for a kernel that was installed since.
+      - Without O(path) and O(src) the stored builds are used, for example for a kernel that was installed later.
     type: list
     elements: path
   src:
@@ -71,7 +71,7 @@ options:
     description:
       - Load the driver's modules into the running kernel now, if it is given a build. Older ones that are loaded and that nothing uses are
         removed before.
-      - Where they are in use, nothing is done about it, and RV(reboot_needed) or RV(held_back_by) tells so.
+      - Where they are in use they stay loaded, and RV(reboot_needed) or RV(held_back_by) says so.
     type: bool
     default: false
   heal:
@@ -96,12 +96,12 @@ EXAMPLES = r"""
     driver: mydriver
     src: builds/mydriver
 
-- name: Link what is stored into a kernel that was installed since
+- name: Link what is stored into a kernel that was installed later
   outoftree.kmod.kmod_link:
     driver: mydriver
     kernels: newest
 
-- name: Go back from version 2.0, to what is left of older ones
+- name: Go back from version 2.0 to the older one that is left
   outoftree.kmod.kmod_link:
     driver: mydriver
     state: absent
@@ -135,7 +135,7 @@ kernels:
       description: Release of the kernel.
       type: str
     verdict:
-      description: V(compatible) if it takes a build of the driver, otherwise the verdict on the build that came first in question.
+      description: V(compatible) if it takes a build of the driver, otherwise the verdict on the build that was considered first.
       type: str
     reason:
       description: Why it is not V(compatible), in a few words.
@@ -154,7 +154,7 @@ kernels:
       description: Whether the files are links to a build for another kernel.
       type: bool
     override:
-      description: Whether it takes an override for C(depmod) to list these files, because there are others of the same name.
+      description: Whether C(depmod) needs an override to list these files, because there are others of the same name.
       type: bool
   sample:
     - kernel: 6.1.0-53-cloud-amd64
@@ -216,7 +216,7 @@ healed:
       after: ../../../5.14.0-2/extra/other/other.ko
 left:
   description:
-    - What lies in the place of a file that was to be removed, and is not what had been put there. It is somebody else's by now, and stays.
+    - Files that lie where ours was to be removed, and are not what was put there. They are somebody else's now, and stay.
   returned: success
   type: list
   elements: str
@@ -230,7 +230,7 @@ held_back_by:
   description:
     - The initramfs image of the default boot entry, where it is the reason why the running kernel has other modules loaded. It has copies of its
       own, which the next boot would load again.
-    - A variant of it (M(outoftree.kmod.initrd_variant)) with a boot entry (M(outoftree.kmod.grub_entry)) is what helps.
+    - A variant of it (M(outoftree.kmod.initrd_variant)) with a boot entry (M(outoftree.kmod.grub_entry)) helps.
   returned: success
   type: str
   sample: /boot/initramfs-5.14.0-503.11.1.el9_5.x86_64.img
@@ -240,7 +240,7 @@ signer:
   type: str
   sample: Vendor Releases <release@vendor.example> (6F2A0E8F5A4B3C2D1E0F9A8B7C6D5E4F3A2B1C0D)
 code:
-  description: A stable code for the reason of the failure.
+  description: A stable code for the reason of the failure. See docs/codes.md of the collection.
   returned: failure
   type: str
   sample: MODULE_OF_OTHER_DRIVER

@@ -46,7 +46,7 @@ class Supply(NamedTuple):
             raise KmodError(
                 path,
                 "is not listed in %s (as %s)" % (self.path, name),
-                "Leave the file out, or have the vendor's complete list: its "
+                "Leave the file out, or get the vendor's complete list: its "
                 "names are relative to its own directory",
                 "CHECKSUM_UNLISTED",
             )
@@ -84,7 +84,7 @@ def parse(path: str, data: bytes) -> dict[str, str]:
         elif tagged:
             escaped, name, digest = tagged.groups()
         else:
-            raise _malformed(path, number, "is no line of a list of SHA-256 checksums")
+            raise _malformed(path, number, "is not a line of a list of SHA-256 checksums")
         if escaped:  # coreutils: a name with a backslash, a newline or a carriage return in it
             name = re.sub(
                 r"\\([\\nr])", lambda match: {"\\": "\\", "n": "\n", "r": "\r"}[match.group(1)], name
@@ -174,7 +174,7 @@ def _kind(question: Question, mark: bytes) -> Callable[[Question], str]:
         head.startswith(b"-----BEGIN PGP SIGNATURE-----") or mark[:1] >= b"\x80"
     ):  # or bare packets (RFC 4880, 4.2)
         return _gpg
-    raise question.no("is no signature of gpg, ssh-keygen or minisign", "SIGNATURE_UNREADABLE")
+    raise question.no("is not a signature of gpg, ssh-keygen or minisign", "SIGNATURE_UNREADABLE")
 
 
 def _gpg(question: Question) -> str:
@@ -292,7 +292,7 @@ def _minisign(question: Question) -> str:
         )
     if "public key" in done.stderr:
         raise question.no(
-            "cannot be checked: %s is no public key of minisign" % question.keyring_path,
+            "cannot be checked: %s is not a public key of minisign" % question.keyring_path,
             "KEYRING_UNREADABLE",
             done.stderr,
         )

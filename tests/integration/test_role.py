@@ -176,7 +176,7 @@ def test_check_mode_says_what_it_does_not_foresee(run, host):
     before = names(root)
     failed, said = run([root], "outoftree.kmod.deploy", "--check", "--diff", kmod_src="vendor")
     assert not failed and names(root) == before
-    assert "A real run also makes an initramfs variant and a boot entry (new, or anew) for %s." % OLD in said
+    assert "A real run also makes an initramfs variant and a boot entry (for the first time, or again) for %s." % OLD in said
     run([root], "outoftree.kmod.deploy", kmod_src="vendor")
     assert "A real run also makes" not in run([root], "outoftree.kmod.deploy", "--check", kmod_src="vendor")[1]
 

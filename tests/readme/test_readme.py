@@ -145,7 +145,7 @@ def test_what_is_installed_is_the_collection_and_none_of_the_checkouts_caches(sa
 
 def test_check_mode_says_what_it_does_not_foresee(said):
     text = one(said, "driver.yml --check --diff")
-    assert "check mode links nothing" in text and "an initramfs variant and a boot entry (new, or anew) for " + OLD in text
+    assert "check mode links nothing" in text and "an initramfs variant and a boot entry (for the first time, or again) for " + OLD in text
 
 
 def test_a_kernel_that_gets_no_driver_is_a_warning_that_names_the_host_and_the_reason(said):

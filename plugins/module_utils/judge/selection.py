@@ -52,7 +52,7 @@ def builds(modules: Iterable[KernelModule]) -> List[Build]:
     by_release: Dict[str, List[KernelModule]] = {}
     for module in modules:
         if module.faults:
-            raise KmodError(module.path, "is no module that a kernel would load: %s" % module.faults[0].message,
+            raise KmodError(module.path, "is not a module that a kernel would load: %s" % module.faults[0].message,
                             "Copy the file again, or rebuild it", module.faults[0].code)
         if not module.built_for:
             raise KmodError(module.path, "does not say which kernel it was built for (no vermagic)",

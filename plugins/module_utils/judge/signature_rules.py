@@ -67,8 +67,8 @@ def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Itera
                       errno="EKEYREJECTED")
         return
     if good is None:
-        yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as %s is not at hand"
-                      % (_signer(signature), "the certificate" if certificate is None else "an openssl that can"))
+        yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as %s is not available"
+                      % (_signer(signature), "the certificate" if certificate is None else "a suitable openssl"))
     if module.sha256 in loader.runtime.rejected:
         message, checks = "its digest is on the firmware's list of what not to run", loader.trust().checks_digests
         if checks:

@@ -32,7 +32,7 @@ def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
     for name in drivers:
         if name not in known | elsewhere:
             raise KmodError(name, "there is no driver of this name on %s" % host.root,
-                            "There is: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
+                            "On this host: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
     names = set(drivers) or known
     there = [weak_links.deployed(host, name) for name in sorted(names)]
     installed = store.installed(host)

@@ -96,7 +96,7 @@ def _load_again(host: Host, names: Sequence[str]) -> None:
         if done.status or not _is_loaded(host, name):
             lost.append(name)
     if lost:
-        raise KmodError(", ".join(lost), "was loaded before, and could not be loaded again", code="MODULE_LOST")
+        raise KmodError(", ".join(lost), "was loaded before, and could not be loaded again", "Look at dmesg, and load it by hand", code="MODULE_LOST")
 
 
 def _unload(host: Host, name: str) -> None:

@@ -111,7 +111,7 @@ def _is_ours(host: Host, path: str, driver: str) -> bool:
 def file_name(module: ko.KernelModule) -> str:
     """What a module's file is called in the store: as it came, where kmod finds it under the module's name by that, else by its name."""
     if not names.is_module(module.name):
-        raise KmodError(module.path, "is the module %s, which is no name that a kernel's tools take" % module.name[:80],
+        raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
                         "Rebuild it under a plain name", "MODULE_NAME")
     stem = re.sub(r"\.ko(\.\w+)?$", "", posixpath.basename(module.path))
     return (stem if stem.replace("-", "_") == module.name else module.name) + ".ko"

@@ -90,7 +90,7 @@ def unpack(data: Bytes, what: str) -> Image:
         else:
             break
         kinds.append(kind)
-    raise KmodError(what, "is no kernel image of a known kind", _NEXT, "KERNEL_IMAGE_UNKNOWN")
+    raise KmodError(what, "is not a kernel image of a known kind", _NEXT, "KERNEL_IMAGE_UNKNOWN")
 
 
 def _bzimage(data: Bytes, what: str) -> Bytes:
@@ -147,7 +147,7 @@ def _drain(decoder: compression.Decoder, data: Bytes, what: str) -> bytearray:
     for piece in decoder.feed(bytes(data)):
         unpacked += piece
         if len(unpacked) > LIMIT:
-            raise KmodError(what, "unpacks to more than %d bytes" % LIMIT, "It is damaged or made to do harm", "COMP_LIMIT")
+            raise KmodError(what, "unpacks to more than %d bytes" % LIMIT, "It is damaged, or made to do harm", "COMP_LIMIT")
     return unpacked
 
 

@@ -210,7 +210,7 @@ def kernel(host: Host, release: str) -> Kernel:
         if is_kernel(host, directory, release):
             return Kernel(host, release, "%s/%s" % (directory, release))
     there = [each.release for each in installed(host)]
-    raise KmodError(release, "no such kernel is installed", "There is: %s" % (", ".join(there) or "none"), "KERNEL_MISSING")
+    raise KmodError(release, "no such kernel is installed", "Installed: %s" % (", ".join(there) or "none"), "KERNEL_MISSING")
 
 
 def is_kernel(host: Host, directory: str, release: str) -> bool:

@@ -139,7 +139,7 @@ class KernelModule(NamedTuple):
             modinfo = _rows(lambda key, value: (key, value), data["modinfo"])
             return cls(**dict(data, modinfo=modinfo, features=tuple(data["features"]), btf_ids=tuple(data["btf_ids"]), signature=signature, **rows))
         except (KeyError, TypeError, ValueError) as error:
-            raise KmodError(str(data.get("path") if isinstance(data, dict) else data)[:200], "is no description of a module (%r)" % (error,),
+            raise KmodError(str(data.get("path") if isinstance(data, dict) else data)[:200], "is not a description of a module (%r)" % (error,),
                             "Use the same version of the collection on both sides", "MODULE_DATA") from None
 
 

@@ -93,7 +93,7 @@ def test_only_what_is_asked_for(tree):
 def test_a_driver_that_is_not_there_is_an_error_that_names_those_that_are(names, tree):
     with pytest.raises(KmodError) as caught:
         inventory(Host(tree.root), names)
-    assert (caught.value.code, caught.value.what, caught.value.then) == ("DRIVER_UNKNOWN", "vendr", "There is: vendor")
+    assert (caught.value.code, caught.value.what, caught.value.then) == ("DRIVER_UNKNOWN", "vendr", "On this host: vendor")
 
 
 def test_it_works_on_a_root_without_anything(tmp_path):

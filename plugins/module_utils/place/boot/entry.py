@@ -106,7 +106,7 @@ def _whole(host: Host, request: Request, before: Menu, kernels: Mapping[str, Ver
         return {release: images for release, images in kernels.items() if images.damage is None}
     for entry in before.entries if request.all_kernels else ():
         if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux):
-            raise KmodError(entry.title, "starts %s with %s, which is no whole variant with the driver %s"
+            raise KmodError(entry.title, "starts %s with %s, which is not a whole variant with the driver %s"
                             % (entry.kernel, " ".join(entry.initrd), request.driver),
                             "Make the variant again (outoftree.kmod.initrd_variant), or remove the entry (state: absent)", "VARIANT_DAMAGED")
     for images in kernels.values():
@@ -251,7 +251,7 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
     directory = word.rsplit("/", 1)[0]
     original = locate(host, word)
     if original is None:
-        raise KmodError(word, "the entry %r starts it, and it is not there" % shipped.title, "Have the distribution's own tool make it",
+        raise KmodError(word, "the entry %r starts it, and it is not there" % shipped.title, "Make it with the distribution's own tool",
                         "INITRD_MISSING")
     for image in images:
         if not host.is_file(image):
@@ -344,13 +344,13 @@ def _message(driver: str, after: Menu, rows: List[Dict[str, Any]], of: Dict[str,
         return "The boot entries of %s stay as they are: %s." % (driver, ", ".join(own))
     if not rows:
         others = sorted({entry.driver for entry in after.entries if entry.driver and entry.driver != driver})
-        left = "Entries there are of %s." % ", ".join(others) if others else "There is none of any driver."
+        left = "There are entries of %s." % ", ".join(others) if others else "There is none of any driver."
         return "There is no boot entry of %s. %s" % (driver, left)
     if of["pending"]:
         return "The next boot alone tries %s on %s; reboot for that." % (driver, ", ".join(of["pending"]))
     if of["failed"] and running["verdict"] == "none":
-        return "The host was to come up with %s on %s once, and did not, or only without it: it is back on its default. Look at the console's log, " \
-            "or at the journal of the boot before." % (driver, ", ".join(of["failed"]))
+        return "The host should have come up with %s on %s once, and did not, or only without it. It is back on its default. " \
+            "Look at the console's log, or at the journal of the boot before." % (driver, ", ".join(of["failed"]))
     if running["verdict"] != "none":
         return str(running["message"])
     return "%s boot entries of %s: %s." % (rows[0]["state"].capitalize(), driver, ", ".join(row["kernel"] for row in rows))

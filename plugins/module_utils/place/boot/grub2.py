@@ -383,7 +383,7 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
     """Have the next boot alone start our entry; GRUB itself takes that back before it does."""
     _check_unattended(view, loader, entry)
     if not config(view, loader).once:
-        raise KmodError(loader.config, "does not look at next_entry, so no entry can be started only once", "Have grub-mkconfig write it",
+        raise KmodError(loader.config, "does not look at next_entry, so no entry can be started only once", "Run grub-mkconfig",
                         "GRUB_NO_ONCE")
     why = storage.unwritable(view.host, environment(loader), "" if loader.entries else entry.text)
     if why:

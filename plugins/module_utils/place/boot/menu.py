@@ -237,10 +237,10 @@ def check_args(args: str) -> str:
     """Arguments that mean the same to every loader, and are the kernel's: words without quoting or expansion."""
     bad = re.search(r"[^ !%()*+,\-./0-9:;=?@A-Z\[\]^_a-z~]", args)
     if bad:
-        raise KmodError("args", "%r cannot be written so that every boot loader passes it on as it is" % bad.group(), "Leave it out", "ARGS_INVALID")
+        raise KmodError("args", "not every boot loader passes %r on as it is" % bad.group(), "Leave it out", "ARGS_INVALID")
     words = args.split()
     if "--" in words:
-        raise KmodError("args", "what is behind -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID")
+        raise KmodError("args", "what follows -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID")
     own = [word for word in words if word.startswith((MARKER + "=", MARKER + "."))]
     if own:
         raise KmodError("args", "%s is for this collection to set" % own[0], "Leave it out", "ARGS_INVALID")

@@ -82,7 +82,7 @@ def choose(host: Host, menu: Menu, release: str, loader: Loader, copy_of: str = 
                 found = [entry for entry in found if better(entry)] or found
     if not found:
         raise KmodError(loader.config, "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
-                        "Have the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
+                        "Let the distribution's own tool write it, or leave that kernel out", "ENTRY_MISSING")
     if len({_started(entry) for entry in found}) > 1:
         raise KmodError(loader.config, "%d entries boot %s and differ: %s"
                         % (len(found), release, ", ".join("%r, called %r" % (entry.id, entry.title) for entry in found)),

@@ -59,9 +59,9 @@ def start(entry: Optional[Entry], trial: Trial) -> Trial:
 def check(entry: Entry, trial: Trial) -> None:
     """Refuse to have boots start what failed its trial."""
     if trial.state == "failed":
-        raise KmodError(entry.title, "was started once with this very initramfs, and the host was not seen running the driver after that",
+        raise KmodError(entry.title, "was started once with this same initramfs, and the host was not seen running the driver after that",
                         "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
-                        "To have the same tried again, remove the entry first (state: absent)", "TRIAL_FAILED")
+                        "To try the same again, remove the entry first (state: absent)", "TRIAL_FAILED")
 
 
 def cancelled(trial: Trial) -> Trial:
@@ -110,8 +110,8 @@ def _verdict(host: Host, release: str, driver: str, states: Dict[str, str], unpa
     if asking:
         return "unloaded", came + ("none of its modules is loaded, although the device %s asks for one. Look at dmesg and at modprobe.d."
                                    % asking)
-    return "idle", came + ("no device asks for the driver, so that none of its modules was loaded. Where that is as it should be, have it "
-                           "loaded at boot (early_load of the variant, or modules-load.d) or now (load: true of kmod_link) to prove it.")
+    return "idle", came + ("no device asks for the driver, so none of its modules was loaded. If that is as it should be, prove it by "
+                           "loading it at boot (early_load of the variant, or modules-load.d) or now (load: true of kmod_link).")
 
 
 def _asking(host: Host, release: str, driver: str) -> Optional[str]:

@@ -130,7 +130,7 @@ def shipped(host: Host, release: str) -> str:
             if release in name and name.endswith(".efi"):
                 raise KmodError("%s/EFI/Linux/%s" % (boot, name), "is a unified kernel image: its signature covers the initramfs in it",
                                 "Install the kernel with layout=bls (/etc/kernel/install.conf) beside it", "INITRD_UKI")
-    raise KmodError("/boot", "there is no initramfs image of kernel %s" % release, "Have the distribution's own tool build it", "INITRD_MISSING")
+    raise KmodError("/boot", "there is no initramfs image of kernel %s" % release, "Build it with the distribution's own tool", "INITRD_MISSING")
 
 
 def read(host: Host, path: str, wanted: Optional[Wanted] = None) -> Image:

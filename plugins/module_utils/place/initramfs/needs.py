@@ -71,7 +71,7 @@ class Needed:
                 todo += [(of, module_name(path), False) for path in self.in_image.get(self.known[name], [])]
             elif needed:
                 raise KmodError(of, "needs the module %s, which is neither in the image nor among those of kernel %s" % (name, self.kernel.release),
-                                "Install the package with the kernel's further modules, or name all modules of the driver", "DEPENDENCY_MISSING")
+                                "Install the package with the kernel's extra modules, or name all modules of the driver", "DEPENDENCY_MISSING")
         return found
 
     def _other(self, name: str) -> Optional[ko.KernelModule]:
@@ -90,7 +90,7 @@ class Needed:
         """(whose, name, whether it cannot do without): by what the module says, and by the symbols that it uses."""
         for name in module.depends:
             if not names.is_module(name):
-                raise KmodError(module.path, "depends on %r, which no module can be called" % name[:80], "Build it anew", "MODULE_NAME")
+                raise KmodError(module.path, "depends on %r, which cannot be a module's name" % name[:80], "Rebuild it", "MODULE_NAME")
             yield module.path, name, True
         for name in self.on_host.get(module.path, sorted(_owners(self.kernel, module))):
             yield module.path, name, False

@@ -85,7 +85,7 @@ def obstacle(image: Image, release: str) -> Optional[KmodError]:
     then = "Use method rebuild"
     if squashed(image.tree):
         return KmodError(image.path, "keeps its files in a file system image, which is mounted over what is appended",
-                         "Have dracut build it without its squash modules (omit_dracutmodules)", "INITRD_SQUASH")
+                         "Build it with dracut, without its squash modules (omit_dracutmodules)", "INITRD_SQUASH")
     if generator(image.tree) == "nash":
         return KmodError(image.path, "loads the modules that its init lists, and no others", then, "INITRD_NASH")
     if image.segments[-1].kind == "lz4" and tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit()) < (5, 14):

@@ -88,7 +88,7 @@ def _copy(host: Host, source: str, target: str) -> None:
                             handle.write(data)
                         os.chmod(copy, stat.S_IMODE(status.st_mode))
                 if files > COPY_FILES or size > COPY_SIZE:
-                    raise KmodError(source, "holds more than %d files or %d MiB: that is no configuration" % (COPY_FILES, COPY_SIZE >> 20),
+                    raise KmodError(source, "holds more than %d files or %d MiB: that is not a configuration" % (COPY_FILES, COPY_SIZE >> 20),
                                     "Take out what does not belong there", "CONFIG_TOO_LARGE")
         except OSError as error:
             raise from_oserror(target, error, "copy the configuration") from None
@@ -135,7 +135,7 @@ def content(host: Host, shipped: Image, modules: Sequence[ko.KernelModule], want
 
     where = next((each for each in ("/var/tmp", "/tmp") if host.is_dir(each)), "/")
     if host.free(where) < shipped.size * UNPACKED:
-        raise KmodError(where, "has %d MiB free, and a rebuild puts together there what an image of %d MiB is made of"
+        raise KmodError(where, "has %d MiB free, too little to rebuild an image of %d MiB there"
                         % (host.free(where) >> 20, shipped.size >> 20), "Free space there, or use method overlay", "SCRATCH_FULL")
 
     def chunks() -> Iterator[bytes]:

@@ -27,9 +27,9 @@ def check(host: Host) -> None:
     for name, device, options in _volumes(host):
         pcrs = _numbers(options) | {number for token in _tokens(host, device) for number in _sealed_to(token)}
         if pcrs & CHANGED:
-            raise KmodError("/etc/crypttab", "the TPM opens %s only if PCR %s is as now, which a variant of the initramfs changes"
+            raise KmodError("/etc/crypttab", "the TPM opens %s only while PCR %s stays as it is, and a variant of the initramfs changes that"
                             % (name, ", ".join(str(number) for number in sorted(pcrs & CHANGED))),
-                            "Have its passphrase at hand and set ignore_tpm, or seal it to other PCRs", "TPM_SEALED")
+                            "Have its passphrase ready and set ignore_tpm, or seal it to other PCRs", "TPM_SEALED")
 
 
 def _volumes(host: Host) -> Iterator[Tuple[str, str, str]]:

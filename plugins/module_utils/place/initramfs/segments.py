@@ -200,7 +200,7 @@ def _decoded(stream: "_Stream", decoder: Decoder, what: str) -> Iterator[bytes]:
         for piece in decoder.feed(chunk):
             total += len(piece)
             if total > UNPACKED_LIMIT:
-                raise KmodError(what, "unpacks to more than %d bytes" % UNPACKED_LIMIT, "It is damaged or made to do harm", "INITRD_LIMIT")
+                raise KmodError(what, "unpacks to more than %d bytes" % UNPACKED_LIMIT, "It is damaged, or made to do harm", "INITRD_LIMIT")
             yield piece
 
 
@@ -233,7 +233,7 @@ class _Reader:
                 return
             self.members += 1
             if self.members > MEMBER_LIMIT:
-                raise KmodError(self.what, "has more than %d members" % MEMBER_LIMIT, "It is damaged or made to do harm", "INITRD_LIMIT")
+                raise KmodError(self.what, "has more than %d members" % MEMBER_LIMIT, "It is damaged, or made to do harm", "INITRD_LIMIT")
             self._data(stream, member)
 
     def _data(self, stream: "_Stream", member: cpio.Member) -> None:

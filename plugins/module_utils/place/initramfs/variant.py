@@ -55,7 +55,7 @@ def present(host: Host, request: Request, kernels: Sequence[str] = ()) -> Tuple[
     made, rows = Plan(host), []
     for release in kernels or having(host, request.drivers):
         if not names.is_release(release):
-            raise KmodError(release, "is no release that a kernel can have", "Name kernels as uname -r does", "RELEASE_NAME")
+            raise KmodError(release, "is not a release that a kernel can have", "Name kernels as uname -r does", "RELEASE_NAME")
         modules = request.modules or depmod.linked(host, release, request.drivers)
         if not modules:
             raise KmodError("/lib/modules/" + release, "has no module of %s" % " and ".join(request.drivers), "Link the driver into it (kmod_link)",
@@ -213,9 +213,9 @@ def _read(host: Host, path: str) -> ko.KernelModule:
     module = ko.read(host, path)
     if module.vermagic is None:
         why = module.faults[0].message if module.faults else "it has no vermagic"
-        raise KmodError(path, "is no kernel module: " + why, "Copy the file again", "MODULE_BAD")
+        raise KmodError(path, "is not a kernel module: " + why, "Copy the file again", "MODULE_BAD")
     if not names.is_module(module.name):  # it becomes a word in scripts, and an argument of tools
-        raise KmodError(path, "cannot be loaded as %r: that is no name of a module" % module.name[:80], "Build it with the kernel's build system",
+        raise KmodError(path, "cannot be loaded as %r: that is not a module's name" % module.name[:80], "Build it with the kernel's build system",
                         "MODULE_NAME")
     return module
 
@@ -323,8 +323,8 @@ def _verified(host: Host, release: str, path: str) -> str:
     except SystemFailed:
         raise
     except KmodError as error:
-        why = "is no whole initramfs image: %s" % error.why
-    raise KmodError(path, why, "Make it again (outoftree.kmod.initrd_variant); until then boot: shipped has the old default back", "VARIANT_DAMAGED")
+        why = "is not a whole initramfs image: %s" % error.why
+    raise KmodError(path, why, "Make it again (outoftree.kmod.initrd_variant); until then boot: shipped restores the old default", "VARIANT_DAMAGED")
 
 
 def overview(host: Host) -> List[Dict[str, Any]]:
