@@ -186,7 +186,7 @@ def report(results: List[Result], seconds: float) -> int:
 
 def kind_of(what: str) -> str:
     """The same for two violations that differ by where they are alone."""
-    return re.sub(r"\d+", "N", " ".join(re.sub(r"([+~-]|)\S*/", r"\1", word) for word in what.split()[:6]))
+    return re.sub(r"\d+", "N", " ".join(re.sub(r"([+~-]|)\S*/", r"\1", word) for word in what.split()[:13]))
 
 
 def cell(result: Result) -> str:
