@@ -117,7 +117,7 @@ class Bench:
         menus = {"shipped": judge.boots(self.root)}
         for command in operation.before:
             self._must(name, command)
-        before = self.state()
+        before = tree.aged(self.state())
         menus["before"] = judge.boots(self.root)
         self.put(before)  # as it is for each case
         status = self._must(name, operation.command, log=self.log)
