@@ -31,6 +31,7 @@ class Guest:
         self.disk = disk
         self.firmware = firmware
         self.log = log
+        self.pid = log.with_suffix(".pid")
         self.key = key
         self.direct = list(direct)
         self.raw = raw
@@ -62,6 +63,7 @@ class Guest:
     def _start(self) -> None:
         argv = ["timeout", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "1024",
                 "-machine", "q35", "-no-user-config", "-display", "none", "-monitor", "none", "-device", "edu", "-no-reboot",
+                "-pidfile", str(self.pid),
                 "-chardev", "file,id=serial,path=%s,append=on" % self.log, "-serial", "chardev:serial",
                 "-drive", "file=%s,if=virtio,format=%s,cache=unsafe" % (self.disk, "raw" if self.raw else "qcow2"),
                 "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22" % self.port, "-device", "virtio-net-pci,netdev=net"]
@@ -70,6 +72,7 @@ class Guest:
             if not variables.exists():  # what the firmware remembers stays with the disk
                 shutil.copyfile(FIRMWARE[1], str(variables))
             argv += ["-drive", "if=pflash,format=raw,readonly=on,file=" + FIRMWARE[0], "-drive", "if=pflash,format=raw,file=%s" % variables]
+        self.pid.unlink(missing_ok=True)
         self.process = subprocess.Popen(argv + self.direct, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +85,10 @@ class Guest:
         with self.lock:
             self.leaving = True
             if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
+                try:  # QEMU alone: "timeout" waits until it is gone, and its disk and port are free
+                    os.kill(int(self.pid.read_text()), signal.SIGKILL)
+                except (OSError, ValueError):  # not that far yet
+                    os.killpg(self.process.pid, signal.SIGKILL)
         self.keeper.join()
 
     @property

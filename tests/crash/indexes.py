@@ -104,7 +104,7 @@ def name_of(line: str) -> str:
 def aliases(nodes: Nodes, release: str) -> Set[Tuple[str, str, str]]:
     """(index, key, value) of the other indexes. Error: Damaged."""
     found = set()
-    for name in ("modules.alias.bin", "modules.symbols.bin"):
+    for name in ("modules.alias.bin", "modules.symbols.bin", "modules.builtin.bin"):
         node = real(nodes, "lib/modules/%s/%s" % (release, name))
         if node is None or not isinstance(node.content, bytes):
             raise Damaged(name + " is not there")

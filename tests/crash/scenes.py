@@ -117,7 +117,7 @@ def shipped(root: Path, family: str) -> None:
         (root / "lib").symlink_to("usr/lib")
     for release in (OLD, NEW):
         in_tree = {"drivers/net/%s.ko" % name: build_ko.ko(name, release=release, modinfo={"intree": "Y"}) for name in ("acme", "e1000e")}
-        build_ko.kernel(root, release, family=layout, in_tree=in_tree)
+        build_ko.kernel(root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"))
         _depmod(root, release)
         image = machines.directory(family) % release if family == "systemd-boot" else machines.directory(family)
         path = root / image.lstrip("/") / (initrd % release)
