@@ -65,7 +65,7 @@ class Loader(NamedTuple):
     kmod: Callable[[], Optional[int]] = lambda: None  # the version of the kmod that loads modules; None where it cannot be told
 
     def option(self, name: str) -> Optional[bool]:
-        """Whether CONFIG_NAME is set; None where the configuration is not to be had."""
+        """Whether CONFIG_NAME is set; None where the configuration is not available."""
         return "CONFIG_" + name in self.config if self.config else None
 
     def has(self, rule: str) -> bool:

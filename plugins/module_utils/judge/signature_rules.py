@@ -83,7 +83,7 @@ def _certificate(signature: Signature, among: Iterable[Certificate]) -> Optional
 
 
 def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
-    """Whether the kernel has the signer's key; None where its keys are not to be had."""
+    """Whether the kernel has the signer's key; None where its keys are not available."""
     own = loader.build.signature
     if own is not None and (own.issuer, own.serial, own.key_id) == (signature.issuer, signature.serial, signature.key_id):
         return True

@@ -41,7 +41,7 @@ def present(host: Host, request: Request, kernels: Mapping[str, Verified], kind:
     """Plan an entry of the driver for each kernel: release to the initramfs images on the host, newest kernel last.
 
     Answers with ``loader``, ``config``, ``default``, ``next``, ``running``, a row for each of the ``kernels``, and what these come to:
-    ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be had back: that is so
+    ``trial``, ``pending``, ``reboot_needed`` and ``msg``. Damaged images are refused, unless the shipped default is to be restored: that is so
     whatever is wrong with an entry.
     """
     try:
@@ -101,7 +101,7 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified], kind
 
 
 def _whole(host: Host, request: Request, before: Menu, kernels: Mapping[str, Verified]) -> Dict[str, Verified]:
-    """The kernels whose images may be started: all of them, or an error. Where the shipped default is to be had back, others are left alone."""
+    """The kernels whose images may be started: all of them, or an error. Where the shipped default is to be restored, others are left alone."""
     if request.boot == "shipped":
         return {release: images for release, images in kernels.items() if images.damage is None}
     for entry in before.entries if request.all_kernels else ():
@@ -185,7 +185,7 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), kind: str = "au
 def give_back(host: Host, paths: Sequence[str]) -> Plan:
     """Plan that no boot starts an entry with one of these images on the host: before an image becomes another one that was never tried.
 
-    Where that takes the default or the next boot from an entry of ours, the old default is back. DEFAULT_KEPT where it cannot be had back:
+    Where that takes the default or the next boot from an entry of ours, the old default is restored. DEFAULT_KEPT where it cannot be:
     the entry is somebody else's, or was made the default by somebody else.
     """
     plan = Plan(host)
@@ -266,7 +266,7 @@ def _initrd(host: Host, shipped: Entry, release: str, images: Sequence[str]) -> 
 
 
 def _give_back(view: View, loader: Loader, driver: str) -> None:
-    """Have the old default back, and no boot start an entry of the driver."""
+    """Restore the old default, and have no boot start an entry of the driver."""
     menu = LOADERS[loader.kind].menu(view, loader)
     for entry in menu.entries:
         if entry.driver == driver and (_same(menu.default, entry) or menu.once == entry.id):
