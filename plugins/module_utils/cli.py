@@ -26,12 +26,32 @@ HERE = "/"  # files named on the command line are those of this machine, whateve
 
 
 def say(text: str) -> None:
-    sys.stdout.buffer.write(b"".join(printable(line).encode("utf-8") + b"\n" for line in text.split("\n")))
+    try:
+        sys.stdout.buffer.write(b"".join(printable(line).encode("utf-8") + b"\n" for line in text.split("\n")))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        raise
+    except OSError as error:
+        raise KmodError("standard output", "cannot be written: %s. What was asked for is done, the answer alone is lost" % error.strerror,
+                        "Run again with --check to see it", "OUTPUT_LOST") from None
+
+
+def _open_streams() -> None:
+    """Closed standard streams become /dev/null, before a host's file gets one of their numbers, which tools write to."""
+    while True:
+        handle = os.open(os.devnull, os.O_RDWR)
+        if handle > 2:
+            os.close(handle)
+            break
+        os.set_inheritable(handle, True)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # for as long as we run
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status. Every way out is one line and a status."""
     try:
+        _open_streams()
         options = _parsed(argv)
         status: int = options.run(options)
         sys.stdout.flush()
@@ -42,15 +62,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return _failed("interrupted", INTERRUPTED)
     except KmodError as error:
+        if error.code == "OUTPUT_LOST":
+            _let_go()
         return _failed(str(error))
     except (OSError, MemoryError) as error:
-        with contextlib.suppress(OSError):
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what could not be written is not tried again at the exit
+        _let_go()
         return _failed("cannot go on: %s" % (error if str(error) else type(error).__name__))
     except Exception as error:
         if "KMODCTL_DEBUG" in os.environ:
             raise
         return _failed("%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error))
+
+
+def _let_go() -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what could not be written is not tried again at the exit
 
 
 def _failed(why: str, status: int = FAILED) -> int:

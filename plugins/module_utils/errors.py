@@ -28,6 +28,17 @@ class SystemFailed(KmodError):
     """A call to the system failed for a reason that says nothing of what was asked for (EIO, no open files left): the next time it may not."""
 
 
+class Interrupted(BaseException):
+    """A signal that asks the run to end. No Exception, so that nobody takes it for something of a host's that can be done without."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def as_error(self) -> KmodError:
+        return KmodError("signal %d" % self.number, "this run was ended, and has taken back what it had done", "Run again", "INTERRUPTED")
+
+
 @contextlib.contextmanager
 def forgiving() -> Iterator[None]:
     """Go on without what is not there, damaged or not ours to read; but nothing is decided where the system itself failed."""

@@ -64,8 +64,7 @@ class Host:
 
     def _walk(self, path: str, follow: bool) -> Tuple[str, Set[str]]:
         """The real path, and every directory that was looked into on the way there."""
-        if "\0" in path:
-            raise KmodError(path, "is not a path", "Name a file", "PATH_MISSING")
+        path = _native(path)
         todo = [part for part in path.split("/") if part and part != "."][::-1]
         done: List[str] = []
         visited = {self.root}
@@ -306,6 +305,16 @@ class Host:
         return result
 
 
+def _native(path: str) -> str:
+    """A path as Python has it for this machine's file systems: what files say is UTF-8, and Python 3.6 may take names for ASCII in the C locale."""
+    try:
+        if "\0" not in path:
+            return os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half a character, as JSON can have it
+        pass
+    raise KmodError(path, "is no path", "Name a file", "PATH_MISSING")
+
+
 def temporary(real: str) -> str:
     """The name that a file has until it is whole.
 
@@ -382,11 +391,10 @@ def _clear(name: str) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a tool that has not ended by itself, with all that it has started."""
-    if process.poll() is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """End a tool that has not ended by itself, and all that it has started: what stays would work on beside the next run."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)  # its own session's, whether it is gone itself or not
+    process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
             with contextlib.suppress(OSError):

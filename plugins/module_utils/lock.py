@@ -23,7 +23,7 @@ import tempfile
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from .errors import KmodError, from_oserror, printable
+from .errors import KmodError, forgiving, from_oserror, printable
 from .host import TEMPORARY, Host
 
 NAME = ".outoftree.kmod.lock"
@@ -130,7 +130,12 @@ def _take(host: Host, real: str, since: Optional[Glance], wait: Optional[float])
 
 
 def _open(real: str, flags: int) -> int:
-    handle = os.open(real, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(real, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise KmodError(real, "is not the lock that it should be", "Move it away", "LOCK_ODD") from None
+        raise
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
         os.close(handle)
@@ -177,7 +182,7 @@ def _holder(handle: int) -> str:
         begun = time.strftime("%H:%M:%S", time.localtime(since))
         text = "process %d (%s), for %d s, since %s" % (told["pid"], str(told["command"])[:120], time.time() - since, begun)
         alive = os.path.exists("/proc/%d" % told["pid"]) or not os.path.exists("/proc/self")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OSError, OverflowError):
         text, alive = "it has only begun", True
     if not alive:
         text += "; it is gone, but what it has started still runs: %s" % _tool(os.fstat(handle).st_ino)
@@ -214,7 +219,7 @@ def _listed(handle: int) -> Dict[str, Any]:
     try:
         told = json.loads(os.pread(handle, 16 << 20, 0).decode("ascii"))
         return told if isinstance(told, dict) else {}
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return {}
 
 
@@ -222,14 +227,16 @@ def clear_leftovers(host: Host, told: Dict[str, Any]) -> bool:
     """Remove what a run may have left that is not whole: temporary files, and directories that it made or emptied. Whether nothing is left."""
     clean = True
     for directory in _texts(told, "beside"):
-        for name in host.listdir(directory):
-            if name.startswith(".") and name.endswith(TEMPORARY):
-                clean = _removed(host, "%s/%s" % (directory.rstrip("/"), name)) and clean
+        with forgiving():  # what is no directory, or no name at all, has nothing of ours
+            for name in host.listdir(directory):
+                if name.startswith(".") and name.endswith(TEMPORARY):
+                    clean = _removed(host, "%s/%s" % (directory.rstrip("/"), name)) and clean
     ours = (posixpath.dirname(path(host)) + "/", "/etc/depmod.d")  # a lock that came with a tree is not to be trusted with others
     for directory in sorted(_texts(told, "directories"), key=len, reverse=True):
         possible = directory.startswith(ours) and posixpath.normpath(directory) == directory
-        if possible and host.is_dir(directory) and not host.is_link(directory) and not host.listdir(directory):
-            clean = _removed(host, directory) and clean
+        with forgiving():
+            if possible and host.is_dir(directory) and not host.is_link(directory) and not host.listdir(directory):
+                clean = _removed(host, directory) and clean
     return clean
 
 

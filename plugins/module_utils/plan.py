@@ -14,7 +14,7 @@ import signal
 import stat
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from .errors import KmodError
+from .errors import Interrupted, KmodError
 from .host import Host
 
 TEXT_LIMIT = 64 << 10  # longer or binary contents are shown by digest
@@ -251,8 +251,9 @@ class Plan:
             left = _undo(files[::-1] + commands[::-1])
             told = ["What was done so far could not be taken back: " + "; ".join(left)] if left else []
             told += ["What was replaced or removed for good by then stays so: " + ", ".join(for_good)] if for_good else []
-            if told and isinstance(error, KmodError):
-                raise type(error)(error.what, ". ".join([error.why] + told), error.then or "Mend that, and run again", error.code) from None
+            why = error.as_error() if isinstance(error, Interrupted) else error
+            if told and isinstance(why, KmodError):
+                raise type(why)(why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code) from None
             raise
 
     def _check_unchanged(self, step: Change, was: "Optional[Stamp]") -> None:

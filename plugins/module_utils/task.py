@@ -13,7 +13,7 @@ import traceback
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 from . import lock
-from .errors import KmodError, from_oserror
+from .errors import Interrupted, KmodError, from_oserror
 from .host import Host
 from .plan import Plan
 
@@ -64,13 +64,16 @@ def _signals_as_errors() -> Iterator[None]:
     def stop(number: int, _frame: Any) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)  # the first is enough: what is taken back is taken back whole
-        raise KmodError("signal %d" % number, "this run was ended, and has taken back what it had done", "Run again", "INTERRUPTED")
+        raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}  # nohup, a job in the background
     for each in before:
         signal.signal(each, stop)
     try:
         yield
+    except Interrupted as ended:
+        raise ended.as_error() from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

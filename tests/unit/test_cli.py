@@ -183,3 +183,21 @@ def test_a_driver_that_has_no_entries_is_said(root: Path, capsys: pytest.Capture
 
 def files(root: Path) -> Dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(root: Path, closed: str, tmp_path: Path) -> None:
+    program = "import sys; from ansible_collections.outoftree.kmod.plugins.module_utils import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "link", "--root", str(root), "--driver", "vendor", module(tmp_path)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" ' + closed, "sh"] + command, env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    assert done.returncode in (0, 1) and b"bug" not in done.stderr
+    assert list(root.rglob("extra/vendor/vendor.ko"))
+
+
+def test_an_answer_that_cannot_be_written_is_said_to_be_lost(root: Path) -> None:
+    program = "import sys; from ansible_collections.outoftree.kmod.plugins.module_utils import cli; sys.exit(cli.main(sys.argv[1:]))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", program, "status", "--root", str(root)], stdout=full, stderr=subprocess.PIPE,
+                              env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), check=False)
+    assert done.returncode == 2 and b"the answer alone is lost" in done.stderr and done.stderr.count(b"\n") == 1

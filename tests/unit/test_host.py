@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import sys
+import time
 
 import pytest
 
@@ -125,3 +126,29 @@ def test_a_failing_tool_says_what_it_said(host):
     with pytest.raises(KmodError) as caught:
         host.run(["no-such-tool-anywhere"])
     assert caught.value.code == "TOOL_MISSING"
+
+
+@pytest.mark.parametrize("output", ["", " >/dev/null 2>&1"])
+def test_nothing_that_a_tool_has_started_outlives_it(host, output):
+    try:
+        host.run(["sh", "-c", "sleep 60%s & echo $! > %s/pid" % (output, host.root)], timeout=2)
+    except KmodError as error:
+        assert error.code == "TOOL_TIMEOUT"
+    deadline = time.monotonic() + 10
+    while runs(int(host.read("/pid"))):
+        assert time.monotonic() < deadline
+
+
+def runs(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as status:
+            return status.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "/\ud800"])
+def test_what_cannot_be_a_path_is_one_clear_error(host, path):
+    with pytest.raises(KmodError) as caught:
+        host.exists(path)
+    assert caught.value.code == "PATH_MISSING"

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """One run at a time changes a host, nobody else can keep it from that, and what a killed run leaves is cleared away."""
+import fcntl
 import os
 import signal
 import subprocess
@@ -232,3 +233,55 @@ def test_what_only_looks_like_scratch_of_ours_stays():
     lock.clear_scratch()
     for each in odd:
         os.rmdir(each)
+
+
+@pytest.mark.parametrize("told", [
+    "[" * 100000, "[1]", '{"beside": ["/a\\u0000", "/\\ud800", "/%s"]}' % ("a" * 300), '{"directories": ["/lib/modules/a\\u0000"]}',
+    '{"directories": ["/lib/modules/\\ud800", "/lib/modules/%s"]}' % ("a" * 300), '{"beside": ["/loop/x"], "directories": ["/lib/modules/loop/x"]}',
+    '{"pid": Infinity, "since": Infinity, "command": 1}', '{"pid": 1, "since": 1e300, "command": ""}', '{"pid": 1, "since": -1e18, "command": ""}'])
+def test_whatever_an_odd_lock_says_nobody_is_kept_out_by_that(host, told):
+    os.symlink("loop", host.real("/loop"))
+    os.symlink("loop", host.real("/lib/modules/loop"))
+    with open(host.real(lock.path(host)), "w") as file:
+        file.write(told)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(KmodError) as caught:
+            lock.glance(host, wait=0)
+        assert caught.value.code == "LOCKED"
+    lock.glance(host, wait=0)
+    assert not host.exists(lock.path(host))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("none", path), lambda path: os.symlink("/etc/passwd", path)])
+def test_what_is_no_lock_is_named(host, make):
+    make(host.real(lock.path(host), follow=False))
+    with pytest.raises(KmodError) as caught:
+        lock.glance(host, wait=0)
+    assert caught.value.code == "LOCK_ODD"
+
+
+SIGNALLED = """
+def work(host):
+    plan = Plan(host)
+    plan.run("/x", ["true"], None, proof)
+    return plan, {}
+def proof(host):
+    with contextlib.suppress(OSError, KmodError), forgiving():
+        say(); time.sleep(2)
+    print("went on", flush=True)
+import contextlib, signal
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError, forgiving
+if %r: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+try:
+    task.carry_out(host.root, False, work)
+except Exception as error:
+    print(error.code, flush=True)"""
+
+
+@pytest.mark.parametrize("ignored,answer", [(False, b"INTERRUPTED\n"), (True, b"went on\n")])
+def test_a_request_to_end_is_taken_for_nothing_else_and_ignored_where_the_caller_has_it_so(host, ignored, answer):
+    other = start(SIGNALLED % ignored, host)
+    other.send_signal(signal.SIGHUP)
+    assert other.stdout.readline() == answer
+    end(other)

@@ -113,7 +113,7 @@ def read_back(base: str) -> Dict[str, bytes]:
     made = {}
     for name in sorted(os.listdir(base)):
         path = os.path.join(base, name)
-        if name.startswith("modules.") and name not in ITS_INPUT and not os.path.islink(path):
+        if name.startswith("modules.") and name not in ITS_INPUT and os.path.isfile(path) and not os.path.islink(path):
             with open(path, "rb") as handle:
                 made[name] = handle.read()
     return made
@@ -125,7 +125,7 @@ def _mirror(host: Host, modules_dir: str, base: str, without: FrozenSet[str]) ->
         path = "%s/%s" % (modules_dir, name)
         if name in ITS_INPUT or name == "kernel":
             os.symlink(host.real(path), os.path.join(base, name))
-        elif not name.startswith("modules.") and name not in ("build", "source"):
+        elif name not in ("build", "source") and (not name.startswith("modules.") or host.is_dir(path)):
             _mirror_files(host, path, os.path.join(base, name), without, 0)
 
 

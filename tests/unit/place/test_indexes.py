@@ -9,7 +9,7 @@ import stat
 import subprocess
 
 import pytest
-from fake_tree import ONE, TWO, FakeTree
+from fake_tree import ONE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import index
@@ -142,3 +142,10 @@ def test_a_damaged_index_is_an_empty_one_and_never_ends_in_a_loop(tree, cut):
     index.entries(bytes(flipped))
     index.lookup(bytes(flipped), "e1000e")
 
+
+def test_modules_in_a_directory_that_is_called_like_an_index_stay_listed(tmp_path):
+    tree = FakeTree(tmp_path / "root", releases=(ONE,))
+    tree.write("/lib/modules/%s/modules.d/odd.ko" % ONE, module("odd", ONE))
+    tree.depmod(ONE)
+    tree.vendor(ONE, (ONE,))
+    assert tree.deploy("/build/vendor.ko") == {ONE: ONE} and tree.loads(ONE, "odd") == "modules.d/odd.ko"

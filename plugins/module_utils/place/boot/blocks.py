@@ -48,10 +48,12 @@ def without(text: str) -> str:
 
 
 def put(text: Optional[str], driver: str, kernel: str, body: str) -> str:
-    """The text with our block: in place of the one that is there, else at the end."""
-    for block in _BLOCK.finditer(text or ""):
-        if whose(block) == (driver, kernel):
-            return block.string[:block.start("body")] + body + block.string[block.end("body"):]
+    """The text with our block: in place of the one that is there, else at the end. Further ones, which somebody copied, go."""
+    there = [block for block in _BLOCK.finditer(text or "") if whose(block) == (driver, kernel)]
+    for block in there[:0:-1]:
+        text = block.string[:block.start()] + (text or "")[block.end():]
+    if there:
+        return (text or "")[:there[0].start("body")] + body + (text or "")[there[0].end("body"):]
     flags = " +file" if text is None else "" if not text or text.endswith("\n") else " +newline"
     mark = "%s %s %s" % (MARKER, driver, kernel)
     return "%s%s### BEGIN %s%s ###\n%s### END %s ###\n" % (text or "", "\n" if flags == " +newline" else "", mark, flags, body, mark)

@@ -77,7 +77,7 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified], kind
         view.then()
     for each in wanted.values():
         module.add(view, loader, each.shipped, each.new)
-    _drop_doubled(view, loader, request.driver, before)
+    _drop_doubled(view, loader, request.driver, before, {release: each.new for release, each in wanted.items()})
     gone = [entry for entry in before.entries
             if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
     _drop(view, loader, gone)
@@ -221,14 +221,19 @@ def _chosen(host: Host, loader: Loader, view: View, paths: Sequence[str]) -> Lis
     return [entry for entry in menu.entries if (_same(menu.default, entry) or menu.once == entry.id) and starts(host, entry, paths)]
 
 
-def _drop_doubled(view: View, loader: Loader, driver: str, before: Menu) -> None:
-    """Take out the entries that were there before and are copies of another one than now (``copy_of``), under another name."""
+def _drop_doubled(view: View, loader: Loader, driver: str, before: Menu, made: Mapping[str, New]) -> None:
+    """Leave one entry a kernel: the others are copies of another one than now (``copy_of``), or somebody's copies of ours."""
     module = LOADERS[loader.kind]
+    there = {(entry.path, entry.id) for entry in before.entries}
     now = [entry for entry in module.menu(view, loader).entries if entry.driver == driver]
-    for entry in now:
-        if sum(each.kernel == entry.kernel for each in now) > 1 and any(entry.path == old.path and entry.id == old.id for old in before.entries):
-            module.forget(view, loader, entry)
-            module.drop(view, loader, entry)
+    for kernel, new in made.items():
+        of = [entry for entry in now if entry.kernel == kernel]
+        fresh = [entry for entry in of if (entry.path, entry.id) not in there] or [entry for entry in of if _as_meant(entry, new)] or of
+        _drop(view, loader, [entry for entry in of if entry is not fresh[0]])
+
+
+def _as_meant(entry: Entry, new: New) -> bool:
+    return set(new.initrd) <= set(entry.initrd) and new.replaces not in set(entry.initrd) - set(new.initrd) and new.args in entry.args
 
 
 def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
@@ -236,7 +241,8 @@ def _drop(view: View, loader: Loader, entries: Sequence[Entry]) -> None:
     module = LOADERS[loader.kind]
     for change in (module.forget, module.drop):
         for entry in reversed(entries):
-            change(view, loader, _ours(module.menu(view, loader), entry.driver or "", entry.kernel or ""))
+            for now in [each for each in module.menu(view, loader).entries if _key(each) == _key(entry) and each.id == entry.id][:1]:
+                change(view, loader, now)
 
 
 def _arguments(request: Request, of: str, fallback: str) -> str:
@@ -318,7 +324,7 @@ def _check(loader: Loader, before: Menu, after: Menu, made: Mapping[str, New], a
                         "Set the default by id (grub-set-default, grubby --set-default) and run again", "DEFAULT_WOULD_CHANGE")
     for release, new in made.items():
         entry = _ours(after, new.driver, release)
-        if not set(new.initrd) <= set(entry.initrd) or new.replaces in set(entry.initrd) - set(new.initrd):
+        if not _as_meant(entry, new):
             raise KmodError(entry.path, "the new entry does not read back as it was meant: initrd %s, %s" % (" ".join(entry.initrd), entry.args),
                             "Report this as a bug with the shipped entry", "ENTRY_MALFORMED")
 

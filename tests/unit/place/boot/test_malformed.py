@@ -14,6 +14,7 @@ from machines import DRIVER, NEW, OLD, write
 from test_entry import absent, menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import blocks
 
 CONFIGURATIONS = ("boot/grub*/grub.cfg", "boot/grub*/custom.cfg", "boot/grub*/grubenv", "boot/grub/grub.conf", "boot/extlinux/extlinux.conf",
                   "boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "boot/efi/loader/loader.conf")
@@ -120,3 +121,27 @@ def test_a_long_file_of_one_thing_is_read_quickly(tmp_path, family, path, fillin
         except KmodError as error:
             assert error.why and len(str(error)) < 2000
         assert time.process_time() - began < 2, filling
+
+
+@pytest.mark.parametrize("boot", ["none", "once", "default", "shipped", "absent"])
+@pytest.mark.parametrize("family", sorted(machines.FAMILIES))
+def test_copies_of_our_entry_that_somebody_made_go(tmp_path, family, boot):
+    initrd = machines.FAMILIES[family](tmp_path)
+    shipped = snapshot(tmp_path)
+    kernels = variants(initrd, NEW, family=family)
+    present(tmp_path, kernels, boot="default")[0].apply()
+    for path in [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]:
+        text = path.read_text()
+        if path.parent.name == "entries" and "~" in path.name:
+            (path.parent / ("zz-" + path.name)).write_text(text)
+            (path.parent / ("aa-" + path.name)).write_text(text)
+        elif "# BEGIN outoftree.kmod" in text:
+            path.write_text(text + "".join(block.group() for block in blocks.each(text)))
+
+    def again():
+        return absent(tmp_path) if boot == "absent" else present(tmp_path, kernels, boot=boot, args="more=1")
+
+    again()[0].apply()
+    assert not again()[0]
+    assert [entry.kernel for entry in menu(tmp_path).entries if entry.driver] == ([] if boot == "absent" else [NEW])
+    assert boot != "absent" or snapshot(tmp_path) == shipped
