@@ -94,6 +94,8 @@ class KmodAction(ActionBase):
                 raise KmodError(
                     name, "says nothing without %s" % needs, "Give both, or leave it out", "BAD_OPTION"
                 )
+        if "src" in given and args.get("path"):
+            raise KmodError("src and path", "are both given", "Give one of them", "BAD_OPTION")
         where = {name: self.locate(given[name]) for name in SUPPLY if name in given}
         supply = (
             _supply.read(where["checksums"], where.get("signature"), where.get("keyring")) if where else None
