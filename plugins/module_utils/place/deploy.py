@@ -26,7 +26,8 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
 
     The modules come from ``path`` on the host (or in the root ``whence``), or as ``described`` on the controller (KernelModule.as_dict). Of the
     latter only those that the answer's ``need`` lists are wanted as files: then the same call is made again with ``files``, which maps each
-    of their paths on the controller to where it lies on the host now. Until then the plan can be shown (``preview``) but is not carried out: it comes back empty.
+    of their paths on the controller to where it lies on the host now. Until then the plan can be shown (``preview``) but is not carried out:
+    it comes back empty.
     """
     driver = names.check_driver(options["driver"])
     idle = {"version": options["version"], "build": options["build"]} if options["state"] == "present" else {"kernels": options["kernels"] != ["all"]}

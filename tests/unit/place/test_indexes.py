@@ -142,3 +142,13 @@ def test_a_damaged_index_is_an_empty_one_and_never_ends_in_a_loop(tree, cut):
     index.entries(bytes(flipped))
     index.lookup(bytes(flipped), "e1000e")
 
+
+
+def test_a_driver_can_be_removed_from_what_is_left_of_a_removed_kernel(tree):
+    """depmod's files and the driver: no module is left once that goes, and modules.dep is empty."""
+    tree.vendor(ONE, [ONE])
+    tree.deploy("/build")
+    shutil.rmtree(tree.path(TOP + "kernel"))
+    tree.remove()
+    assert tree.data(TOP + "modules.dep") == b"" and index.whole(tree.data(TOP + "modules.dep.bin")) and tree.loads(ONE) is None
+    assert not os.path.exists(tree.path(TOP + "extra/vendor"))
