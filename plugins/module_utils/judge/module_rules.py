@@ -80,7 +80,7 @@ def check_modinfo(module: KernelModule, loader: Loader) -> Iterator[Finding]:
         code, message = ("VERMAGIC_ABSENT", "the module has no version magic") if module.modinfo else ("MODINFO_ABSENT", "the module has no .modinfo")
         yield try_to_force_load(loader, code, message, "%s: bad vermagic" % module.name)
     elif theirs is None:
-        yield Finding("VERMAGIC_UNKNOWN", DOUBT, "the kernel's own version magic is not to be had: none of its modules can be read", wanted=ours)
+        yield Finding("VERMAGIC_UNKNOWN", DOUBT, "the kernel's own version magic is not available: none of its modules can be read", wanted=ours)
     elif not same_magic(ours, theirs, loader.modversions and module.versions is not None):
         wanted, found = ours.partition(" ")[2], theirs.partition(" ")[2]
         code, message = "VERMAGIC_RELEASE", "built for %s, and it loads there alone, as no symbol versions are compared" % module.built_for

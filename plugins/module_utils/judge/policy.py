@@ -65,7 +65,7 @@ class Loader(NamedTuple):
     kmod: Callable[[], Optional[int]] = lambda: None  # the version of the kmod that loads modules; None where it cannot be told
 
     def option(self, name: str) -> Optional[bool]:
-        """Whether CONFIG_NAME is set; None where the configuration is not to be had."""
+        """Whether CONFIG_NAME is set; None where the configuration is not available."""
         return "CONFIG_" + name in self.config if self.config else None
 
     def has(self, rule: str) -> bool:
@@ -141,7 +141,7 @@ def try_to_force_load(loader: Loader, code: str, message: str, dmesg: str) -> Fi
     """kernel/module/main.c: try_to_force_load"""
     allowed = loader.option("MODULE_FORCE_LOAD")
     if allowed is None:
-        return Finding(code, DOUBT, message + "; loaded only with CONFIG_MODULE_FORCE_LOAD, and the kernel's configuration is not to be had")
+        return Finding(code, DOUBT, message + "; loaded only with CONFIG_MODULE_FORCE_LOAD, and the kernel's configuration is not available")
     if allowed:
         return Finding(code, TAINT, message + "; CONFIG_MODULE_FORCE_LOAD lets it pass and taints the kernel", dmesg=dmesg + ": kernel tainted.")
     return Finding(code, REFUSE, message, errno="ENOEXEC")

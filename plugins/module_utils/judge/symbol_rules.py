@@ -93,7 +93,7 @@ def verify_namespace_is_imported(module: KernelModule, loader: Loader, symbol: s
     dmesg = "%s: module uses symbol (%s) from namespace %s, but does not import it." % (module.name, symbol, namespace)
     allowed = loader.option("MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS")
     if allowed is None:
-        yield Finding(code, DOUBT, message + "; the kernel's configuration, which may allow that, is not to be had", symbol, found=namespace)
+        yield Finding(code, DOUBT, message + "; the kernel's configuration, which may allow that, is not available", symbol, found=namespace)
     elif allowed:
         yield Finding(code, TAINT, message + "; the kernel warns and goes on", symbol, found=namespace, dmesg=dmesg)
     else:

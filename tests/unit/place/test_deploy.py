@@ -84,3 +84,11 @@ def test_what_can_be_linked_can_be_judged_before_packages_too(tmp_path):
     met, answer = report.compat(Host(tree.root), asked, notice.booting)
     assert met and answer["compatible"] == [release for release, build in tree.deploy("/opt").items() if build] == [ONE]
     assert tree.loads(ONE) == "extra/vendor/vendor.ko"
+
+
+def test_a_version_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    tree = FakeTree(tmp_path / "root")
+    tree.vendor(ONE, [ONE])
+    tree.deploy("/build")
+    plan, result = tree.plan_removal(version="1.O")
+    assert not plan and result["msg"] == "vendor: nothing to remove; there is 1.0 for %s" % ONE
