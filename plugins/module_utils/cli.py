@@ -15,7 +15,7 @@ from .host import Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
 from .plan import Plan
-from .read import ko
+from .read import package
 from .read.exports import Export, read_symvers
 from .read.kernels import MODULES, Kernel, installed, kernel, version_key
 from .read.sources import Sources
@@ -109,7 +109,8 @@ def _check_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("check", help="say which kernels would load modules, and why not",
                                description="Say which installed kernels would load modules, and why not. Nothing is loaded or changed. "
                                            "Exit status: 0 if all are compatible, 1 if some are not, 2 for an error.")
-    each.add_argument("files", nargs="+", metavar="FILE.ko", help="module, compressed or not; several may use each other's symbols")
+    each.add_argument("files", nargs="+", metavar="FILE.ko",
+                      help="module, compressed or not, or a directory or package of them; they may use each other's symbols")
     each.add_argument("--each", action="store_true", help="judge every module on its own")
     each.add_argument("--structs", action="store_true", help="also note which structures have changed (BTF; some seconds a kernel)")
     each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
@@ -127,7 +128,7 @@ def _link_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("link", help="give a driver's modules to the kernels that take them, or take them away",
                                description="Store a driver's modules and link them to every kernel that takes them; without files, link anew "
                                            "what is stored. Exit status: 1 if some kernel gets none.")
-    each.add_argument("files", nargs="*", metavar="FILE.ko", help="the driver's modules, or directories of them")
+    each.add_argument("files", nargs="*", metavar="FILE.ko", help="the driver's modules, or directories or packages of them")
     each.add_argument("--version", help="with --absent: remove this version alone")
     each.add_argument("--build", metavar="REL", help="with --absent: remove the build for this kernel alone")
     each.add_argument("--load", action="store_true", help="load the driver into the running kernel, where that can be done")
@@ -178,7 +179,8 @@ def _change_options(each: argparse.ArgumentParser, several: bool = False) -> Non
 
 def check(options: argparse.Namespace) -> int:
     here = Host(HERE)
-    modules = [ko.read(here, os.path.abspath(path))._replace(path=path) for path in options.files]
+    modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
+               for path in options.files for module, _packed in package.given(here, [os.path.abspath(path)])]
     exports = read_symvers(here, os.path.abspath(options.symvers)) if options.symvers else None
     verdicts: List[Verdict] = []
     groups = [[module] for module in modules] if options.each else [modules]
@@ -205,10 +207,8 @@ def status(options: argparse.Namespace) -> int:
 def link(options: argparse.Namespace) -> int:
     from .place import deploy
 
-    here = Host(HERE)
-    paths = ko.find(here, [os.path.abspath(path) for path in options.files])
-    asked = {"driver": options.driver, "state": "absent" if options.absent else "present", "kernels": options.kernel or ["all"], "path": None,
-             "described": [ko.read(here, path).as_dict() for path in paths], "files": {path: path for path in paths},
+    asked = {"driver": options.driver, "state": "absent" if options.absent else "present", "kernels": options.kernel or ["all"],
+             "path": [os.path.abspath(path) for path in options.files], "whence": HERE, "described": None, "files": None,
              "version": options.version, "build": options.build, "load": options.load, "heal": options.heal}
     result = _change(options, lambda host: deploy.link(host, asked))
     rows = [[row["kernel"], row["verdict"], row["build"] or "", row["reason"]] for row in result["kernels"]]

@@ -99,7 +99,7 @@ def run(module: Any, work: Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str
     with _failing(module):
         done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
         answer = dict(done.result, changed=done.changed, diff=done.diff)
-    module.exit_json(**answer)
+    module.exit_json(**_sendable(answer))
 
 
 def report(module: Any, look: Report) -> None:
@@ -109,5 +109,14 @@ def report(module: Any, look: Report) -> None:
         host.keeps_cache = not module.check_mode
         well, result = look(host, module.params)
     if not well:
-        module.fail_json(**result)
-    module.exit_json(changed=False, **result)
+        module.fail_json(**_sendable(result))
+    module.exit_json(changed=False, **_sendable(result))
+
+
+def _sendable(answer: Any) -> Any:
+    """The answer, with bytes of the host's files and names that are no UTF-8 as escapes: Ansible refuses an answer with surrogates as a whole."""
+    if isinstance(answer, str):
+        return answer.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(answer, dict):
+        return {_sendable(name): _sendable(value) for name, value in answer.items()}
+    return [_sendable(each) for each in answer] if isinstance(answer, (list, tuple)) else answer

@@ -22,7 +22,8 @@ description:
 options:
   path:
     description:
-      - Modules on the host. C(.ko) files, compressed or not, or directories that are searched for them.
+      - Modules on the host, inside O(root). C(.ko) files, compressed or not, packages (C(.deb), C(.rpm)) with modules in them, or directories
+        that are searched for the first or, if they hold none, for the second.
       - The modules given are one driver. They may use each other's symbols.
     type: list
     elements: path
@@ -184,7 +185,6 @@ def main():
             each=dict(type="bool", default=False),
             structs=dict(type="bool", default=False),
         ),
-        required_one_of=[("path", "src", "described")],
         supports_check_mode=True,
     )
     task.report(module, lambda host, options: report.compat(host, options, notice.booting))

@@ -241,8 +241,7 @@ code:
 """
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
 
 
@@ -254,11 +253,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    try:
-        answer = inventory(Host(module.params["root"]), module.params["drivers"])
-    except KmodError as error:
-        module.fail_json(msg=str(error), code=error.code)
-    module.exit_json(changed=False, **answer)
+    task.report(module, lambda host, options: (True, inventory(host, options["drivers"])))
 
 
 if __name__ == "__main__":

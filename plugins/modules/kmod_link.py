@@ -24,8 +24,8 @@ options:
     required: true
   path:
     description:
-      - Modules on the host, inside O(root). C(.ko) files, compressed or not, directories that are searched for them, or packages (C(.deb),
-        C(.rpm)) with modules in them, which are read and not installed.
+      - Modules on the host, inside O(root). C(.ko) files, compressed or not, packages (C(.deb), C(.rpm)) with modules in them, which are read
+        and not installed, or directories that are searched for the first or, if they hold none, for the second.
       - Modules that were built for the same kernel are one build. Several builds for one kernel, such as two versions of the driver,
         lie in directories of their own.
       - Without O(path) and O(src) the stored builds are used, for example for a kernel that was installed later.
@@ -270,7 +270,6 @@ def main():
             load=dict(type="bool", default=False),
             heal=dict(type="bool", default=False),
         ),
-        mutually_exclusive=[("path", "src"), ("path", "described")],
         supports_check_mode=True,
     )
     task.run(module, lambda host, options: deploy.link(host, options, preview=module.check_mode))

@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import module_utils_loader
 from ansible.release import __version__ as ansible_version
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError, printable
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _supply
 
 PYELFTOOLS = "pyelftools>=0.27,<0.33"  # 0.33 needs Python 3.10 on every host; 0.27 to 0.32 run on 3.6
@@ -54,7 +54,8 @@ class KmodAction(ActionBase):
         if signer:
             result["signer"] = signer
         warnings = [
-            "%s: %s" % (known.get("inventory_hostname", "this host"), text) for text in to_say(result, args)
+            printable("%s: %s" % (known.get("inventory_hostname", "this host"), text))
+            for text in to_say(result, args)
         ]
         if warnings:
             result["warnings"] = list(result.get("warnings") or []) + warnings
@@ -94,6 +95,8 @@ class KmodAction(ActionBase):
                 raise KmodError(
                     name, "says nothing without %s" % needs, "Give both, or leave it out", "BAD_OPTION"
                 )
+        if "src" in given and args.get("path"):
+            raise KmodError("src and path", "are both given", "Give one of them", "BAD_OPTION")
         where = {name: self.locate(given[name]) for name in SUPPLY if name in given}
         supply = (
             _supply.read(where["checksums"], where.get("signature"), where.get("keyring")) if where else None

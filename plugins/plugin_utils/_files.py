@@ -41,11 +41,9 @@ def private() -> str:
 def found(paths: Sequence[str], supply: Supply | None) -> list[ModuleFile]:
     """The module files at these paths, in directories and packages among them, each file (or package) held against the ``supply``."""
     files = []
-    for path in paths:
-        if package.SUFFIX.search(path) and os.path.isfile(path):
-            files += _unpacked(path, _copied(path, supply))
-        else:
-            files += [ModuleFile(each, _copied(each, supply)) for each in ko.find(HERE, [path])]
+    for path in ko.find(HERE, paths):
+        copy = _copied(path, supply)
+        files += _unpacked(path, copy) if ko.PACKAGE.search(path) else [ModuleFile(path, copy)]
     return files
 
 

@@ -113,7 +113,7 @@ def test_every_check_is_there_for_machines(answers):
     ("loop", "loop.ko"),
     ("no kernels", "there is no kernel"),
     ("no root", "is not a directory"),
-    ("nothing to judge", "one of the following is required"),
+    ("nothing to judge", "path and src: name no module"),
     ("an empty path", "is empty"),
     ("an empty path among others", "is empty"),
     ("no path at all", "is empty"),

@@ -48,7 +48,7 @@ def test_exit_status_and_table(root: Path, tmp_path: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize("argv,word", [
-    (["/no/such.ko"], "No such file"), (["/"], "not a regular file"), (["--kernel", "5.5.5"], "6.1.0-9-amd64, 6.1.0-10-amd64"),
+    (["/no/such.ko"], "does not exist"), (["/dev/null"], "not a regular file"), (["--kernel", "5.5.5"], "6.1.0-9-amd64, 6.1.0-10-amd64"),
     (["--symvers", "/etc/hostname"], "Say of which"), (["--root", "/etc/hostname"], "not a directory")])
 def test_an_error_says_what_and_what_next(argv: List[str], word: str, root: Path, tmp_path: Path, capsys: Any) -> None:
     files = [] if argv[0].startswith("/") else [module(tmp_path)]

@@ -69,3 +69,16 @@ def test_a_report_fails_unless_all_is_well(tmp_path, well):
     with pytest.raises(Exit) as caught:
         task.report(Module(tmp_path), lambda host, params: (well, {"msg": "1 of 2"}))
     assert caught.value.args[0] == dict({"msg": "1 of 2", "failed": not well}, **({"changed": False} if well else {}))
+
+
+def test_bytes_that_are_no_text_arrive_as_escapes(tmp_path):
+    """Ansible takes no answer with a surrogate in it, as an odd byte in a file or a name on the host becomes."""
+    odd = b"options d\xe9bug".decode("utf-8", "surrogateescape")
+    work = lambda host, params: (Plan(host), {"msg": odd, "left": [{odd: (odd,)}], "size": 3, "build": None})  # noqa: E731
+    answer = run(Module(tmp_path), work)
+    shown = "options d\\udce9bug"
+    assert (answer["msg"], answer["left"], answer["size"], answer["build"]) == (shown, [{shown: [shown]}], 3, None)
+    for well in (True, False):
+        with pytest.raises(Exit) as caught:
+            task.report(Module(tmp_path), lambda host, params: (well, {"msg": odd}))  # noqa: B023
+        assert caught.value.args[0]["msg"] == shown

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..read import kernels, ko
+from ..read import kernels, ko, package
 from ..read.kernels import Kernel
 from .loader import judge
 from .selection import Build, builds, explained, matching, together
@@ -22,7 +22,7 @@ def compat(host: Host, options: Dict[str, Any], boots: Callable[[Host, Sequence[
     why a boot is expected to start it.
     """
     modules = [ko.KernelModule.from_dict(module) for module in options["described"] or ()]
-    modules += [ko.read(host, path) for path in ko.find(host, options["path"] or ())]
+    modules += [module for module, _packed in package.given(host, options["path"] or ())]
     if not modules:
         raise KmodError("path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES")
     installed = kernels.installed(host)

@@ -157,6 +157,8 @@ def together(verdicts: Sequence[Verdict]) -> Tuple[str, str]:
 
 def matching(kernels: Sequence[Kernel], patterns: Sequence[str]) -> List[Kernel]:
     """The kernels, oldest first, that one of the patterns means: shell patterns of releases, ``all``, ``newest`` or ``running``."""
+    if not patterns:  # a variable that turned out to be empty: nothing would be done, and all of nothing be well
+        raise KmodError("kernels", "is empty", "Name some, or leave it out for all", "BAD_OPTION")
     wanted = set()
     for pattern in patterns:
         if pattern == "newest":

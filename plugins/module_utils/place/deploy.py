@@ -24,9 +24,10 @@ from .initramfs import listing
 def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Plan, Dict[str, Any]]:
     """Carry out kmod_link's ``options``.
 
-    The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict). Of the latter only those that
-    the answer's ``need`` lists are wanted as files: then the same call is made again with ``files``, which maps each of their paths on the
-    controller to where it lies on the host now. Until then the plan can be shown (``preview``) but is not carried out: it comes back empty.
+    The modules come from ``path`` on the host (or in the root ``whence``), or as ``described`` on the controller (KernelModule.as_dict). Of the
+    latter only those that the answer's ``need`` lists are wanted as files: then the same call is made again with ``files``, which maps each
+    of their paths on the controller to where it lies on the host now. Until then the plan can be shown (``preview``) but is not carried out:
+    it comes back empty.
     """
     driver = names.check_driver(options["driver"])
     idle = {"version": options["version"], "build": options["build"]} if options["state"] == "present" else {"kernels": options["kernels"] != ["all"]}
@@ -107,24 +108,18 @@ def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], 
             return content(here, module, files[module.path]) if module.path in files else None
 
         return [ko.KernelModule.from_dict(module) for module in options["described"]], sent
-    packed: Dict[str, bytes] = {}
-    paths: List[str] = []
-    for path in options["path"] or []:
-        if package.SUFFIX.search(path) and host.is_file(path):
-            packed.update(("%s/%s" % (path, name), data) for name, data in package.modules(host, path))
-        else:
-            paths.append(path)
-    found = [ko.read(host, path) for path in ko.find(host, paths)]
-    found += [ko.parse(decompress(data, path), path) for path, data in packed.items()]
+    whence = Host(options.get("whence", host.root))
+    found = list(package.given(whence, options["path"] or []))
+    packed = {module.path: data for module, data in found}
 
     def there(module: ko.KernelModule) -> Content:
-        data = packed.get(module.path)
+        data = packed[module.path]
         if data is None:
-            return content(host, module, module.path)
+            return content(whence, module, module.path)
         plain = decompress(data, module.path)
         return Content(module.size, module.sha256, lambda: (plain,), binary=True)
 
-    return found, there
+    return [module for module, _data in found], there
 
 
 def content(host: Host, module: ko.KernelModule, path: str) -> Content:

@@ -144,11 +144,15 @@ def _configuration(host: Host) -> List[str]:
 
 
 def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[str, str], without: FrozenSet[str]) -> None:
-    """depmod ends with 0 whatever it has written. Nothing that was listed and is still there may be missing, and ours have to be found."""
+    """depmod ends with 0 whatever it has written. Nothing that was listed and is still there may be missing, and ours have to be found.
+
+    Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the binary one is not.
+    """
     names = parse(made.get("modules.dep", b"").decode("utf-8", "surrogateescape"), modules_dir)
-    wrong = ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name)]
-    wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
     binary = index.entries(made.get("modules.dep.bin", b""))
+    nothing = bool(made.get("modules.dep.bin")) and "modules.dep" in made and not binary
+    wrong = ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name) and not nothing]
+    wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
     wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(names) - set(binary))[:1]]
     wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if names.get(name) != path]
     before = listed(host, modules_dir) or {name: name for name in _in_tree(host, modules_dir)}

@@ -165,7 +165,8 @@ def absent(tree: store.Tree, driver: str, version: Optional[str], release: Optio
     choices = select(losing, kept, judge, _rate(used))
     used.update({choice.kernel: choice.build for choice in choices})
     outcome = _converge(tree, there, Target(used, [], kept, _all_links(host, driver, used)), installed, choices, lambda module: None, healing)
-    outcome.result.update(need=[], msg="%s: %s" % (driver, "removed" if tree.plan else "nothing to remove"))
+    others = "; there is " + ", ".join("%s for %s" % (build.version or "(no version)", build.release) for build in kept) if kept else ""
+    outcome.result.update(need=[], msg="%s: %s" % (driver, "removed" if tree.plan else "nothing to remove" + others))
     return outcome
 
 

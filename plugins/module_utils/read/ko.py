@@ -10,7 +10,7 @@ judged on another. A file that no kernel would load is still a KernelModule, wit
 import hashlib
 import re
 import struct
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Pattern, Sequence, Tuple
 
 from .. import compression
 from ..errors import KmodError
@@ -21,6 +21,8 @@ from .btf import Struct
 from .elf import Elf, Fault
 from .signature import Signature
 
+MODULE_FILE = re.compile(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?\Z")
+PACKAGE = re.compile(r"\.(deb|rpm)\Z")
 LIMIT = 192 << 20  # the largest modules (amdgpu with its debug information left in) stay below
 THIS_MODULE = ".gnu.linkonce.this_module"
 EXECUTE, WRITE_EXECUTE = 4, 5  # SHF_EXECINSTR, SHF_WRITE
@@ -159,36 +161,45 @@ def normal(path: str) -> str:
 
 
 def find(host: Host, paths: Sequence[str]) -> List[str]:
-    """The module files at these paths, in and below those that are directories. Errors: PATH_EMPTY, PATH_MISSING, NO_MODULES."""
+    """The module files at these paths, in and below those that are directories; of one that holds none, the packages.
+
+    What is named itself is taken for what it is called. Errors: PATH_EMPTY, PATH_MISSING, NO_MODULES.
+    """
     found: List[str] = []
     for path in paths:
         if not path.strip() or "\0" in path:  # it would mean the root, or the working directory
             raise KmodError("a path %r" % path, "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
         before = len(found)
         if host.is_dir(path):
-            _walk(host, path.rstrip("/"), found)
+            _walk(host, path.rstrip("/"), MODULE_FILE, found)
+            if len(found) == before:
+                _walk(host, path.rstrip("/"), PACKAGE, found)
         elif host.exists(path):
             found.append(path)
         else:
             raise KmodError(path, "does not exist", "Name a .ko file or a directory of them" + ("" if host.live else ", as a path inside the root"),
                             "PATH_MISSING")
         if len(found) == before:
-            raise KmodError(path, "holds no .ko file", "Name a .ko file or a directory of them", "NO_MODULES")
+            raise KmodError(path, "holds no .ko file, and no package", "Name a .ko file or a directory of them", "NO_MODULES")
     return found
 
 
-def _walk(host: Host, directory: str, found: List[str]) -> None:
+def _walk(host: Host, directory: str, wanted: Pattern[str], found: List[str]) -> None:
     for name in host.listdir(directory):
         path = directory + "/" + name
-        if re.search(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?\Z", name) and not host.is_dir(path):
+        if wanted.search(name) and not host.is_dir(path):
             found.append(path)
         elif host.is_dir(path) and not host.is_link(path):
-            _walk(host, path, found)
+            _walk(host, path, wanted, found)
 
 
 def read(host: Host, path: str) -> KernelModule:
     """The module in a file, compressed or not. Errors: those of ``Host.open`` and of ``compression.decompress``."""
-    data = host.read(path, LIMIT)
+    return unpacked(host.read(path, LIMIT), path)
+
+
+def unpacked(data: bytes, path: str) -> KernelModule:
+    """The module in the bytes of a file, compressed or not. Errors: those of ``compression.decompress``."""
     return parse(compression.decompress(data, path, LIMIT), path)._replace(packed=_packed(data))
 
 

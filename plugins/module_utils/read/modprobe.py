@@ -60,8 +60,8 @@ def _lines(host: Host, path: str) -> Iterator[List[str]]:
     text = ""
     with forgiving():  # modprobe goes on without one that it cannot read
         text = host.read_text(path)
-    for line in text.replace("\\\n", "").splitlines():
-        words = line.split()
+    for line in text.replace("\\\n", "").split("\n"):
+        words = re.findall(r"[^\t ]+", line)  # nothing else parts words there: a CR is part of the name
         if words and not words[0].startswith("#"):
             yield words
 

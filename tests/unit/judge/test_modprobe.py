@@ -47,6 +47,8 @@ def noted(verdict, *codes):
     ("install vendor /bin/false\n", [("MODPROBE_INSTALL", "/bin/false")]),
     ("install vend* \\\n /bin/true; echo no\n", [("MODPROBE_INSTALL", "/bin/true; echo no")]),
     ("install vendor\n", []),
+    ("blacklist vendor\r\n", []),  # modprobe reads a name that ends with CR
+    ("# one\u2028blacklist vendor\nblacklist\fvendor\n", []),
     ("allow_unsupported_modules 0\n", []),  # no SUSE
     ("options vendor debug=1 nosuch=2 dyndbg=+p quiet\noptions other nosuch=1\n", [("OPTION_UNKNOWN", "/etc/modprobe.d/a.conf")] * 2),
 ])

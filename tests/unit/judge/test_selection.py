@@ -183,6 +183,11 @@ def test_kernels_are_named_by_pattern(patterns, meant):
     assert [kernel.release for kernel in selection.matching(kernels("6.1.0-9", "6.1.0-56", "6.12.1"), patterns)] == meant
 
 
+def test_no_pattern_at_all_is_an_error_and_not_well_done():
+    with pytest.raises(KmodError, match="kernels: is empty"):
+        selection.matching(kernels("6.1.0-9"), [])
+
+
 def test_a_pattern_that_means_no_kernel_is_an_error_that_lists_them():
     with pytest.raises(KmodError) as error:
         selection.matching(kernels("6.1.0-9", "6.12.1"), ["5.*"])

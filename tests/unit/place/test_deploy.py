@@ -7,8 +7,12 @@ import shutil
 
 import pytest
 from build_initramfs import cpio
+from build_package import deb
 from fake_tree import ONE, FakeTree, module
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import Kernel
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
@@ -70,3 +74,21 @@ def test_where_none_is_loaded_there_is_nothing_to_replace(tree):
     shutil.rmtree(tree.path("/sys/module/vendor"))
     tree.write(IMAGE, image(vendor=ANOTHER))
     assert reboot_needed(tree) == (False, None)
+
+
+def test_what_can_be_linked_can_be_judged_before_packages_too(tmp_path):
+    """The role does both with the same path."""
+    tree = FakeTree(tmp_path / "root")
+    tree.write("/opt/vendor.deb", deb(files={"lib/modules/%s/extra/vendor.ko" % ONE: module("vendor", ONE, "1.0", [ONE])}))
+    asked = {"described": None, "path": ["/opt"], "kernels": ["all"], "require": "any", "each": False, "structs": False}
+    met, answer = report.compat(Host(tree.root), asked, notice.booting)
+    assert met and answer["compatible"] == [release for release, build in tree.deploy("/opt").items() if build] == [ONE]
+    assert tree.loads(ONE) == "extra/vendor/vendor.ko"
+
+
+def test_a_version_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    tree = FakeTree(tmp_path / "root")
+    tree.vendor(ONE, [ONE])
+    tree.deploy("/build")
+    plan, result = tree.plan_removal(version="1.O")
+    assert not plan and result["msg"] == "vendor: nothing to remove; there is 1.0 for %s" % ONE

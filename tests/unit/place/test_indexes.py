@@ -149,3 +149,13 @@ def test_modules_in_a_directory_that_is_called_like_an_index_stay_listed(tmp_pat
     tree.depmod(ONE)
     tree.vendor(ONE, (ONE,))
     assert tree.deploy("/build/vendor.ko") == {ONE: ONE} and tree.loads(ONE, "odd") == "modules.d/odd.ko"
+
+
+def test_a_driver_can_be_removed_from_what_is_left_of_a_removed_kernel(tree):
+    """depmod's files and the driver: no module is left once that goes, and modules.dep is empty."""
+    tree.vendor(ONE, [ONE])
+    tree.deploy("/build")
+    shutil.rmtree(tree.path(TOP + "kernel"))
+    tree.remove()
+    assert tree.data(TOP + "modules.dep") == b"" and index.whole(tree.data(TOP + "modules.dep.bin")) and tree.loads(ONE) is None
+    assert not os.path.exists(tree.path(TOP + "extra/vendor"))

@@ -5,46 +5,19 @@
 """Modules out of packages: hand-made ones, and those that the families' own tools make."""
 import bz2
 import gzip
-import io
 import lzma
 import shutil
-import struct
 import subprocess
-import tarfile
 
+import build_ko
 import pytest
+from build_package import FILES, deb, rpm
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import package
 
-FILES = {"lib/modules/5.14.0-1/extra/vendor/vendor.ko": b"module", "lib/modules/5.14.0-1/extra/vendor/helper.ko.xz": b"helper!",
-         "usr/share/doc/vendor/README": b"text"}
 MODULES = [("lib/modules/5.14.0-1/extra/vendor/helper.ko.xz", b"helper!"), ("lib/modules/5.14.0-1/extra/vendor/vendor.ko", b"module")]
-
-
-def deb(compress=gzip.compress, name="data.tar.gz", files=FILES):  # pylint: disable=dangerous-default-value
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        for path, data in files.items():
-            member = tarfile.TarInfo("./" + path)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    members = [("debian-binary", b"2.0\n"), ("control.tar.gz", b"odd"), (name, compress(tar.getvalue()))]
-    heads = [("%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (title, 0, 0, 0, "100644", len(data))).encode() for title, data in members]
-    return b"!<arch>\n" + b"".join(head + data + b"\n" * (len(data) % 2) for head, (_title, data) in zip(heads, members))
-
-
-def rpm(compress=gzip.compress, files=FILES):  # pylint: disable=dangerous-default-value
-    body = b""
-    for name, data in list(files.items()) + [("TRAILER!!!", b"")]:
-        fields = (1, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 3, 0)
-        head = b"070701" + b"".join(b"%08X" % field for field in fields) + b"./" + name.encode() + b"\0"
-        head = head if name != "TRAILER!!!" else head.replace(b"./", b"").replace(b"%08X" % (len(name) + 3), b"%08X" % (len(name) + 1))
-        body += head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
-    signature = struct.pack(">4s4xII", b"\x8e\xad\xe8\x01", 1, 5) + bytes(16) + b"12345"
-    header = struct.pack(">4s4xII", b"\x8e\xad\xe8\x01", 2, 3) + bytes(32) + b"abc"
-    return b"\xed\xab\xee\xdb" + bytes(92) + signature + b"\0" * (-(96 + len(signature)) % 8) + header + compress(body)
 
 
 def modules(tmp_path, data, name="package.deb"):
@@ -109,3 +82,18 @@ def test_what_rpmbuild_makes(tmp_path, form):
                     "--define", "__os_install_post true", str(spec)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (built,) = (tmp_path / "RPMS").rglob("*.rpm")
     assert modules(tmp_path, built.read_bytes(), "package.rpm") == MODULES
+
+
+def test_a_directory_of_packages_is_as_good_as_one_of_modules(tmp_path):
+    (tmp_path / "builds" / "el9").mkdir(parents=True)
+    files = {"lib/modules/%s/extra/vendor.ko" % build_ko.RELEASE: build_ko.ko("vendor")}
+    (tmp_path / "builds" / "el9" / "vendor.rpm").write_bytes(rpm(files=files))
+    found = list(package.given(Host(str(tmp_path)), ["/builds"]))
+    assert [(module.name, module.path, data) for module, data in found] == [
+        ("vendor", "/builds/el9/vendor.rpm/lib/modules/%s/extra/vendor.ko" % build_ko.RELEASE, next(iter(files.values())))]
+
+
+def test_where_there_are_modules_packages_beside_them_are_left_alone(tmp_path):
+    (tmp_path / "vendor.ko").write_bytes(build_ko.ko("vendor"))
+    (tmp_path / "sources.deb").write_bytes(b"of no interest")
+    assert [(module.path, data) for module, data in package.given(Host(str(tmp_path)), ["/"])] == [("/vendor.ko", None)]
