@@ -286,6 +286,8 @@ class Host:
             process = subprocess.Popen([program] + list(argv[1:]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env=dict(os.environ, LC_ALL="C", LANGUAGE="C", **environment), pass_fds=held, start_new_session=True)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):  # that says nothing of the tool
+                raise from_oserror(program, error, "run it") from None
             raise KmodError(program, "cannot be run: %s" % (error.strerror or error), "Install the package that provides it again",
                             "TOOL_FAILED") from None
         finally:

@@ -264,7 +264,7 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
     try:
         directory = tempfile.mkdtemp(prefix=_mine(), dir=_place(inside))
     except OSError as error:
-        raise from_oserror(_place(inside) or tempfile.gettempdir(), error, "make a temporary directory") from None
+        raise from_oserror(_place(inside) or "/tmp", error, "make a temporary directory") from None
     try:
         yield directory
     finally:
@@ -308,7 +308,9 @@ def _started(pid: int) -> str:
 
 def clear_scratch(inside: Optional[Host] = None) -> None:
     """Remove the scratch directories of runs that were killed."""
-    places = {_MEMORY, "/var/tmp", tempfile.gettempdir()} | ({str(_place(inside))} if inside else set())
+    places = {_MEMORY, "/var/tmp"} | ({str(_place(inside))} if inside else set())
+    with contextlib.suppress(OSError):  # there is none that can be written to
+        places.add(tempfile.gettempdir())
     for place in sorted(places):
         try:
             names = [name for name in os.listdir(place) if name.startswith(SCRATCH)]

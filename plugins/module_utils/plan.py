@@ -233,7 +233,7 @@ class Plan:
         self._check_room()
         files: List[Tuple[str, Undo]] = []
         commands: List[Tuple[str, Undo]] = []
-        for_good: List[str] = []
+        for_good: List[Tuple[str, Optional[Stamp]]] = []
         seen = dict(self.seen)
         try:
             for step in self.steps:
@@ -243,14 +243,15 @@ class Plan:
                     undo = each.prepare(self.host)
                     if undo:
                         (commands if isinstance(each, Command) else files).append((each.path, undo))
+                    else:
+                        for_good.append((each.path, stamp(self.host, each.path)))
                     each.apply(self.host)
-                    if not undo:
-                        for_good.append(each.path)
             relabel(self.host, [step.path for step in self.steps if isinstance(step, Change) and step.after is not None])
         except BaseException as error:
             left = _undo(files[::-1] + commands[::-1])
             told = ["What was done so far could not be taken back: " + "; ".join(left)] if left else []
-            told += ["What was replaced or removed for good by then stays so: " + ", ".join(for_good)] if for_good else []
+            done = [path for path, was in for_good if stamp(self.host, path) != was]
+            told += ["What was replaced or removed for good by then stays so: " + ", ".join(done)] if done else []
             why = error.as_error() if isinstance(error, Interrupted) else error
             if told and isinstance(why, KmodError):
                 raise type(why)(why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code) from None

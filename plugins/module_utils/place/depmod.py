@@ -84,11 +84,12 @@ def _made(host: Host, modules_dir: str, wanted: Dict[str, str], without: FrozenS
         try:
             base = lay_out(directory, release)
             _mirror(host, modules_dir, base, without)
-            host.run(["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release])
+            said = host.run(["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]).err
+            unread = [name for name in ITS_INPUT if os.path.isfile(os.path.join(base, name)) and "could not open %s " % name in said]
             made = read_back(base)
         except OSError as error:
             raise from_oserror(str(error.filename or directory), error, "lay out the modules for depmod") from None
-    _check(host, modules_dir, made, wanted, without)
+    _check(host, modules_dir, made, wanted, without, ["it could not read %s" % name for name in unread])
     changes = []
     for name in sorted(made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
         path = "%s/%s" % (modules_dir, name)
@@ -143,7 +144,8 @@ def _configuration(host: Host) -> List[str]:
     return [] if host.live else [word for directory in DIRECTORIES for word in ("-C", host.real(directory))]
 
 
-def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[str, str], without: FrozenSet[str]) -> None:
+def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[str, str], without: FrozenSet[str],
+           wrong: List[str]) -> None:
     """depmod ends with 0 whatever it has written. Nothing that was listed and is still there may be missing, and ours have to be found.
 
     Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the binary one is not.
@@ -151,7 +153,8 @@ def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[st
     names = parse(made.get("modules.dep", b"").decode("utf-8", "surrogateescape"), modules_dir)
     binary = index.entries(made.get("modules.dep.bin", b""))
     nothing = bool(made.get("modules.dep.bin")) and "modules.dep" in made and not binary
-    wrong = ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name) and not nothing]
+    wrong += ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name) and not nothing]
+    wrong += ["%s is empty" % name for name, data in sorted(made.items()) if not data and _had(host, modules_dir, name)]
     wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
     wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(names) - set(binary))[:1]]
     wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if names.get(name) != path]
@@ -162,6 +165,13 @@ def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[st
         release = posixpath.basename(modules_dir)
         raise KmodError("depmod", "has not made the indexes of kernel %s as they should be: %s" % (release, "; ".join(wrong[:3])),
                         "Look whether depmod works on this host, and whether there is room for it in /dev/shm and /var/tmp", "DEPMOD_FAILED")
+
+
+def _had(host: Host, modules_dir: str, name: str) -> bool:
+    """Whether an index was not empty, and what it was made of is there."""
+    status = host.stat("%s/%s" % (modules_dir, name))
+    source = {"modules.builtin.bin": "modules.builtin", "modules.builtin.alias.bin": "modules.builtin.modinfo"}.get(name, "modules.dep")
+    return name != "modules.dep" and status is not None and status.st_size > 0 and host.is_file("%s/%s" % (modules_dir, source))
 
 
 def _in_tree(host: Host, modules_dir: str) -> List[str]:

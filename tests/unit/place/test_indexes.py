@@ -47,11 +47,16 @@ BASE = 'while [ "$1" != -b ]; do shift; done; base=$2; for release; do :; done; 
     ("writes garbage", BASE + 'for name in dep dep.bin alias alias.bin; do echo garbage > "$top/modules.$name"; done'),
     ("writes half", REAL + ' "$@" && ' + BASE + 'for name in "$top"/modules.*.bin; do head -c 20 "$name" > "$name.x"; mv "$name.x" "$name"; done'),
     ("forgets the kernel's own", REAL + ' "$@" && ' + BASE + 'sed -i /kernel/d "$top/modules.dep"'),
+    ("writes an empty index", REAL + ' "$@" && ' + BASE + ': > "$top/modules.builtin.bin"'),
+    ("cannot read its input", REAL + ' "$@" && echo "depmod: WARNING: could not open modules.order at /x: Too many open files" >&2'),
     ("forgets ours", REAL + ' "$@" && ' + BASE + 'sed -i /vendor/d "$top/modules.dep"'),
     ("leaves the binary index as it was", REAL + ' "$@" && ' + BASE + 'cp "' + '%s' + '/modules.dep.bin" "$top/modules.dep.bin"'),
 ])
 def test_one_that_does_otherwise_than_it_should_changes_nothing(tree, tmp_path, monkeypatch, name, text):
     tree.vendor(TWO, [ONE, TWO])
+    for each in ("modules.order", "modules.builtin"):
+        tree.write(TOP + each, b"kernel/drivers/net/e1000e.ko\n" if each == "modules.order" else b"kernel/fs/ext4/ext4.ko\n")
+    tree.depmod(ONE)
     before, tree_before = indexes(tree), tree.snapshot()
     monkeypatch.setenv("PATH", program(tmp_path / "bin", text.replace("%s", tree.path(TOP))))
     with pytest.raises(KmodError) as error:
