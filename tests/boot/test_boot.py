@@ -200,6 +200,24 @@ def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipp
 
 
 @pytest.mark.skipif(FAST, reason="only without --fast")
+def test_a_trial_in_which_the_variant_was_not_unpacked_has_not_passed(machine, driver, shipped):
+    """The entry starts the kernel with another image: udev loads the very driver from the root file system, and only the initramfs tells."""
+    if machine.disk != disks.DISKS[0]:
+        pytest.skip("not a matter of the boot loader")
+    machine.deploy(driver, DRIVER, "-e", "kmod_boot=once")
+    machine.ran("""set -e; cd /boot/grub; cp -a custom.cfg /root/
+                   sed -i 's/\\(initrd.img-[^ ]*\\)\\.1/\\1/' custom.cfg; ! cmp -s custom.cfg /root/custom.cfg""")
+    machine.guest.reboot()
+    assert machine.started_by() == DRIVER and "ootedu " in machine.ran("cat /proc/modules") and not machine.loaded_in_initramfs()
+    machine.ran("mv /root/custom.cfg /boot/grub/custom.cfg")
+    _totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_boot=default", fails=True)
+    assert "TRIAL_FAILED" in said or "was started once with this very initramfs" in said, said
+    machine.play("-e", "kmod_driver=" + DRIVER, name="remove")
+    machine.guest.reboot()
+    assert machine.started_by() is None and machine.files() == shipped
+
+
+@pytest.mark.skipif(FAST, reason="only without --fast")
 def test_no_reboot_is_made_that_would_not_help(machine, driver):
     """The shipped initramfs loads another module of the driver's name: it would do so again."""
     if machine.disk != disks.DISKS[0]:

@@ -17,7 +17,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Link, Plan
 
-HEAD = ("import os, sys, time\n"
+HEAD = ("import os, signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with: nohup\n"
         "from ansible_collections.outoftree.kmod.plugins.module_utils import lock, task\n"
         "from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host\n"
         "from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Plan\n"
