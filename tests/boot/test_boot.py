@@ -191,7 +191,7 @@ def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipp
     assert machine.started_by() is None, "tried more than once"
     this_boot = machine.guest.wait()
     _totals, said = machine.deploy(source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
-    assert "TRIAL_FAILED" in said and "was started once with this very initramfs" in said
+    assert "TRIAL_FAILED" in said and "was started once with this same initramfs" in said
     assert machine.guest.wait() == this_boot, "another run took the machine down again"
     machine.play("-e", "kmod_driver=" + name, name="remove")
     if tail:
