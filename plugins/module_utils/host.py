@@ -9,11 +9,13 @@ starts at the root again and ``..`` stops there, so nothing can lead out of it.
 """
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
@@ -22,6 +24,9 @@ from .errors import KmodError, from_oserror
 MAX_LINKS = 40  # the kernel's own MAXSYMLINKS
 READ_LIMIT = 512 << 20
 SBIN = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")  # an unprivileged PATH often lacks sbin
+# A boot loader reads a file system without its journal. What is only there yet it does not see: after a power cut GRUB would start what was before.
+READ_BY_LOADERS = ("/boot/", "/efi/")
+EXT4_IOC_CHECKPOINT = 0x4004662B  # fs/ext4/ext4.h, from Linux 5.14 on: have all that is in the journal where it belongs
 TEMPORARY = ".kmod-new"  # how the name of a file ends that is not whole yet
 NAME_MAX = 255  # bytes, on every file system that a kernel boots from
 # How long tools may take, in seconds: while one hangs, nobody else can work on the host.
@@ -417,6 +422,9 @@ def _fsync_directory(real: str) -> None:
     handle = os.open(os.path.dirname(real), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _where_supported(os.fsync, handle)
+        if real.startswith(READ_BY_LOADERS):
+            with contextlib.suppress(OSError):  # another file system, an older kernel, not root
+                fcntl.ioctl(handle, EXT4_IOC_CHECKPOINT, struct.pack("I", 0))
     finally:
         os.close(handle)
 

@@ -308,9 +308,8 @@ def _started(pid: int) -> str:
 
 def clear_scratch(inside: Optional[Host] = None) -> None:
     """Remove the scratch directories of runs that were killed."""
-    places = {_MEMORY, "/var/tmp"} | ({str(_place(inside))} if inside else set())
-    with contextlib.suppress(OSError):  # there is none that can be written to
-        places.add(tempfile.gettempdir())
+    # tempfile.gettempdir would make a file to find out
+    places = {_MEMORY, "/var/tmp", os.environ.get("TMPDIR") or "/tmp"} | ({str(_place(inside))} if inside else set())
     for place in sorted(places):
         try:
             names = [name for name in os.listdir(place) if name.startswith(SCRATCH)]
