@@ -112,7 +112,9 @@ def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], 
     found = list(package.given(whence, options["path"] or []))
     packed = {module.path: data for module, data in found}
 
-    def there(module: ko.KernelModule) -> Content:
+    def there(module: ko.KernelModule) -> Optional[Content]:
+        if module.path not in packed:  # one that is stored
+            return None
         data = packed[module.path]
         if data is None:
             return content(whence, module, module.path)

@@ -92,3 +92,12 @@ def test_a_version_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     tree.deploy("/build")
     plan, result = tree.plan_removal(version="1.O")
     assert not plan and result["msg"] == "vendor: nothing to remove; there is 1.0 for %s" % ONE
+
+
+def test_what_is_stored_is_linked_again_and_removed_on_the_running_kernel(tree):
+    """Nothing is given then: what is compared with what is loaded lies in the store."""
+    tree.deploy("/build")
+    shutil.rmtree(tree.path("/build"))
+    assert tree.plan()[1]["reboot_needed"]
+    tree.remove()
+    assert tree.plan_removal()[0].paths() == []
