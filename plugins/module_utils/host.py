@@ -17,7 +17,7 @@ import signal
 import stat
 import struct
 import subprocess
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Generator, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from .errors import KmodError, from_oserror
 
@@ -208,6 +208,8 @@ class Host:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+                if isinstance(data, Generator):
+                    data.close()  # what it holds (a scratch directory) goes now: an error's traceback would keep it until the run is over
             if sha256 and _sha256(temporary) != sha256:
                 raise KmodError(path, "what was written is not what was planned: what it is made from changed meanwhile", "Run again", "FILE_CHANGED")
 

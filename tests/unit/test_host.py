@@ -102,6 +102,21 @@ def test_a_killed_run_leaves_what_its_rerun_overwrites(host):
     assert host.listdir("/boot") == ["file"]
 
 
+def test_what_a_file_is_made_from_is_given_back_before_the_error_is_told(host, monkeypatch):
+    given_back = []
+
+    def made():
+        try:
+            yield b"new"
+        finally:
+            given_back.append(True)
+
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(KmodError) as _error:  # which keeps the frames of what was going on
+        host.replace("/boot/file", made())
+    assert given_back == [True]
+
+
 def test_replace_sets_the_mode_whatever_the_umask(host):
     before = os.umask(0o077)
     try:
