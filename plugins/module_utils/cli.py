@@ -97,7 +97,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
-    for add, run in ((_check_parser, check), (_status_parser, status), (_link_parser, link), (_variant_parser, variant), (_entry_parser, entry)):
+    for add, run in ((_check_parser, check), (_status_parser, status), (_link_parser, link), (_variant_parser, variant),
+                     (_entry_parser, entry), (_add_kernel_parser, follow), (_remove_kernel_parser, follow), (_refresh_parser, follow)):
         each = add(commands)
         each.set_defaults(run=run)
         each.add_argument("--root", default="/", metavar="DIR", help="root directory of the machine that is meant")
@@ -160,6 +161,33 @@ def _entry_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--args", default="", help="arguments for the kernel's command line besides those of the shipped entry")
     each.add_argument("--copy-of", default="", metavar="ID", help="id or title of the entry to copy, where a kernel has several that differ")
     _change_options(each)
+    return each
+
+
+def _add_kernel_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser("add-kernel", help="give the drivers of this host to a kernel that has arrived",
+                               description="Give every driver that this host has to a kernel: links, variant, boot entry, as its settings say. "
+                                           "Exit status: 1 if the kernel takes none of some driver's builds, 2 if something could not be done.")
+    each.add_argument("--early", action="store_true", help="links alone, before the distribution makes its own initramfs")
+    return _release_argument(each)
+
+
+def _remove_kernel_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser("remove-kernel", help="take from a kernel that leaves what the drivers have of it",
+                               description="Remove the boot entries, variants and links of a kernel that leaves. One that can still be booted is "
+                                           "given its drivers instead, as add-kernel does: packages say that kernels leave which stay.")
+    return _release_argument(each)
+
+
+def _refresh_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser("refresh", help="bring links, variants and boot entries up to date",
+                               description="Judge again, and bring the drivers' links, variants and boot entries of one kernel or of all up to date.")
+    return _release_argument(each, "all kernels")
+
+
+def _release_argument(each: argparse.ArgumentParser, default: str = "the running kernel") -> argparse.ArgumentParser:
+    each.add_argument("release", nargs="?", metavar="REL", help="the kernel's release (default: %s)" % default)
+    each.add_argument("--check", action="store_true", help="only say what would be done")
     return each
 
 
@@ -247,6 +275,18 @@ def entry(options: argparse.Namespace) -> int:
     rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
     _show(options, result, "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
     return OK
+
+
+def follow(options: argparse.Namespace) -> int:
+    from .commands import follow as following
+    from .turns import Turns
+
+    release = options.release or (None if options.command == "refresh" else os.uname().release)
+    with Turns(options.root, options.check) as turns:
+        answer = following.run(turns, following.Options(options.command, release, getattr(options, "early", False)))
+    rows = [[row.driver, row.kernel, row.verdict, row.build or "", row.variant, row.entry, row.error or row.reason] for row in answer.rows]
+    _show(options, answer.as_dict(), "\n".join(list(answer.errors) + ([_columns(rows)] if rows else [])) or "nothing to do")
+    return FAILED if answer.failed else NOT_ALL if answer.unserved else OK
 
 
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
