@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Systems in directories, of which a test changes a copy: an overlay on what is shared, with /proc, /dev and a /boot of its own."""
+"""Systems in directories, of which a test changes a copy: an overlay on what is shared, with /proc, /dev, and a file system of its own at /boot."""
 import contextlib
 import os
 import shutil
@@ -17,9 +17,10 @@ from debian import LabError, run
 
 # A machine on which packages are installed without a question, no service is started, and nothing looks for a disk.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root",
-               "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1", "SYSTEMD_RELAX_ESP_CHECKS": "1"}
+               "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1", "SYSTEMD_ESP_PATH": "/boot/efi"}
 DEVICES = ("null", "zero", "full", "random", "urandom")
 UUID = "0f6d2c11-7a9e-4d55-9c1a-2b7f3e8d6a40"  # of the root file system, as far as anybody asks
+BOOT_SIZE = "400m"
 SHARED = Path("srv/shared")  # what is the host's own and is only read: packages, drivers
 
 
@@ -102,43 +103,45 @@ def ran(root: Path, script: str, timeout: float = 300, **environment: str) -> Do
 
 
 class Layers(NamedTuple):
-    """A system as it was left at some time: directories of an overlay, topmost first, and its /boot."""
+    """A system as it was left at some time: directories of an overlay, topmost first, and what is in its /boot."""
 
     lower: Tuple[Path, ...]
     boot: Path
 
 
 class Root:
-    """A system that is changed: what is written goes into a layer of its own, in memory but for /boot, which lies on a disk as it does on
-    machines (what can be done with a boot loader's file depends on what file system it is on)."""
+    """A system that is changed: in memory, as an overlay. /boot is an ext4 of its own: what can be done with a boot loader's file depends on what
+    it lies on, and GRUB's names for files on what is mounted where."""
 
-    def __init__(self, layers: Layers, work: Path, shared: Path) -> None:
+    def __init__(self, layers: Layers, memory: Path, shared: Path) -> None:
         self.layers = layers
-        self.work = Path(tempfile.mkdtemp(dir=str(work)))
-        self.boot = Path(tempfile.mkdtemp(prefix="boot-", dir=str(boots())))
+        self.work = Path(tempfile.mkdtemp(dir=str(memory)))
         self.path = self.work / "root"
+        self.boot = self.path / "boot"
         self._stack = contextlib.ExitStack()
         for name in ("upper", "work", "root"):
             (self.work / name).mkdir()
-        run(["cp", "-a", "--reflink=auto", str(layers.boot) + "/.", str(self.boot)])
-        self._mount(["-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s" % (
-            ":".join(map(str, layers.lower)), self.work / "upper", self.work / "work")], self.path)
-        self._mount(["--bind", str(self.boot)], self.path / "boot")
+        self._mount("-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s" % (
+            ":".join(map(str, layers.lower)), self.work / "upper", self.work / "work"), str(self.path))
+        run(["mke2fs", "-q", "-t", "ext4", "-d", str(layers.boot), str(self.work / "boot.ext4"), BOOT_SIZE])
+        self._mount("-o", "loop", str(self.work / "boot.ext4"), str(self.boot))
+        run(["mke2fs", "-q", "-t", "ext4", "-d", str(layers.boot / "efi"), str(self.work / "esp.ext4"), BOOT_SIZE])
+        self._mount("-o", "loop", str(self.work / "esp.ext4"), str(self.boot / "efi"))
         self._stack.enter_context(mounted(self.path, shared))
 
-    def _mount(self, what: "list[str]", place: Path) -> None:
-        run(["mount", *what, str(place)])
-        self._stack.callback(run, ["umount", "--lazy", str(place)])
+    def _mount(self, *words: str) -> None:
+        run(["mount", *words])
+        self._stack.callback(run, ["umount", words[-1]])
 
     def freeze(self) -> Layers:
         """The system as it is now, for others to go on from; it is not to be changed any more."""
+        run(["cp", "-a", str(self.boot), str(self.work / "boot")])
         self._stack.close()
-        return Layers((self.work / "upper",) + self.layers.lower, self.boot)
+        return Layers((self.work / "upper", *self.layers.lower), self.work / "boot")
 
     def remove(self) -> None:
         self._stack.close()
         shutil.rmtree(str(self.work))
-        shutil.rmtree(str(self.boot))
 
     def run(self, script: str, **environment: str) -> Done:
         return ran(self.path, script, **environment)
@@ -156,9 +159,36 @@ class Root:
         write(self.path, path, text, mode)
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory in memory."""
+    with tempfile.TemporaryDirectory(prefix="transactions-") as directory:
+        run(["mount", "-t", "tmpfs", "-o", "size=8g", "tmpfs", directory])
+        try:
+            yield Path(directory)
+        finally:
+            run(["umount", "--lazy", directory])
+
+
+def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        write(self.path, path, text, mode)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory in memory, and nothing left of what was changed."""
+    with tempfile.TemporaryDirectory(prefix="transactions-") as directory:
+        run(["mount", "-t", "tmpfs", "-o", "size=8g", "tmpfs", directory])
+        try:
+            yield Path(directory)
+        finally:
+            shutil.rmtree(str(boots()))
+            run(["umount", "--lazy", directory])
+
+
 def boots() -> Path:
     """Where the /boot of changed systems lie: on the file system of the cache."""
-    place = debian.cache() / "transactions" / "boots"
+    place = debian.cache() / "transactions" / ("boots-%s" % os.environ["PRIVATE_MOUNTS"])
     place.mkdir(parents=True, exist_ok=True)
     return place
 

@@ -18,7 +18,7 @@ FLAVOUR = "cloud-amd64"
 DRIVER = "ootedu"
 META = "linux-image-lab"  # as linux-image-cloud-amd64 is: it depends on the newest kernel
 MACHINE = "4bb1c2a09d3e4f5e8f6a7b8c9d0e1f20"  # machine-id
-PACKAGES = ("systemd", "systemd-boot", "udev", "kmod", "python3", "zstd", "linux-base", "grub2-common", "cpio", "logrotate")
+PACKAGES = ("systemd-sysv", "systemd-boot", "udev", "kmod", "python3", "zstd", "linux-base", "grub2-common", "cpio")
 GENERATORS = {"initramfs-tools": ("initramfs-tools",), "dracut": ("dracut",)}
 # No documentation, no sync of each file, and no daemon.
 DPKG = ("path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*", "force-unsafe-io")
@@ -33,9 +33,14 @@ for word; do
 done
 case $target in
   device) echo /dev/vda1 ;; fs_uuid) echo %s ;; fs) echo ext2 ;; partmap) echo gpt ;; drive) echo '(hd0,gpt1)' ;;
-  hints_string) echo "--hint='hd0,gpt1'" ;; partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
+  compatibility_hint) echo hd0,gpt1 ;; hints_string) echo "--hint='hd0,gpt1'" ;; partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
 esac
 """ % chroot.UUID
+ANSWERED = {
+    "usr/sbin/grub-probe": GRUB_PROBE,
+    "usr/bin/systemd-detect-virt": "#!/bin/sh\necho none\nexit 1\n",  # the hooks of GRUB do nothing in a container
+    "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n",  # no service is started
+}
 SMALL = {
     # What is listed is in the image, as an administrator has it for a driver that is needed early. An image is made in a second or two.
     "initramfs-tools": {"etc/initramfs-tools/conf.d/small": "MODULES=list\nBUSYBOX=n\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n",
@@ -110,20 +115,21 @@ def base(suite: str, generator: str) -> chroot.Layers:
         (root / "etc/apt/sources.list").unlink(missing_ok=True)
         for name, text in {**SETTINGS, **SMALL[generator]}.items():
             chroot.write(root, name, text)
-        for name in ("usr/sbin/policy-rc.d", "usr/sbin/grub-probe"):
+        for name, text in ANSWERED.items():
             if (root / name).exists():
                 run(["chroot", str(root), "dpkg-divert", "--quiet", "--local", "--rename", "--add", "/" + name])
-            chroot.write(root, name, GRUB_PROBE if name.endswith("probe") else "#!/bin/sh\nexit 101\n", 0o755)
-        (root / "boot/grub").mkdir()
+            chroot.write(root, name, text, 0o755)
+        (root / "boot/efi").mkdir()
+        chroot.write(root, "boot/grub/grub.cfg", "")  # without one the hooks leave GRUB alone
         with chroot.mounted(root, repository):
             script = "apt-get update -qq; apt-get install -y -q %s=1" % META
             done = chroot.ran(root, script)
-            if done.status or not (root / "boot/grub/grub.cfg").exists():
+            if done.status or first.release not in (root / "boot/grub/grub.cfg").read_text():
                 raise debian.LabError("%s: %s" % (script, done.said[-3000:]))
         shutil.move(str(root / "boot"), str(directory / "boot"))
         (root / "boot").mkdir()
 
-    recipe = _key(Path(__file__).read_text(), kernels(suite))
+    recipe = _key(PACKAGES, DPKG, ANSWERED, SETTINGS, SMALL[generator], kernels(suite))
     place = debian.once(debian.cache() / "transactions" / ("%s-%s-%s-%s" % (suite, generator, first.release, recipe)), make)
     return chroot.Layers((place / "root",), place / "boot")
 
@@ -135,4 +141,17 @@ SETTINGS = {
     "etc/machine-id": MACHINE + "\n",
     "etc/kernel/cmdline": "root=UUID=%s ro quiet\n" % chroot.UUID,
     "etc/default/grub": "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\nGRUB_DISTRIBUTOR=Debian\nGRUB_CMDLINE_LINUX_DEFAULT=quiet\nGRUB_DISABLE_OS_PROBER=true\n",
+}
+# What makes a system that has the files of both boot loaders one that is started by either.
+LOADERS = {
+    "grub2": "update-grub",
+    "systemd-boot": """
+rm -r /boot/grub
+mkdir -p /boot/efi/EFI/systemd /boot/efi/EFI/BOOT /boot/efi/loader/entries /boot/efi/%(machine)s
+cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi /boot/efi/EFI/systemd/
+cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi /boot/efi/EFI/BOOT/BOOTX64.EFI
+printf 'timeout 1\\n' > /boot/efi/loader/loader.conf
+printf 'BOOT_ROOT=/boot/efi\\nlayout=bls\\n' > /etc/kernel/install.conf
+for image in /boot/vmlinuz-*; do release=${image#*-}; kernel-install add $release $image /boot/initrd.img-$release; done
+""" % {"machine": MACHINE},
 }
