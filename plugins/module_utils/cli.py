@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .errors import KmodError, printable
@@ -22,6 +23,7 @@ from .read.sources import Sources
 from .task import carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
+BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver may still be loaded
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
 
 
@@ -182,6 +184,9 @@ def _remove_kernel_parser(commands: Any) -> argparse.ArgumentParser:
 def _refresh_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("refresh", help="bring links, variants and boot entries up to date",
                                description="Judge again, and bring the drivers' links, variants and boot entries of one kernel or of all up to date.")
+    each.add_argument("--settle", action="store_true", help="wait until no package manager is at work and no image is written, and look again after")
+    each.add_argument("--boot", action="store_true",
+                      help="the machine has just come up: see how a trial went. Exit status 1 if a kernel that boots start lacks a driver")
     return _release_argument(each, "all kernels")
 
 
@@ -279,14 +284,28 @@ def entry(options: argparse.Namespace) -> int:
 
 def follow(options: argparse.Namespace) -> int:
     from .commands import follow as following
+    from .place import quiet
     from .turns import Turns
 
     release = options.release or (None if options.command == "refresh" else os.uname().release)
-    with Turns(options.root, options.check) as turns:
-        answer = following.run(turns, following.Options(options.command, release, getattr(options, "early", False)))
+    asked = following.Options(options.command, release, getattr(options, "early", False))
+    settle, boot = getattr(options, "settle", False), getattr(options, "boot", False)
+    deadline = time.monotonic() + BOOT_WAIT
+    while True:
+        host = Host(options.root)
+        if settle:
+            quiet.wait(host)
+        before = quiet.state(host) if settle else ()
+        with Turns(options.root, options.check) as turns:
+            answer = following.run(turns, asked)
+        if boot and answer.undecided and time.monotonic() < deadline:
+            time.sleep(BOOT_STEP)
+        elif not settle or options.check or quiet.state(host) == before or answer.failed:
+            break
     rows = [[row.driver, row.kernel, row.verdict, row.build or "", row.variant, row.entry, row.error or row.reason] for row in answer.rows]
-    _show(options, answer.as_dict(), "\n".join(list(answer.errors) + ([_columns(rows)] if rows else [])) or "nothing to do")
-    return FAILED if answer.failed else NOT_ALL if answer.unserved else OK
+    said = ([_columns(rows)] if rows else []) + (answer.bulletin.lines if boot else [*answer.errors, *answer.notes])
+    _show(options, answer.as_dict(), "\n".join(said) or "nothing to do")
+    return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 
 
 def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
