@@ -14,7 +14,7 @@ from ..host import Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, default, deploy, image_mode, notice, settings, started, store, weak_links
+from ..place import bulletin, deploy, image_mode, notice, settings, started, store, weak_links
 from ..place.boot import entry, leaks
 from ..place.bulletin import Bulletin, Lacking
 from ..place.initramfs import image, variant
@@ -23,6 +23,7 @@ from ..plan import Plan
 from ..read import kernels, names
 from ..read.kernels import Kernel
 from ..turns import Turns
+from . import default
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
 FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it

@@ -12,12 +12,12 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tupl
 
 from ..errors import KmodError
 from ..host import Host
+from ..place import started
+from ..place.boot import entry, hold
+from ..place.boot.menu import release as release_of
+from ..place.settings import Followed
 from ..read.kernels import version_key
 from ..turns import Turns
-from . import started
-from .boot import entry, hold
-from .boot.menu import release as release_of
-from .settings import Followed
 
 NO_LOADER = ("LOADER_MISSING", "LOADER_AMBIGUOUS")
 # What somebody has to know, and nothing that a later run could do
