@@ -107,10 +107,15 @@ def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided
             answer = _start(turns, driver, followed, "once", release)
         proven = _newest_passed(answer if state != "none" else _start(turns, driver, followed, "none"))
         if followed.boot == "default" and proven is not None:
+            writes = turns.writes
             _start(turns, driver, followed, "default", proven)
+            if turns.writes != writes:  # what was the default gets the arguments back by which it comes back by itself
+                _start(turns, driver, followed, "none")
         failed = state == "failed"
         undecided = failed and answer["running"]["booted"] == release and answer["running"]["verdict"] in ("idle", "unloaded")
-        return Decided(notes=(str(answer["msg"]),) if failed and not undecided else (), undecided=undecided or state == "idle")
+        note = "%s was tried on %s, and the host was not seen running the driver after that. It is not tried again until the driver or the image " \
+            "changes, or its entry is removed" % (driver, release)
+        return Decided(notes=(note,) if failed and not undecided else (), undecided=undecided or state == "idle")
     except KmodError as error:
         return _told(error)
 
