@@ -116,11 +116,11 @@ class Change(NamedTuple):
         """Answers with what making the content found out, see Content."""
         found: List[Any] = []
 
-        def chunks(content: Content) -> Iterator[bytes]:
-            found.append((yield from content.chunks()))
+        def chunks(made: Any) -> Iterator[bytes]:
+            found.append((yield from made))
 
         if isinstance(self.after, File):
-            host.replace(self.path, chunks(self.after.content), self.after.mode, self.after.owner, self.after.content.sha256)
+            host.replace(self.path, chunks(self.after.content.chunks()), self.after.mode, self.after.owner, self.after.content.sha256)
         elif isinstance(self.after, Link):
             host.symlink(self.path, self.after.target)
         elif isinstance(self.after, Directory):
