@@ -15,10 +15,10 @@ from .host import Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
 from .plan import Plan
-from .read import package
+from .read import inputs
+from .read.export_sources import SourcedExports
 from .read.exports import Export, read_symvers
 from .read.kernels import MODULES, Kernel, installed, kernel, version_key
-from .read.sources import Sources
 from .task import carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -180,7 +180,7 @@ def _change_options(each: argparse.ArgumentParser, several: bool = False) -> Non
 def check(options: argparse.Namespace) -> int:
     here = Host(HERE)
     modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
-               for path in options.files for module, _packed in package.given(here, [os.path.abspath(path)])]
+               for path in options.files for module, _packed in inputs.modules(here, [os.path.abspath(path)])]
     exports = read_symvers(here, os.path.abspath(options.symvers)) if options.symvers else None
     verdicts: List[Verdict] = []
     groups = [[module] for module in modules] if options.each else [modules]
@@ -274,7 +274,7 @@ def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) 
         raise KmodError(options.symvers, "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
     release = options.kernel[0] if options.kernel else installed(host)[0].release
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, release))), MODULES[0])
-    return [Kernel(host, release, "%s/%s" % (directory, release), Sources(exports, options.symvers, ()))]
+    return [Kernel(host, release, "%s/%s" % (directory, release), SourcedExports(exports, options.symvers, ()))]
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:

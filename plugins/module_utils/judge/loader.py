@@ -13,8 +13,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 from ..errors import forgiving
 from ..read import ko
 from ..read.exports import VMLINUX, Export
+from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
-from ..read.ko import KernelModule
 from ..read.runtime import Runtime, facts
 from . import file_rules, modprobe_notes, module_rules, notes, signature_rules, symbol_rules
 from .policy import Loader

@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 from ..errors import KmodError
 from ..read import names
+from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel, version_key
-from ..read.ko import KernelModule
 from .verdict import COMPATIBLE, INCOMPATIBLE, REFUSE, UNKNOWN, Finding, Verdict
 
 Judge = Callable[[Kernel, Sequence[KernelModule]], List[Verdict]]  # loader.judge: one verdict a module

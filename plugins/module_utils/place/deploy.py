@@ -14,7 +14,8 @@ from ..judge import selection
 from ..judge.loader import judge
 from ..judge.selection import Build
 from ..plan import Content, Plan
-from ..read import ko, names, package
+from ..read import inputs, names
+from ..read.kernel_module import KernelModule
 from . import heal, loaded, notice, store, weak_links
 from .boot import shipped
 from .boot.menu import boots
@@ -37,7 +38,7 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     if not installed:
         raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
     chosen = selection.matching(installed, options["kernels"])
-    tree = store.Tree(host, Plan(host))
+    tree = store.ModuleTree(host, Plan(host))
     ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search  # what is replaced provides nothing
     judged = functools.partial(judge, without=ours)
     healing = (lambda tree, ours: heal.heal(tree, chosen, judge, ours)) if options["heal"] else None
@@ -99,20 +100,20 @@ def _loaded(host: Host, build: Optional[Build], contents: weak_links.Contents) -
     return found
 
 
-def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], weak_links.Contents]:
+def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[KernelModule], weak_links.Contents]:
     if options["described"] is not None:
         here = Host("/")  # where Ansible transfers files to, whatever the root to work on
         files = options["files"] or {}
 
-        def sent(module: ko.KernelModule) -> Optional[Content]:
+        def sent(module: KernelModule) -> Optional[Content]:
             return content(here, module, files[module.path]) if module.path in files else None
 
-        return [ko.KernelModule.from_dict(module) for module in options["described"]], sent
+        return [KernelModule.from_dict(module) for module in options["described"]], sent
     whence = Host(options.get("whence", host.root))
-    found = list(package.given(whence, options["path"] or []))
+    found = list(inputs.modules(whence, options["path"] or []))
     packed = {module.path: data for module, data in found}
 
-    def there(module: ko.KernelModule) -> Optional[Content]:
+    def there(module: KernelModule) -> Optional[Content]:
         if module.path not in packed:  # one that is stored
             return None
         data = packed[module.path]
@@ -124,5 +125,5 @@ def _given(host: Host, options: Dict[str, Any]) -> Tuple[List[ko.KernelModule], 
     return [module for module, _data in found], there
 
 
-def content(host: Host, module: ko.KernelModule, path: str) -> Content:
+def content(host: Host, module: KernelModule, path: str) -> Content:
     return Content(module.size, module.sha256, lambda: (decompress(host.read(path), path),), binary=True)

@@ -12,15 +12,16 @@ from ..errors import KmodError, from_oserror
 from ..host import Host
 from ..lock import scratch
 from ..plan import Change, Content, File, Plan, look, same
-from ..read import index, ko
-from ..read.depmod import DIRECTORIES, SUFFIX, Config, chosen, rank_of
+from ..read import index
+from ..read.depmod import DIRECTORIES, DepmodConfig, chosen, rank_of
+from ..read.names import is_module_file, module_of, stem
 
 INDEX_LIMIT = 64 << 20
 DEPTH = 16  # of directories below extra/ and the like
 PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
 
-def winner(rules: Config, modules_dir: str, paths: Sequence[str]) -> Optional[str]:
+def winner(rules: DepmodConfig, modules_dir: str, paths: Sequence[str]) -> Optional[str]:
     """The path that depmod lists out of files of one module; None where two rank equal, since it then keeps the one that readdir gave first."""
     ranks = {path: rank_of(path[len(modules_dir) + 1:], rules) for path in paths}
     best = [path for path in paths if ranks[path] == max(ranks.values())]
@@ -30,7 +31,7 @@ def winner(rules: Config, modules_dir: str, paths: Sequence[str]) -> Optional[st
 def override(path: str, modules_dir: str, everywhere: bool) -> str:
     """The depmod.d line by which this file wins. Its directory is compared exactly, its name as the file's name is written."""
     directory, name = posixpath.split(path[len(modules_dir) + 1:])
-    return "override %s %s %s\n" % (name.split(".")[0], "*" if everywhere else _pattern(posixpath.basename(modules_dir)), directory)
+    return "override %s %s %s\n" % (stem(name), "*" if everywhere else _pattern(posixpath.basename(modules_dir)), directory)
 
 
 def _pattern(release: str) -> str:
@@ -47,7 +48,7 @@ def listed(host: Host, modules_dir: str) -> Dict[str, str]:
 def parse(text: str, modules_dir: str) -> Dict[str, str]:
     """modules.dep as module name to path."""
     rows = (line.partition(":") for line in text.splitlines())
-    return {ko.normal(path): posixpath.join(modules_dir, path) for path, colon, _needs in rows if colon}
+    return {module_of(path): posixpath.join(modules_dir, path) for path, colon, _needs in rows if colon}
 
 
 def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
@@ -135,7 +136,7 @@ def _mirror_files(host: Host, path: str, target: str, without: FrozenSet[str], d
         os.makedirs(target, exist_ok=True)
         for name in host.listdir(path):
             _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without, depth + 1)
-    elif path not in without and SUFFIX.search(path) and host.is_file(path):
+    elif path not in without and is_module_file(path) and host.is_file(path):
         os.symlink(host.real(path), target)
 
 
@@ -176,7 +177,7 @@ def _had(host: Host, modules_dir: str, name: str) -> bool:
 
 def _in_tree(host: Host, modules_dir: str) -> List[str]:
     """The names of the kernel's own modules, for a kernel whose indexes are lost."""
-    return [ko.normal(name) for _directory, _names, files in os.walk(host.real(modules_dir + "/kernel")) for name in files if SUFFIX.search(name)]
+    return [module_of(name) for _directory, _names, files in os.walk(host.real(modules_dir + "/kernel")) for name in files if is_module_file(name)]
 
 
 def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:

@@ -11,6 +11,8 @@ from ..compression import decompress
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
 from ..read import kernels, ko
+from ..read.kernel_module import KernelModule
+from ..read.names import is_readable_module, module_of
 from . import depmod, heal, loaded, store, weak_links
 from .boot import detect, shipped
 from .boot.menu import View, boots
@@ -97,7 +99,7 @@ def _driver(there: weak_links.Deployed, serving: Dict[str, Any]) -> Dict[str, An
     return {"driver": there.driver, "builds": builds}
 
 
-def _module(module: ko.KernelModule, path: str) -> Dict[str, Any]:
+def _module(module: KernelModule, path: str) -> Dict[str, Any]:
     signature = "unsigned" if module.signature is None else "damaged" if module.signature.fault else "signed"
     return {"name": module.name, "path": path, "sha256": module.sha256, "srcversion": module.srcversion, "signature": signature}
 
@@ -142,7 +144,7 @@ def _copies(host: Host, path: str, used: Dict[str, Any]) -> Dict[str, Any]:
     pieces: Dict[str, List[bytes]] = {}
 
     def wanted(inside: str, _node: Any) -> Any:
-        if not image.MODULE.search(inside) or ko.normal(inside) not in used:
+        if not is_readable_module(inside) or module_of(inside) not in used:
             return None
         pieces[inside] = []  # of two files of one path the later one is what the kernel has in the end
         return pieces[inside].append
@@ -152,7 +154,7 @@ def _copies(host: Host, path: str, used: Dict[str, Any]) -> Dict[str, Any]:
         found = {inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest() for inside, data in sorted(pieces.items())}
     except KmodError as error:
         return {"path": path, "copies": [], "error": str(error)}
-    copies = [{"name": ko.normal(inside), "path": inside, "sha256": digest, "current": digest == used[ko.normal(inside)]}
+    copies = [{"name": module_of(inside), "path": inside, "sha256": digest, "current": digest == used[module_of(inside)]}
               for inside, digest in found.items()]
     return {"path": path, "copies": copies, "error": None}
 

@@ -106,13 +106,13 @@ def _mark(host: Host, directory: str) -> str:
 def place_for(host: Host, driver: str, release: str, digests: Sequence[str], taken: Iterable[str]) -> str:
     """The directory for a build: the driver's own, or one below it where that one is ``taken`` or holds someone else's modules."""
     top = "%s/%s/extra/%s" % (modules_root(host), release, driver)
-    foreign = not marked(host, top) and any(".ko" in name for name in host.listdir(top))
+    foreign = not marked(host, top) and any(names.may_be_module(name) for name in host.listdir(top))
     if top in taken or foreign:
         return "%s/%s" % (top, hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()[:12])
     return top
 
 
-class Tree:
+class ModuleTree:
     """The changes to a tree of which we keep track of the directories: those made get a mark, those left empty go if they bear one.
 
     What is put is planned at once, what is removed last of all (``sweep``), once nothing leads to it any more.
@@ -205,7 +205,7 @@ class Tree:
         return self.host.inside(self.host.real(path, follow=False))
 
 
-def put_build(tree: Tree, directory: str, contents: Dict[str, Content]) -> None:
+def put_build(tree: ModuleTree, directory: str, contents: Dict[str, Content]) -> None:
     """Put a build's files into its directory, its mark first: a run that is cut off leaves nothing that does not say whose it is.
 
     Over another build the mark speaks of both until all files are there.
@@ -225,7 +225,7 @@ def put_build(tree: Tree, directory: str, contents: Dict[str, Content]) -> None:
             tree.remove(path)
 
 
-def keep_build(tree: Tree, directory: str, files: Dict[str, str]) -> None:
+def keep_build(tree: ModuleTree, directory: str, files: Dict[str, str]) -> None:
     """Have the mark of a build that stays speak of these files (name to sha256) alone: a run that was cut off may have left others in it."""
     if sorted(marked(tree.host, directory)) != sorted(files.items()):
         tree.last[directory] = _rows(files.items())
@@ -235,8 +235,8 @@ def _rows(files: Iterable[Tuple[str, str]]) -> str:
     return "".join("%s  %s\n" % (sha256, name) for name, sha256 in sorted(files))
 
 
-def remove_build(tree: Tree, build: Stored) -> None:
-    """Remove a build's files; ``Tree.sweep`` takes its mark and its directory. What someone else has put in their place stays."""
+def remove_build(tree: ModuleTree, build: Stored) -> None:
+    """Remove a build's files; ``ModuleTree.sweep`` takes its mark and its directory. What someone else has put in their place stays."""
     mine = ours_in(tree.host, build.directory)
     for path in mine:
         tree.remove(path)

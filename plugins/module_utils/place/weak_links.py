@@ -18,12 +18,13 @@ from ..judge.selection import Build, Choice, Judge, select
 from ..plan import Content, File, Link
 from ..read import ko, names
 from ..read.depmod import by_name, config
+from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel, version_key
 from . import depmod, store
 
-Contents = Callable[[ko.KernelModule], Optional[Content]]  # the bytes of a module that is not stored yet, None where they are not at hand
+Contents = Callable[[KernelModule], Optional[Content]]  # the bytes of a module that is not stored yet, None where they are not at hand
 
-Healing = Callable[[store.Tree, Set[str]], List[Dict[str, Any]]]  # heal.heal for some kernels: (tree, our links) -> rows
+Healing = Callable[[store.ModuleTree, Set[str]], List[Dict[str, Any]]]  # heal.heal for some kernels: (tree, our links) -> rows
 
 
 class Deployed(NamedTuple):
@@ -65,7 +66,7 @@ def deployed(host: Host, driver: str) -> Deployed:
     return Deployed(driver, tuple(whole), tuple(broken), links)
 
 
-def _modules(host: Host, stored: store.Stored) -> List[ko.KernelModule]:
+def _modules(host: Host, stored: store.Stored) -> List[KernelModule]:
     """The modules of a build; none where one is missing, or is not what was put there."""
     found = []
     for path in stored.paths:
@@ -108,7 +109,7 @@ def _is_ours(host: Host, path: str, driver: str) -> bool:
     return bool(re.search(r"^/.*/extra/%s(/[0-9a-f]{12})?$" % re.escape(driver), directory)) and name in dict(store.marked(host, directory))
 
 
-def file_name(module: ko.KernelModule) -> str:
+def file_name(module: KernelModule) -> str:
     """What a module's file is called in the store: as it came, where kmod finds it under the module's name by that, else by its name."""
     if not names.is_module(module.name):
         raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
@@ -122,7 +123,7 @@ def files_of(build: Build) -> List[str]:
     return ["%s/%s" % (build.directory, file_name(module)) for module in build.modules]
 
 
-def present(tree: store.Tree, driver: str, given: Sequence[Build], installed: Sequence[Kernel], chosen: Sequence[Kernel], judge: Judge,
+def present(tree: store.ModuleTree, driver: str, given: Sequence[Build], installed: Sequence[Kernel], chosen: Sequence[Kernel], judge: Judge,
             contents: Contents, healing: Optional[Healing] = None) -> Outcome:
     """Give each of the ``chosen`` kernels the best build of those ``given`` and those stored; kernels not chosen keep what they have.
 
@@ -150,7 +151,7 @@ def present(tree: store.Tree, driver: str, given: Sequence[Build], installed: Se
     return outcome
 
 
-def absent(tree: store.Tree, driver: str, version: Optional[str], release: Optional[str], installed: Sequence[Kernel], judge: Judge,
+def absent(tree: store.ModuleTree, driver: str, version: Optional[str], release: Optional[str], installed: Sequence[Kernel], judge: Judge,
            healing: Optional[Healing] = None) -> Outcome:
     """Remove a driver, or its builds of a version or for a release; kernels that used those get the next best that is left."""
     host = tree.host
@@ -215,7 +216,7 @@ def _refuse_modules_of_others(host: Host, driver: str, fresh: Sequence[Build]) -
     given = {module.name: module.path for build in fresh for module in build.modules}
     for stored in store.builds(host) if fresh else []:
         for name, _sha256 in stored.files:
-            module = ko.normal(name)
+            module = names.module_of(name)
             if stored.driver != driver and module in given:
                 raise KmodError(given[module], "the driver %s has a module %s too (%s/%s)" % (stored.driver, module, stored.directory, name),
                                 "Deploy both under one driver's name, or remove %s first" % stored.driver, "MODULE_OF_OTHER_DRIVER")
@@ -268,7 +269,7 @@ def _shared(host: Host, directory: str) -> KmodError:
                      "Make it a directory of its own, or leave that kernel out", "DIRECTORY_IS_LINK")
 
 
-def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequence[Kernel], choices: Sequence[Choice], contents: Contents,
+def _converge(tree: store.ModuleTree, there: Deployed, target: Target, installed: Sequence[Kernel], choices: Sequence[Choice], contents: Contents,
               healing: Optional[Healing]) -> Outcome:
     """Plan what turns ``there`` into ``target``.
 
@@ -306,7 +307,7 @@ def _converge(tree: store.Tree, there: Deployed, target: Target, installed: Sequ
     return Outcome({"driver": there.driver, "kernels": rows, "healed": healed, "left": sorted(tree.left)}, serving(host, there), target.used)
 
 
-def _relink(tree: store.Tree, before: Dict[str, str], after: Dict[str, str]) -> None:
+def _relink(tree: store.ModuleTree, before: Dict[str, str], after: Dict[str, str]) -> None:
     for path, target in sorted(after.items()):
         tree.put(path, Link(target))
     for path in sorted(before):
@@ -314,7 +315,7 @@ def _relink(tree: store.Tree, before: Dict[str, str], after: Dict[str, str]) -> 
             tree.remove(path)
 
 
-def _described(module: ko.KernelModule) -> Content:
+def _described(module: KernelModule) -> Content:
     """A module whose contents are not at hand: good for showing a plan, not for applying it."""
 
     def chunks() -> Iterable[bytes]:
@@ -349,9 +350,9 @@ def _listing(host: Host, there: Deployed, target: Target) -> Listing:
         ours = {path for each in list(target.kept) + list(target.new) if each.release == release for path in files_of(each)} | used
         rules = config(host, release, _override_file(there.driver))
         found = by_name(host, top, rules) if ours else {}
-        for name in sorted({ko.normal(path) for path in ours}):
+        for name in sorted({names.module_of(path) for path in ours}):
             foreign = [path for path in found.get(name, []) if path not in stored and path not in there.links[release]]
-            candidates = foreign + sorted(path for path in ours if ko.normal(path) == name)
+            candidates = foreign + sorted(path for path in ours if names.module_of(path) == name)
             best = next((path for path in candidates if path in used), None) or depmod.winner(rules, top, foreign)
             if best:
                 answer.wanted.setdefault(release, {})[name] = best
@@ -364,10 +365,10 @@ def _listing(host: Host, there: Deployed, target: Target) -> Listing:
 
 
 def _to_refresh(host: Host, driver: str, target: Target, listing: Listing, installed: Sequence[str],
-                tree: store.Tree) -> List[str]:
+                tree: store.ModuleTree) -> List[str]:
     """The kernels for which depmod is to be run: a file of theirs changes, or modules.dep does not say of it what it should (a run was cut off)."""
     root = store.modules_root(host)
-    touched = [path for path in tree.plan.paths() + tree.removed if path.startswith(root + "/") and ".ko" in posixpath.basename(path)]
+    touched = [path for path in tree.plan.paths() + tree.removed if path.startswith(root + "/") and names.may_be_module(path)]
     changed = {path[len(root) + 1:].split("/", 1)[0] for path in touched}
     fresh = {build.directory for build in target.new}
     return [release for release in installed if release in changed or _directory(target.used[release]) in fresh

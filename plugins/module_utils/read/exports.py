@@ -9,6 +9,7 @@ from typing import Dict, List, NamedTuple, Optional
 from .. import compression
 from ..errors import KmodError
 from ..host import Host
+from . import names
 
 VMLINUX = "vmlinux"
 
@@ -81,4 +82,4 @@ def _exports(columns: List[List[str]]) -> Dict[str, Export]:
 
 
 def _owner(module: str) -> str:
-    return VMLINUX if module.startswith(VMLINUX) else module.rsplit("/", 1)[-1].replace("-", "_")
+    return VMLINUX if module.startswith(VMLINUX) else names.module_of(module)

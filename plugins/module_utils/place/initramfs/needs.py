@@ -18,6 +18,7 @@ from ...judge.loader import judge
 from ...judge.verdict import INCOMPATIBLE
 from ...read import depmod, ko, names
 from ...read.exports import VMLINUX
+from ...read.kernel_module import KernelModule
 from ...read.kernels import Kernel, kernel
 from . import cpio, parts
 from .image import MODULE, dependencies, module_name
@@ -52,11 +53,11 @@ class Needed:
         rows = dependencies(self.host.read_text(path, 64 << 20)) if self.host.is_file(path) else {}
         return {posixpath.join(self.modules_dir, each): [module_name(need) for need in needs] for each, needs in rows.items()}
 
-    def extra(self, modules: Sequence[ko.KernelModule]) -> Dict[str, ko.KernelModule]:
+    def extra(self, modules: Sequence[KernelModule]) -> Dict[str, KernelModule]:
         """{path below the module directory: module} of what is to be taken along: what the image lacks, or has another file of than the one that
         the host's depmod chose where either of the two is out-of-tree. Errors: DEPENDENCY_MISSING, MODULE_NAME."""
         done = {module.name for module in modules}
-        found: Dict[str, ko.KernelModule] = {}
+        found: Dict[str, KernelModule] = {}
         todo = [need for module in modules for need in self._needs(module)]
         while todo:
             of, name, needed = todo.pop(0)
@@ -74,7 +75,7 @@ class Needed:
                                 "Install the package with the kernel's extra modules, or name all modules of the driver", "DEPENDENCY_MISSING")
         return found
 
-    def _other(self, name: str) -> Optional[ko.KernelModule]:
+    def _other(self, name: str) -> Optional[KernelModule]:
         """The host's module of a name, unless the image's will do."""
         if name not in self.choice or not _is_file(self.host, self.choice[name]):  # a weak link may dangle
             return None
@@ -86,7 +87,7 @@ class Needed:
         module = ko.read(self.host, self.choice[name])
         return module if module.sha256 != parts.sha256_of(self.had[self.known[name]]) else None
 
-    def _needs(self, module: ko.KernelModule) -> Iterator[Tuple[str, str, bool]]:
+    def _needs(self, module: KernelModule) -> Iterator[Tuple[str, str, bool]]:
         """(whose, name, whether it cannot do without): by what the module says, and by the symbols that it uses."""
         for name in module.depends:
             if not names.is_module(name):
@@ -99,9 +100,9 @@ class Needed:
                 yield module.path, name, False
 
 
-def _owners(installed: Kernel, module: ko.KernelModule, but: Container[str] = ()) -> Set[str]:
+def _owners(installed: Kernel, module: KernelModule, but: Container[str] = ()) -> Set[str]:
     """The kernel's modules that export what a module uses, ``but`` for these symbols."""
-    if installed.sources.origin is None:
+    if installed.sourced.origin is None:
         return set()
     found = (installed.exports.get(undefined.name) for undefined in module.undefined if not undefined.weak and undefined.name not in but)
     return {export.owner for export in found if export is not None and export.owner != VMLINUX}
@@ -112,18 +113,18 @@ def _below(path: str, directory: str) -> bool:
     return posixpath.normpath(path) == path and path.startswith(directory + "/")
 
 
-def _place(path: str, module: ko.KernelModule) -> str:
+def _place(path: str, module: KernelModule) -> str:
     return posixpath.dirname(path) + "/" + file_name(module)
 
 
-def file_name(module: ko.KernelModule) -> str:
+def file_name(module: KernelModule) -> str:
     """The file's own name where kmod takes that for the name that the module has, else a plain one."""
     plain = MODULE.sub(".ko", posixpath.basename(module.path))
     fits = re.match(r"[A-Za-z0-9_-]+\.ko\Z", plain, re.ASCII) and module_name(plain) == module.name
     return plain if fits else module.name + ".ko"
 
 
-def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], kept: Dict[str, str]) -> None:
+def check(needed: Needed, modules_dep: str, added: Dict[str, KernelModule], kept: Dict[str, str]) -> None:
     """Judge the added modules with those that the finished index has them load before. Error: VARIANT_REFUSED."""
     index = dependencies(modules_dep)
     closure: List[str] = []
@@ -147,7 +148,7 @@ def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], k
                             "Deploy a build of the driver for the modules that this kernel has (kmod_compat says more)", "VARIANT_REFUSED")
 
 
-def _stored(file: str, path: str) -> ko.KernelModule:
+def _stored(file: str, path: str) -> KernelModule:
     """A module of the image, under the name that it has there."""
     module = ko.parse(b"".join(parts.plain_file(file)), path)
     return module if module.name == module_name(path) else module._replace(name=module_name(path))
@@ -155,7 +156,7 @@ def _stored(file: str, path: str) -> ko.KernelModule:
 
 # Firmware
 
-def firmware(host: Host, release: str, tree: Tree, modules: Sequence[ko.KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
+def firmware(host: Host, release: str, tree: Tree, modules: Sequence[KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
     """The firmware files that the modules name, the image lacks and the host has; and the names of those that the host lacks too."""
     places = [place % release if "%s" in place else place for place in FIRMWARE]
     found: Dict[str, cpio.Item] = {}

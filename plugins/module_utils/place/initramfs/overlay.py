@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 from ...errors import KmodError
 from ...host import Host
-from ...read import ko
+from ...read.kernel_module import KernelModule
 from . import cpio, early, manifest, needs, parts
 from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, dependencies, generator, module_name, modules_dir, place, squashed
 from .segments import Node, Sink, Tree, unpack
@@ -38,7 +38,7 @@ class Sealed(NamedTuple):
     modules_dep: str
 
 
-def build(host: Host, release: str, modules: Sequence[ko.KernelModule], image: Image, store: parts.Store, wants: Dict[str, Any],
+def build(host: Host, release: str, modules: Sequence[KernelModule], image: Image, store: parts.Store, wants: Dict[str, Any],
           method: str) -> Overlay:
     """The overlay that puts ``modules`` into ``image``, whose module tree is in ``store``. The image's tree becomes the variant's.
 

@@ -10,7 +10,8 @@ from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional, 
 from ...compression import Decoder, detect
 from ...errors import KmodError, from_oserror
 from ...host import Host
-from ...read import index, ko
+from ...read import index
+from ...read.kernel_module import KernelModule
 from . import early
 from .image import MODULE, dependencies, module_name
 from .segments import Node, Sink, Tree
@@ -81,7 +82,7 @@ def text_of(had: Dict[str, str], name: str) -> str:
 
 
 def indexes(host: Host, release: str, directory: str, had: Dict[str, str], kept: Dict[str, str],
-            added: Dict[str, ko.KernelModule]) -> Dict[str, bytes]:
+            added: Dict[str, KernelModule]) -> Dict[str, bytes]:
     """{name: content} of the indexes that depmod makes of the kept and the added modules, as far as the image's own differ."""
     root = os.path.join(directory, "root")
     base = os.path.join(root, "usr/lib/modules", release)
@@ -153,7 +154,7 @@ def _order(had: Dict[str, str], kept: Iterable[str], added: Iterable[str]) -> Li
     return first + sorted(paths - set(first))
 
 
-def described(prefix: str, modules: Dict[str, ko.KernelModule]) -> List[Dict[str, Any]]:
+def described(prefix: str, modules: Dict[str, KernelModule]) -> List[Dict[str, Any]]:
     return [{"name": module.name, "path": prefix + "/" + path, "sha256": module.sha256, "version": module.version}
             for path, module in sorted(modules.items())]
 

@@ -17,7 +17,8 @@ from ...errors import KmodError, from_oserror
 from ...host import Host
 from ...lock import scratch as scratch_directory
 from ...plan import Content
-from ...read import depmod, ko
+from ...read import depmod
+from ...read.kernel_module import KernelModule
 from . import needs, overlay, parts
 from .image import Digest, Image, generator, modules_dir, read
 
@@ -123,7 +124,7 @@ def tool(host: Host, shipped: Image) -> Tool:
     raise KmodError(shipped.path, "is of the kind %s, but there is no %s on this host" % (kind, names), "Install it", "TOOL_MISSING")
 
 
-def content(host: Host, shipped: Image, modules: Sequence[ko.KernelModule], wants: Dict[str, Any], row: Dict[str, Any],
+def content(host: Host, shipped: Image, modules: Sequence[KernelModule], wants: Dict[str, Any], row: Dict[str, Any],
             written: List[Digest]) -> Content:
     """The variant, built when it is written; what is known by then only (digest, contents, times) is put into ``row`` and ``written``."""
     make, release = tool(host, shipped), wants["kernel"]
@@ -163,7 +164,7 @@ def content(host: Host, shipped: Image, modules: Sequence[ko.KernelModule], want
     return Content(shipped.size, "", chunks, binary=True)
 
 
-def _checked(host: Host, make: Tool, output: str, modules: Sequence[ko.KernelModule], wants: Dict[str, Any], scratch: str) -> overlay.Overlay:
+def _checked(host: Host, make: Tool, output: str, modules: Sequence[KernelModule], wants: Dict[str, Any], scratch: str) -> overlay.Overlay:
     """Look for the driver in the built image; what early loading needs and the manifest go behind it, and what the tool cannot be told to take."""
     if not host.is_file(output):
         raise KmodError(output, "the tool said that all went well, but has not written it", "Run it by hand to see why", "TOOL_FAILED")

@@ -15,6 +15,7 @@ from ...host import Host
 from ...lock import scratch
 from ...plan import Change, Command, Content, File, Plan
 from ...read import ko, names
+from ...read.kernel_module import KernelModule
 from ...read.kernels import version_key
 from .. import depmod
 from ..boot import entry as boot_entry
@@ -179,7 +180,7 @@ def plan(host: Host, release: str, modules: Sequence[str], request: Request) -> 
     return steps, row
 
 
-def _content(host: Host, shipped: image.Image, modules: Sequence[ko.KernelModule], store: parts.Store, wants: Dict[str, Any], method: str,
+def _content(host: Host, shipped: image.Image, modules: Sequence[KernelModule], store: parts.Store, wants: Dict[str, Any], method: str,
              row: Dict[str, Any]) -> Iterator[Tuple[Content, bool]]:
     """What is written, in that order, and whether that is a mark: the variant by the method that was asked for, and what bears witness to it.
 
@@ -209,7 +210,7 @@ def _made(wants: Dict[str, Any], path: str, method: str, sha256: str, size: int)
             "bytes_added": size if alone else size - base["size"]}
 
 
-def _read(host: Host, path: str) -> ko.KernelModule:
+def _read(host: Host, path: str) -> KernelModule:
     module = ko.read(host, path)
     if module.vermagic is None:
         why = module.faults[0].message if module.faults else "it has no vermagic"

@@ -30,7 +30,7 @@ class Note(NamedTuple):
     message: str
 
 
-class Sources(NamedTuple):
+class SourcedExports(NamedTuple):
     """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it.
 
     ``absent``: by symbol the module of the kernel's own that would export it, and is not installed.
@@ -42,7 +42,7 @@ class Sources(NamedTuple):
     absent: Dict[str, str] = {}
 
 
-def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> Sources:
+def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> SourcedExports:
     """What the kernel with its ``modules`` (``depmod.chosen``) in ``modules_dir`` exports to a module that modprobe loads into it.
 
     Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
@@ -58,7 +58,7 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             wrong = disagreement(host, exports, own)
             if wrong is None:
                 absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
-                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
+                return SourcedExports(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
         except SystemFailed:
             raise
         except KmodError as error:
@@ -66,7 +66,7 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             continue
         notes.append(Note("KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH", "%s is of another build: %s" % (origin, wrong)))
     notes.append(Note("KERNEL_NO_CRC_SOURCE", "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir)))
-    return Sources({}, None, tuple(notes))
+    return SourcedExports({}, None, tuple(notes))
 
 
 def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
