@@ -12,14 +12,14 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .errors import KmodError, printable
-from .host import Host
+from .host import MODULES, Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
 from .plan import Plan
-from .read import package
+from .read import inputs
+from .read.export_sources import SourcedExports
 from .read.exports import Export, read_symvers
-from .read.kernels import MODULES, Kernel, installed, kernel, version_key
-from .read.sources import Sources
+from .read.kernels import Kernel, installed, kernel, version_key
 from .task import carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -213,7 +213,7 @@ def _change_options(each: argparse.ArgumentParser, several: bool = False) -> Non
 def check(options: argparse.Namespace) -> int:
     here = Host(HERE)
     modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
-               for path in options.files for module, _packed in package.given(here, [os.path.abspath(path)])]
+               for path in options.files for module, _packed in inputs.modules(here, [os.path.abspath(path)])]
     exports = read_symvers(here, os.path.abspath(options.symvers)) if options.symvers else None
     verdicts: List[Verdict] = []
     groups = [[module] for module in modules] if options.each else [modules]
@@ -250,20 +250,20 @@ def link(options: argparse.Namespace) -> int:
 
 
 def variant(options: argparse.Namespace) -> int:
-    from .place.initramfs import listing
-    from .place.initramfs import variant as variants
+    from .commands import variant as command
 
     if options.list:
-        for line in listing.lines(Host(HERE), os.path.abspath(options.list)):
+        for line in command.lines(Host(HERE), os.path.abspath(options.list)):
             say(line)
         return OK
     if not options.driver:
-        rows = variants.overview(Host(options.root))
-        _show(options, rows, _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"], row["path"]] for row in rows]))
-        return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
-    request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
-    result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel, options.entries) if options.absent
-                     else variants.present(host, request, options.kernel))
+        rows = command.overview(Host(options.root))
+        _show(options, [row.as_dict() for row in rows],
+              _columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]))
+        return OK if all(row.state == "current" for row in rows) else NOT_ALL
+    asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
+                            entries=options.entries, state="absent" if options.absent else "present")
+    result = _change(options, lambda host: command.run(host, asked))
     lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
     lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
     _show(options, result, _columns(lines))
@@ -308,13 +308,15 @@ def follow(options: argparse.Namespace) -> int:
     return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 
 
-def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
+def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Any]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    others = done.result.get("other_drivers")
+    result = done.result.as_dict() if hasattr(done.result, "as_dict") else done.result
+    others = result.get("other_drivers")
     if others:
-        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (options.driver, ", ".join(others)))
-    return dict(done.result, changed=done.changed)
+        named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
+        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (named, ", ".join(others)))
+    return dict(result, changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
@@ -333,7 +335,7 @@ def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) 
         raise KmodError(options.symvers, "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
     release = options.kernel[0] if options.kernel else installed(host)[0].release
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, release))), MODULES[0])
-    return [Kernel(host, release, "%s/%s" % (directory, release), Sources(exports, options.symvers, ()))]
+    return [Kernel(host, release, "%s/%s" % (directory, release), SourcedExports(exports, options.symvers, ()))]
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:

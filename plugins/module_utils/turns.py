@@ -49,13 +49,13 @@ class Turns(contextlib.ExitStack):
             assert self.turn is not None
             self.turn.announce(plan.paths(), plan.directories())
             try:
-                plan.apply()
+                found = plan.apply()
             except KmodError as error:
                 if error.code != "FILE_CHANGED" or attempt == ATTEMPTS - 1:
                     raise
             else:
                 self.writes += bool(plan)
-                return answer
+                return answer.applied(found) if hasattr(answer, "applied") else answer
         return answer
 
     def _take(self) -> bool:

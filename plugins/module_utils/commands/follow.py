@@ -10,20 +10,21 @@ which stays, and that one arrives which was there. A driver that fails keeps no 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError, forgiving
-from ..host import Host
+from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
 from ..place import bulletin, deploy, image_mode, notice, settings, started, store, weak_links
+from ..place import driver as drivers
 from ..place.boot import entry, leaks
 from ..place.bulletin import Bulletin, Lacking
-from ..place.initramfs import image, variant
+from ..place.initramfs import image
 from ..place.settings import Followed, Settings
 from ..plan import Plan
 from ..read import kernels, names
 from ..read.kernels import Kernel
 from ..turns import Turns
-from . import default
+from . import default, variant
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
 FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
@@ -91,12 +92,12 @@ def run(turns: Turns, options: Options) -> Answer:
         raise KmodError(options.kernel, "is not a release that a kernel can have", "Name a kernel as uname -r does", "RELEASE_NAME")
     image_mode.refuse(host)
     told, errors = _settings(host)
-    drivers = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
+    every = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
     leaving = options.verb == "remove-kernel" and options.kernel is not None and not stays(host, options.kernel)
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
     rows: List[Row] = []
-    for driver, followed in drivers.items():
+    for driver, followed in every.items():
         rows += _leave(turns, driver, options.kernel or "") if leaving else _serve(turns, driver, followed, options)
     if told is None or options.early:
         return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
@@ -119,9 +120,9 @@ def stays(host: Host, release: str) -> bool:
     Packages say so of kernels that are installed again or upgraded, too; where a kernel does leave, its initramfs or what boot loaders start
     goes before its modules do. The copy of the kernel among its modules goes last of all.
     """
-    there = any(kernels.is_kernel(host, directory, release) for directory in kernels.MODULES)
+    there = any(kernels.is_kernel(host, directory, release) for directory in MODULES)
     found = kernels.find_image(host, release) if there else None
-    if found is None or found.startswith(kernels.MODULES):
+    if found is None or found.startswith(MODULES):
         return False
     with forgiving():
         return bool(image.shipped(host, release))
@@ -154,9 +155,9 @@ def _serve(turns: Turns, driver: str, followed: Followed, options: Options) -> L
 
 
 def _with_variants(turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]) -> List[Row]:
-    request = variant.Request((driver,), (), followed.method, followed.early_load, followed.ignore_tpm)
-    made = turns.carry(lambda host: variant.present(host, request, asked))
-    states = {each["kernel"]: each["status"] for each in made["variants"]}
+    made = turns.carry(lambda host: variant.run(host, variant.Options(
+        (driver,), tuple(asked), method=followed.method, early_load=followed.early_load, ignore_tpm=followed.ignore_tpm)))
+    states = {each["kernel"]: each["status"] for each in made.as_dict()["variants"]}
     return [row._replace(variant=states.get(row.kernel, "")) for row in rows]
 
 
@@ -170,7 +171,7 @@ def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links. Builds that lie below it stay."""
     works: List[Callable[[Host], Tuple[Plan, Any]]] = [
         lambda host: entry.absent(host, driver, [release]),
-        lambda host: variant.absent(host, [driver], [release], "remove"),
+        lambda host: variant.run(host, variant.Options((driver,), (release,), entries="remove", state="absent")),
         lambda host: _unlink(host, driver, release)]
     errors = [error for error in (_failing(turns, work) for work in works) if error]
     return [Row(driver, release, "", "the kernel leaves", error="; ".join(errors))]
@@ -189,10 +190,10 @@ def _failing(turns: Turns, work: Callable[[Host], Tuple[Plan, Any]]) -> str:
 
 def _unlink(host: Host, driver: str, release: str) -> Tuple[Plan, Any]:
     """Plan that a kernel has no links, installed or not; the others keep theirs."""
-    tree = store.Tree(host, Plan(host))
+    tree = store.ModuleTree(host, Plan(host))
     staying = [kernel for kernel in store.installed(host) if kernel.release != release]
-    if weak_links.deployed(host, driver).builds:
-        weak_links.present(tree, driver, [], staying, [], judge, lambda module: None)
+    if drivers.deployed(host, driver).builds:
+        weak_links.present(tree, driver, [], installed=staying, chosen=[], judge=judge, contents=lambda module: None)
     return tree.plan, None
 
 
@@ -230,7 +231,7 @@ def _settle(turns: Turns, told: Settings, options: Options, rows: List[Row], err
 
 def serving(host: Host, driver: str, installed: Sequence[Kernel]) -> Set[str]:
     """The installed kernels that use a build of the driver."""
-    used = weak_links.serving(host, weak_links.deployed(host, driver))
+    used = drivers.serving(host, drivers.deployed(host, driver))
     return {kernel.release for kernel in installed if used.get(kernel.release)}
 
 

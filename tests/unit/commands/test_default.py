@@ -62,8 +62,8 @@ class Machine(Follower):
         return self.release, started.driver
 
     def _mark_of(self, started):
-        from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import manifest, variant
-        found = [each for each in variant.found(self.host) if each.wants["kernel"] == self.release] if started.driver else []
+        from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, manifest
+        found = [each for each in existing.found(self.host) if each.wants.kernel == self.release] if started.driver else []
         return str(manifest.find(self.host, found[0].path).contents.get("mark", "")) if found else ""
 
     def tried(self):
