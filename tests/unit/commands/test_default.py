@@ -64,7 +64,7 @@ class Machine(Follower):
     def _mark_of(self, started):
         from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, manifest
         found = [each for each in existing.found(self.host) if each.wants.kernel == self.release] if started.driver else []
-        return str(manifest.find(self.host, found[0].path).contents.get("mark", "")) if found else ""
+        return manifest.find(self.host, found[0].path).added.mark if found else ""
 
     def tried(self):
         """(kernel, driver) of what the next boot alone starts."""
