@@ -8,20 +8,22 @@ import contextlib
 import json
 import os
 import sys
+import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .errors import KmodError, printable
-from .host import Host
+from .host import MODULES, Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
 from .plan import Plan
-from .read import package
+from .read import inputs
+from .read.export_sources import SourcedExports
 from .read.exports import Export, read_symvers
-from .read.kernels import MODULES, Kernel, installed, kernel, version_key
-from .read.sources import Sources
+from .read.kernels import Kernel, installed, kernel, version_key
 from .task import carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
+BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver may still be loaded
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
 
 
@@ -182,6 +184,9 @@ def _remove_kernel_parser(commands: Any) -> argparse.ArgumentParser:
 def _refresh_parser(commands: Any) -> argparse.ArgumentParser:
     each = commands.add_parser("refresh", help="bring links, variants and boot entries up to date",
                                description="Judge again, and bring the drivers' links, variants and boot entries of one kernel or of all up to date.")
+    each.add_argument("--settle", action="store_true", help="wait until no package manager is at work and no image is written, and look again after")
+    each.add_argument("--boot", action="store_true",
+                      help="the machine has just come up: see how a trial went. Exit status 1 if a kernel that boots start lacks a driver")
     return _release_argument(each, "all kernels")
 
 
@@ -208,7 +213,7 @@ def _change_options(each: argparse.ArgumentParser, several: bool = False) -> Non
 def check(options: argparse.Namespace) -> int:
     here = Host(HERE)
     modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
-               for path in options.files for module, _packed in package.given(here, [os.path.abspath(path)])]
+               for path in options.files for module, _packed in inputs.modules(here, [os.path.abspath(path)])]
     exports = read_symvers(here, os.path.abspath(options.symvers)) if options.symvers else None
     verdicts: List[Verdict] = []
     groups = [[module] for module in modules] if options.each else [modules]
@@ -245,20 +250,20 @@ def link(options: argparse.Namespace) -> int:
 
 
 def variant(options: argparse.Namespace) -> int:
-    from .place.initramfs import listing
-    from .place.initramfs import variant as variants
+    from .commands import variant as command
 
     if options.list:
-        for line in listing.lines(Host(HERE), os.path.abspath(options.list)):
+        for line in command.lines(Host(HERE), os.path.abspath(options.list)):
             say(line)
         return OK
     if not options.driver:
-        rows = variants.overview(Host(options.root))
-        _show(options, rows, _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"], row["path"]] for row in rows]))
-        return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
-    request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
-    result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel, options.entries) if options.absent
-                     else variants.present(host, request, options.kernel))
+        rows = command.overview(Host(options.root))
+        _show(options, [row.as_dict() for row in rows],
+              _columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]))
+        return OK if all(row.state == "current" for row in rows) else NOT_ALL
+    asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
+                            entries=options.entries, state="absent" if options.absent else "present")
+    result = _change(options, lambda host: command.run(host, asked))
     lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
     lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
     _show(options, result, _columns(lines))
@@ -279,23 +284,39 @@ def entry(options: argparse.Namespace) -> int:
 
 def follow(options: argparse.Namespace) -> int:
     from .commands import follow as following
+    from .place import quiet
     from .turns import Turns
 
     release = options.release or (None if options.command == "refresh" else os.uname().release)
-    with Turns(options.root, options.check) as turns:
-        answer = following.run(turns, following.Options(options.command, release, getattr(options, "early", False)))
+    asked = following.Options(options.command, release, getattr(options, "early", False))
+    settle, boot = getattr(options, "settle", False), getattr(options, "boot", False)
+    deadline = time.monotonic() + BOOT_WAIT
+    while True:
+        host = Host(options.root)
+        if settle:
+            quiet.wait(host)
+        before = quiet.state(host) if settle else ()
+        with Turns(options.root, options.check) as turns:
+            answer = following.run(turns, asked)
+        if boot and answer.undecided and time.monotonic() < deadline:
+            time.sleep(BOOT_STEP)
+        elif not settle or options.check or quiet.state(host) == before or answer.failed:
+            break
     rows = [[row.driver, row.kernel, row.verdict, row.build or "", row.variant, row.entry, row.error or row.reason] for row in answer.rows]
-    _show(options, answer.as_dict(), "\n".join(list(answer.errors) + ([_columns(rows)] if rows else [])) or "nothing to do")
-    return FAILED if answer.failed else NOT_ALL if answer.unserved else OK
+    said = ([_columns(rows)] if rows else []) + (answer.bulletin.lines if boot else [*answer.errors, *answer.notes])
+    _show(options, answer.as_dict(), "\n".join(said) or "nothing to do")
+    return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 
 
-def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
+def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Any]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    others = done.result.get("other_drivers")
+    result = done.result.as_dict() if hasattr(done.result, "as_dict") else done.result
+    others = result.get("other_drivers")
     if others:
-        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (options.driver, ", ".join(others)))
-    return dict(done.result, changed=done.changed)
+        named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
+        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (named, ", ".join(others)))
+    return dict(result, changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
@@ -314,7 +335,7 @@ def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) 
         raise KmodError(options.symvers, "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
     release = options.kernel[0] if options.kernel else installed(host)[0].release
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, release))), MODULES[0])
-    return [Kernel(host, release, "%s/%s" % (directory, release), Sources(exports, options.symvers, ()))]
+    return [Kernel(host, release, "%s/%s" % (directory, release), SourcedExports(exports, options.symvers, ()))]
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:

@@ -29,7 +29,11 @@ class Turns(contextlib.ExitStack):
         self.wait = wait
         self.turn: Optional[lock.Turn] = None
         self.since = lock.glance(self.host, wait, clear=not check)
-        self.changed = False
+        self.writes = 0  # plans that were carried out, or would be
+
+    @property
+    def changed(self) -> bool:
+        return self.writes > 0
 
     def carry(self, work: Work) -> Any:
         """What ``work`` answers, once what it planned is done. Where someone else has changed the host meanwhile, it is planned again."""
@@ -38,20 +42,20 @@ class Turns(contextlib.ExitStack):
             if not plan:
                 return answer
             if self.check:
-                self.changed = True
+                self.writes += 1
                 return answer
             if self._take() or attempt:
                 plan, answer = work(self.host)
             assert self.turn is not None
             self.turn.announce(plan.paths(), plan.directories())
             try:
-                plan.apply()
+                found = plan.apply()
             except KmodError as error:
                 if error.code != "FILE_CHANGED" or attempt == ATTEMPTS - 1:
                     raise
             else:
-                self.changed = self.changed or bool(plan)
-                return answer
+                self.writes += bool(plan)
+                return answer.applied(found) if hasattr(answer, "applied") else answer
         return answer
 
     def _take(self) -> bool:

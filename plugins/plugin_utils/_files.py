@@ -18,7 +18,7 @@ from ansible import constants as C
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko, package
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, ko, names, package
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._supply import Supply
 
 HERE = Host("/")
@@ -41,9 +41,9 @@ def private() -> str:
 def found(paths: Sequence[str], supply: Supply | None) -> list[ModuleFile]:
     """The module files at these paths, in directories and packages among them, each file (or package) held against the ``supply``."""
     files = []
-    for path in ko.find(HERE, paths):
+    for path in inputs.find(HERE, paths):
         copy = _copied(path, supply)
-        files += _unpacked(path, copy) if ko.PACKAGE.search(path) else [ModuleFile(path, copy)]
+        files += _unpacked(path, copy) if names.is_package(path) else [ModuleFile(path, copy)]
     return files
 
 
@@ -86,7 +86,7 @@ def _unpacked(path: str, copy: str) -> list[ModuleFile]:
                     file.write(data)
         with contextlib.suppress(OSError):  # another worker was first
             os.rename(made, kept)
-    return [ModuleFile(path + each[len(kept):], each) for each in ko.find(HERE, [kept])]
+    return [ModuleFile(path + each[len(kept):], each) for each in inputs.find(HERE, [kept])]
 
 
 @contextlib.contextmanager

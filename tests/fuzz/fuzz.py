@@ -29,6 +29,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import exports, kernel_image, kernels, ko  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
 from ansible_collections.outoftree.kmod.tests import build_ko  # noqa: E402
 from ansible_collections.outoftree.kmod.tests.unit.read import images  # noqa: E402
 
@@ -47,7 +48,7 @@ class Target(NamedTuple):
 def module(data: bytes) -> None:
     """A module survives its trip through JSON's types, whatever is in it."""
     read = ko.parse(data, "fuzz.ko")
-    if ko.KernelModule.from_dict(read.as_dict()) != read:
+    if KernelModule.from_dict(read.as_dict()) != read:
         raise AssertionError("as_dict and from_dict disagree")
     if ko.exports(data, "fuzz.ko") != list(read.exports):
         raise AssertionError("read whole or for its exports alone, it exports different symbols")

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, sources
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, export_sources
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import from_symvers
 from ansible_collections.outoftree.kmod.tests.lab import debian
 
@@ -84,13 +84,13 @@ EXTRACT = """
 import json, re, sys, time
 sys.path[:0] = %r
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, kernel_image, sources
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, export_sources, kernel_image
 root, modules, image = sys.argv[1:]
 host = Host(root)
 times = [time.process_time()]
 kind = kernel_image.unpack(host.read(image), image).kind
 times.append(time.process_time())
-found = sources.read(host, modules, depmod.chosen(host, modules), None, image)
+found = export_sources.read(host, modules, depmod.chosen(host, modules), None, image)
 times.append(time.process_time())
 peak = int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) >> 10
 json.dump([kind, found.exports, found.notes, times[1] - times[0], times[2] - times[1], peak], sys.stdout)
@@ -113,9 +113,9 @@ def test_a_symvers_of_another_build_is_not_believed():
     kernels = offered(*EVERY[0])
     newest, root = fetched(kernels[-1:])
     host, modules = Host(root), "/lib/modules/" + newest.release
-    own = sources.in_tree(depmod.chosen(host, modules), modules)
+    own = depmod.in_tree(depmod.chosen(host, modules), modules)
     right = from_symvers(debian.symvers(newest).read_bytes())
-    assert sources.disagreement(host, right, own) is None
+    assert export_sources.disagreement(host, right, own) is None
     different = 0
     for kernel in kernels[:-1]:
         try:
@@ -124,6 +124,6 @@ def test_a_symvers_of_another_build_is_not_believed():
             continue
         same = other == right  # some builds in a row have the same CRCs throughout
         different += not same
-        assert (sources.disagreement(host, other, own) is None) == same, kernel.release
+        assert (export_sources.disagreement(host, other, own) is None) == same, kernel.release
     if not different:
         pytest.skip("all builds on offer have the same CRCs")

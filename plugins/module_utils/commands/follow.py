@@ -10,20 +10,24 @@ which stays, and that one arrives which was there. A driver that fails keeps no 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError, forgiving
-from ..host import Host
+from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import deploy, settings, started, store, weak_links
-from ..place.boot import entry
-from ..place.initramfs import image, variant
-from ..place.settings import Followed
+from ..place import bulletin, deploy, image_mode, notice, settings, started, store, weak_links
+from ..place import driver as drivers
+from ..place.boot import entry, leaks
+from ..place.bulletin import Bulletin, Lacking
+from ..place.initramfs import image
+from ..place.settings import Followed, Settings
 from ..plan import Plan
 from ..read import kernels, names
 from ..read.kernels import Kernel
 from ..turns import Turns
+from . import default, variant
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
+FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
 
 
 class Options(NamedTuple):
@@ -51,13 +55,19 @@ class Row(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """``errors`` are what could not be done besides the rows' own, ``notes`` what is to be known."""
+
     verb: str
     changed: bool
     rows: Tuple[Row, ...]
-    errors: Tuple[str, ...]  # what is wrong with no driver, but with the settings or the host
+    bulletin: Bulletin
+    errors: Tuple[str, ...] = ()
+    notes: Tuple[str, ...] = ()
+    undecided: bool = False  # whether a trial goes on: the driver may be loaded yet
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"verb": self.verb, "changed": self.changed, "drivers": [row.as_dict() for row in self.rows], "errors": list(self.errors)}
+        return {"verb": self.verb, "changed": self.changed, "drivers": [row.as_dict() for row in self.rows], "kept": self.bulletin.kept,
+                "errors": list(self.errors), "notes": list(self.notes)}
 
     @property
     def failed(self) -> bool:
@@ -65,33 +75,43 @@ class Answer(NamedTuple):
         return bool(self.errors) or any(row.error for row in self.rows)
 
     @property
-    def unserved(self) -> List[Row]:
-        """Where a kernel takes none of a driver's builds."""
-        return [row for row in self.rows if row.verdict not in ("", COMPATIBLE) and row.build is None]
+    def refused(self) -> bool:
+        """Whether a kernel that was looked at takes none of a driver's builds."""
+        return any(row.verdict not in ("", COMPATIBLE) and row.build is None for row in self.rows)
+
+    @property
+    def lacking(self) -> List[Lacking]:
+        """Where a kernel that boots start has to do without a driver."""
+        return [each for each in self.bulletin.lacking if each.boots]
 
 
 def run(turns: Turns, options: Options) -> Answer:
-    """Carry it out for every driver. Errors: RELEASE_NAME, KERNEL_MISSING, LOCKED."""
+    """Carry it out for every driver. Errors: RELEASE_NAME, KERNEL_MISSING, LOCKED, IMAGE_MODE, TRANSACTIONAL, SETTINGS_NEWER."""
     host = turns.host
     if options.kernel is not None and not names.is_release(options.kernel):
         raise KmodError(options.kernel, "is not a release that a kernel can have", "Name a kernel as uname -r does", "RELEASE_NAME")
-    errors: List[str] = []
-    told = None
-    try:
-        told = settings.read(host)
-    except KmodError as error:  # links are right whatever is in it
-        errors.append(str(error))
-    drivers = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
+    image_mode.refuse(host)
+    told, errors = _settings(host)
+    every = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
     leaving = options.verb == "remove-kernel" and options.kernel is not None and not stays(host, options.kernel)
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
     rows: List[Row] = []
-    for driver, followed in drivers.items():
-        if leaving and options.kernel is not None:
-            rows += _leave(turns, driver, options.kernel)
-        else:
-            rows += _serve(turns, driver, followed, options)
-    return Answer(options.verb, turns.changed, tuple(rows), tuple(errors))
+    for driver, followed in every.items():
+        rows += _leave(turns, driver, options.kernel or "") if leaving else _serve(turns, driver, followed, options)
+    if told is None or options.early:
+        return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
+    return _settle(turns, told, options, rows, errors)
+
+
+def _settings(host: Host) -> Tuple[Optional[Settings], List[str]]:
+    """The settings, and what is wrong with them: links are right whatever they say."""
+    try:
+        return settings.read(host), []
+    except KmodError as error:
+        if error.code != "SETTINGS_DAMAGED":
+            raise
+        return None, [str(error)]
 
 
 def stays(host: Host, release: str) -> bool:
@@ -100,81 +120,84 @@ def stays(host: Host, release: str) -> bool:
     Packages say so of kernels that are installed again or upgraded, too; where a kernel does leave, its initramfs or what boot loaders start
     goes before its modules do. The copy of the kernel among its modules goes last of all.
     """
-    there = any(kernels.is_kernel(host, directory, release) for directory in kernels.MODULES)
+    there = any(kernels.is_kernel(host, directory, release) for directory in MODULES)
     found = kernels.find_image(host, release) if there else None
-    if found is None or found.startswith(kernels.MODULES):
+    if found is None or found.startswith(MODULES):
         return False
     with forgiving():
         return bool(image.shipped(host, release))
     return False
 
 
+# One driver
+
 def _serve(turns: Turns, driver: str, followed: Followed, options: Options) -> List[Row]:
     """Link a driver, and unless it is ``early`` make its variants and entries, for one kernel or for all that it is meant for."""
     rows: List[Row] = []
     try:
-        chosen = _chosen(store.installed(turns.host), followed, options.kernel)
-        if not chosen:
-            return []
-        linked = turns.carry(lambda host: deploy.link(host, _asked(driver, chosen)))
-        rows = [Row(driver, each["kernel"], each["verdict"], each["reason"], each["build"]) for each in linked["kernels"]]
+        chosen = meant(store.installed(turns.host), followed, options.kernel)
+        if chosen:
+            linked = turns.carry(lambda host: deploy.link(host, _asked(driver, chosen)))
+            rows = [Row(driver, each["kernel"], each["verdict"], each["reason"], each["build"]) for each in linked["kernels"]]
         served = [row.kernel for row in rows if row.build is not None]
-        if options.early or not served:
+        if options.early or (options.kernel is not None and not served):
             return rows
+        asked = served if options.kernel is not None else []  # of all kernels, what is left of those that are gone goes, too
         if followed.initrd:
-            rows = _with_variants(turns, driver, followed, served, rows)
+            rows = _with_variants(turns, driver, followed, asked, rows)
         if followed.initrd and followed.entry:
-            rows = _with_entries(turns, driver, followed, served, rows)
+            rows = _with_entries(turns, driver, followed, asked, rows)
         return rows
     except KmodError as error:
-        if error.code in ("LOCKED", "INTERRUPTED"):
+        if error.code in FOR_ALL:
             raise
         return [row._replace(error=str(error)) for row in rows] or [Row(driver, options.kernel or "", "", "", error=str(error))]
 
 
-def _with_variants(turns: Turns, driver: str, followed: Followed, served: Sequence[str], rows: List[Row]) -> List[Row]:
-    request = variant.Request((driver,), (), followed.method, followed.early_load, followed.ignore_tpm)
-    made = turns.carry(lambda host: variant.present(host, request, served))
-    states = {each["kernel"]: each["status"] for each in made["variants"]}
+def _with_variants(turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]) -> List[Row]:
+    made = turns.carry(lambda host: variant.run(host, variant.Options(
+        (driver,), tuple(asked), method=followed.method, early_load=followed.early_load, ignore_tpm=followed.ignore_tpm)))
+    states = {each["kernel"]: each["status"] for each in made.as_dict()["variants"]}
     return [row._replace(variant=states.get(row.kernel, "")) for row in rows]
 
 
-def _with_entries(turns: Turns, driver: str, followed: Followed, served: Sequence[str], rows: List[Row]) -> List[Row]:
-    fallback = None if followed.fallback_args == "auto" else followed.fallback_args
-    request = entry.Request(driver, followed.args, fallback, "none", followed.copy_of)
-    made = turns.carry(lambda host: started.present(host, request, served, None, followed.loader))
+def _with_entries(turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]) -> List[Row]:
+    made = turns.carry(lambda host: started.present(host, default.request(driver, followed), asked, None, followed.loader))
     states = {each["kernel"]: each["state"] for each in made["kernels"]}
     return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
 
 
 def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links. Builds that lie below it stay."""
-    row = Row(driver, release, "", "the kernel leaves")
     works: List[Callable[[Host], Tuple[Plan, Any]]] = [
         lambda host: entry.absent(host, driver, [release]),
-        lambda host: variant.absent(host, [driver], [release], "remove"),
+        lambda host: variant.run(host, variant.Options((driver,), (release,), entries="remove", state="absent")),
         lambda host: _unlink(host, driver, release)]
-    errors = []
-    for work in works:
-        try:
-            turns.carry(work)
-        except KmodError as error:
-            if error.code in ("LOCKED", "INTERRUPTED"):
-                raise
-            errors.append(str(error))
-    return [row._replace(error="; ".join(errors))]
+    errors = [error for error in (_failing(turns, work) for work in works) if error]
+    return [Row(driver, release, "", "the kernel leaves", error="; ".join(errors))]
+
+
+def _failing(turns: Turns, work: Callable[[Host], Tuple[Plan, Any]]) -> str:
+    """Carry something out; what was wrong, "" if nothing was."""
+    try:
+        turns.carry(work)
+    except KmodError as error:
+        if error.code in FOR_ALL:
+            raise
+        return str(error)
+    return ""
 
 
 def _unlink(host: Host, driver: str, release: str) -> Tuple[Plan, Any]:
     """Plan that a kernel has no links, installed or not; the others keep theirs."""
-    tree = store.Tree(host, Plan(host))
+    tree = store.ModuleTree(host, Plan(host))
     staying = [kernel for kernel in store.installed(host) if kernel.release != release]
-    if weak_links.deployed(host, driver).builds:
-        weak_links.present(tree, driver, [], staying, [], judge, lambda module: None)
+    if drivers.deployed(host, driver).builds:
+        weak_links.present(tree, driver, [], installed=staying, chosen=[], judge=judge, contents=lambda module: None)
     return tree.plan, None
 
 
-def _chosen(installed: Sequence[Kernel], followed: Followed, release: Optional[str]) -> List[str]:
+def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str] = None) -> List[str]:
     """The kernels that a driver is meant for; of these the one that is asked about."""
     found: Set[str] = set()
     for pattern in followed.kernels:
@@ -186,3 +209,37 @@ def _chosen(installed: Sequence[Kernel], followed: Followed, release: Optional[s
 def _asked(driver: str, chosen: List[str]) -> Dict[str, Any]:
     return {"driver": driver, "state": "present", "kernels": chosen, "path": [], "described": None, "files": None, "version": None,
             "build": None, "load": False, "heal": False}
+
+
+# The host as a whole
+
+def _settle(turns: Turns, told: Settings, options: Options, rows: List[Row], errors: List[str]) -> Answer:
+    """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and what was pending."""
+    error = _failing(turns, lambda host: leaks.mend(host))
+    installed = store.installed(turns.host)
+    served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
+    wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
+    decided = default.settle(turns, told.drivers, wanted, served)
+    errors = errors + [each for each in [error, *decided.errors] if each]
+    said = Bulletin(tuple(_lacking(turns.host, installed, wanted, served, rows)), decided.kept,
+                    tuple(sorted({*errors, *decided.notes, *(row.error for row in rows if row.error)})))
+    errors += [each for each in [_failing(turns, lambda host: (bulletin.post(host, said), None))] if each]
+    if not errors and not any(row.error for row in rows):
+        errors += [each for each in [_failing(turns, lambda host: (bulletin.settled(host, options.kernel), None))] if each]
+    return Answer(options.verb, turns.changed, tuple(rows), said, tuple(errors), tuple(decided.notes), decided.undecided)
+
+
+def serving(host: Host, driver: str, installed: Sequence[Kernel]) -> Set[str]:
+    """The installed kernels that use a build of the driver."""
+    used = drivers.serving(host, drivers.deployed(host, driver))
+    return {kernel.release for kernel in installed if used.get(kernel.release)}
+
+
+def _lacking(host: Host, installed: Sequence[Kernel], wanted: Dict[str, Set[str]], served: Dict[str, Set[str]],
+             rows: Sequence[Row]) -> List[Lacking]:
+    """The kernels that take no build, with the reason as it was found now, or else the last time."""
+    reasons = {(each.driver, each.kernel): each.reason for each in bulletin.read(host).lacking}
+    reasons.update({(row.driver, row.kernel): row.reason or row.error for row in rows if row.reason or row.error})
+    boots = notice.booting(host, installed) if installed else {}
+    return [Lacking(driver, release, tuple(boots[release]), reasons.get((driver, release), "it has not been judged yet"))
+            for driver in sorted(wanted) for release in sorted(wanted[driver] - served[driver], key=kernels.version_key)]

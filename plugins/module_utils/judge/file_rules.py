@@ -5,7 +5,7 @@
 """What the loader asks of the file: its ELF structures and its relocations."""
 from typing import Dict, Iterator
 
-from ..read.ko import KernelModule
+from ..read.kernel_module import KernelModule
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, Finding
 
@@ -61,7 +61,7 @@ def elf_validity(module: KernelModule, loader: Loader) -> Iterator[Finding]:
 
 def elf_check_arch(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """arch/*/include/asm/elf.h: elf_check_arch"""
-    machine = loader.build.machine
+    machine = loader.traits.machine
     if any(fault.code == "ELF_MACHINE" for fault in module.faults) or (module.machine and machine and module.machine != machine):
         yield Finding("ELF_MACHINE", REFUSE, "made for %s, not for %s" % (module.machine or "another machine", machine or "this one"),
                       wanted=module.machine or None, found=machine, errno="ENOEXEC",
@@ -70,7 +70,7 @@ def elf_check_arch(module: KernelModule, loader: Loader) -> Iterator[Finding]:
 
 def struct_module_size(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """kernel/module/main.c: elf_validity_cache_index_mod"""
-    ours, theirs = module.struct_size, loader.build.struct_size
+    ours, theirs = module.struct_size, loader.traits.struct_size
     if not ours or theirs is None or ours == theirs:
         return
     message = "struct module has %d bytes in the module and %d in the kernel" % (ours, theirs)
@@ -96,7 +96,7 @@ def apply_relocations(module: KernelModule, loader: Loader) -> Iterator[Finding]
     for fault in module.faults:
         if fault.code == "RELOC_UNKNOWN" or (fault.code == "RELOC_TARGET" and loader.has("x86 relocation targets")):
             yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC")
-    for what, ours, theirs in (("init", module.init_offset, loader.build.init_offset), ("exit", module.exit_offset, loader.build.exit_offset)):
+    for what, ours, theirs in (("init", module.init_offset, loader.traits.init_offset), ("exit", module.exit_offset, loader.traits.exit_offset)):
         if ours is not None and theirs is not None and ours != theirs:
             yield _struct_module_layout(module, loader, what, ours, theirs)
 

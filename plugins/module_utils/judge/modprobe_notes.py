@@ -9,8 +9,8 @@ These are notes: the loader is not asked, and an insmod still loads the module.
 import re
 from typing import Dict, FrozenSet, Iterator, List, Set
 
+from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
-from ..read.ko import KernelModule
 from .policy import Loader
 from .verdict import NOTE, Finding
 

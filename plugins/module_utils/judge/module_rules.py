@@ -5,7 +5,7 @@
 """What the loader asks of the module as a whole: its name, its vermagic and the layout that it was built with."""
 from typing import Iterator, Optional
 
-from ..read.ko import KernelModule
+from ..read.kernel_module import KernelModule
 from .policy import Loader, missing_version, try_to_force_load
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
@@ -26,7 +26,7 @@ def check_modstruct_version(module: KernelModule, loader: Loader) -> Iterator[Fi
         yield Finding("OK_UNVERSIONED", NOTE, "the kernel keeps no symbol versions: only names and the version magic are compared")
         return
     export = loader.exports.get("module_layout")
-    crc = export.crc if export else loader.build.module_layout
+    crc = export.crc if export else loader.traits.module_layout
     if crc is None:
         return  # without exports that is found out symbol by symbol
     finding = check_version(module, loader, "module_layout", crc)
@@ -45,7 +45,7 @@ def check_version(module: KernelModule, loader: Loader, symbol: str, crc: Option
             return Finding("NO_SYMBOL_VERSION", TAINT, "the module has no extended version of %s; the kernel warns and goes on" % symbol, symbol)
     elif module.versions is None:
         return try_to_force_load(loader, "MODVERSIONS_ABSENT", "the module has no symbol versions (__versions)", "%s: %s" % (module.name, symbol))
-    elif module.chained_versions != loader.build.chained_versions:
+    elif module.chained_versions != loader.traits.chained_versions:
         return Finding("MODVERSIONS_FORMAT", DOUBT, "the module's symbol versions are kept in another form than this kernel's", symbol)
     else:
         wanted = next((version.crc for version in module.versions if version.name.lstrip(_dot(module)) == symbol), None)
@@ -75,7 +75,7 @@ def _no_symbol_version(module: KernelModule, loader: Loader, symbol: str) -> Fin
 
 def check_modinfo(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """kernel/module/main.c: check_modinfo; kernel/module/version.c: same_magic"""
-    ours, theirs = module.vermagic, loader.build.vermagic
+    ours, theirs = module.vermagic, loader.traits.vermagic
     if ours is None:
         code, message = ("VERMAGIC_ABSENT", "the module has no version magic") if module.modinfo else ("MODINFO_ABSENT", "the module has no .modinfo")
         yield try_to_force_load(loader, code, message, "%s: bad vermagic" % module.name)

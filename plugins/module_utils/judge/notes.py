@@ -7,10 +7,10 @@ from itertools import zip_longest
 from typing import Iterator, Optional, Tuple
 
 from ..errors import KmodError, SystemFailed
-from ..read import btf, depmod, kernels, ko, names
+from ..read import btf, depmod, kernels, names
 from ..read.exports import VMLINUX
+from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
-from ..read.ko import KernelModule
 from .policy import Loader
 from .verdict import NOTE, Finding
 
@@ -31,7 +31,7 @@ def compiled_otherwise(module: KernelModule, loader: Loader) -> Iterator[Finding
 
 def named_otherwise(module: KernelModule) -> Iterator[Finding]:
     """depmod and modprobe go by the file's name (``kmod: shared/util.c: path_to_modname``), the kernel by the module's own."""
-    made = ko.normal(module.path)
+    made = names.module_of(module.path)
     if made != module.name:
         yield Finding("NAME_OF_FILE", NOTE, "the module is %s, and kmod makes %s of its file's name: modprobe finds it under its own name "
                       "only in a file called %s.ko" % (module.name, made or "nothing", module.name), found=made)
@@ -47,7 +47,7 @@ def namesake(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
         return
     config = depmod.config(kernel.host, kernel.release)
     rank = depmod.rank_of(path[len(kernel.modules_dir) + 1:], config)
-    name = path.rsplit("/", 1)[-1].split(".")[0]
+    name = names.stem(path)
     before = [place for place in ("updates", "extra", "weak-updates") if depmod.rank_of("%s/%s.ko" % (place, name), config) > rank]
     yield Finding("NAME_IN_TREE", NOTE, "the kernel has a %s of its own (%s); modprobe prefers one in %s" % (
         module.name, path, " or ".join(before) if before else "no other directory, without an override in depmod.d"), found=path)

@@ -12,10 +12,10 @@ from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError, SystemFailed
 from ..read import modprobe
+from ..read.export_sources import Note
 from ..read.exports import Export
-from ..read.kernels import Build, Kernel, Trust
+from ..read.kernels import Kernel, Traits, Trust
 from ..read.runtime import OFFLINE, Runtime
-from ..read.sources import Note
 from .verdict import DOUBT, REFUSE, TAINT, Finding
 
 # The upstream versions that brought a rule, by its name here.
@@ -52,7 +52,7 @@ class Loader(NamedTuple):
     version: Tuple[int, int]
     family: str
     config: Dict[str, str]
-    build: Build
+    traits: Traits
     exports: Dict[str, Export]
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
@@ -76,14 +76,14 @@ class Loader(NamedTuple):
     @property
     def modversions(self) -> bool:
         """CONFIG_MODVERSIONS, which every vermagic tells too (``include/linux/vermagic.h``)."""
-        if self.build.vermagic:
-            return " modversions" in self.build.vermagic
+        if self.traits.vermagic:
+            return " modversions" in self.traits.vermagic
         return any(export.crc is not None for export in self.exports.values())
 
     @property
     def export_flags(self) -> bool:
         """Whether exports have their __kflagstab; some 7.x does, which its own modules tell best."""
-        return self.has("export flags") if self.build.exports_flags is None else self.build.exports_flags
+        return self.has("export flags") if self.traits.exports_flags is None else self.traits.exports_flags
 
 
 def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
@@ -97,9 +97,9 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     except KmodError as error:
         problem = error
     return Loader(
-        release=kernel.release, version=version(kernel.release), family=kernel.distro, config=kernel.config, build=kernel.build, exports=exports,
+        release=kernel.release, version=version(kernel.release), family=kernel.family, config=kernel.config, traits=kernel.traits, exports=exports,
         owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin,
-        absent={} if problem else kernel.sources.absent, installed=frozenset(kernel.modules), problem=problem,
+        absent={} if problem else kernel.sourced.absent, installed=frozenset(kernel.modules), problem=problem,
         notes=() if problem else kernel.export_notes, runtime=runtime,
         trust=lambda: kernel.trust, kmod=lambda: modprobe.version(kernel.host))
 

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..read import kernels, ko, package
+from ..read import inputs, kernels
+from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from .loader import judge
 from .selection import Build, builds, explained, matching, together
@@ -21,8 +22,8 @@ def compat(host: Host, options: Dict[str, Any], boots: Callable[[Host, Sequence[
     The modules come from ``path`` on the host, or as ``described`` on the controller (KernelModule.as_dict). ``boots`` tells for each kernel
     why a boot is expected to start it.
     """
-    modules = [ko.KernelModule.from_dict(module) for module in options["described"] or ()]
-    modules += [module for module, _packed in package.given(host, options["path"] or ())]
+    modules = [KernelModule.from_dict(module) for module in options["described"] or ()]
+    modules += [module for module, _packed in inputs.modules(host, options["path"] or ())]
     if not modules:
         raise KmodError("path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES")
     installed = kernels.installed(host)
@@ -52,7 +53,7 @@ def _takes(answer: Sequence[Sequence[Verdict]]) -> bool:
     return any(together(verdicts)[0] == COMPATIBLE for verdicts in answer)
 
 
-def _message(modules: Sequence[ko.KernelModule], judged: Dict[str, List[List[Tuple[Verdict, ...]]]], takers: Sequence[str]) -> str:
+def _message(modules: Sequence[KernelModule], judged: Dict[str, List[List[Tuple[Verdict, ...]]]], takers: Sequence[str]) -> str:
     """One line: ``3w-9xxx: 1 of 4 kernels; 6.1.0-54: 1 symbol differs (scsi_host_alloc)``, with what is nearest to fitting for each kernel."""
     names = sorted({module.name for module in modules})
     line = "%s: %d of %d kernels" % (", ".join(names[:3]) + (" and %d more" % (len(names) - 3) if len(names) > 3 else ""), len(takers), len(judged))

@@ -6,7 +6,7 @@
 from typing import Iterable, Iterator, Optional
 
 from ..read import signature as signatures
-from ..read.ko import KernelModule
+from ..read.kernel_module import KernelModule
 from ..read.signature import PKCS7, X509, Certificate, Signature
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
@@ -20,7 +20,7 @@ def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     unknown algorithms but for older kernels; a bad signature never is.
     """
     enabled = loader.option("MODULE_SIG")
-    if enabled is False or (enabled is None and loader.build.signature is None):
+    if enabled is False or (enabled is None and loader.traits.signature is None):
         return
     signature = module.signature
     if signature is None:
@@ -84,7 +84,7 @@ def _certificate(signature: Signature, among: Iterable[Certificate]) -> Optional
 
 def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
     """Whether the kernel has the signer's key; None where its keys are not available."""
-    own = loader.build.signature
+    own = loader.traits.signature
     if own is not None and (own.issuer, own.serial, own.key_id) == (signature.issuer, signature.serial, signature.key_id):
         return True
     if _certificate(signature, loader.runtime.enrolled):

@@ -6,7 +6,7 @@
 from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..read.exports import VMLINUX, Export
-from ..read.ko import KernelModule, Undefined
+from ..read.kernel_module import KernelModule, Undefined
 from .module_rules import check_version, proprietary
 from .policy import Loader, package_of
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding

@@ -49,6 +49,9 @@ run() { # 0: all is well; 1: done, and some driver does not fit, which kmodctl h
         124 | 137) later "$*" "it took longer than $seconds seconds" ;;
         *) later "$*" "kmodctl ended with $status" ;;
     esac
+    if [ "$status" = 1 ] && [ "$1" != refresh ] && [ -z "$early" ] && [ -d /run/systemd/system ]; then # its failure is what people look at
+        systemctl --no-block restart outoftree-kmod-check.service > /dev/null 2>&1
+    fi
     return "$status"
 }
 

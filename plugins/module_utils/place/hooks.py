@@ -8,7 +8,7 @@
 |---|---|---|---|---|
 | EL 8 and later, Fedora (kernel-install) | install.d/45- | install.d/99- | install.d/99- | path unit |
 | EL 6 and 7 (new-kernel-pkg) | | postinst.d | prerm.d | path unit |
-| Debian, Ubuntu | postinst.d/do- | postinst.d/zzz- | postrm.d/do- | post-update.d |
+| Debian, Ubuntu | postinst.d/do- | postinst.d/zzz- | postrm.d/zzz- | post-update.d |
 | SUSE, others | | path unit | path unit | path unit |
 
 Where systemd is: the path unit, a look at boot and one at shutdown, everywhere.
@@ -44,7 +44,7 @@ FAMILIES: Dict[str, Dict[str, str]] = {
     "el": {INSTALL_D + "/45-outoftree-kmod.install": texts.INSTALL_EARLY, INSTALL_D + "/99-outoftree-kmod.install": texts.INSTALL_LATE},
     "el7": {POSTINST_D + "/outoftree-kmod": texts.POSTINST, "/etc/kernel/prerm.d/outoftree-kmod": texts.PRERM},
     "debian": {POSTINST_D + "/do-outoftree-kmod": texts.DEBIAN_EARLY, POSTINST_D + "/zzz-outoftree-kmod": texts.DEBIAN_LATE,
-               "/etc/kernel/postrm.d/do-outoftree-kmod": texts.DEBIAN_REMOVED,
+               "/etc/kernel/postrm.d/zzz-outoftree-kmod": texts.DEBIAN_REMOVED,
                "/etc/initramfs/post-update.d/zz-outoftree-kmod": texts.DEBIAN_IMAGE},
     "suse": {},
     "other": {},

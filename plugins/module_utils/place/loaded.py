@@ -15,7 +15,7 @@ from ..errors import KmodError
 from ..host import Host
 from ..plan import Plan
 from ..read import elf
-from ..read.ko import KernelModule
+from ..read.kernel_module import KernelModule
 
 BUILD_ID = ".note.gnu.build-id"
 IFF_UP = 1  # include/uapi/linux/if.h

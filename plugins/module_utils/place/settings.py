@@ -64,7 +64,7 @@ def read(host: Host) -> Optional[Settings]:
         if isinstance(found, int) and found > FORMAT:
             raise KmodError(PATH, "was written by a newer version of outoftree.kmod (format %d; this one reads %d)" % (found, FORMAT),
                             "Run the role again, with kmod_follow: true", "SETTINGS_NEWER")
-        drivers = {names.check_driver(name): _followed(name, each) for name, each in told["drivers"].items()}
+        drivers = {name: _followed(name, each) for name, each in told["drivers"].items()}
         made = [_typed(path, str, "made") for path in told["made"]]
         return Settings(drivers, _typed(told["interpreter"], str, "interpreter"), tuple(made))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -83,6 +83,10 @@ def read_or_none(host: Host) -> Optional[Settings]:
 
 def _followed(driver: str, told: Dict[str, Any]) -> Followed:
     """One driver's part. What a newer version added is left out; what is missing is as it is by default."""
+    try:
+        names.check_driver(driver)
+    except KmodError as error:
+        raise _damaged(str(error)) from None
     known = Followed()
     given = {}
     for name, default in known._asdict().items():

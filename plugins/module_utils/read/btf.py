@@ -158,7 +158,7 @@ def of_kernel(host: Host, image: Optional[str], running: bool) -> Optional[Btf]:
         return None
 
 
-def find(image: kernel_image.Image) -> Optional[Btf]:
+def find(image: kernel_image.KernelImage) -> Optional[Btf]:
     """The one that an unpacked image has: wherever it lies, its header tells."""
     for match in re.finditer(re.escape(struct.pack(image.order + "HBBI", _MAGIC, 1, 0, 24)), image.data):
         try:

@@ -9,18 +9,18 @@ as depmod would (``kmod: tools/depmod.c``).
 """
 import os
 import re
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 from ..errors import KmodError, from_oserror
 from ..host import Host
-from . import ko
+from . import names
 
-SUFFIX = re.compile(r"\.ko(\.gz|\.xz|\.zst)?\Z")
 DIRECTORIES = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
 BUILT_IN = "built-in"
+INDEX_LIMIT = 64 << 20
 
 
-class Config(NamedTuple):
+class DepmodConfig(NamedTuple):
     """depmod.d for one kernel: directories in falling priority, overridden modules as DIRECTORY/NAME, directories that are skipped."""
 
     search: Tuple[str, ...]
@@ -28,13 +28,37 @@ class Config(NamedTuple):
     exclude: Tuple[str, ...]
 
 
+def dependencies(text: str) -> Dict[str, List[str]]:
+    """modules.dep: the path of each module, as it is written there, and the paths that it needs."""
+    rows = (line.partition(":") for line in text.splitlines())
+    return {path.strip(): needs.split() for path, colon, needs in rows if colon}
+
+
+def needs(host: Host, modules_dir: str) -> Dict[str, List[str]]:
+    """The same of a kernel's tree; nothing where depmod never ran."""
+    path = modules_dir + "/modules.dep"
+    return dependencies(host.read_text(path, INDEX_LIMIT)) if host.is_file(path) else {}
+
+
+def by_module(paths: Iterable[str], modules_dir: str) -> Dict[str, str]:
+    """Module name to path, of paths as modules.dep has them: relative to the directory, or (old depmods) whole."""
+    return {names.module_of(path): os.path.join(modules_dir, path) for path in paths}
+
+
+def listed(host: Host, modules_dir: str) -> Dict[str, str]:
+    """The path of the one file of each module name that modules.dep lists, which modprobe goes by; nothing where depmod never ran."""
+    return by_module(needs(host, modules_dir), modules_dir)
+
+
 def chosen(host: Host, modules_dir: str) -> Dict[str, str]:
-    """The path of the one file of each module name that is loaded for the kernel whose modules lie in /lib/modules/REL."""
-    index = modules_dir + "/modules.dep"
-    listed = [line.split(":")[0] for line in host.read_text(index, limit=64 << 20).splitlines()] if host.is_file(index) else []
-    if listed:
-        return {ko.normal(path): os.path.join(modules_dir, path) for path in listed}
-    return search(host, modules_dir)
+    """The path of the one file of each module name that is loaded for the kernel whose modules lie in ``modules_dir`` (/lib/modules/REL)."""
+    return listed(host, modules_dir) or search(host, modules_dir)
+
+
+def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
+    """Those of the modules (by name) that came with the kernel."""
+    own = (modules_dir + "/kernel/", "/usr" + modules_dir + "/kernel/")
+    return {name: path for name, path in modules.items() if path.startswith(own)}
 
 
 def search(host: Host, modules_dir: str) -> Dict[str, str]:
@@ -44,18 +68,18 @@ def search(host: Host, modules_dir: str) -> Dict[str, str]:
             for name, paths in by_name(host, modules_dir, rules).items()}
 
 
-def by_name(host: Host, modules_dir: str, rules: Config) -> Dict[str, List[str]]:
+def by_name(host: Host, modules_dir: str, rules: DepmodConfig) -> Dict[str, List[str]]:
     """All files of each module name that depmod would find, by path."""
     found: Dict[str, List[str]] = {}
     for path in _files(host, modules_dir, rules.exclude):
-        found.setdefault(ko.normal(path), []).append(path)
+        found.setdefault(names.module_of(path), []).append(path)
     return found
 
 
-def rank_of(path: str, rules: Config) -> int:
+def rank_of(path: str, rules: DepmodConfig) -> int:
     """The priority of a module file, given relative to /lib/modules/REL; higher wins (``depmod_module_is_higher_priority``)."""
     directory, name = os.path.split(path)
-    stem = os.path.join(directory, name.partition(".")[0])  # kmod takes a name up to its first dot
+    stem = os.path.join(directory, names.stem(name))
     if stem in rules.overrides:  # the last one read is asked first
         return len(rules.search) + len(rules.overrides) - rules.overrides[::-1].index(stem)
     falling = list(rules.search)
@@ -63,7 +87,7 @@ def rank_of(path: str, rules: Config) -> int:
     return len(falling) - falling.index(place) if place in falling else 0
 
 
-def config(host: Host, release: str, without: str = "") -> Config:
+def config(host: Host, release: str, without: str = "") -> DepmodConfig:
     """The depmod.d files of all directories in the order of their names, of two with the same name the first directory's; not ``without``."""
     files: Dict[str, str] = {}
     for directory in DIRECTORIES:
@@ -82,7 +106,7 @@ def config(host: Host, release: str, without: str = "") -> Config:
                 overrides.append(words[3].strip("/") + "/" + words[1])
             elif words[:1] == ["exclude"]:
                 excluded += words[1:]
-    return Config(tuple(searched or ["updates"]), tuple(overrides), tuple(excluded))
+    return DepmodConfig(tuple(searched or ["updates"]), tuple(overrides), tuple(excluded))
 
 
 def _matches(pattern: str, release: str) -> bool:
@@ -111,7 +135,7 @@ def _files(host: Host, directory: str, exclude: Tuple[str, ...], above: Tuple[st
         path = directory + "/" + entry.name
         if entry.name in exclude:
             continue
-        if SUFFIX.search(entry.name):
+        if names.is_module_file(entry.name):
             if entry.is_file(follow_symlinks=False) or host.is_file(path):
                 yield path
         elif entry.is_dir(follow_symlinks=False) or entry.is_symlink():

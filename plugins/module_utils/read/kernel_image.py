@@ -26,7 +26,7 @@ Bytes = Union[bytes, bytearray]
 Entry = Tuple[int, int]  # where among the strings a symbol's name and namespace start; -1 for no namespace
 
 
-class Image(NamedTuple):
+class KernelImage(NamedTuple):
     """A kernel as it is linked: ``kind`` for people, the bytes, byte order (of struct), and the link address of the first byte.
 
     ``base`` is None for an ELF file, whose sections have addresses of their own.
@@ -38,7 +38,7 @@ class Image(NamedTuple):
     base: Optional[int]
 
 
-def exports(image: Image, what: str) -> Dict[str, Export]:
+def exports(image: KernelImage, what: str) -> Dict[str, Export]:
     """Everything that this kernel itself exports, by symbol name. Errors: KERNEL_IMAGE_NO_EXPORTS, naming ``what``."""
     try:
         found = _from_sections(image) if image.base is None else _from_scan(image)
@@ -50,7 +50,7 @@ def exports(image: Image, what: str) -> Dict[str, Export]:
     return found
 
 
-def vermagic(image: Image) -> Optional[str]:
+def vermagic(image: KernelImage) -> Optional[str]:
     """The kernel's own vermagic, which stands in it as a string of its own (``kernel/module/main.c: vermagic``)."""
     banner = re.search(rb"Linux version ([!-~]{1,64}) ", image.data)
     if banner is None:
@@ -62,7 +62,7 @@ def vermagic(image: Image) -> Optional[str]:
 # Unpacking
 
 
-def unpack(data: Bytes, what: str) -> Image:
+def unpack(data: Bytes, what: str) -> KernelImage:
     """The kernel inside of a boot image, or of a vmlinux.
 
     Errors: KERNEL_IMAGE_UNKNOWN, COMP_UNSUPPORTED, COMP_CORRUPT, COMP_LIMIT, each naming ``what``.
@@ -71,20 +71,20 @@ def unpack(data: Bytes, what: str) -> Image:
     for _unused in range(LAYERS):
         compressed = compression.detect(bytes(data[:8]))
         if data[:4] == b"\x7fELF":
-            return Image(" ".join(kinds + ["vmlinux"]), data, ">" if data[5:6] == b"\2" else "<", None)
+            return KernelImage(" ".join(kinds + ["vmlinux"]), data, ">" if data[5:6] == b"\2" else "<", None)
         if data[0x202:0x206] == b"HdrS":
             kind, data = "bzImage", _bzimage(data, what)
         elif data[:2] == b"MZ" and data[4:8] == b"zimg":
             kind, data = "zboot", _zboot(data, what)
         elif data[0x38:0x3c] == b"ARM\x64":  # Documentation/arch/arm64/booting.rst; its entries are relative to themselves
-            return Image(" ".join(kinds + ["arm64 Image"]), data, "<", 0)
+            return KernelImage(" ".join(kinds + ["arm64 Image"]), data, "<", 0)
         elif data[0x38:0x3c] == b"RSC\x05":  # Documentation/arch/riscv/boot-image-header.rst; linked at KERNEL_LINK_ADDR
-            return Image(" ".join(kinds + ["riscv Image"]), data, "<", 0xffffffff80000000)
+            return KernelImage(" ".join(kinds + ["riscv Image"]), data, "<", 0xffffffff80000000)
         elif data[:2] == b"MZ" and data[0x38:0x3c] == b"\xcd\x23\x82\x81":  # arch/loongarch/kernel/head.S: the load offset is at 24
-            return Image(" ".join(kinds + ["loongarch Image"]), data, "<", 0x9000000000000000 + struct.unpack_from("<Q", data, 24)[0])
+            return KernelImage(" ".join(kinds + ["loongarch Image"]), data, "<", 0x9000000000000000 + struct.unpack_from("<Q", data, 24)[0])
         elif data[0x10008:0x1000e] == b"S390EP":  # arch/s390/boot/head.S; linked at TEXT_OFFSET (arch/s390/kernel/vmlinux.lds.S)
             compressed, data = _s390(data, what)
-            return Image("s390 " + compressed, data, ">", 0x100000)
+            return KernelImage("s390 " + compressed, data, ">", 0x100000)
         elif compressed:
             kind, data = compressed, _inflate(data, what)
         else:
@@ -190,7 +190,7 @@ _SHAPES = (
 _NOWHERE = _Section(0, 0, 0)
 
 
-def _from_sections(image: Image) -> Dict[str, Export]:
+def _from_sections(image: KernelImage) -> Dict[str, Export]:
     """An ELF image: each table is a section."""
     sections = _sections(image)
     strings = sections.get("__ksymtab_strings", _NOWHERE)
@@ -211,7 +211,7 @@ def _from_sections(image: Image) -> Dict[str, Export]:
     return found
 
 
-def _sections(image: Image) -> Dict[str, _Section]:
+def _sections(image: KernelImage) -> Dict[str, _Section]:
     """The section headers of an ELF file, by name."""
     wide = image.data[4:5] == b"\2"
     (table,) = struct.unpack_from(image.order + ("Q" if wide else "I"), image.data, 40 if wide else 32)
@@ -227,7 +227,7 @@ _WINDOW = 1 << 20  # the tables of 30000 symbols, and on the other side their st
 _RUN = re.compile(rb"[\0 -~]*")
 
 
-def _from_scan(image: Image) -> Dict[str, Export]:
+def _from_scan(image: KernelImage) -> Dict[str, Export]:
     """A raw image: the tables lie one behind the other (``vmlinux.lds.h: RO_DATA``): __ksymtab, __ksymtab_gpl, __kcrctab, __kcrctab_gpl and
     __ksymtab_strings; in 7.x __ksymtab, __kcrctab, __kflagstab and __ksymtab_strings.
 
@@ -249,7 +249,7 @@ def _from_scan(image: Image) -> Dict[str, Export]:
     return {}
 
 
-def _runs(image: Image) -> Iterator[Tuple[_Section, List[Entry], int]]:
+def _runs(image: KernelImage) -> Iterator[Tuple[_Section, List[Entry], int]]:
     """Runs of entries that point into a run of text: the text, the entries, and where they end."""
     for anchor in _ANCHORS:
         for match in islice(re.finditer(anchor, image.data), _FEW):  # a name may be the tail of a longer one: no NUL before it
@@ -261,7 +261,7 @@ def _runs(image: Image) -> Iterator[Tuple[_Section, List[Entry], int]]:
                         yield strings, entries, end
 
 
-def _text_around(image: Image, at: int) -> _Section:
+def _text_around(image: KernelImage, at: int) -> _Section:
     """The run of printable text and NULs that holds ``at``; it may start a few bytes early, where other data happens to look like text."""
     before = _RUN.match(image.data[max(0, at - _WINDOW):at][::-1])
     behind = _RUN.match(image.data, at, at + _WINDOW)
@@ -269,7 +269,7 @@ def _text_around(image: Image, at: int) -> _Section:
     return _Section((image.base or 0) + start, start, (behind.end() if behind else at) - start)
 
 
-def _slots(image: Image, shape: _Shape, target: int, end: int) -> Iterator[int]:
+def _slots(image: KernelImage, shape: _Shape, target: int, end: int) -> Iterator[int]:
     """Offsets before ``end`` of fields that point to ``target``."""
     start = max(0, end - _WINDOW) & -8
     if shape.relative:
@@ -285,7 +285,7 @@ def _slots(image: Image, shape: _Shape, target: int, end: int) -> Iterator[int]:
         found = image.data.find(address, found + 1, end)
 
 
-def _grow(image: Image, shape: _Shape, slot: int, strings: _Section, limit: int) -> Tuple[List[Entry], int]:
+def _grow(image: KernelImage, shape: _Shape, slot: int, strings: _Section, limit: int) -> Tuple[List[Entry], int]:
     """The longest run of entries around the one whose name field is at ``slot``, and where it ends."""
     first = slot - shape.width
     most = min(first, _WINDOW) // shape.size, min(limit - first, _WINDOW) // shape.size
@@ -307,7 +307,7 @@ def _grow(image: Image, shape: _Shape, slot: int, strings: _Section, limit: int)
 # Entries
 
 
-def _whole(image: Image, table: _Section, strings: _Section) -> List[Entry]:
+def _whole(image: KernelImage, table: _Section, strings: _Section) -> List[Entry]:
     """All entries of a table, by the one shape with which each of them points to the strings; none if there is no such shape."""
     for shape in _SHAPES:
         if table.size % shape.size == 0:
@@ -317,7 +317,7 @@ def _whole(image: Image, table: _Section, strings: _Section) -> List[Entry]:
     return []
 
 
-def _entries(image: Image, table: _Section, strings: _Section, shape: _Shape) -> List[Optional[Entry]]:
+def _entries(image: KernelImage, table: _Section, strings: _Section, shape: _Shape) -> List[Optional[Entry]]:
     """The entries of a table; None for what is no entry of this shape, as its name or namespace is not among the strings."""
     inside = range(strings.size)
     names = _pointers(image, table, strings, shape, 1)
@@ -325,7 +325,7 @@ def _entries(image: Image, table: _Section, strings: _Section, shape: _Shape) ->
     return [(name, namespace) if name in inside and (namespace in inside or namespace == -1) else None for name, namespace in zip(names, namespaces)]
 
 
-def _pointers(image: Image, table: _Section, strings: _Section, shape: _Shape, field: int) -> List[int]:
+def _pointers(image: KernelImage, table: _Section, strings: _Section, shape: _Shape, field: int) -> List[int]:
     """Where one field of each entry points, as an offset into the strings; -1 for no pointer (the namespace of most symbols until 5.9)."""
     words = struct.unpack_from("%s%d%s" % (image.order, table.size // shape.width, shape.word), image.data, table.offset)[field::shape.fields]
     if not shape.relative:
@@ -334,7 +334,7 @@ def _pointers(image: Image, table: _Section, strings: _Section, shape: _Shape, f
     return [word + place if word else -1 for word, place in zip(words, range(first, first + table.size, shape.size))]
 
 
-def _crcs(image: Image, offset: int, size: int, count: int) -> Sequence[Optional[int]]:
+def _crcs(image: KernelImage, offset: int, size: int, count: int) -> Sequence[Optional[int]]:
     """A __kcrctab: u32 from 4.10 on, before that an unsigned long; none without CONFIG_MODVERSIONS.
 
     MODULE_REL_CRCS (ppc64 before 5.19) keeps distances here: they come out as wrong CRCs, which the check against in-tree modules finds.
@@ -345,12 +345,12 @@ def _crcs(image: Image, offset: int, size: int, count: int) -> Sequence[Optional
     return struct.unpack_from("%s%d%s" % (image.order, count, word), image.data, offset)
 
 
-def _flags(image: Image, offset: int, size: int) -> List[bool]:
+def _flags(image: KernelImage, offset: int, size: int) -> List[bool]:
     """A __kflagstab: one byte a symbol, of which bit 0 is GPL-only (``include/linux/module_symbol.h``)."""
     return [bool(flag & 1) for flag in image.data[offset:offset + size]]
 
 
-def _exports(image: Image, strings: _Section, entries: List[Entry], crcs: Sequence[Optional[int]], gpls: List[bool]) -> Dict[str, Export]:
+def _exports(image: KernelImage, strings: _Section, entries: List[Entry], crcs: Sequence[Optional[int]], gpls: List[bool]) -> Dict[str, Export]:
     if not len(entries) == len(crcs) == len(gpls):
         raise ValueError("tables of unequal length")
     namespaces = {start: _text(image.data, strings.offset + start) for start in {entry[1] for entry in entries} if start >= 0}

@@ -10,18 +10,17 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 
 from .. import compression
 from ..errors import KmodError, SystemFailed, forgiving
-from ..host import Host
-from . import cache, depmod, kernel_image, ko, modprobe, names, signature, sources
+from ..host import MODULES, Host
+from . import cache, depmod, export_sources, family, kernel_image, ko, modprobe, names, signature
+from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
-from .sources import Note, Sources
 
-MODULES = ("/lib/modules", "/usr/lib/modules")
 _SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
 
-class Build(NamedTuple):
+class Traits(NamedTuple):
     """What every module built for a kernel has in common with it, read off its in-tree modules."""
 
     vermagic: Optional[str] = None
@@ -60,7 +59,7 @@ class lazy:  # noqa: N801 - used like property
 class Kernel:
     """An installed kernel. All that has to be read is read when it is asked for, and then kept."""
 
-    def __init__(self, host: Host, release: str, modules_dir: str, given: Optional[Sources] = None) -> None:
+    def __init__(self, host: Host, release: str, modules_dir: str, given: Optional[SourcedExports] = None) -> None:
         self.host = host
         self.release = release
         self.modules_dir = modules_dir
@@ -85,22 +84,22 @@ class Kernel:
         return read_config(compression.decompress(self.host.read(path), path)) if path else {}
 
     @lazy
-    def build(self) -> Build:
-        return _build(self)
+    def traits(self) -> Traits:
+        return _traits(self)
 
     @property
     def vermagic(self) -> Optional[str]:
         """The string that a module's is compared with; None where it cannot be told."""
-        return self.build.vermagic
+        return self.traits.vermagic
 
     @property
     def machine(self) -> Optional[str]:
-        return self.build.machine
+        return self.traits.machine
 
     @lazy
-    def distro(self) -> str:
-        """Whose kernel this is, by its own marks: debian, ubuntu, rhel, fedora, suse, amazon, arch; "" if none tells."""
-        return _distro(self)
+    def family(self) -> str:
+        """Whose kernel this is (``family.of_kernel``)."""
+        return family.of_kernel(self.release, self.traits.modinfo)
 
     @lazy
     def modules(self) -> Dict[str, str]:
@@ -108,13 +107,23 @@ class Kernel:
         return depmod.chosen(self.host, self.modules_dir)
 
     @lazy
+    def own(self) -> Dict[str, str]:
+        """Those of its modules that came with it."""
+        return depmod.in_tree(self.modules, self.modules_dir)
+
+    @lazy
+    def added(self) -> Dict[str, str]:
+        """Those of its modules that did not."""
+        return {name: path for name, path in self.modules.items() if name not in self.own}
+
+    @lazy
     def builtin(self) -> FrozenSet[str]:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
-        return frozenset(map(ko.normal, self.host.read_text(path).split())) if self.host.is_file(path) else frozenset()
+        return frozenset(map(names.module_of, self.host.read_text(path).split())) if self.host.is_file(path) else frozenset()
 
     @lazy
-    def modprobe(self) -> modprobe.Config:
+    def modprobe(self) -> modprobe.ModprobeConfig:
         """What modprobe.d says, which holds for all kernels of a host."""
         return modprobe.config(self.host)
 
@@ -122,9 +131,8 @@ class Kernel:
     def aliases(self) -> Dict[str, List[Tuple[str, str]]]:
         """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus): (pattern, module's name)."""
         found: Dict[str, List[Tuple[str, str]]] = {}
-        own = sources.in_tree(self.modules, self.modules_dir)
         for pattern, name in _aliases(self):
-            if name in own or name in self.builtin:
+            if name in self.own or name in self.builtin:
                 found.setdefault(pattern.partition(":")[0], []).append((pattern, name))
         return found
 
@@ -133,7 +141,7 @@ class Kernel:
         """The symbols on the stablelist that an EL kernel's kernel-abi-stablelists (before EL 9 -whitelists) installs; empty without it."""
         for directory in sorted((name for name in self.host.listdir(MODULES[0]) if name.startswith("kabi-")), reverse=True):
             for name in ("stablelist", "whitelist"):
-                path = "%s/%s/kabi_%s_%s" % (MODULES[0], directory, name, self.build.machine)
+                path = "%s/%s/kabi_%s_%s" % (MODULES[0], directory, name, self.traits.machine)
                 if self.host.is_file(path):
                     lines = self.host.read_text(path).splitlines()
                     return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("["))
@@ -145,28 +153,28 @@ class Kernel:
         return find_symvers(self.host, self.release)
 
     @lazy
-    def sources(self) -> Sources:
-        return self.given or sources.read(self.host, self.modules_dir, self.modules, self.symvers, self.image)
+    def sourced(self) -> SourcedExports:
+        return self.given or export_sources.read(self.host, self.modules_dir, self.modules, self.symvers, self.image)
 
     @property
     def exports(self) -> Dict[str, Export]:
         """What it and its installed modules export, by symbol. Error: KERNEL_NO_CRC_SOURCE where that cannot be told."""
-        if self.sources.origin is None:
-            raise KmodError(self.release, "; ".join(note.message for note in self.sources.notes),
+        if self.sourced.origin is None:
+            raise KmodError(self.release, "; ".join(note.message for note in self.sourced.notes),
                             "Install the package that has its symvers (kernel-devel, linux-headers)", "KERNEL_NO_CRC_SOURCE")
-        return self.sources.exports
+        return self.sourced.exports
 
     @property
     def export_notes(self) -> Tuple[Note, ...]:
         """What was found and not believed on the way to its exports (KERNEL_SYMVERS_STALE and the like)."""
-        return self.sources.notes
+        return self.sourced.notes
 
     @lazy
     def trust(self) -> Trust:
         """Kept like the exports that are read out of an image, which has to be unpacked for this."""
         if self.image is None:
             return Trust()
-        key, name = sources.fingerprint(self.host, [self.image]), self.release + ":trust"
+        key, name = export_sources.fingerprint(self.host, [self.image]), self.release + ":trust"
         kept = cache.load_data(self.host, name, key)
         with contextlib.suppress(LookupError, TypeError, ValueError):
             if kept is not None:
@@ -192,6 +200,11 @@ def version_key(release: str) -> Tuple[Tuple[int, int, str], ...]:
     """
     parts = re.findall(r"~|rc(?=\d)|\d+|[a-zA-Z]+", release)
     return tuple((-1, 0, "") if part in ("~", "rc") else (2, int(part), "") if part.isdigit() else (1, 0, part) for part in parts) + ((0, 0, ""),)
+
+
+def modules_root(host: Host) -> str:
+    """Where a host's modules directories are: one a release."""
+    return next((directory for directory in MODULES if host.listdir(directory)), MODULES[0])
 
 
 def installed(host: Host) -> List[Kernel]:
@@ -231,7 +244,7 @@ def is_kernel(host: Host, directory: str, release: str) -> bool:
     above, name = os.path.split(host.real(path))
     if name != release and above == host.real(directory):
         return False
-    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(in_tree(host, path), None):
+    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(own_files(host, path), None):
         return True
     return bool(host.listdir(path)) and find_image(host, release) is not None
 
@@ -250,16 +263,16 @@ def read_config(data: bytes) -> Dict[str, str]:
     return {name: value.strip('"') for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", data.decode("utf-8", "replace"), re.M)}
 
 
-def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
+def own_files(host: Host, modules_dir: str) -> Iterator[str]:
     """The paths of a kernel's own modules, sorted within each directory."""
     todo = [modules_dir + "/kernel"]
     while todo:
         directory = todo.pop(0)
         found = host.listdir(directory)
         for name in found:
-            if re.search(r"\.ko(\.(gz|xz|zst))?$", name):
+            if names.is_module_file(name):
                 yield "%s/%s" % (directory, name)
-        todo[:0] = ["%s/%s" % (directory, name) for name in found if "." not in name and host.is_dir("%s/%s" % (directory, name))]
+        todo[:0] = ["%s/%s" % (directory, name) for name in found if not names.is_module_file(name) and host.is_dir("%s/%s" % (directory, name))]
 
 
 def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
@@ -268,18 +281,18 @@ def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
     for line in kernel.host.read_text(path, 64 << 20).splitlines() if kernel.host.is_file(path) else []:
         words = line.split()
         if len(words) == 3 and words[0] == "alias":
-            yield words[1], ko.normal(words[2])
+            yield words[1], names.module_of(words[2])
     path = kernel.modules_dir + "/modules.builtin.modinfo"
     for entry in kernel.host.read_text(path, 64 << 20).split("\0") if kernel.host.is_file(path) else []:
         key, _unused, value = entry.partition("=")
         if key.endswith(".alias"):
-            yield value, ko.normal(key)
+            yield value, names.module_of(key)
 
 
-def _build(kernel: Kernel) -> Build:
-    found: Optional[Build] = None
+def _traits(kernel: Kernel) -> Traits:
+    found: Optional[Traits] = None
     flags: Optional[bool] = None
-    for number, path in enumerate(in_tree(kernel.host, kernel.modules_dir)):
+    for number, path in enumerate(own_files(kernel.host, kernel.modules_dir)):
         try:
             module = ko.read(kernel.host, path)
         except SystemFailed:
@@ -289,7 +302,7 @@ def _build(kernel: Kernel) -> Build:
         if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
             flags = module.exports_flags if module.exports else flags
             layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
-            this = Build(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,
+            this = Traits(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,
                          module.chained_versions, flags, module.signature, module.modinfo)
             if found is None or found.init_offset is None or found.exit_offset is None:
                 found = this
@@ -297,7 +310,7 @@ def _build(kernel: Kernel) -> Build:
                 break
         if number >= _SAMPLES:
             break
-    return found or Build(vermagic=_image_vermagic(kernel))
+    return found or Traits(vermagic=_image_vermagic(kernel))
 
 
 def _image_vermagic(kernel: Kernel) -> Optional[str]:
@@ -306,26 +319,8 @@ def _image_vermagic(kernel: Kernel) -> Optional[str]:
     return kernel_image.vermagic(image) if image else None
 
 
-def _unpacked(kernel: Kernel) -> Optional[kernel_image.Image]:
+def _unpacked(kernel: Kernel) -> Optional[kernel_image.KernelImage]:
     """Its image, unpacked anew; None where it has none that can be read."""
     with forgiving():
         return kernel_image.unpack(kernel.host.read(kernel.image), kernel.image) if kernel.image else None
     return None
-
-
-_RELEASES = (
-    ("rhel", r"\.el\d"), ("fedora", r"\.fc\d"), ("amazon", r"\.amzn\d"), ("arch", r"-arch\d+-\d+$"),
-    ("suse", r"^\d[\d.]+-[\d.]+-(default|preempt|azure|rt|kvmsmall|64kb|debug|pae|xen|desktop|vanilla)$"),
-    ("ubuntu", r"-\d+-(generic|lowlatency|aws|azure|gcp|gke|oracle|kvm|virtual|oem|raspi|ibm|nvidia|realtime)(-\w+)*$"),
-    ("debian", r"[-+](rc\d|\d|deb\d|bpo)[^ ]*-(amd64|i?[36]86(-pae)?|arm64(-16k)?|armmp(-lpae)?|powerpc64le(-64k)?|s390x|riscv64|loong64)$"),
-)
-
-
-def _distro(kernel: Kernel) -> str:
-    """The host's os-release says nothing of a kernel that was built elsewhere, and the compiler's name only where it was built."""
-    keys = dict(kernel.build.modinfo)
-    if "rhelversion" in keys:
-        return "rhel"
-    if "suserelease" in keys:
-        return "suse"
-    return next((name for name, pattern in _RELEASES if re.search(pattern, kernel.release)), "")

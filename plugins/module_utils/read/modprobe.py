@@ -14,7 +14,7 @@ DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d"
 _PROGRAMS = ("/usr/bin/kmod", "/bin/kmod", "/usr/sbin/kmod", "/sbin/kmod")
 
 
-class Config(NamedTuple):
+class ModprobeConfig(NamedTuple):
     """Each with the file that says so: ``blacklist`` by module, ``install`` as (pattern of names, command), ``options`` as (module, words).
 
     ``unsupported`` is the file in which SUSE's modprobe is told to load no module that is not supported.
@@ -30,7 +30,7 @@ class Config(NamedTuple):
         return next(((command, path) for pattern, command, path in self.install if fnmatch.fnmatchcase(name, pattern)), None)
 
 
-def config(host: Host) -> Config:
+def config(host: Host) -> ModprobeConfig:
     """The files of all directories in the order of their names; of two with one name that of the first directory counts
     (``kmod: libkmod/libkmod-config.c``).
     """
@@ -53,7 +53,7 @@ def config(host: Host) -> Config:
                 options.append((_normal(rest[0]), tuple(rest[1:]), path))
             elif verb == "allow_unsupported_modules" and rest:
                 unsupported = path if rest[0] == "0" else None
-    return Config(blacklist, tuple(install), tuple(options), unsupported)
+    return ModprobeConfig(blacklist, tuple(install), tuple(options), unsupported)
 
 
 def _lines(host: Host, path: str) -> Iterator[List[str]]:

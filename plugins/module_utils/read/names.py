@@ -41,3 +41,49 @@ def check_release(release: str, where: str) -> str:
 def is_module(name: str) -> bool:
     """Whether the kernel and its tools know a module by such a name, dashes written as underscores."""
     return _MODULE.fullmatch(name) is not None
+
+
+# What files are called
+
+
+_KMOD = re.compile(r"\.ko(\.gz|\.xz|\.zst)?\Z")  # kmod: shared/util.c: kmod_exts
+_READABLE = re.compile(r"\.ko(\.gz|\.xz|\.zst|\.bz2)?\Z")
+_STORED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\.ko", re.ASCII)
+_PACKAGE = re.compile(r"\.(deb|rpm)\Z")
+
+
+def is_module_file(path: str) -> bool:
+    """Whether depmod and modprobe take a file for a module."""
+    return _KMOD.search(path) is not None
+
+
+def is_readable_module(path: str) -> bool:
+    """Whether a file is called as a module that we can read: in what a person gives us, and in images, which may be older than this kmod."""
+    return _READABLE.search(path) is not None
+
+
+def may_be_module(path: str) -> bool:
+    """Whether anybody at all may take a file for a module, in whatever form or state: what is left alone, and what depmod has to look at again."""
+    return ".ko" in path.rsplit("/", 1)[-1]
+
+
+def is_stored_module(name: str) -> bool:
+    """Whether a module is called so in our store: uncompressed, in a name that no program reads otherwise."""
+    return _STORED.fullmatch(name) is not None
+
+
+def is_package(path: str) -> bool:
+    """Whether a file is called as a package that we can look into."""
+    return _PACKAGE.search(path) is not None
+
+
+def stem(path: str) -> str:
+    """A module file's name as kmod cuts it: up to its first dot."""
+    return path.rsplit("/", 1)[-1].partition(".")[0]
+
+
+def module_of(path: str) -> str:
+    """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of megaraid_sas-07.7.ko megaraid_sas_07
+    (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.
+    """
+    return stem(path).replace("-", "_")

@@ -6,33 +6,21 @@
 import io
 import struct
 import tarfile
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 from ..compression import decompress
 from ..errors import KmodError
 from ..host import Host
-from . import ko
+from . import names
 
 _RPM_LEAD = b"\xed\xab\xee\xdb"
 _RPM_HEADER = b"\x8e\xad\xe8\x01"
 _AGAIN = "Copy the package again"
 
 
-def given(host: Host, paths: Sequence[str]) -> Iterator[Tuple[ko.KernelModule, Optional[bytes]]]:
-    """The modules at these paths, each with its bytes, as they are packed, where it is in a package. Errors: those of ``ko.find``, ``ko.read``
-    and ``modules``.
-    """
-    for path in ko.find(host, paths):
-        if ko.PACKAGE.search(path):
-            for name, data in modules(host, path):
-                yield ko.unpacked(data, "%s/%s" % (path, name)), data
-        else:
-            yield ko.read(host, path), None
-
-
 def modules(host: Host, path: str) -> List[Tuple[str, bytes]]:
     """(path in the package, bytes) of the kernel modules in it, as they are packed. Errors: those of ``files``; NO_MODULES."""
-    found = list(files(host, path, lambda name: ko.MODULE_FILE.search(name) is not None))
+    found = list(files(host, path, names.is_readable_module))
     if not found:
         raise KmodError(path, "there is no .ko file in this package", "Give the package that has the modules", "NO_MODULES")
     return found

@@ -23,7 +23,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import Verdict
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.ko import KernelModule
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates
 

@@ -82,14 +82,14 @@ def test_namespaces_of_modules(namespace, name, fits):
     ("3.10.0-1160.el7", "rhel", False), ("4.8.0", "", False), ("4.18.0-553.el8", "rhel", True), ("6.1.0-9-amd64", "debian", False),
     ("6.8.0-31-generic", "ubuntu", True), ("6.6.9-mine", "", None)])
 def test_who_takes_a_symbol_without_a_version(release, family, takes):
-    it = policy.Loader(release, policy.version(release), family, {}, kernels.Build(), {})
+    it = policy.Loader(release, policy.version(release), family, {}, kernels.Traits(), {})
     assert policy.missing_version(it) == takes
 
 
 @pytest.mark.parametrize("release,family,has", [
     ("5.14.0-427.el9", "rhel", False), ("5.14.0-503.11.1.el9_5", "rhel", True), ("5.14.0-503", "", False), ("6.4.0", "", True), ("6.3.9", "", False)])
 def test_rules_that_were_backported(release, family, has):
-    it = policy.Loader(release, policy.version(release), family, {}, kernels.Build(), {})
+    it = policy.Loader(release, policy.version(release), family, {}, kernels.Traits(), {})
     assert it.has("struct module size") == has
 
 

@@ -15,8 +15,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Finding, Verdict
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as ko_reader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.elf import Fault
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import installed
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.ko import KernelModule
 
 LAYOUT = ("module_layout", 0x11)
 OLD, NEW = "6.1.0-9-amd64", "6.1.0-56-amd64"

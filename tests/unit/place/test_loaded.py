@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import loaded
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Plan
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.ko import KernelModule
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
 
 
 def module(name="vendor", srcversion="", depends=""):

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, ko
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, names
 
 REL = "6.1.0-1-test"
 DIRECTORY = "/lib/modules/" + REL
@@ -63,7 +63,7 @@ def plant(root, files, configuration):
 def test_depmods_choice(root, case):
     files, configuration, expected = CASES[case]
     plant(root, files, configuration)
-    assert chosen(root)[ko.normal(expected)] == DIRECTORY + "/" + expected
+    assert chosen(root)[names.module_of(expected)] == DIRECTORY + "/" + expected
 
 
 @pytest.mark.skipif(not shutil.which("depmod"), reason="no depmod on this machine")

@@ -123,13 +123,13 @@ def test_what_its_own_modules_tell(machine, tmp_path):
     build_ko.kernel(tmp_path, machine=machine, builtin=["ext4", "snd-pcm"])
     kernel = installed(Host(str(tmp_path)))[0]
     assert (kernel.machine, kernel.vermagic) == (machine, build_ko.RELEASE + build_ko.FLAGS)
-    assert (kernel.build.struct_size, kernel.build.init_offset, kernel.build.exit_offset, kernel.build.module_layout) == (896, 312, 848, 0x11)
+    assert (kernel.traits.struct_size, kernel.traits.init_offset, kernel.traits.exit_offset, kernel.traits.module_layout) == (896, 312, 848, 0x11)
     assert kernel.builtin == {"ext4", "snd_pcm"}
 
 
 def test_a_module_that_a_vendor_wrote_over_the_kernels_own_tells_nothing(tmp_path):
     build_ko.kernel(tmp_path, in_tree={"a/first.ko": ko("first", release="5.5.5", struct_size=64), "a/second.ko": b"damaged"})
-    assert installed(Host(str(tmp_path)))[0].build.struct_size == 896
+    assert installed(Host(str(tmp_path)))[0].traits.struct_size == 896
 
 
 def test_config(tmp_path):
@@ -138,18 +138,18 @@ def test_config(tmp_path):
     assert (config["CONFIG_NAME"], config["CONFIG_MODULES"], "CONFIG_OFF" in config) == ("a b", "y", False)
 
 
-@pytest.mark.parametrize("release,distro", [
+@pytest.mark.parametrize("release,family", [
     ("6.1.0-56-cloud-amd64", "debian"), ("6.12.117+deb13-arm64", "debian"), ("6.1.0-0.deb11.21-amd64", "debian"), ("5.14.0-427.el9.x86_64", "rhel"),
     ("6.11.4-301.fc41.x86_64", "fedora"), ("6.8.0-31-generic", "ubuntu"), ("6.8.0-1010-aws", "ubuntu"), ("6.4.0-150600.21-default", "suse"),
     ("6.6.9-arch1-1", "arch"), ("6.1.112-124.190.amzn2023.x86_64", "amazon"), ("6.6.9-mine", ""), ("6.6.9", "")])
-def test_whose_kernel_it_is(release, distro, tmp_path):
+def test_whose_kernel_it_is(release, family, tmp_path):
     build_ko.kernel(tmp_path, release)
-    assert installed(Host(str(tmp_path)))[0].distro == distro
+    assert installed(Host(str(tmp_path)))[0].family == family
 
 
 def test_enterprise_linux_by_its_modules(tmp_path):
     build_ko.kernel(tmp_path, "6.6.9-mine", in_tree={"a/first.ko": ko("first", modinfo={"intree": "Y", "rhelversion": "9.4"})})
-    assert installed(Host(str(tmp_path)))[0].distro == "rhel"
+    assert installed(Host(str(tmp_path)))[0].family == "rhel"
 
 
 @pytest.mark.parametrize("place", ["boot/vmlinuz-%s", "boot/vmlinux-%s", "boot/Image-%s", "usr/lib/modules/%s/vmlinuz",

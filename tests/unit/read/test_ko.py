@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, names
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.ko import Exported, KernelModule, Undefined, Version
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import Exported, KernelModule, Undefined, Version
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=40)
 CRCS = st.integers(0, 2**32 - 1)
@@ -88,7 +89,7 @@ def test_name_of_modinfo_then_of_struct_module_then_of_the_file():
     ("lime-6.1.0-9-amd64.ko", "lime_6"), ("/x/megaraid_sas-07.727.03.00.ko", "megaraid_sas_07"), ("a.b/snd-hda-intel.ko.xz", "snd_hda_intel"),
     ("a-b", "a_b"), (".ko", "")])
 def test_the_name_that_kmod_makes_of_a_files(path, name):
-    assert modules.normal(path) == name
+    assert names.module_of(path) == name
 
 
 @pytest.mark.parametrize("file", ["lime-6.1.0-9-amd64.ko", "megaraid_sas-07.727.03.00.ko", "snd-hda-intel.ko"])
@@ -99,7 +100,7 @@ def test_the_name_that_the_real_kmod_makes_of_a_files(file, tmp_path):
     (top / "extra" / file).write_bytes(ko("inside", aliases=["of:probe"]))
     subprocess.run(["depmod", "-b", str(tmp_path), build_ko.RELEASE], check=True, stderr=subprocess.DEVNULL)
     lines = (top / "modules.alias").read_text().splitlines()
-    assert [line.split()[2] for line in lines if "of:probe" in line] == [modules.normal(file)]
+    assert [line.split()[2] for line in lines if "of:probe" in line] == [names.module_of(file)]
 
 
 @pytest.mark.parametrize("paths,code", [([""], "PATH_EMPTY"), ([" \t"], "PATH_EMPTY"), (["/a.ko", ""], "PATH_EMPTY"), (["a\0b"], "PATH_EMPTY"),
@@ -108,7 +109,7 @@ def test_paths_that_name_no_module_are_errors_that_say_so(paths, code, tmp_path)
     (tmp_path / "a.ko").write_bytes(ko())
     (tmp_path / "empty/dir.ko").mkdir(parents=True)
     with pytest.raises(KmodError) as caught:
-        modules.find(Host(str(tmp_path)), paths)
+        inputs.find(Host(str(tmp_path)), paths)
     assert (caught.value.code, bool(caught.value.then)) == (code, True)
 
 

@@ -13,7 +13,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ...errors import KmodError
 from . import blocks, bls, grubenv, script, storage
-from .menu import Entry, Loader, Menu, New, View, number, trial
+from .menu import MARKER, Entry, Loader, Menu, New, View, kept, number, trial
 
 _SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M)
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
@@ -416,7 +416,9 @@ def _forget_in_environment(view: View, loader: Loader, entry: Entry) -> None:
     saved = grubenv.get(variables, "saved_entry")
     if remembered is not None and saved == name(entry):
         text = grubenv.set_(text, path, "saved_entry", remembered[1:] if remembered.startswith("=") else None)
-    if remembered is not None and not any(each.driver and name(each) == saved != name(entry) for each in config(view, loader).entries):
+    in_use = [name(each) for each in config(view, loader).entries if each.driver and name(each) != name(entry)]
+    is_kept = entry.driver != MARKER and (saved or "").rpartition(">")[2] == kept(view) != ""  # by that it is remembered, too
+    if remembered is not None and saved not in in_use and not is_kept:
         text = grubenv.set_(text, path, REMEMBERED, None)
     if text != view.text(path):
         view.put(path, text)

@@ -7,6 +7,7 @@
 A loader's module turns a View into a Menu. Since a View shows planned texts in place of those on disk, the menu that a plan would
 leave behind is read by the same code before anything is written.
 """
+import json
 import re
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -20,6 +21,9 @@ FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
 TEXT_LIMIT = 4 << 20  # bytes of a loader's file
 MANY = 4096  # files with entries: a menu that nobody reads
 MARKER = "outoftree.kmod"  # on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
+
+
+KEPT = "/var/lib/outoftree-kmod/default"  # which shipped entry is kept the default (see hold.py)
 
 
 class Loader(NamedTuple):
@@ -195,6 +199,14 @@ class View:
             if stage.command:
                 plan.run(*stage.command)
         return plan
+
+
+def kept(view: View) -> str:
+    """The id of the shipped entry that is kept the default, if nobody has changed that since; "" where none is."""
+    try:
+        return str(json.loads(view.text(KEPT) or "{}").get("id", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def encode(text: str) -> bytes:

@@ -18,9 +18,11 @@ from ...judge.loader import judge
 from ...judge.verdict import INCOMPATIBLE
 from ...read import depmod, ko, names
 from ...read.exports import VMLINUX
+from ...read.kernel_module import KernelModule
 from ...read.kernels import Kernel, kernel
-from . import cpio, parts
+from . import cpio, plain
 from .image import MODULE, dependencies, module_name
+from .kept import InImage
 from .segments import Tree
 
 FIRMWARE = ("lib/firmware/updates/%s/", "lib/firmware/updates/", "lib/firmware/%s/", "lib/firmware/")  # drivers/base/firmware_loader/main.c: fw_path
@@ -32,16 +34,15 @@ PATTERN_FILES = 256  # that one pattern may stand for; brcmfmac's, the widest of
 class Needed:
     """The modules that a driver takes along into an image, and those that it finds there."""
 
-    def __init__(self, host: Host, release: str, known: Dict[str, str], had: Dict[str, str]) -> None:
+    def __init__(self, host: Host, release: str, had: InImage) -> None:
         self.host = host
-        self.known = known  # {module name: path} of what the image lists
-        self.had = had  # {path: the file that holds it}
+        self.had = had
         self.modules_dir = "/lib/modules/" + release
         self.kernel = kernel(host, release)
         self.choice = {name: path for name, path in depmod.chosen(host, self.modules_dir).items() if _below(path, self.modules_dir)}
         self.on_host = self._index()
-        self.in_image = dependencies(parts.text_of(had, "modules.dep"))
-        texts = [parts.text_of(had, "modules.builtin")]
+        self.in_image = dependencies(had.text("modules.dep"))
+        texts = [had.text("modules.builtin")]
         if host.is_file(self.modules_dir + "/modules.builtin"):
             texts.append(host.read_text(self.modules_dir + "/modules.builtin"))
         self.builtin = {module_name(line) for text in texts for line in text.split()}
@@ -52,11 +53,11 @@ class Needed:
         rows = dependencies(self.host.read_text(path, 64 << 20)) if self.host.is_file(path) else {}
         return {posixpath.join(self.modules_dir, each): [module_name(need) for need in needs] for each, needs in rows.items()}
 
-    def extra(self, modules: Sequence[ko.KernelModule]) -> Dict[str, ko.KernelModule]:
+    def extra(self, modules: Sequence[KernelModule]) -> Dict[str, KernelModule]:
         """{path below the module directory: module} of what is to be taken along: what the image lacks, or has another file of than the one that
         the host's depmod chose where either of the two is out-of-tree. Errors: DEPENDENCY_MISSING, MODULE_NAME."""
         done = {module.name for module in modules}
-        found: Dict[str, ko.KernelModule] = {}
+        found: Dict[str, KernelModule] = {}
         todo = [need for module in modules for need in self._needs(module)]
         while todo:
             of, name, needed = todo.pop(0)
@@ -67,26 +68,26 @@ class Needed:
             if module is not None:
                 found[_place(self.choice[name][len(self.modules_dir) + 1:], module)] = module
                 todo += self._needs(module)
-            elif name in self.known:
-                todo += [(of, module_name(path), False) for path in self.in_image.get(self.known[name], [])]
+            elif name in self.had.known:
+                todo += [(of, module_name(path), False) for path in self.in_image.get(self.had.known[name], [])]
             elif needed:
                 raise KmodError(of, "needs the module %s, which is neither in the image nor among those of kernel %s" % (name, self.kernel.release),
                                 "Install the package with the kernel's extra modules, or name all modules of the driver", "DEPENDENCY_MISSING")
         return found
 
-    def _other(self, name: str) -> Optional[ko.KernelModule]:
+    def _other(self, name: str) -> Optional[KernelModule]:
         """The host's module of a name, unless the image's will do."""
         if name not in self.choice or not _is_file(self.host, self.choice[name]):  # a weak link may dangle
             return None
-        if name not in self.known:
+        if name not in self.had.known:
             return ko.read(self.host, self.choice[name])
-        own = self.choice[name].startswith(self.modules_dir + "/kernel/"), self.known[name].startswith("kernel/")
+        own = self.choice[name].startswith(self.modules_dir + "/kernel/"), self.had.known[name].startswith("kernel/")
         if all(own):
             return None
         module = ko.read(self.host, self.choice[name])
-        return module if module.sha256 != parts.sha256_of(self.had[self.known[name]]) else None
+        return module if module.sha256 != plain.sha256_of(self.had.files[self.had.known[name]]) else None
 
-    def _needs(self, module: ko.KernelModule) -> Iterator[Tuple[str, str, bool]]:
+    def _needs(self, module: KernelModule) -> Iterator[Tuple[str, str, bool]]:
         """(whose, name, whether it cannot do without): by what the module says, and by the symbols that it uses."""
         for name in module.depends:
             if not names.is_module(name):
@@ -99,9 +100,9 @@ class Needed:
                 yield module.path, name, False
 
 
-def _owners(installed: Kernel, module: ko.KernelModule, but: Container[str] = ()) -> Set[str]:
+def _owners(installed: Kernel, module: KernelModule, but: Container[str] = ()) -> Set[str]:
     """The kernel's modules that export what a module uses, ``but`` for these symbols."""
-    if installed.sources.origin is None:
+    if installed.sourced.origin is None:
         return set()
     found = (installed.exports.get(undefined.name) for undefined in module.undefined if not undefined.weak and undefined.name not in but)
     return {export.owner for export in found if export is not None and export.owner != VMLINUX}
@@ -112,18 +113,18 @@ def _below(path: str, directory: str) -> bool:
     return posixpath.normpath(path) == path and path.startswith(directory + "/")
 
 
-def _place(path: str, module: ko.KernelModule) -> str:
+def _place(path: str, module: KernelModule) -> str:
     return posixpath.dirname(path) + "/" + file_name(module)
 
 
-def file_name(module: ko.KernelModule) -> str:
+def file_name(module: KernelModule) -> str:
     """The file's own name where kmod takes that for the name that the module has, else a plain one."""
     plain = MODULE.sub(".ko", posixpath.basename(module.path))
     fits = re.match(r"[A-Za-z0-9_-]+\.ko\Z", plain, re.ASCII) and module_name(plain) == module.name
     return plain if fits else module.name + ".ko"
 
 
-def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], kept: Dict[str, str]) -> None:
+def check(needed: Needed, modules_dep: str, *, added: Dict[str, KernelModule], stays: Dict[str, str]) -> None:
     """Judge the added modules with those that the finished index has them load before. Error: VARIANT_REFUSED."""
     index = dependencies(modules_dep)
     closure: List[str] = []
@@ -133,8 +134,8 @@ def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], k
     for path in reversed(closure):
         if path in added:
             group.append(added[path])
-        elif path in kept:
-            group.append(_stored(kept[path], path))
+        elif path in stays:
+            group.append(_stored(stays[path], path))
     there = {module.name for module in group} | needed.builtin
     exported = {export.name for module in group for export in module.exports}
     for module, verdict in zip(group, judge(needed.kernel, group)):
@@ -147,15 +148,15 @@ def check(needed: Needed, modules_dep: str, added: Dict[str, ko.KernelModule], k
                             "Deploy a build of the driver for the modules that this kernel has (kmod_compat says more)", "VARIANT_REFUSED")
 
 
-def _stored(file: str, path: str) -> ko.KernelModule:
+def _stored(file: str, path: str) -> KernelModule:
     """A module of the image, under the name that it has there."""
-    module = ko.parse(b"".join(parts.plain_file(file)), path)
+    module = ko.parse(b"".join(plain.plain_file(file)), path)
     return module if module.name == module_name(path) else module._replace(name=module_name(path))
 
 
 # Firmware
 
-def firmware(host: Host, release: str, tree: Tree, modules: Sequence[ko.KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
+def firmware(host: Host, release: str, tree: Tree, *, modules: Sequence[KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
     """The firmware files that the modules name, the image lacks and the host has; and the names of those that the host lacks too."""
     places = [place % release if "%s" in place else place for place in FIRMWARE]
     found: Dict[str, cpio.Item] = {}

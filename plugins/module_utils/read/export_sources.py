@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from .. import compression
 from ..errors import KmodError, SystemFailed, from_oserror
 from ..host import Host
-from . import cache, kernel_image, ko
+from . import cache, depmod, kernel_image, ko
 from .exports import VMLINUX, Export, read_symvers
 
 SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
@@ -30,7 +30,7 @@ class Note(NamedTuple):
     message: str
 
 
-class Sources(NamedTuple):
+class SourcedExports(NamedTuple):
     """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it.
 
     ``absent``: by symbol the module of the kernel's own that would export it, and is not installed.
@@ -42,13 +42,13 @@ class Sources(NamedTuple):
     absent: Dict[str, str] = {}
 
 
-def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> Sources:
+def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> SourcedExports:
     """What the kernel with its ``modules`` (``depmod.chosen``) in ``modules_dir`` exports to a module that modprobe loads into it.
 
     Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
     where nothing is left.
     """
-    own = in_tree(modules, modules_dir)
+    own = depmod.in_tree(modules, modules_dir)
     notes: List[Note] = []
     for origin, load in ((symvers, _from_symvers), (image, _from_image)):
         if origin is None:
@@ -58,7 +58,7 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             wrong = disagreement(host, exports, own)
             if wrong is None:
                 absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
-                return Sources(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
+                return SourcedExports(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
         except SystemFailed:
             raise
         except KmodError as error:
@@ -66,12 +66,7 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
             continue
         notes.append(Note("KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH", "%s is of another build: %s" % (origin, wrong)))
     notes.append(Note("KERNEL_NO_CRC_SOURCE", "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir)))
-    return Sources({}, None, tuple(notes))
-
-
-def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
-    """Those of the modules that came with the kernel."""
-    return {name: path for name, path in modules.items() if path.startswith(modules_dir + "/kernel/")}
+    return SourcedExports({}, None, tuple(notes))
 
 
 def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) -> Optional[str]:
