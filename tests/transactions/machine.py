@@ -11,10 +11,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Tuple
 
-import chroot
-import debian
+import menus
 from chroot import Layers, Root
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -106,25 +105,33 @@ class Machine(Root):
 
     def entry(self, release: str) -> Optional[str]:
         """The initramfs that an entry of ours starts a kernel with, as the loader calls it; None where there is no entry."""
-        return self._one([each for each in self.menu() if each.driver and each.release == release])
+        return self._one([each for each in self.menu().entries if each.driver and each.release == release])
 
     def shipped(self, release: str) -> Optional[str]:
         """The same of the distribution's entry."""
-        found = {each.initrd for each in self.menu() if not each.driver and each.release == release}
+        found = {each.initrd for each in self.menu().entries if not each.driver and each.release == release}
         assert len(found) < 2, found
         return found.pop() if found else None
 
-    def _one(self, entries: "List[Entry]") -> Optional[str]:
+    def _one(self, entries: List[menus.Entry]) -> Optional[str]:
         assert len(entries) < 2, entries
         return entries[0].initrd if entries else None
 
-    def menu(self) -> "List[Entry]":
-        """What the boot loader offers, its default first where nothing else was chosen."""
-        raise NotImplementedError
+    def kernels(self) -> List[str]:
+        """The releases that there may be entries of: those that modules or images are of."""
+        found = {path.name for path in (self.path / "usr/lib/modules").iterdir()}
+        return sorted(found | {path.name.partition("-")[2] for path in self.boot.glob("vmlinuz-*")})
 
-    def default(self) -> "Entry":
-        """What starts when nobody chooses."""
-        raise NotImplementedError
+    def menu(self) -> menus.Menu:
+        """What the boot loader offers and starts."""
+        esp = self.boot / "efi"
+        return menus.systemd_boot(esp, self.kernels()) if (esp / "EFI/systemd").exists() else menus.grub2(self.boot, self.kernels())
+
+    def default(self) -> Tuple[str, Optional[str]]:
+        """The kernel that starts when nobody chooses, and the driver of the entry, if it is one of ours."""
+        found = self.menu().default
+        assert found is not None
+        return found.release, found.driver
 
     def served(self, release: str, shipped_has: bool = True) -> None:
         """Everything that a kernel is to have is there, and is what is there."""
@@ -134,13 +141,12 @@ class Machine(Root):
         assert row["state"] == "current" and self.has(row["path"]), row
         started = self.entry(release)
         assert started, "an entry of %s starts with the driver" % release
-        assert (self.top + started).rsplit("/", 1)[-1] == row["path"].rsplit("/", 1)[-1]
-        assert (self.loader_root / started.lstrip("/")).is_file(), started
+        assert started in [row["path"], row["path"][len("/boot"):], row["path"][len("/boot/efi"):]], "as the loader calls it"
 
     def forgotten(self, release: str) -> None:
         """Nothing of a kernel is left, be it ours or the distribution's."""
         assert [path for path in self.files() if release in path] == []
-        assert [each for each in self.menu() if each.release == release] == []
+        assert [each for each in self.menu().entries if each.release == release] == []
 
     def settled(self) -> None:
         """Nothing is left to do: a look at everything changes nothing."""
