@@ -8,7 +8,6 @@ MADE_BY = "# Made by outoftree.kmod (kmod_follow), which removes it again. Chang
 KMODCTL = "/usr/local/sbin/kmodctl"
 HOOK = "/usr/local/libexec/outoftree-kmod-hook"
 STATE = "/var/lib/outoftree-kmod"
-PENDING = STATE + "/pending"  # what could not be done, a line each; the unit at boot and the next play settle it
 
 # Under the package manager's lock: nothing here waits for it, and nothing asks it. Python may be gone or half replaced in the same transaction.
 RUNNER = """#!/bin/sh
