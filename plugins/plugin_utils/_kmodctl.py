@@ -19,6 +19,9 @@ try:
     status = main()
 except KeyboardInterrupt:
     status = 130
+except Exception as error:  # of an interpreter that is only half there: 1 would mean that all went well but for a driver that does not fit
+    sys.stderr.write("kmodctl: cannot be started: %%s: %%s\\n" %% (type(error).__name__, error))
+    status = 2
 sys.exit(status)
 """
     % PACKAGE
