@@ -7,13 +7,13 @@
 The lock is taken with the first plan that changes something: a look that finds all well makes no file.
 """
 import contextlib
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import lock
 from .errors import KmodError
 from .host import Host
 from .plan import Plan
-from .task import ATTEMPTS, _signals_as_errors
+from .task import ATTEMPTS, _failing, _sendable, _signals_as_errors
 
 Work = Callable[[Host], Tuple[Plan, Any]]
 
@@ -30,6 +30,7 @@ class Turns(contextlib.ExitStack):
         self.turn: Optional[lock.Turn] = None
         self.since = lock.glance(self.host, wait, clear=not check)
         self.writes = 0  # plans that were carried out, or would be
+        self.diff: List[Dict[str, str]] = []  # their steps, as Ansible shows them
 
     @property
     def changed(self) -> bool:
@@ -43,10 +44,12 @@ class Turns(contextlib.ExitStack):
                 return answer
             if self.check:
                 self.writes += 1
+                self.diff += plan.diff()
                 return answer
             if self._take() or attempt:
                 plan, answer = work(self.host)
             assert self.turn is not None
+            diff = plan.diff()
             self.turn.announce(plan.paths(), plan.directories())
             try:
                 found = plan.apply()
@@ -55,6 +58,7 @@ class Turns(contextlib.ExitStack):
                     raise
             else:
                 self.writes += bool(plan)
+                self.diff += diff
                 return answer.applied(found) if hasattr(answer, "applied") else answer
         return answer
 
@@ -65,3 +69,13 @@ class Turns(contextlib.ExitStack):
         self.turn = self.enter_context(lock.held(self.host, self.since, self.wait))
         self.enter_context(_signals_as_errors())
         return self.turn.another
+
+
+def run(module: Any, command: Any) -> None:
+    """Carry out a command that goes by turns for an AnsibleModule (see ``task.run``)."""
+    with _failing(module):
+        options = command.Options.from_params(module.params)
+        with Turns(module.params["root"], module.check_mode) as turns:
+            answer = command.run(turns, options).as_dict()
+        answer.update(changed=turns.changed, diff=turns.diff)
+    module.exit_json(**_sendable(answer))

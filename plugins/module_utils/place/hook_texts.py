@@ -8,7 +8,6 @@ MADE_BY = "# Made by outoftree.kmod (kmod_follow), which removes it again. Chang
 KMODCTL = "/usr/local/sbin/kmodctl"
 HOOK = "/usr/local/libexec/outoftree-kmod-hook"
 STATE = "/var/lib/outoftree-kmod"
-PENDING = STATE + "/pending"  # what could not be done, a line each; the unit at boot and the next play settle it
 
 # Under the package manager's lock: nothing here waits for it, and nothing asks it. Python may be gone or half replaced in the same transaction.
 RUNNER = """#!/bin/sh
@@ -45,8 +44,10 @@ run() { # 0: all is well; 1: done, and some driver does not fit, which kmodctl h
     [ "$status" = 0 ] || level=err
     [ -z "$said" ] || say "$said" "$level"
     case $status in
-        0 | 1) ;;
-        124 | 137) later "$*" "it took longer than $seconds seconds" ;;
+        0) ;;
+        1) "$python" "$kmodctl" --help < /dev/null > /dev/null 2>&1 || later "$*" "kmodctl cannot be run" ;; # as Python says that, too
+        124) later "$*" "it took longer than $seconds seconds" ;;
+        137) later "$*" "it was killed, or took longer than $seconds seconds" ;;
         *) later "$*" "kmodctl ended with $status" ;;
     esac
     if [ "$status" = 1 ] && [ "$1" != refresh ] && [ -z "$early" ] && [ -d /run/systemd/system ]; then # its failure is what people look at
@@ -114,8 +115,9 @@ esac
 exit 0
 """
 DEBIAN_IMAGE = """#!/bin/sh
-%(made_by)s# update-initramfs has made the image of a kernel again.
-[ -x %(hook)s ] && %(hook)s refresh "$1"
+%(made_by)s# update-initramfs has made the image of a kernel again. While a kernel's package is at work (it sets DEB_MAINT_PARAMS) there may be no boot
+# entry yet, and the hook after this one does all of it.
+[ -z "$DEB_MAINT_PARAMS" ] && [ -x %(hook)s ] && %(hook)s refresh "$1"
 exit 0
 """
 

@@ -15,20 +15,22 @@ Where systemd is: the path unit, a look at boot and one at shutdown, everywhere.
 """
 import posixpath
 import re
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Set, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from ..host import Host
 from ..plan import Content, Directory, File, Link, Plan
+from . import bulletin, settings, zipapp
 from . import hook_texts as texts
-from . import settings
+from .boot.menu import KEPT
 from .hook_texts import HOOK, KMODCTL
+from .manual import MANUAL_PAGE
 from .settings import Followed, Settings
 
 INSTALL_D = "/etc/kernel/install.d"
 POSTINST_D = "/etc/kernel/postinst.d"
 UNITS = "/etc/systemd/system"
 MANUAL = "/usr/local/share/man/man8/kmodctl.8"
-LEFT = (texts.PENDING,)  # what following leaves on a host besides links, variants and entries
+LEFT = (bulletin.PENDING, bulletin.FACT, bulletin.MOTD, KEPT)  # what following leaves on a host besides links, variants and entries
 # What hooks may find: the interpreter that the role has seen comes first. EL 8 may have the second alone.
 INTERPRETERS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/local/bin/python3")
 
@@ -82,7 +84,7 @@ def _os_release(host: Host) -> Dict[str, str]:
 def files(host: Host, interpreter: str = "") -> Dict[str, HookFile]:
     """Every script and unit that the host is to have, by path."""
     interpreters = sorted({interpreter, *INTERPRETERS} - {""}, key=lambda each: each != interpreter)
-    named = {"made_by": texts.MADE_BY, "hook": HOOK, "kmodctl": KMODCTL, "pending": texts.PENDING,
+    named = {"made_by": texts.MADE_BY, "hook": HOOK, "kmodctl": KMODCTL, "pending": bulletin.PENDING,
              "modules": "/lib/modules" if host.is_dir("/lib/modules") else "/usr/lib/modules",
              "interpreters": " ".join(interpreters + ["python3"])}
     found = {HOOK: HookFile(texts.RUNNER % named)}
@@ -90,6 +92,11 @@ def files(host: Host, interpreter: str = "") -> Dict[str, HookFile]:
     if has_systemd(host):
         found.update({"%s/%s" % (UNITS, name): HookFile(text % named, 0o644) for name, text in UNIT_FILES.items()})
     return found
+
+
+def calls(host: Host) -> bool:
+    """Whether anything on the host would tell kmodctl of a kernel."""
+    return bool(FAMILIES[family(host)]) or has_systemd(host)
 
 
 def has_systemd(host: Host) -> bool:
@@ -105,22 +112,40 @@ def wants(host: Host) -> List[Tuple[str, str]]:
 
 # What the role asks for
 
-def present(host: Host, driver: str, followed: Followed, interpreter: str, kmodctl: Content, manual: str) -> Plan:
-    """Plan that the host follows new kernels with a driver: kmodctl, hooks, units, manual page, and the driver's part of the settings."""
+def wanted(sources: str, interpreter: str, path: str) -> Dict[str, str]:
+    """What the settings say of a kmodctl made of these sources (their digest)."""
+    return {"sources": sources, "python": zipapp.version(), "interpreter": interpreter, "file": path}
+
+
+def has_kmodctl(host: Host, sources: str, interpreter: str) -> bool:
+    """Whether the host has a kmodctl made of these sources, by this Python and for that interpreter, as it was written."""
     old = settings.read_or_none(host)
-    wanted = files(host, interpreter)
-    wanted[MANUAL] = HookFile(manual, 0o644)
+    there = old.kmodctl.get("file", "") if old else ""
+    if not old or old.kmodctl != wanted(sources, interpreter, there) or not host.is_file(KMODCTL) or host.is_link(KMODCTL):
+        return False
+    return Content.stored(host, KMODCTL).sha256 == there
+
+
+def present(host: Host, driver: str, followed: Followed, *, interpreter: str, sources: str, kmodctl: Optional[Content]) -> Plan:
+    """Plan that the host follows new kernels with a driver: kmodctl, hooks, units, manual page, and the driver's part of the settings.
+
+    ``kmodctl``: the file, made of ``sources`` (their digest); None where the host has it.
+    """
+    old = settings.read_or_none(host)
+    scripts = files(host, interpreter)
+    scripts[MANUAL] = HookFile(MANUAL_PAGE, 0o644)
     links = wants(host)
-    paths = [KMODCTL, *wanted, *(path for path, _target in links), texts.PENDING]
-    made = sorted({*(old.made if old else ()), *_missing(host, paths)})
+    made = sorted({*(old.made if old else ()), *_missing(host, [KMODCTL, *scripts, *(path for path, _target in links), *LEFT])})
     drivers = dict(old.drivers if old else {}, **{driver: followed})
+    there = wanted(sources, interpreter, kmodctl.sha256) if kmodctl else old.kmodctl if old else {}
     plan = Plan(host)
-    plan.put(settings.PATH, File(Content.of(Settings(drivers, interpreter, tuple(made)).text.encode()), 0o644))
+    plan.put(settings.PATH, File(Content.of(Settings(drivers, interpreter, there, tuple(made)).text.encode()), 0o644))
     plan.put(texts.STATE, Directory())
-    plan.put(KMODCTL, File(kmodctl, 0o755))
-    for path, each in sorted(wanted.items(), key=lambda item: (item[0] != HOOK, item[0])):  # the runner first: the others call it
+    if kmodctl:
+        plan.put(KMODCTL, File(kmodctl, 0o755))
+    for path, each in sorted(scripts.items(), key=lambda item: (item[0] != HOOK, item[0])):  # the runner first: the others call it
         plan.put(path, File(Content.of(each.text.encode()), each.mode))
-    for path in _others(host, wanted):
+    for path in _others(host, scripts):
         plan.put(path, None)
     for path, target in links:
         plan.put(path, Link(target))

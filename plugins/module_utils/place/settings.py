@@ -45,11 +45,12 @@ class Settings(NamedTuple):
 
     drivers: Dict[str, Followed]
     interpreter: str = ""
+    kmodctl: Dict[str, str] = {}  # noqa: RUF012  # digests: of the sources that were sent, and of the file made of them, by which Python
     made: Tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        told = {"format": FORMAT, "interpreter": self.interpreter, "made": list(self.made),
+        told = {"format": FORMAT, "interpreter": self.interpreter, "kmodctl": self.kmodctl, "made": list(self.made),
                 "drivers": {name: followed.as_dict() for name, followed in self.drivers.items()}}
         return json.dumps(told, indent=2, sort_keys=True) + "\n"
 
@@ -65,8 +66,9 @@ def read(host: Host) -> Optional[Settings]:
             raise KmodError(PATH, "was written by a newer version of outoftree.kmod (format %d; this one reads %d)" % (found, FORMAT),
                             "Run the role again, with kmod_follow: true", "SETTINGS_NEWER")
         drivers = {name: _followed(name, each) for name, each in told["drivers"].items()}
+        kmodctl = {name: _typed(value, str, "kmodctl") for name, value in told.get("kmodctl", {}).items()}
         made = [_typed(path, str, "made") for path in told["made"]]
-        return Settings(drivers, _typed(told["interpreter"], str, "interpreter"), tuple(made))
+        return Settings(drivers, _typed(told["interpreter"], str, "interpreter"), kmodctl, tuple(made))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged("%s: %s" % (type(error).__name__, error)) from None
 
