@@ -46,23 +46,28 @@ class Machine(Root):
 
     def follow(self, driver: str = DRIVER, **settings: Any) -> None:
         """Have it follow new kernels, as the role does."""
-        plan = hooks.present(Host(str(self.path)), driver, Followed()._replace(**settings), "", Content.of(self.command.read_bytes()), "")
-        plan.apply()
+        hooks.present(Host(str(self.path)), driver, Followed()._replace(**settings), interpreter="", sources="",
+                      kmodctl=Content.of(self.command.read_bytes())).apply()
 
     def follow_no_more(self, driver: str = DRIVER) -> None:
         hooks.absent(Host(str(self.path)), driver).apply()
 
-    def deploy(self, builds: Dict[str, List[Path]], release: str, driver: str = DRIVER) -> None:
-        """Store a driver's builds, by the kernel that each is for, and give it whole to one kernel."""
+    def give(self, builds: Dict[str, List[Path]], options: str = "", driver: str = DRIVER) -> None:
+        """Store a driver's builds, by the kernel that each is for, and link it."""
         given = self.path / "root/given"
         for built_for, modules in builds.items():
             (given / built_for).mkdir(parents=True)
             for path in modules:
                 shutil.copy2(str(path), str(given / built_for))
         shutil.copy2(str(self.command), str(self.path / "root/kmodctl"))
-        for what in ("link " + " ".join("/root/given/" + built_for for built_for in builds), "variant", "entry"):
-            self.ok("python3 /root/kmodctl %s --driver %s --kernel %s" % (what, driver, release))
+        self.ok("python3 /root/kmodctl link --driver %s %s %s" % (driver, options, " ".join("/root/given/" + built_for for built_for in builds)))
         shutil.rmtree(str(given))
+
+    def deploy(self, builds: Dict[str, List[Path]], release: str, driver: str = DRIVER) -> None:
+        """Give one kernel a driver whole."""
+        self.give(builds, "--kernel " + release, driver)
+        for what in ("variant", "entry"):
+            self.ok("python3 /root/kmodctl %s --driver %s --kernel %s" % (what, driver, release))
 
     # What is asked of it
 

@@ -103,6 +103,7 @@ def test_a_kernel_leaves(host, system, kernels):
 
 
 def test_a_kernel_is_installed_again(host, system, kernels):
+    host.ok("kmodctl refresh")
     before = host.files()
     host.ok(APT + "--reinstall install " + package(system, 0))
     host.served(kernels[0])
@@ -170,41 +171,63 @@ def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, k
 
 
 HOOK = "/usr/local/libexec/outoftree-kmod-hook"
+# What is killed, by the words of its command line after the interpreter.
+AMID = {
+    "links": [HOOK, "add-kernel", "--early"],
+    "variants and entries": [HOOK, "add-kernel", "REL"],
+    "the script that dpkg waits for": ["/etc/kernel/postinst.d/zzz-outoftree-kmod", "REL"],
+}
 
 
-def killed(host, words, deadline=120):
-    """Kill the hook that was called with these words, and all that it has started, as soon as it runs."""
-    end = time.monotonic() + deadline
+def processes(host):
+    """(command line after its first word, directory in /proc) of each process in a system."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(str(process / "root")) == str(host.path):
+                yield (process / "cmdline").read_text().split("\0")[1:-1], process
+
+
+def kill(process):
+    """Kill a process and all that it has started."""
+    with contextlib.suppress(OSError):
+        children = (process / "task" / process.name / "children").read_text().split()
+        os.kill(int(process.name), signal.SIGKILL)
+        for child in children:
+            kill(process.parent / child)
+
+
+def kill_amid(host, words):
+    """Kill what runs with these words, amid its work."""
+    end = time.monotonic() + 300
     while time.monotonic() < end:
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                line = (process / "cmdline").read_bytes().split(b"\0")
-                if [HOOK.encode(), *words] == line[1:2 + len(words)] and os.readlink(str(process / "root")) == str(host.path):
-                    time.sleep(0.2)  # amid its work
-                    for child in [*(process / "task" / process.name / "children").read_text().split(), process.name]:
-                        os.kill(int(child), signal.SIGKILL)
-                    return
-        time.sleep(0.01)
-    raise AssertionError("no hook ran")
+        for line, process in processes(host):
+            if line[:len(words)] == words:
+                time.sleep(0.2)
+                return kill(process)
+        time.sleep(0.005)
+    raise AssertionError("it never ran")
 
 
-@pytest.mark.parametrize("slot", ["early", "late"])
-def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, slot):
-    words = [b"add-kernel", b"--early"] if slot == "early" else [b"add-kernel", kernels[1].encode()]
+@pytest.mark.parametrize("amid", AMID)
+def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, amid):
     with host.start(APT + "install " + package(system, 1)) as apt:
-        killed(host, words)
+        kill_amid(host, [kernels[1] if word == "REL" else word for word in AMID[amid]])
         said, _nothing = apt.communicate()
-    # The script that called it is a hook, too, and ends with 0.
+    if amid == "the script that dpkg waits for":
+        assert apt.returncode == 100, "dpkg noticed: " + said
+    else:
+        assert apt.returncode == 0, said
+        assert amid == "links" or kernels[1] in "".join(host.marks()), "what was not done is noted: " + said
     host.ok("dpkg --configure -a")
-    host.served(kernels[1]) if slot == "late" else None
-    assert host.loads(kernels[1]), said
+    if amid == "variants and entries":  # dpkg has nothing left to do; the next boot or play has
+        host.ok("kmodctl refresh")
+    host.served(kernels[1], shipped_has=amid != "links")
+    host.settled()
 
 
 def test_the_whole_transaction_is_killed(host, system, kernels):
     with host.start(APT + "install " + package(system, 1)) as apt:
-        end = time.monotonic() + 120
-        while not list(host.boot.glob("**/initrd.img-%s" % kernels[1])) and time.monotonic() < end:
-            time.sleep(0.02)
+        kill_amid(host, [HOOK, "add-kernel", kernels[1]])
         os.killpg(apt.pid, signal.SIGKILL)
         chroot.end(host.path)
     host.ok("dpkg --configure -a")
@@ -221,4 +244,116 @@ def test_hooks_at_once(host, system, kernels):
             + "for one in $p; do wait $one; done")
     host.served(kernels[1])
     assert changes(before, host.files()) == []
+    host.settled()
+
+
+def test_boot_is_full(host, system, kernels):
+    place = host.boot / ("efi" if system.loader == "systemd-boot" else ".")
+    room = os.statvfs(str(place))
+    image, kernel = (next(host.boot.glob(name + "-" + kernels[0])).stat().st_size for name in ("initrd.img", "vmlinuz"))
+    with open(str(place / "filler"), "wb") as file:  # there is room for a kernel, and its image while an older one is there; not for a variant
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - kernel - image - image // 2)
+    said = host.ok(APT + "install " + package(system, 1))
+    assert host.loads(kernels[1]) and host.shipped_has(kernels[1]) and host.shipped(kernels[1]), said
+    assert not [row for row in host.variants(kernels[1]) if row["state"] == "current"]
+    assert host.entry(kernels[1]) is None
+    assert kernels[1] in "".join(host.marks()), said
+    assert host.default() == (kernels[1], None)
+    (place / "filler").unlink()
+    host.ok("kmodctl refresh")
+    host.served(kernels[1])
+    host.settled()
+
+
+# What is wrong on the host when a kernel arrives: how it comes about, whether the links are made all the same, and how it is mended.
+WRONG = {
+    "the settings are damaged": ("echo '{' > /etc/outoftree-kmod/follow.json", True),
+    "there is no Python": ("for each in /usr/bin/python3*; do mv $each $each.gone; done", False),
+    "Python cannot start": ("mv /usr/lib/python3.* /srv; true", False),
+    "there is no kmodctl": ("mv /usr/local/sbin/kmodctl /srv", False),
+    "kmodctl is cut off": ("truncate -s 1000 /usr/local/sbin/kmodctl", False),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_host_is_not_as_it_was(host, system, kernels, wrong):
+    spoil, linked = WRONG[wrong]
+    host.ok(spoil)
+    said = host.ok(APT + "install " + package(system, 1))
+    assert (host.loads(kernels[1]) is not None) == linked
+    assert host.shipped(kernels[1]), "the kernel boots all the same"
+    assert kernels[1] in "".join(host.marks()), said
+    for each in host.path.glob("usr/bin/python3*.gone"):
+        each.rename(str(each)[:-5])
+    for each in host.path.glob("srv/python3.*"):
+        each.rename(str(host.path / "usr/lib" / each.name))
+    host.follow()  # the next play
+    host.ok("kmodctl refresh")
+    host.served(kernels[1], shipped_has=linked)
+    host.settled()
+
+
+# As a run does that changes a host: the lock is there and held, and goes with it.
+RUN = """python3 -c '
+import fcntl, os, time
+path = "/usr/lib/modules/.outoftree.kmod.lock"
+handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.flock(handle, fcntl.LOCK_EX)
+time.sleep(%d)
+os.unlink(path)
+'"""
+
+
+def test_a_hook_waits_for_a_run_that_is_under_way(host, system, kernels):
+    with host.start(RUN % 15) as other:
+        host.ok(APT + "install " + package(system, 1))
+        assert other.wait() == 0
+    host.served(kernels[1])
+    host.settled()
+
+
+def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, system, kernels):
+    before = host.files()
+    host.follow(keep_default=True)
+    host.ok(APT + "install %s %s" % (package(system, 1), package(system, 2)))
+    host.served(kernels[1])
+    assert host.default() == (kernels[1], None), "when the transaction is over: automatic reboots come next"
+    host.settled()
+    host.ok(APT + "purge " + package(system, 2))
+    assert host.default() == (kernels[1], None)
+    host.ok(APT + "purge " + package(system, 1))
+    assert host.default() == (kernels[0], None)
+    host.settled()
+    host.follow_no_more()
+    after = host.files()
+    assert not [line for line in changes(before, after) if "outoftree" in line or "custom.cfg" in line or "loader.conf" in line], "as it was"
+
+
+@pytest.mark.full
+def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
+    host.follow(keep_default=True)
+    host.ok(APT + "install " + package(system, 2))
+    assert host.default() == (kernels[0], None)
+    host.give({kernels[2]: drivers.edu(systems.kernels(system.suite)[2])})
+    host.ok("kmodctl refresh")
+    host.served(kernels[2], shipped_has=False)
+    assert host.default() == (kernels[2], None), "as it would have without us"
+    host.settled()
+
+
+def test_the_default_goes_on_by_itself_where_it_is_not_to_be_kept(host, system, kernels):
+    host.ok(APT + "install " + package(system, 2))
+    assert host.default() == (kernels[2], None)
+    host.settled()
+
+
+@pytest.mark.parametrize("boot", ["once", "default"])
+def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(host, system, kernels, boot):
+    host.follow(boot=boot)
+    host.ok(APT + "install " + package(system, 1))
+    host.served(kernels[1])
+    assert host.default() == (kernels[1], None), "nothing that has not proved itself"
+    if system.loader == "grub2":
+        once = host.menu().once
+        assert once and (once.release, once.driver) == (kernels[1], DRIVER)
     host.settled()
