@@ -64,15 +64,15 @@ class System(NamedTuple):
 def kernels(suite: str) -> Tuple[Image, Image, Image]:
     """Three kernels that the suite's system is given: the first it has; the second is newer; what was built for the first is refused by the
     third, which is another series and is the newest."""
-    own = _newest(suite)
+    own = newest(suite)
     if suite == "bookworm":
         return own[-2], own[-1], debian.kernels(suite, flavour=FLAVOUR)[-1]
     if suite == "trixie":
-        return own[-2], own[-1], _newest("sid")[-1]
-    return _newest("trixie")[-1], (_newest("forky") + own)[0], own[-1]
+        return own[-2], own[-1], newest("sid")[-1]
+    return newest("trixie")[-1], (newest("forky") + own)[0], own[-1]
 
 
-def _newest(suite: str) -> List[Image]:
+def newest(suite: str) -> List[Image]:
     offered = debian.kernels(suite, flavour=FLAVOUR)
     series = ".".join(offered[0].release.split(".")[:2]) + "."
     return [image for image in offered if image.release.startswith(series)]
@@ -95,10 +95,10 @@ def shared(suite: str) -> Path:
         packages = run(["dpkg-scanpackages", "--multiversion", "."], cwd=str(directory))
         (directory / "Packages").write_text(packages)
 
-    return debian.once(debian.cache() / "transactions" / ("packages-%s-%s" % (suite, _key(images))), make)
+    return debian.once(debian.cache() / "transactions" / ("packages-%s-%s" % (suite, key(images))), make)
 
 
-def _key(*what: object) -> str:
+def key(*what: object) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
 
 
@@ -129,7 +129,7 @@ def base(suite: str, generator: str) -> chroot.Layers:
         shutil.move(str(root / "boot"), str(directory / "boot"))
         (root / "boot").mkdir()
 
-    recipe = _key(PACKAGES, DPKG, ANSWERED, SETTINGS, SMALL[generator], kernels(suite))
+    recipe = key(PACKAGES, DPKG, ANSWERED, SETTINGS, SMALL[generator], kernels(suite))
     place = debian.once(debian.cache() / "transactions" / ("%s-%s-%s-%s" % (suite, generator, first.release, recipe)), make)
     return chroot.Layers((place / "root",), place / "boot")
 
