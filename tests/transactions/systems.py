@@ -69,7 +69,7 @@ def kernels(suite: str) -> Tuple[Image, Image, Image]:
         return own[-2], own[-1], debian.kernels(suite, flavour=FLAVOUR)[-1]
     if suite == "trixie":
         return own[-2], own[-1], newest("sid")[-1]
-    return newest("trixie")[-1], (newest("forky") + own)[0], own[-1]
+    return (*newest("trixie")[-2:], own[-1])  # type: ignore[return-value]  # of sid's own, none takes what was built for another
 
 
 def newest(suite: str) -> List[Image]:
@@ -148,8 +148,9 @@ LOADERS = {
     "systemd-boot": """
 rm -r /boot/grub
 mkdir -p /boot/efi/EFI/systemd /boot/efi/EFI/BOOT /boot/efi/loader/entries /boot/efi/%(machine)s
-cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi /boot/efi/EFI/systemd/
-cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi /boot/efi/EFI/BOOT/BOOTX64.EFI
+program=$(ls /usr/lib/systemd/boot/efi/systemd-bootx64.efi* | head -1)  # signed or not
+cp $program /boot/efi/EFI/systemd/systemd-bootx64.efi
+cp $program /boot/efi/EFI/BOOT/BOOTX64.EFI
 printf 'timeout 1\\n' > /boot/efi/loader/loader.conf
 printf 'BOOT_ROOT=/boot/efi\\nlayout=bls\\n' > /etc/kernel/install.conf
 for image in /boot/vmlinuz-*; do release=${image#*-}; kernel-install add $release $image /boot/initrd.img-$release; done
