@@ -230,10 +230,15 @@ def check(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
+    from .commands import follow as following
     from .place.inventory import inventory
 
-    found = inventory(Host(options.root), options.driver)
-    _show(options, found, found["summary"])
+    host = Host(options.root)
+    found = inventory(host, options.driver)
+    state = following.state(host)
+    if state:
+        found["following"] = state.as_dict()
+    _show(options, found, "\n".join([found["summary"]] + (state.lines if state else [])))
     return OK
 
 

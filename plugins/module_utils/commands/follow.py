@@ -243,3 +243,39 @@ def _lacking(host: Host, installed: Sequence[Kernel], wanted: Dict[str, Set[str]
     boots = notice.booting(host, installed) if installed else {}
     return [Lacking(driver, release, tuple(boots[release]), reasons.get((driver, release), "it has not been judged yet"))
             for driver in sorted(wanted) for release in sorted(wanted[driver] - served[driver], key=kernels.version_key)]
+
+
+class State(NamedTuple):
+    """What a host says of its following: what was found last, what is pending, and what others did to entries of ours."""
+
+    drivers: Tuple[str, ...]
+    said: Bulletin
+    pending: Tuple[str, ...]
+    leaked: Tuple[str, ...]
+    rewritten: Tuple[str, ...]
+    error: str = ""
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self.said.as_dict(), drivers=list(self.drivers), lacking=self.said.as_dict()["drivers"], pending=list(self.pending),
+                    leaked=list(self.leaked), rewritten=list(self.rewritten), error=self.error)
+
+    @property
+    def lines(self) -> List[str]:
+        said = [self.error] if self.error else ["new kernels get: %s" % (", ".join(self.drivers) or "nothing")]
+        said += self.said.lines
+        said += ["not done yet: %s" % line for line in self.pending]
+        said += ["%s has arguments of a boot entry of this collection: kmodctl refresh takes them out" % path for path in self.leaked]
+        return said + ["%s was written anew by others: kmodctl refresh mends it" % text for text in self.rewritten]
+
+
+def state(host: Host) -> Optional[State]:
+    """None where the host follows nothing."""
+    error = ""
+    try:
+        told = settings.read(host)
+    except KmodError as damage:
+        told, error = None, str(damage)
+    if told is None and not error:
+        return None
+    return State(tuple(sorted(told.drivers)) if told else (), bulletin.read(host), tuple(bulletin.pending(host)), tuple(leaks.found(host)),
+                 tuple(leaks.rewritten(host)), error)

@@ -310,3 +310,33 @@ def test_a_variant_that_others_deleted_is_made_again(tmp_path):
     host.image_path(NEW, ".1").unlink()
     host.run("refresh", None)
     assert host.snapshot() == before
+
+
+# What status says
+
+def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
+    host = Follower(tmp_path, "el9")
+    assert follow.state(host.host) is None
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    assert follow.state(host.host).lines == ["new kernels get: vendor"]
+    (tmp_path / bulletin.PENDING[1:]).write_text("add-kernel 9: no Python\n")
+    (tmp_path / "etc/kernel").mkdir()
+    (tmp_path / "etc/kernel/cmdline").write_text("root=UUID=1 outoftree.kmod=vendor panic=10\n")
+    for path in (tmp_path / "boot/loader/entries").glob("*~vendor.conf"):
+        path.write_text("".join("options root=UUID=1 ro\n" if line.startswith("options") else line for line in path.read_text().splitlines(True)))
+    said = follow.state(host.host).lines
+    assert len(said) == 5 and "add-kernel 9: no Python" in said[1] and "/etc/kernel/cmdline" in said[2] and "~vendor.conf" in said[3]
+    host.run("refresh", None)
+    assert follow.state(host.host).lines == ["new kernels get: vendor"]
+
+
+def test_status_says_that_the_settings_are_damaged(tmp_path):
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
+    from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
+    host = Follower(tmp_path, "el9")
+    host.follow(vendor={})
+    (tmp_path / settings.PATH[1:]).write_text("{")
+    assert settings.PATH in follow.state(host.host).lines[0]
