@@ -59,7 +59,7 @@ class lazy:  # noqa: N801 - used like property
 class Kernel:
     """An installed kernel. All that has to be read is read when it is asked for, and then kept."""
 
-    def __init__(self, host: Host, release: str, modules_dir: str, given: Optional[SourcedExports] = None) -> None:
+    def __init__(self, host: Host, release: str, modules_dir: str, *, given: Optional[SourcedExports] = None) -> None:
         self.host = host
         self.release = release
         self.modules_dir = modules_dir
@@ -154,7 +154,7 @@ class Kernel:
 
     @lazy
     def sourced(self) -> SourcedExports:
-        return self.given or export_sources.read(self.host, self.modules_dir, self.modules, self.symvers, self.image)
+        return self.given or export_sources.read(self.host, self.modules_dir, self.modules, symvers=self.symvers, image=self.image)
 
     @property
     def exports(self) -> Dict[str, Export]:
@@ -302,8 +302,9 @@ def _traits(kernel: Kernel) -> Traits:
         if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
             flags = module.exports_flags if module.exports else flags
             layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
-            this = Traits(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,
-                         module.chained_versions, flags, module.signature, module.modinfo)
+            this = Traits(module.vermagic, module.machine, struct_size=module.struct_size, init_offset=module.init_offset,
+                          exit_offset=module.exit_offset, module_layout=layout, chained_versions=module.chained_versions,
+                          exports_flags=flags, signature=module.signature, modinfo=module.modinfo)
             if found is None or found.init_offset is None or found.exit_offset is None:
                 found = this
             if found.init_offset is not None and found.exit_offset is not None and (flags is not None or number):

@@ -74,7 +74,7 @@ def _normal(name: str) -> str:
 def blacklisted_at_boot(command_line: str) -> FrozenSet[str]:
     """The modules of ``modprobe.blacklist=`` of a kernel's command line, which modprobe reads as if it were in a file."""
     found = re.findall(r"(?:^|\s)modprobe\.blacklist=(\S+)", command_line)
-    return frozenset(_normal(name) for each in found for name in each.split(",") if name)
+    return frozenset(_normal(name) for name in ",".join(found).split(",") if name)
 
 
 def version(host: Host) -> Optional[int]:

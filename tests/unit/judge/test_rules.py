@@ -9,7 +9,7 @@ from build_ko import CONFIG, EXPORTS, MACHINES, Export, Section, ko
 from signing import PKCS7, SIGNED
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy, version_rules
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.symbol_rules import for_module
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image, kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
@@ -83,7 +83,7 @@ def test_namespaces_of_modules(namespace, name, fits):
     ("6.8.0-31-generic", "ubuntu", True), ("6.6.9-mine", "", None)])
 def test_who_takes_a_symbol_without_a_version(release, family, takes):
     it = policy.Loader(release, policy.version(release), family, {}, kernels.Traits(), {})
-    assert policy.missing_version(it) == takes
+    assert version_rules.missing_version(it) == takes
 
 
 @pytest.mark.parametrize("release,family,has", [
