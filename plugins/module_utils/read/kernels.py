@@ -16,7 +16,6 @@ from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 
-_SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
 
@@ -227,9 +226,10 @@ def kernel(host: Host, release: str) -> Kernel:
 
 
 def is_kernel(host: Host, directory: str, release: str) -> bool:
-    """Whether directory/release belongs to a kernel: there are modules of its own or files that come with a kernel alone, or something
-    beside an image. What a removed kernel leaves (empty directories, depmod's files, modules of others) is none, nor is another name
-    (a symlink) of one, or what no release is called.
+    """Whether directory/release belongs to a kernel: there are modules of its own, or something beside an image.
+
+    What a removed kernel leaves (empty directories, its lists, depmod's files, modules of others) is none, nor is another name (a symlink) of
+    one, or what no release is called.
     """
     path = "%s/%s" % (directory, release)
     if not names.is_release(release):
@@ -244,7 +244,7 @@ def is_kernel(host: Host, directory: str, release: str) -> bool:
     above, name = os.path.split(host.real(path))
     if name != release and above == host.real(directory):
         return False
-    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(own_files(host, path), None):
+    if next(own_files(host, path), None):
         return True
     return bool(host.listdir(path)) and find_image(host, release) is not None
 

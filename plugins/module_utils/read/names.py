@@ -82,6 +82,12 @@ def stem(path: str) -> str:
     return path.rsplit("/", 1)[-1].partition(".")[0]
 
 
+def plain_file(path: str, module: str) -> str:
+    """What the uncompressed file of a module is to be called: as it came, where kmod finds the module by that name, else as the module."""
+    file = stem(path) + ".ko"
+    return file if module_of(path) == module and is_stored_module(file) else module + ".ko"
+
+
 def module_of(path: str) -> str:
     """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of megaraid_sas-07.7.ko megaraid_sas_07
     (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.

@@ -61,6 +61,7 @@ REMOVED = "6.1.0-1-amd64"
 
 @pytest.mark.parametrize("left", [
     [""], ["kernel/"], ["kernel/drivers/net/"], ["modules.dep", "modules.dep.bin", "modules.alias", "modules.symbols.bin", "modules.builtin.bin"],
+    ["modules.order"], ["modules.order", "modules.builtin", "modules.builtin.modinfo", "modules.dep", "kernel/fs/"],
     ["weak-updates/vendor.ko"], ["build"], ["updates/dkms/a.ko", "modules.dep", "kernel/"], ["kernel/drivers/readme"],
 ])
 def test_what_a_removed_kernel_leaves_is_no_kernel(left, tmp_path):
@@ -79,11 +80,13 @@ def test_an_empty_directory_is_no_kernel_even_where_an_image_was_left(tmp_path):
     assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [build_ko.RELEASE]
 
 
-@pytest.mark.parametrize("left", ["kernel/a/b.ko.xz", "modules.order", "modules.builtin"])
-def test_what_comes_with_a_kernel_alone_is_one(left, tmp_path):
-    path = tmp_path / "lib/modules" / REMOVED / left
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
+@pytest.mark.parametrize("there", [["kernel/a/b.ko.xz"], ["modules.order", "../../../boot/vmlinuz-" + REMOVED], ["modules.builtin", "vmlinuz"]])
+def test_a_module_of_its_own_or_an_image_makes_a_kernel(there, tmp_path):
+    (tmp_path / "boot").mkdir()
+    for name in there:
+        path = tmp_path / "lib/modules" / REMOVED / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
     assert [kernel.release for kernel in installed(Host(str(tmp_path)))] == [REMOVED]
 
 
