@@ -104,7 +104,7 @@ def file_name(module: KernelModule) -> str:
     if not names.is_module(module.name):
         raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
                         "Rebuild it under a plain name", "MODULE_NAME")
-    return names.plain_file(module.path, module.name)
+    return names.stored_name(module.path, module.name)
 
 
 def files_of(build: Build) -> List[str]:

@@ -82,7 +82,7 @@ def stem(path: str) -> str:
     return path.rsplit("/", 1)[-1].partition(".")[0]
 
 
-def plain_file(path: str, module: str) -> str:
+def stored_name(path: str, module: str) -> str:
     """What the uncompressed file of a module is to be called: as it came, where kmod finds the module by that name, else as the module."""
     file = stem(path) + ".ko"
     return file if module_of(path) == module and is_stored_module(file) else module + ".ko"
@@ -93,3 +93,8 @@ def module_of(path: str) -> str:
     (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.
     """
     return stem(path).replace("-", "_")
+
+
+def alias_of(name: str) -> str:
+    """An alias or a module's name as libkmod compares it: dashes are underscores but within brackets (``kmod: shared/util.c: alias_normalize``)."""
+    return "".join(part if part.startswith("[") else part.replace("-", "_") for part in re.split(r"(\[[^]]*\])", name))

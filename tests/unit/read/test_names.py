@@ -48,5 +48,5 @@ def test_for_whom_a_file_is_a_module(name, kmods, readable, anyones, ours):
     ("/x/snd-hda.ko.xz", "snd_hda", "snd-hda.ko"), ("/x/vendor.v2.ko", "vendor", "vendor.ko"), ("/x/vendor", "vendor", "vendor.ko"),
     ("/x/vendor-1.0.ko", "vendor", "vendor.ko"), ("/x/other.ko", "vendor", "vendor.ko"), ("/x/-a.ko", "_a", "_a.ko")])
 def test_a_stored_file_is_called_as_kmod_finds_its_module(path, module, file):
-    assert names.plain_file(path, module) == file
+    assert names.stored_name(path, module) == file
     assert names.module_of(file) == module and names.is_stored_module(file)
