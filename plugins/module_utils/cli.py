@@ -276,7 +276,7 @@ def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) 
         raise KmodError(options.symvers, "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
     release = options.kernel[0] if options.kernel else installed(host)[0].release
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, release))), MODULES[0])
-    return [Kernel(host, release, "%s/%s" % (directory, release), SourcedExports(exports, options.symvers, ()))]
+    return [Kernel(host, release, "%s/%s" % (directory, release), given=SourcedExports(exports, options.symvers, ()))]
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
