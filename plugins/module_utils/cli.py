@@ -11,14 +11,14 @@ import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from .errors import KmodError, printable
-from .host import Host
+from .host import MODULES, Host
 from .judge.loader import judge
 from .judge.verdict import Verdict
 from .plan import Plan
 from .read import inputs
 from .read.export_sources import SourcedExports
 from .read.exports import Export, read_symvers
-from .read.kernels import MODULES, Kernel, installed, kernel, version_key
+from .read.kernels import Kernel, installed, kernel, version_key
 from .task import carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well

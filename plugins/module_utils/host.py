@@ -27,6 +27,7 @@ SBIN = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")  # an unprivileged PATH often 
 # A boot loader reads a file system without its journal. What is only there yet it does not see: after a power cut GRUB would start what was before.
 READ_BY_LOADERS = ("/boot/", "/efi/")
 EXT4_IOC_CHECKPOINT = 0x4004662B  # fs/ext4/ext4.h, from Linux 5.14 on: have all that is in the journal where it belongs
+MODULES = ("/lib/modules", "/usr/lib/modules")  # below which a host has a directory of modules for each release; one may lead to the other
 TEMPORARY = ".kmod-new"  # how the name of a file ends that is not whole yet
 NAME_MAX = 255  # bytes, on every file system that a kernel boots from
 # How long tools may take, in seconds: while one hangs, nobody else can work on the host.

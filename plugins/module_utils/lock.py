@@ -24,7 +24,7 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from .errors import KmodError, forgiving, from_oserror, printable
-from .host import TEMPORARY, Host
+from .host import MODULES, TEMPORARY, Host
 
 NAME = ".outoftree.kmod.lock"
 WAIT = 60.0  # seconds, for another run to end
@@ -42,7 +42,7 @@ class Glance(NamedTuple):
 
 def path(host: Host) -> str:
     """The lock, as a path inside the root."""
-    return next((name for name in ("/lib/modules", "/usr/lib/modules", "/") if host.is_dir(name)), "/").rstrip("/") + "/" + NAME
+    return next((name for name in (*MODULES, "/") if host.is_dir(name)), "/").rstrip("/") + "/" + NAME
 
 
 def glance(host: Host, wait: Optional[float] = None, clear: bool = True) -> Glance:

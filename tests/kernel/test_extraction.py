@@ -113,7 +113,7 @@ def test_a_symvers_of_another_build_is_not_believed():
     kernels = offered(*EVERY[0])
     newest, root = fetched(kernels[-1:])
     host, modules = Host(root), "/lib/modules/" + newest.release
-    own = export_sources.in_tree(depmod.chosen(host, modules), modules)
+    own = depmod.in_tree(depmod.chosen(host, modules), modules)
     right = from_symvers(debian.symvers(newest).read_bytes())
     assert export_sources.disagreement(host, right, own) is None
     different = 0

@@ -47,12 +47,11 @@ class Group:
         self.offered: Dict[str, KernelModule] = {}
         for module in modules:
             self.offered.setdefault(module.name, module)
-        there = deployed(kernel)
-        self.loader = loader._replace(owners=loader.owners - set(there))
-        self.deployed = {name: path for name, path in there.items() if name not in self.offered and not without(path)}
-        self.replaced = set(there) - set(self.deployed)
+        self.loader = loader._replace(owners=loader.owners - set(kernel.added))
+        self.added = {name: path for name, path in kernel.added.items() if name not in self.offered and not without(path)}
+        self.replaced = set(kernel.added) - set(self.added)
         self.exported = self._exported(self.offered.values())
-        self.deployed_exported: Dict[str, Dict[str, Tuple[Export, KernelModule]]] = {}  # by module
+        self.added_exports: Dict[str, Dict[str, Tuple[Export, KernelModule]]] = {}  # by module
         self.done: Dict[int, Verdict] = {}
         self.judging: List[int] = []  # a module, that which it needs, and so on
 
@@ -105,20 +104,20 @@ class Group:
         if export is not None and export.owner == VMLINUX:
             return Provided(export)
         found = self.exported.get(symbol)
-        if found is None and export is not None and export.owner in self.deployed:
-            found = self._of_deployed(export.owner).get(symbol)
+        if found is None and export is not None and export.owner in self.added:
+            found = self._of_added(export.owner).get(symbol)
         if found is not None:
             return self._provided(*found)
-        if export is None or export.owner in self.offered or export.owner in self.deployed or export.owner in self.replaced:
+        if export is None or export.owner in self.offered or export.owner in self.added or export.owner in self.replaced:
             return None
         return Provided(export)
 
-    def _of_deployed(self, name: str) -> Dict[str, Tuple[Export, KernelModule]]:
+    def _of_added(self, name: str) -> Dict[str, Tuple[Export, KernelModule]]:
         """What one of the modules exports that lie beside the kernel's own; nothing where its file cannot be read, as a weak link may dangle."""
-        if name not in self.deployed_exported:
+        if name not in self.added_exports:
             with forgiving():
-                self.deployed_exported[name] = self._exported([ko.read(self.kernel.host, self.deployed[name])])
-        return self.deployed_exported.setdefault(name, {})
+                self.added_exports[name] = self._exported([ko.read(self.kernel.host, self.added[name])])
+        return self.added_exports.setdefault(name, {})
 
     def _exported(self, modules: Iterable[KernelModule]) -> Dict[str, Tuple[Export, KernelModule]]:
         found: Dict[str, Tuple[Export, KernelModule]] = {}
@@ -161,9 +160,3 @@ def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Find
         findings += found
     verdict = INCOMPATIBLE if refused else UNKNOWN if any(finding.effect == DOUBT for finding in findings) else COMPATIBLE
     return Verdict(module.path, module.name, loader.release, verdict, refused.errno if refused else None, tuple(findings), dmesg)
-
-
-def deployed(kernel: Kernel) -> Dict[str, str]:
-    """Module names whose file, of all that depmod finds for this kernel, is not one of the kernel's own."""
-    own = (kernel.modules_dir + "/kernel/", "/usr" + kernel.modules_dir + "/kernel/")
-    return {name: path for name, path in kernel.modules.items() if not path.startswith(own)}

@@ -123,7 +123,7 @@ def rank(release: str, build: Build) -> Tuple[Any, ...]:
     return version_key(build.version), build.release == release, version_key(build.release)
 
 
-def select(kernels: Sequence[Kernel], candidates: Sequence[Build], judge: Judge,
+def select(kernels: Sequence[Kernel], candidates: Sequence[Build], judge: Judge, *,
            rate: Callable[[str, Build], int] = lambda release, build: 0) -> List[Choice]:
     """For each kernel the first of the candidates, by rank, that it takes as a whole. No build is judged twice against one kernel.
 

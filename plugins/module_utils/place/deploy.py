@@ -41,23 +41,28 @@ def link(host: Host, options: Dict[str, Any], preview: bool = False) -> Tuple[Pl
     tree = store.ModuleTree(host, Plan(host))
     ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search  # what is replaced provides nothing
     judged = functools.partial(judge, without=ours)
-    healing = (lambda tree, ours: heal.heal(tree, chosen, judge, ours)) if options["heal"] else None
+    healing = (lambda tree, ours: heal.heal(tree, chosen, judge, skip=ours)) if options["heal"] else None
     given, contents = _given(host, options)
     given = [module._replace(packed="") for module in given]  # it is stored as it is uncompressed
-    if options["state"] == "absent":
-        outcome = weak_links.absent(tree, driver, options["version"], options["build"], installed, judged, healing)
-    else:
-        outcome = weak_links.present(tree, driver, selection.builds(given), installed, chosen, judged, contents, healing)
     gone = options["state"] == "absent"
-    outcome.result["unserved"] = [] if gone else notice.unserved(host, installed, outcome.result["kernels"], outcome.after)
-    outcome.result["other_drivers"] = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
+    if gone:
+        outcome = weak_links.absent(tree, driver, version=options["version"], release=options["build"], installed=installed, judge=judged,
+                                    healing=healing)
+    else:
+        outcome = weak_links.present(tree, driver, selection.builds(given), installed=installed, chosen=chosen, judge=judged, contents=contents,
+                                     healing=healing)
+    rows = [each.as_dict() for each in outcome.kernels]
+    result: Dict[str, Any] = {"driver": driver, "kernels": rows, "healed": [each.as_dict() for each in outcome.healed],
+                              "left": list(outcome.left), "need": list(outcome.need), "msg": outcome.msg}
+    result["unserved"] = [] if gone else notice.unserved(host, installed, rows, outcome.after)
+    result["other_drivers"] = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
     here = next((kernel.release for kernel in installed if kernel.running), None)
     other = here is not None and _reboot_needed(tree.plan, outcome.before[here], outcome.after[here], contents, options["load"])
-    outcome.result["held_back_by"] = _held_back_by(host, outcome.after) if other else None
-    outcome.result["reboot_needed"] = other and outcome.result["held_back_by"] is None
-    if outcome.result["need"] and options["files"] is None and not preview:
-        return Plan(host), outcome.result
-    return tree.plan, outcome.result
+    result["held_back_by"] = _held_back_by(host, outcome.after) if other else None
+    result["reboot_needed"] = other and result["held_back_by"] is None
+    if result["need"] and options["files"] is None and not preview:
+        return Plan(host), result
+    return tree.plan, result
 
 
 def _reboot_needed(plan: Plan, before: Optional[Build], after: Optional[Build], contents: weak_links.Contents, load: bool) -> bool:
@@ -92,7 +97,7 @@ def _loaded(host: Host, build: Optional[Build], contents: weak_links.Contents) -
     """Each module of a build, and whether it is loaded."""
     found = []
     for module in build.modules if build else ():
-        stored = "%s/%s" % (build.directory if build else "", weak_links.file_name(module))
+        stored = "%s/%s" % (build.directory if build else "", store.file_name(module))
         content = contents(module)
         data = content.data() if content else host.read(stored) if host.is_file(stored) else b""
         build_id = loaded.build_id(data, module.path)

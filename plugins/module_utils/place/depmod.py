@@ -13,10 +13,10 @@ from ..host import Host
 from ..lock import scratch
 from ..plan import Change, Content, File, Plan, look, same
 from ..read import index
-from ..read.depmod import DIRECTORIES, DepmodConfig, chosen, rank_of
+from ..read.depmod import DIRECTORIES, INDEX_LIMIT, DepmodConfig, by_module, chosen, dependencies, listed, rank_of
+from ..read.kernels import modules_root, own_files
 from ..read.names import is_module_file, module_of, stem
 
-INDEX_LIMIT = 64 << 20
 DEPTH = 16  # of directories below extra/ and the like
 PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
 
@@ -39,21 +39,9 @@ def _pattern(release: str) -> str:
     return re.sub(r"[^\w.-]", lambda special: "[%s]" % special.group(), release)
 
 
-def listed(host: Host, modules_dir: str) -> Dict[str, str]:
-    """What modules.dep lists: module name to path. Nothing where depmod never ran."""
-    path = modules_dir + "/modules.dep"
-    return parse(host.read_text(path, INDEX_LIMIT), modules_dir) if host.is_file(path) else {}
-
-
-def parse(text: str, modules_dir: str) -> Dict[str, str]:
-    """modules.dep as module name to path."""
-    rows = (line.partition(":") for line in text.splitlines())
-    return {module_of(path): posixpath.join(modules_dir, path) for path, colon, _needs in rows if colon}
-
-
 def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
     """The module files that depmod has chosen for a kernel out of the drivers' directories."""
-    modules_dir = "/lib/modules/" + release
+    modules_dir = "%s/%s" % (modules_root(host), release)
     directories = tuple("%s/%s/%s/" % (modules_dir, place, driver) for place in PLACES for driver in drivers)
     return tuple(sorted(path for path in chosen(host, modules_dir).values() if path.startswith(directories)))
 
@@ -63,7 +51,7 @@ def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
 ITS_INPUT = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what it reads besides the modules
 
 
-def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], without: Iterable[str]) -> None:
+def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], *, without: Iterable[str]) -> None:
     """Plan that the indexes of one kernel list the modules as they are by then, but for the files ``without``, which go after that.
 
     ``wanted`` is what they are to say of our modules: name to path. They are made elsewhere, looked at, and put in their place one by one,
@@ -71,26 +59,25 @@ def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], without: Itera
     """
     room = sum(status.st_size for status in (plan.host.lstat(path) for path in _present(plan.host, modules_dir)) if status)
     gone = frozenset(without)
-    plan.derive(modules_dir + "/modules.dep", "depmod", lambda host: _made(host, modules_dir, wanted, gone), room * 5 // 4)
+    plan.derive(modules_dir + "/modules.dep", "depmod", lambda host: _made(host, modules_dir, wanted, without=gone), room * 5 // 4)
 
 
 def _present(host: Host, modules_dir: str) -> List[str]:
-    names = host.listdir(modules_dir)
-    return ["%s/%s" % (modules_dir, name) for name in names if name.startswith("modules.") and name not in ITS_INPUT]
+    return ["%s/%s" % (modules_dir, name) for name in host.listdir(modules_dir) if name.startswith("modules.") and name not in ITS_INPUT]
 
 
-def _made(host: Host, modules_dir: str, wanted: Dict[str, str], without: FrozenSet[str]) -> List[Change]:
+def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: FrozenSet[str]) -> List[Change]:
     release = posixpath.basename(modules_dir)
     with scratch() as directory:
         try:
             base = lay_out(directory, release)
-            _mirror(host, modules_dir, base, without)
+            _mirror(host, modules_dir, base, without=without)
             said = host.run(["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]).err
             unread = [name for name in ITS_INPUT if os.path.isfile(os.path.join(base, name)) and "could not open %s " % name in said]
             made = read_back(base)
         except OSError as error:
             raise from_oserror(str(error.filename or directory), error, "lay out the modules for depmod") from None
-    _check(host, modules_dir, made, wanted, without, ["it could not read %s" % name for name in unread])
+    _check(host, modules_dir, made, wanted=wanted, without=without, wrong=["it could not read %s" % name for name in unread])
     changes = []
     for name in sorted(made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
         path = "%s/%s" % (modules_dir, name)
@@ -121,21 +108,21 @@ def read_back(base: str) -> Dict[str, bytes]:
     return made
 
 
-def _mirror(host: Host, modules_dir: str, base: str, without: FrozenSet[str]) -> None:
+def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str]) -> None:
     """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some are to be left out."""
     for name in host.listdir(modules_dir):
         path = "%s/%s" % (modules_dir, name)
         if name in ITS_INPUT or name == "kernel":
             os.symlink(host.real(path), os.path.join(base, name))
         elif name not in ("build", "source") and (not name.startswith("modules.") or host.is_dir(path)):
-            _mirror_files(host, path, os.path.join(base, name), without, 0)
+            _mirror_files(host, path, os.path.join(base, name), without=without)
 
 
-def _mirror_files(host: Host, path: str, target: str, without: FrozenSet[str], depth: int) -> None:
+def _mirror_files(host: Host, path: str, target: str, *, without: FrozenSet[str], depth: int = 0) -> None:
     if host.is_dir(path) and depth < DEPTH:
         os.makedirs(target, exist_ok=True)
         for name in host.listdir(path):
-            _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without, depth + 1)
+            _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without=without, depth=depth + 1)
     elif path not in without and is_module_file(path) and host.is_file(path):
         os.symlink(host.real(path), target)
 
@@ -145,23 +132,23 @@ def _configuration(host: Host) -> List[str]:
     return [] if host.live else [word for directory in DIRECTORIES for word in ("-C", host.real(directory))]
 
 
-def _check(host: Host, modules_dir: str, made: Dict[str, bytes], wanted: Dict[str, str], without: FrozenSet[str],
+def _check(host: Host, modules_dir: str, made: Dict[str, bytes], *, wanted: Dict[str, str], without: FrozenSet[str],
            wrong: List[str]) -> None:
     """depmod ends with 0 whatever it has written. Nothing that was listed and is still there may be missing, and ours have to be found.
 
     Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the binary one is not.
     """
-    names = parse(made.get("modules.dep", b"").decode("utf-8", "surrogateescape"), modules_dir)
+    lists = by_module(dependencies(made.get("modules.dep", b"").decode("utf-8", "surrogateescape")), modules_dir)
     binary = index.entries(made.get("modules.dep.bin", b""))
     nothing = bool(made.get("modules.dep.bin")) and "modules.dep" in made and not binary
     wrong += ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name) and not nothing]
     wrong += ["%s is empty" % name for name, data in sorted(made.items()) if not data and _had(host, modules_dir, name)]
     wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
-    wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(names) - set(binary))[:1]]
-    wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if names.get(name) != path]
-    before = listed(host, modules_dir) or {name: name for name in _in_tree(host, modules_dir)}
+    wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(lists) - set(binary))[:1]]
+    wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if lists.get(name) != path]
+    before = listed(host, modules_dir) or {name: name for name in map(module_of, own_files(host, modules_dir))}
     wrong += ["%s is no longer listed" % name for name, path in sorted(before.items())
-              if name not in names and path not in without and (path == name or host.is_file(path))][:1]
+              if name not in lists and path not in without and (path == name or host.is_file(path))][:1]
     if wrong:
         release = posixpath.basename(modules_dir)
         raise KmodError("depmod", "has not made the indexes of kernel %s as they should be: %s" % (release, "; ".join(wrong[:3])),
@@ -175,11 +162,6 @@ def _had(host: Host, modules_dir: str, name: str) -> bool:
     return name != "modules.dep" and status is not None and status.st_size > 0 and host.is_file("%s/%s" % (modules_dir, source))
 
 
-def _in_tree(host: Host, modules_dir: str) -> List[str]:
-    """The names of the kernel's own modules, for a kernel whose indexes are lost."""
-    return [module_of(name) for _directory, _names, files in os.walk(host.real(modules_dir + "/kernel")) for name in files if is_module_file(name)]
-
-
 def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:
     """Whether the indexes are not what a whole run of depmod leaves: modprobe reads modules.dep.bin, which has to know what modules.dep lists."""
     plain, binary = modules_dir + "/modules.dep", modules_dir + "/modules.dep.bin"
@@ -188,7 +170,7 @@ def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:
     data = host.read(binary, INDEX_LIMIT)
     if not index.whole(data):
         return True
-    names = listed(host, modules_dir)
-    if not names:
-        return bool(_in_tree(host, modules_dir))
-    return any((index.lookup(data, name) or ":").partition(":")[0] != names[name][len(modules_dir) + 1:] for name in wanted if name in names)
+    lists = listed(host, modules_dir)
+    if not lists:
+        return next(own_files(host, modules_dir), None) is not None
+    return any((index.lookup(data, name) or ":").partition(":")[0] != lists[name][len(modules_dir) + 1:] for name in wanted if name in lists)

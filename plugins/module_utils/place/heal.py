@@ -4,34 +4,45 @@
 
 """Weak links of any origin that lead nowhere: led to another build of the same driver that their kernel takes, or removed."""
 import posixpath
-from typing import Any, Dict, Iterable, List, Sequence, Set
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
 
 from ..host import Host
 from ..judge.selection import Build, Judge, select
 from ..plan import Link
 from ..read import ko, names
-from ..read.kernels import Kernel
+from ..read.kernels import Kernel, modules_root
 from . import store
 
 
-def heal(tree: store.ModuleTree, kernels: Sequence[Kernel], judge: Judge, skip: Set[str]) -> List[Dict[str, Any]]:
-    """Plan the repair of the dangling links in these kernels' weak-updates, but of those at the paths ``skip``; answers with one row a link."""
-    rows = []
+class Healed(NamedTuple):
+    """A dangling link, what it said, and what it says now; ``after`` is None where it was removed."""
+
+    path: str
+    before: str
+    after: Optional[str]
+
+    def as_dict(self) -> Dict[str, Optional[str]]:
+        return {"path": self.path, "before": self.before, "after": self.after}
+
+
+def heal(tree: store.ModuleTree, kernels: Sequence[Kernel], judge: Judge, *, skip: Set[str]) -> List[Healed]:
+    """Plan the repair of the dangling links in these kernels' weak-updates, but of those at the paths ``skip``."""
+    healed = []
     for kernel in kernels:
-        top = "%s/%s/weak-updates" % (store.modules_root(tree.host), kernel.release)
+        top = "%s/%s/weak-updates" % (modules_root(tree.host), kernel.release)
         for directory, files in sorted(dangling(tree.host, top, skip).items()):
             below = directory[len(top) + 1:]
             build = select([kernel], _builds(tree.host, below, files), judge)[0].build
             for name in files:
-                path = "%s/%s" % (directory, name)
-                row = {"path": path, "before": tree.host.readlink(path), "after": None}
+                path, after = "%s/%s" % (directory, name), None
+                before = tree.host.readlink(path)
                 if build and build.release != kernel.release:
-                    row["after"] = posixpath.relpath("%s/%s" % (build.directory, name), directory)
-                    tree.put(path, Link(str(row["after"])))
+                    after = posixpath.relpath("%s/%s" % (build.directory, name), directory)
+                    tree.put(path, Link(after))
                 else:
                     tree.remove(path)
-                rows.append(row)
-    return rows
+                healed.append(Healed(path, before, after))
+    return healed
 
 
 def dangling(host: Host, directory: str, skip: Iterable[str] = ()) -> Dict[str, List[str]]:
@@ -49,7 +60,7 @@ def dangling(host: Host, directory: str, skip: Iterable[str] = ()) -> Dict[str, 
 
 def _builds(host: Host, below: str, files: Sequence[str]) -> List[Build]:
     """Builds with files of all these names: where weak-updates/X links to, extra/X or updates/X of any release, hold the same driver."""
-    root = store.modules_root(host)
+    root = modules_root(host)
     found = []
     for release in host.listdir(root):
         for place in ("extra", "updates"):

@@ -11,11 +11,13 @@ from ..compression import decompress
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
 from ..read import kernels, ko
+from ..read.depmod import listed
 from ..read.kernel_module import KernelModule
 from ..read.names import is_readable_module, module_of
-from . import depmod, heal, loaded, store, weak_links
+from . import heal, loaded, store
 from .boot import detect, shipped
 from .boot.menu import View, boots
+from .driver import Deployed, deployed, serving
 from .initramfs import existing, image
 
 PLACES = ("extra", "updates", "weak-updates")  # where out-of-tree modules are
@@ -36,11 +38,11 @@ def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
             raise KmodError(name, "there is no driver of this name on %s" % host.root,
                             "On this host: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
     names = set(drivers) or known
-    there = [weak_links.deployed(host, name) for name in sorted(names)]
+    there = [deployed(host, name) for name in sorted(names)]
     installed = store.installed(host)
-    serving = {each.driver: weak_links.serving(host, each) for each in there}
+    using = {each.driver: serving(host, each) for each in there}
     kernel_rows = [_kernel(host, kernel, there) for kernel in installed]
-    driver_rows = [_driver(each, serving[each.driver]) for each in there]
+    driver_rows = [_driver(each, using[each.driver]) for each in there]
     variants = [row for row in variants if not drivers or names & set(row["drivers"])]
     entries = [row for row in entries if row["driver"] in names or not drivers]
     found: Dict[str, Any] = {"drivers": driver_rows, "kernels": kernel_rows, "variants": variants, "entries": entries,
@@ -74,7 +76,7 @@ def _entries(host: Host) -> List[Dict[str, Any]]:
     return rows
 
 
-def _orphans(variants: Sequence[Dict[str, Any]], entries: Sequence[Dict[str, Any]], there: Sequence[weak_links.Deployed],
+def _orphans(variants: Sequence[Dict[str, Any]], entries: Sequence[Dict[str, Any]], there: Sequence[Deployed],
              installed: Sequence[str]) -> List[Dict[str, Any]]:
     found = [{"kind": "variant", "path": row["path"], "kernel": row["kernel"], "size": row["size"]} for row in variants if row["state"] == "gone"]
     found += [{"kind": "entry", "path": row["path"], "kernel": row["kernel"], "size": 0} for row in entries
@@ -90,10 +92,10 @@ def default_release(host: Host) -> Optional[str]:
     return next((kernel.release for kernel in kernels.installed(host) if entry and boots(entry, kernel.release)), None)
 
 
-def _driver(there: weak_links.Deployed, serving: Dict[str, Any]) -> Dict[str, Any]:
+def _driver(there: Deployed, using: Dict[str, Any]) -> Dict[str, Any]:
     builds = [{"build": build.release, "version": build.version, "path": build.directory, "whole": True,
-               "kernels": sorted(release for release, used in serving.items() if used and used.directory == build.directory),
-               "modules": [_module(module, path) for module, path in zip(build.modules, weak_links.files_of(build))]} for build in there.builds]
+               "kernels": sorted(release for release, used in using.items() if used and used.directory == build.directory),
+               "modules": [_module(module, path) for module, path in zip(build.modules, store.files_of(build))]} for build in there.builds]
     builds += [{"build": stored.release, "version": "", "path": stored.directory, "whole": False, "kernels": [], "modules": []}
                for stored in there.broken]
     return {"driver": there.driver, "builds": builds}
@@ -104,12 +106,12 @@ def _module(module: KernelModule, path: str) -> Dict[str, Any]:
     return {"name": module.name, "path": path, "sha256": module.sha256, "srcversion": module.srcversion, "signature": signature}
 
 
-def _kernel(host: Host, kernel: kernels.Kernel, there: Sequence[weak_links.Deployed]) -> Dict[str, Any]:
+def _kernel(host: Host, kernel: kernels.Kernel, there: Sequence[Deployed]) -> Dict[str, Any]:
     ours = {path for each in there for path in each.links[kernel.release]}
-    listed = depmod.listed(host, kernel.modules_dir)
+    lists = listed(host, kernel.modules_dir)
     names = {module.name for each in there for build in each.builds for module in build.modules}
-    names.update(name for name, path in listed.items() if path[len(kernel.modules_dir) + 1:].split("/")[0] in PLACES)
-    used = [_used(host, kernel, name, listed.get(name)) for name in sorted(names)]
+    names.update(name for name, path in lists.items() if path[len(kernel.modules_dir) + 1:].split("/")[0] in PLACES)
+    used = [_used(host, kernel, name, lists.get(name)) for name in sorted(names)]
     return {"kernel": kernel.release, "running": kernel.running, "modules": used, "links": _links(host, kernel, ours),
             "images": _images(host, kernel.release, {row["name"]: row["sha256"] for row in used})}
 

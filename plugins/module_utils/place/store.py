@@ -16,16 +16,18 @@ import hashlib
 import os
 import posixpath
 import re
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
+from ..judge.selection import Build
 from ..plan import Content, File, Node, Plan
 from ..read import kernels, names
-from ..read.kernels import Kernel
+from ..read.kernel_module import KernelModule
+from ..read.kernels import Kernel, modules_root
 
 MARK = ".outoftree.kmod"
-_ROW = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_-]*\.ko)")
+_ROW = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>.*)")
 _MADE = "# outoftree.kmod made this directory, which goes when nothing else is left in it.\n"
 _HOLDS = "# outoftree.kmod put these files here:\n"
 
@@ -43,11 +45,6 @@ class Stored(NamedTuple):
         return sorted({self.directory + "/" + name for name, _sha256 in self.files})
 
 
-def modules_root(host: Host) -> str:
-    """Where the host's modules directories are."""
-    return "/lib/modules" if host.listdir("/lib/modules") or not host.listdir("/usr/lib/modules") else "/usr/lib/modules"
-
-
 def releases(host: Host) -> List[str]:
     """The kernels that have, or had, a directory for modules. Not another name for such a directory."""
     root = modules_root(host)
@@ -61,8 +58,7 @@ def _other_name(host: Host, path: str) -> bool:
 def installed(host: Host) -> List[Kernel]:
     """The installed kernels, oldest first. Error: MODULES_APART, where /lib/modules and /usr/lib/modules are two directories with kernels in both."""
     root = modules_root(host)
-    known = releases(host)
-    found = [kernel for kernel in kernels.installed(host) if kernel.release in known or posixpath.dirname(kernel.modules_dir) != root]
+    found = kernels.installed(host)
     for kernel in found:
         if host.real(posixpath.dirname(kernel.modules_dir)) != host.real(root):
             raise KmodError(kernel.modules_dir, "lies apart from %s" % root, "Make one directory a symlink to the other", "MODULES_APART")
@@ -95,7 +91,7 @@ def directories(host: Host, driver: str) -> List[str]:
 def marked(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
     """(file name, sha256) of what the mark in a directory says is ours in it; nothing where there is none."""
     rows = [_ROW.fullmatch(line) for line in _mark(host, directory).splitlines()]
-    return tuple((row.group("name"), row.group("sha256")) for row in rows if row)
+    return tuple((row.group("name"), row.group("sha256")) for row in rows if row and names.is_stored_module(row.group("name")))
 
 
 def _mark(host: Host, directory: str) -> str:
@@ -103,12 +99,27 @@ def _mark(host: Host, directory: str) -> str:
     return host.read_text(path) if host.is_file(path) and not host.is_link(path) else ""
 
 
-def place_for(host: Host, driver: str, release: str, digests: Sequence[str], taken: Iterable[str]) -> str:
+def file_name(module: KernelModule) -> str:
+    """What a module's file is called in the store: as it came, where kmod finds it under the module's name by that, else by its name."""
+    if not names.is_module(module.name):
+        raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
+                        "Rebuild it under a plain name", "MODULE_NAME")
+    plain = names.stem(module.path) + ".ko"
+    fits = names.module_of(module.path) == module.name and names.is_stored_module(plain)
+    return plain if fits else module.name + ".ko"
+
+
+def files_of(build: Build) -> List[str]:
+    """The paths of a build's files in the store."""
+    return ["%s/%s" % (build.directory, file_name(module)) for module in build.modules]
+
+
+def place_for(host: Host, driver: str, build: Build, *, taken: Iterable[str]) -> str:
     """The directory for a build: the driver's own, or one below it where that one is ``taken`` or holds someone else's modules."""
-    top = "%s/%s/extra/%s" % (modules_root(host), release, driver)
+    top = "%s/%s/extra/%s" % (modules_root(host), build.release, driver)
     foreign = not marked(host, top) and any(names.may_be_module(name) for name in host.listdir(top))
     if top in taken or foreign:
-        return "%s/%s" % (top, hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()[:12])
+        return "%s/%s" % (top, hashlib.sha256(" ".join(build.digests).encode()).hexdigest()[:12])
     return top
 
 

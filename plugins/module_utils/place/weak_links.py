@@ -2,42 +2,33 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A driver's builds in the store, weak links to them for the other kernels, overrides and depmod.
+"""What there shall be of a driver: builds in the store, weak links to them for the other kernels, overrides, and indexes that list them.
 
 A link is relative, so that it leads to the same build in any clone of the tree, and by that and its target it is known as ours: what
 packages make with weak-modules is absolute. The build for a kernel itself needs no link, it lies where that kernel looks.
 """
 import posixpath
-import re
 import time
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..errors import KmodError, forgiving
+from ..errors import KmodError
 from ..host import Host
 from ..judge.selection import Build, Choice, Judge, select
 from ..plan import Content, File, Link
-from ..read import ko, names
-from ..read.depmod import by_name, config
+from ..read.depmod import by_name, config, listed
 from ..read.kernel_module import KernelModule
-from ..read.kernels import Kernel, version_key
+from ..read.kernels import Kernel, modules_root, version_key
+from ..read.names import may_be_module, module_of
 from . import depmod, store
+from .driver import Deployed, deployed, is_our_link, link_directories, serving, serving_installed
+from .heal import Healed
 
 Contents = Callable[[KernelModule], Optional[Content]]  # the bytes of a module that is not stored yet, None where they are not at hand
-
-Healing = Callable[[store.ModuleTree, Set[str]], List[Dict[str, Any]]]  # heal.heal for some kernels: (tree, our links) -> rows
-
-
-class Deployed(NamedTuple):
-    """What there is of a driver on the host."""
-
-    driver: str
-    builds: Tuple[Build, ...]  # whole ones
-    broken: Tuple[store.Stored, ...]  # ones that miss files
-    links: Dict[str, Dict[str, str]]  # kernel release -> path -> target as written; those of removed kernels, too
+Healing = Callable[[store.ModuleTree, Set[str]], List[Healed]]  # heal.heal for some kernels: (tree, our links)
 
 
 class Target(NamedTuple):
-    """What there shall be of it."""
+    """What there shall be of a driver."""
 
     used: Dict[str, Optional[Build]]  # kernel release -> build, with the directory it has or gets
     new: Sequence[Build]  # those of them that are to be stored
@@ -45,113 +36,69 @@ class Target(NamedTuple):
     links: Dict[str, Dict[str, str]]  # kernel release -> path -> target
 
 
-class Outcome(NamedTuple):
-    """The answer, and the build that each installed kernel uses before and after."""
+class Served(NamedTuple):
+    """What one kernel gets: ``files`` are its links, or those of its own build; ``override`` tells whether depmod.d has to speak for them."""
 
-    result: Dict[str, Any]
+    kernel: str
+    verdict: str
+    reason: str
+    build: Optional[Build]
+    files: Tuple[str, ...]
+    linked: bool
+    override: bool
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"kernel": self.kernel, "verdict": self.verdict, "reason": self.reason, "build": self.build.release if self.build else None,
+                "version": self.build.version if self.build else None, "files": list(self.files), "linked": self.linked,
+                "override": self.override}
+
+
+class Outcome(NamedTuple):
+    """What comes of a plan, and the build that each installed kernel uses before and after.
+
+    ``left``: what lies in the place of a file of ours and is not that, so that it stays. ``need``: the paths of modules, as they were given,
+    that are to be stored and whose contents are not at hand.
+    """
+
+    driver: str
+    kernels: Tuple[Served, ...]  # those that were chosen, or lose their build
+    healed: Tuple[Healed, ...]
+    left: Tuple[str, ...]
     before: Dict[str, Optional[Build]]
     after: Dict[str, Optional[Build]]
+    need: Tuple[str, ...] = ()
+    msg: str = ""
 
 
-def deployed(host: Host, driver: str) -> Deployed:
-    """Read what there is of ``driver`` in the store and in weak-updates."""
-    whole, broken = [], []
-    for stored in store.builds(host, driver):
-        modules = _modules(host, stored)
-        if modules:
-            whole.append(Build(stored.release, tuple(sorted(modules, key=lambda module: module.name)), stored.directory))
-        else:
-            broken.append(stored)
-    links = {release: our_links(host, release, driver) for release in store.releases(host)}
-    return Deployed(driver, tuple(whole), tuple(broken), links)
-
-
-def _modules(host: Host, stored: store.Stored) -> List[KernelModule]:
-    """The modules of a build; none where one is missing, or is not what was put there."""
-    found = []
-    for path in stored.paths:
-        if not host.is_file(path):
-            return []
-        with forgiving():
-            found.append(ko.read(host, path))
-    rows = set(stored.files)
-    return found if all((posixpath.basename(module.path), module.sha256) in rows for module in found) and len(found) == len(stored.paths) else []
-
-
-def our_links(host: Host, release: str, driver: str) -> Dict[str, str]:
-    """Path and target of the driver's links in one kernel's tree, dangling ones too."""
-    found = {}
-    for directory in _link_directories(host, release, driver):
-        for name in host.listdir(directory):
-            path = "%s/%s" % (directory, name)
-            if _is_ours(host, path, driver):
-                found[path] = host.readlink(path)
-    return found
-
-
-def _link_directories(host: Host, release: str, driver: str) -> List[str]:
-    """weak-updates/DRIVER, or beside it where someone else has a file of that name there."""
-    top = "%s/%s/weak-updates" % (store.modules_root(host), release)
-    return ["%s/%s" % (top, driver), "%s/outoftree.kmod/%s" % (top, driver)]
-
-
-def _is_ours(host: Host, path: str, driver: str) -> bool:
-    """A link as we make them, dangling or not; or any that leads to a build of ours, as weak-modules makes them for a kernel that arrives.
-
-    Not what a run that was cut off has left under the name of a temporary file.
-    """
-    if not host.is_link(path) or posixpath.basename(path).startswith("."):
-        return False
-    text = host.readlink(path)
-    if re.fullmatch(r"(\.\./){3,4}[^/]+/extra/%s/([0-9a-f]{12}/)?[^/]+\.ko" % re.escape(driver), text):
-        return True
-    directory, name = posixpath.split(text)
-    return bool(re.search(r"^/.*/extra/%s(/[0-9a-f]{12})?$" % re.escape(driver), directory)) and name in dict(store.marked(host, directory))
-
-
-def file_name(module: KernelModule) -> str:
-    """What a module's file is called in the store: as it came, where kmod finds it under the module's name by that, else by its name."""
-    if not names.is_module(module.name):
-        raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
-                        "Rebuild it under a plain name", "MODULE_NAME")
-    stem = re.sub(r"\.ko(\.\w+)?$", "", posixpath.basename(module.path))
-    return (stem if stem.replace("-", "_") == module.name else module.name) + ".ko"
-
-
-def files_of(build: Build) -> List[str]:
-    """The paths of a build's files in the store."""
-    return ["%s/%s" % (build.directory, file_name(module)) for module in build.modules]
-
-
-def present(tree: store.ModuleTree, driver: str, given: Sequence[Build], installed: Sequence[Kernel], chosen: Sequence[Kernel], judge: Judge,
-            contents: Contents, healing: Optional[Healing] = None) -> Outcome:
+def present(tree: store.ModuleTree, driver: str, given: Sequence[Build], *, installed: Sequence[Kernel], chosen: Sequence[Kernel],
+            judge: Judge, contents: Contents, healing: Optional[Healing] = None) -> Outcome:
     """Give each of the ``chosen`` kernels the best build of those ``given`` and those stored; kernels not chosen keep what they have.
 
     Stored builds that no kernel uses stay for kernels to come, until one of a newer version, or for the same kernel, is used in their place.
-    The result's ``need`` lists the paths of modules, as they were given, that are to be stored and whose contents are not at hand.
     """
     host = tree.host
     there = deployed(host, driver)
     known = {(build.release, build.digests) for build in there.builds}
     fresh = [build for build in given if (build.release, build.digests) not in known]
     if not given and not there.builds and not healing:
-        lost = [path for stored in there.broken for path in stored.paths if not host.is_file(path)]
+        lost = [path for path in _paths(there.broken) if not host.is_file(path)]
         raise KmodError(driver, "there is no %sbuild of this driver on the host%s and none is given"
                         % ("whole " if lost else "", " (%s is missing)" % lost[0] if lost else ""), "Give src or path", "NO_BUILD")
     _refuse_modules_of_others(host, driver, fresh)
-    used = _serving_installed(host, there, installed)
-    choices = select(chosen, fresh + list(there.builds), judge, _rate(used, given))
+    used = serving_installed(host, there, installed)
+    choices = select(chosen, fresh + list(there.builds), judge, rate=_rate(used, given))
     used.update({choice.kernel: choice.build for choice in choices})
     kept = [build for build in there.builds if not _superseded(build, [build for build in used.values() if build])]
-    used, new = _place(host, driver, used, {build.directory for build in kept})
-    _let_own_serve(used, kept + new, [kernel for kernel in installed if kernel not in chosen and not there.links[kernel.release]], judge)
-    outcome = _converge(tree, there, Target(used, new, kept, _all_links(host, driver, used)), installed, choices, contents, healing)
-    need = sorted(module.path for build in new for module in build.modules if contents(module) is None)
-    outcome.result.update(need=need, msg=_message(driver, outcome.result["kernels"]))
-    return outcome
+    used, new = _place(host, driver, used, taken={build.directory for build in kept})
+    others = [kernel for kernel in installed if kernel not in chosen and not there.links[kernel.release]]
+    _let_own_serve(used, kept + new, others, judge=judge)
+    target = Target(used, new, kept, _all_links(host, driver, used))
+    outcome = _converge(tree, there, target, installed=installed, choices=choices, contents=contents, healing=healing)
+    need = sorted(module.path for module in _modules(new) if contents(module) is None)
+    return outcome._replace(need=tuple(need), msg=_message(driver, outcome.kernels))
 
 
-def absent(tree: store.ModuleTree, driver: str, version: Optional[str], release: Optional[str], installed: Sequence[Kernel], judge: Judge,
+def absent(tree: store.ModuleTree, driver: str, *, version: Optional[str], release: Optional[str], installed: Sequence[Kernel], judge: Judge,
            healing: Optional[Healing] = None) -> Outcome:
     """Remove a driver, or its builds of a version or for a release; kernels that used those get the next best that is left."""
     host = tree.host
@@ -159,39 +106,28 @@ def absent(tree: store.ModuleTree, driver: str, version: Optional[str], release:
     whole = version is None and release is None
     kept = [] if whole else [build for build in there.builds
                              if version not in (None, build.version) or release not in (None, build.release)]
-    used = _serving_installed(host, there, installed)
+    used = serving_installed(host, there, installed)
     stay = {build.directory for build in kept}
     losing = [kernel for kernel in installed
               if (used[kernel.release] or there.links[kernel.release]) and _directory(used[kernel.release]) not in stay]
-    choices = select(losing, kept, judge, _rate(used))
+    choices = select(losing, kept, judge, rate=_rate(used))
     used.update({choice.kernel: choice.build for choice in choices})
-    outcome = _converge(tree, there, Target(used, [], kept, _all_links(host, driver, used)), installed, choices, lambda module: None, healing)
+    target = Target(used, [], kept, _all_links(host, driver, used))
+    outcome = _converge(tree, there, target, installed=installed, choices=choices, contents=lambda module: None, healing=healing)
     others = "; there is " + ", ".join("%s for %s" % (build.version or "(no version)", build.release) for build in kept) if kept else ""
-    outcome.result.update(need=[], msg="%s: %s" % (driver, "removed" if tree.plan else "nothing to remove" + others))
-    return outcome
+    return outcome._replace(msg="%s: %s" % (driver, "removed" if tree.plan else "nothing to remove" + others))
+
+
+def _paths(stored: Iterable[store.Stored]) -> List[str]:
+    return [path for each in stored for path in each.paths]
+
+
+def _modules(builds: Iterable[Build]) -> List[KernelModule]:
+    return [module for build in builds for module in build.modules]
 
 
 def _directory(build: Optional[Build]) -> str:
     return build.directory if build else ""
-
-
-def serving(host: Host, there: Deployed) -> Dict[str, Optional[Build]]:
-    """The build that each kernel uses now: the one that its links lead to, else its own, if modules.dep lists that."""
-    by_directory = {build.directory: build for build in there.builds}
-    found = {}
-    for release, links in there.links.items():
-        places = [posixpath.dirname(posixpath.normpath(posixpath.join(posixpath.dirname(path), target))) for path, target in links.items()]
-        own = [build for build in there.builds if build.release == release] if not links else []
-        listed = set(depmod.listed(host, "%s/%s" % (store.modules_root(host), release)).values()) if own else set()
-        places += [build.directory for build in own if listed.issuperset(files_of(build))]
-        found[release] = next((by_directory[place] for place in places if place in by_directory), None)
-    return found
-
-
-def _serving_installed(host: Host, there: Deployed, installed: Sequence[Kernel]) -> Dict[str, Optional[Build]]:
-    """The same, but nothing for a kernel of which only a directory is left."""
-    releases = {kernel.release for kernel in installed}
-    return {release: build if release in releases else None for release, build in serving(host, there).items()}
 
 
 def _rate(used: Dict[str, Optional[Build]], given: Sequence[Build] = ()) -> Callable[[str, Build], int]:
@@ -204,7 +140,8 @@ def _rate(used: Dict[str, Optional[Build]], given: Sequence[Build] = ()) -> Call
     return rate
 
 
-def _let_own_serve(used: Dict[str, Optional[Build]], stored: Sequence[Build], kernels: Sequence[Kernel], judge: Judge) -> None:
+def _let_own_serve(used: Dict[str, Optional[Build]], stored: Sequence[Build], kernels: Sequence[Kernel], *,
+                   judge: Judge) -> None:
     """A build in the tree of the kernel that it was made for is seen there, chosen or not: so it is used, if that kernel takes it."""
     for kernel in kernels:
         own = [build for build in stored if build.release == kernel.release]
@@ -213,10 +150,10 @@ def _let_own_serve(used: Dict[str, Optional[Build]], stored: Sequence[Build], ke
 
 
 def _refuse_modules_of_others(host: Host, driver: str, fresh: Sequence[Build]) -> None:
-    given = {module.name: module.path for build in fresh for module in build.modules}
+    given = {module.name: module.path for module in _modules(fresh)}
     for stored in store.builds(host) if fresh else []:
         for name, _sha256 in stored.files:
-            module = names.module_of(name)
+            module = module_of(name)
             if stored.driver != driver and module in given:
                 raise KmodError(given[module], "the driver %s has a module %s too (%s/%s)" % (stored.driver, module, stored.directory, name),
                                 "Deploy both under one driver's name, or remove %s first" % stored.driver, "MODULE_OF_OTHER_DRIVER")
@@ -229,7 +166,8 @@ def _superseded(build: Build, used: Sequence[Build]) -> bool:
     return any(version_key(other.version) > version or (other.release == build.release and version_key(other.version) == version) for other in used)
 
 
-def _place(host: Host, driver: str, used: Dict[str, Optional[Build]], taken: Set[str]) -> Tuple[Dict[str, Optional[Build]], List[Build]]:
+def _place(host: Host, driver: str, used: Dict[str, Optional[Build]], *,
+           taken: Set[str]) -> Tuple[Dict[str, Optional[Build]], List[Build]]:
     """Give the used builds that are not stored yet a directory each."""
     placed: Dict[Any, Build] = {}
     answer = dict(used)
@@ -237,29 +175,29 @@ def _place(host: Host, driver: str, used: Dict[str, Optional[Build]], taken: Set
         if build and not build.directory:
             key = (build.release, build.digests)
             if key not in placed:
-                extra = "%s/%s/extra" % (store.modules_root(host), build.release)
+                extra = "%s/%s/extra" % (modules_root(host), build.release)
                 if host.is_link(extra):
                     raise _shared(host, extra)
-                placed[key] = build._replace(directory=store.place_for(host, driver, build.release, build.digests, taken))
+                placed[key] = build._replace(directory=store.place_for(host, driver, build, taken=taken))
                 taken = taken | {placed[key].directory}
             answer[release] = placed[key]
     return answer, list(placed.values())
 
 
 def _all_links(host: Host, driver: str, used: Dict[str, Optional[Build]]) -> Dict[str, Dict[str, str]]:
-    return {release: _links(host, release, driver, build) for release, build in used.items()}
+    return {release: _links(host, release, driver, build=build) for release, build in used.items()}
 
 
-def _links(host: Host, release: str, driver: str, build: Optional[Build]) -> Dict[str, str]:
+def _links(host: Host, release: str, driver: str, *, build: Optional[Build]) -> Dict[str, str]:
     """The links that one kernel needs for a build: none for its own."""
     if build is None or build.release == release:
         return {}
-    top = "%s/%s/weak-updates" % (store.modules_root(host), release)
+    top = "%s/%s/weak-updates" % (modules_root(host), release)
     if host.is_link(top):
         raise _shared(host, top)
-    for directory in _link_directories(host, release, driver):
-        links = {"%s/%s" % (directory, posixpath.basename(path)): posixpath.relpath(path, directory) for path in files_of(build)}
-        if all(host.lstat(path) is None or _is_ours(host, path, driver) for path in links):
+    for directory in link_directories(host, release, driver):
+        links = {"%s/%s" % (directory, posixpath.basename(path)): posixpath.relpath(path, directory) for path in store.files_of(build)}
+        if all(host.lstat(path) is None or is_our_link(host, path, driver) for path in links):
             return links
     raise KmodError(directory, "is taken by files that are not ours", "Move them away", "FOREIGN_FILE")
 
@@ -269,8 +207,8 @@ def _shared(host: Host, directory: str) -> KmodError:
                      "Make it a directory of its own, or leave that kernel out", "DIRECTORY_IS_LINK")
 
 
-def _converge(tree: store.ModuleTree, there: Deployed, target: Target, installed: Sequence[Kernel], choices: Sequence[Choice], contents: Contents,
-              healing: Optional[Healing]) -> Outcome:
+def _converge(tree: store.ModuleTree, there: Deployed, target: Target, *, installed: Sequence[Kernel],
+              choices: Sequence[Choice], contents: Contents, healing: Optional[Healing]) -> Outcome:
     """Plan what turns ``there`` into ``target``.
 
     The order keeps each kernel on a build that it takes, wherever a run is cut off: what is new is stored and linked before
@@ -282,7 +220,7 @@ def _converge(tree: store.ModuleTree, there: Deployed, target: Target, installed
     for late in (False, True):
         for build in target.new:
             if (build.directory in overwritten) == late:
-                store.put_build(tree, build.directory, {file_name(module): contents(module) or _described(module) for module in build.modules})
+                store.put_build(tree, build.directory, {store.file_name(module): contents(module) or _described(module) for module in build.modules})
         for release in sorted(target.used):
             if (_directory(target.used[release]) in overwritten) == late:
                 _relink(tree, there.links[release], target.links[release])
@@ -297,14 +235,14 @@ def _converge(tree: store.ModuleTree, there: Deployed, target: Target, installed
     for stored in store.builds(host, there.driver):
         if stored.directory not in staying:
             store.remove_build(tree, stored)
-    ours = {path for links in (there.links, target.links) for each in links.values() for path in each}
+    ours: Set[str] = set().union(*there.links.values(), *target.links.values())
     healed = healing(tree, ours) if healing else []
     tree.touched.update(store.directories(host, there.driver))  # also those that a run that was cut off left empty
-    for release in _to_refresh(host, there.driver, target, listing, [kernel.release for kernel in installed], tree):
-        depmod.refresh(tree.plan, "%s/%s" % (store.modules_root(host), release), listing.wanted.get(release, {}), tree.removed)
+    for release in _to_refresh(tree, there.driver, target, listing=listing, installed=installed):
+        depmod.refresh(tree.plan, "%s/%s" % (modules_root(host), release), listing.wanted.get(release, {}), without=tree.removed)
     tree.sweep()
-    rows = [_row(choice, target, listing.overridden) for choice in choices]
-    return Outcome({"driver": there.driver, "kernels": rows, "healed": healed, "left": sorted(tree.left)}, serving(host, there), target.used)
+    rows = tuple(_served(choice, target, listing.overridden) for choice in choices)
+    return Outcome(there.driver, rows, tuple(healed), tuple(sorted(tree.left)), before=serving(host, there), after=target.used)
 
 
 def _relink(tree: store.ModuleTree, before: Dict[str, str], after: Dict[str, str]) -> None:
@@ -343,16 +281,17 @@ def _listing(host: Host, there: Deployed, target: Target) -> Listing:
     """
     lines: Set[Tuple[bool, str]] = set()
     answer = Listing({}, "", set())
-    stored = {path for build in store.builds(host, there.driver) for path in build.paths}
+    stored = set(_paths(store.builds(host, there.driver)))
     for release, build in sorted(target.used.items()):
-        top = "%s/%s" % (store.modules_root(host), release)
-        used = set(target.links[release]) or set(files_of(build) if build else [])
-        ours = {path for each in list(target.kept) + list(target.new) if each.release == release for path in files_of(each)} | used
+        top = "%s/%s" % (modules_root(host), release)
+        used = set(target.links[release]) or set(store.files_of(build) if build else [])
+        own = [each for each in (*target.kept, *target.new) if each.release == release]
+        ours = used.union(*map(store.files_of, own))
         rules = config(host, release, _override_file(there.driver))
         found = by_name(host, top, rules) if ours else {}
-        for name in sorted({names.module_of(path) for path in ours}):
+        for name in sorted({module_of(path) for path in ours}):
             foreign = [path for path in found.get(name, []) if path not in stored and path not in there.links[release]]
-            candidates = foreign + sorted(path for path in ours if names.module_of(path) == name)
+            candidates = foreign + sorted(path for path in ours if module_of(path) == name)
             best = next((path for path in candidates if path in used), None) or depmod.winner(rules, top, foreign)
             if best:
                 answer.wanted.setdefault(release, {})[name] = best
@@ -364,39 +303,43 @@ def _listing(host: Host, there: Deployed, target: Target) -> Listing:
     return answer._replace(overrides=head + "".join(line for _everywhere, line in sorted(lines)) if lines else "")
 
 
-def _to_refresh(host: Host, driver: str, target: Target, listing: Listing, installed: Sequence[str],
-                tree: store.ModuleTree) -> List[str]:
+def _to_refresh(tree: store.ModuleTree, driver: str, target: Target, *, listing: Listing, installed: Sequence[Kernel]) -> List[str]:
     """The kernels for which depmod is to be run: a file of theirs changes, or modules.dep does not say of it what it should (a run was cut off)."""
-    root = store.modules_root(host)
-    touched = [path for path in tree.plan.paths() + tree.removed if path.startswith(root + "/") and names.may_be_module(path)]
+    root = modules_root(tree.host)
+    touched = [path for path in tree.plan.paths() + tree.removed if path.startswith(root + "/") and may_be_module(path)]
     changed = {path[len(root) + 1:].split("/", 1)[0] for path in touched}
     fresh = {build.directory for build in target.new}
-    return [release for release in installed if release in changed or _directory(target.used[release]) in fresh
-            or _stale(host, "%s/%s" % (root, release), driver, listing.wanted.get(release, {}))]
+
+    def due(release: str) -> bool:
+        wanted = listing.wanted.get(release, {})
+        return release in changed or _directory(target.used[release]) in fresh or _stale(tree.host, "%s/%s" % (root, release), driver, wanted=wanted)
+
+    return [kernel.release for kernel in installed if due(kernel.release)]
 
 
-def _stale(host: Host, directory: str, driver: str, wanted: Dict[str, str]) -> bool:
-    listed = depmod.listed(host, directory)
-    places = tuple("%s/%s/%s/" % (directory, place, driver) for place in ("extra", "weak-updates", "weak-updates/outoftree.kmod"))
-    if any(listed.get(name) != path for name, path in wanted.items()):
+def _stale(host: Host, directory: str, driver: str, *, wanted: Dict[str, str]) -> bool:
+    lists = listed(host, directory)
+    places = tuple("%s/%s/%s/" % (directory, place, driver) for place in depmod.PLACES)
+    if any(lists.get(name) != path for name, path in wanted.items()):
         return True
-    if any(path.startswith(places) and not host.exists(path) for path in listed.values()) or depmod.damaged(host, directory, wanted):
+    if any(path.startswith(places) and not host.exists(path) for path in lists.values()) or depmod.damaged(host, directory, wanted):
         return True
     index = host.lstat(directory + "/modules.dep")
-    times = [status.st_mtime for path in wanted.values() for status in (host.lstat(path), host.stat(path)) if status]
+    found = [host.lstat(path) for path in wanted.values()] + [host.stat(path) for path in wanted.values()]
+    times = [status.st_mtime for status in found if status]
     return index is not None and any(index.st_mtime < when <= time.time() for when in times)
 
 
-def _row(choice: Choice, target: Target, overridden: Set[str]) -> Dict[str, Any]:
-    """One kernel's row of the result."""
+def _served(choice: Choice, target: Target, overridden: Set[str]) -> Served:
     build = target.used[choice.kernel]
     links = sorted(target.links[choice.kernel])
-    return {"kernel": choice.kernel, "verdict": choice.verdict, "reason": choice.reason, "build": build.release if build else None,
-            "version": build.version if build else None, "files": links or (files_of(build) if build else []),
-            "linked": bool(links), "override": choice.kernel in overridden}
+    files = links or (store.files_of(build) if build else [])
+    return Served(choice.kernel, choice.verdict, choice.reason, build=build, files=tuple(files), linked=bool(links),
+                  override=choice.kernel in overridden)
 
 
-def _message(driver: str, rows: Sequence[Dict[str, Any]]) -> str:
-    served = sum(1 for row in rows if row["build"])
-    refused = next((row for row in rows if not row["build"]), None)
-    return "%s: %d of %d kernels use it%s" % (driver, served, len(rows), " (%(kernel)s: %(reason)s)" % refused if refused else "")
+def _message(driver: str, rows: Sequence[Served]) -> str:
+    served = sum(1 for row in rows if row.build)
+    refused = next((row for row in rows if not row.build), None)
+    why = " (%s: %s)" % (refused.kernel, refused.reason) if refused else ""
+    return "%s: %d of %d kernels use it%s" % (driver, served, len(rows), why)

@@ -14,7 +14,7 @@ from itertools import repeat
 from typing import Any, Dict, List, Optional
 
 from ..errors import KmodError
-from ..host import Host
+from ..host import MODULES, Host
 from .exports import Export
 
 DIRECTORY = "/var/cache/outoftree.kmod"
@@ -78,7 +78,7 @@ def store_data(host: Host, name: str, kept: Dict[str, Any]) -> None:
             return
         for other in host.listdir(DIRECTORY):  # of kernels that are gone
             release = other.partition(":")[0]
-            if not host.is_dir("/lib/modules/" + release) and not host.is_dir("/usr/lib/modules/" + release):
+            if not any(host.is_dir("%s/%s" % (directory, release)) for directory in MODULES):
                 host.remove(DIRECTORY + "/" + other)
         host.replace(_path(name), zlib.compress(json.dumps(kept, separators=(",", ":")).encode("ascii"), 1))
     except KmodError:

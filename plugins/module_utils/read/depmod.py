@@ -9,7 +9,7 @@ as depmod would (``kmod: tools/depmod.c``).
 """
 import os
 import re
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 from ..errors import KmodError, from_oserror
 from ..host import Host
@@ -17,6 +17,7 @@ from . import names
 
 DIRECTORIES = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
 BUILT_IN = "built-in"
+INDEX_LIMIT = 64 << 20
 
 
 class DepmodConfig(NamedTuple):
@@ -27,13 +28,37 @@ class DepmodConfig(NamedTuple):
     exclude: Tuple[str, ...]
 
 
+def dependencies(text: str) -> Dict[str, List[str]]:
+    """modules.dep: the path of each module, as it is written there, and the paths that it needs."""
+    rows = (line.partition(":") for line in text.splitlines())
+    return {path.strip(): needs.split() for path, colon, needs in rows if colon}
+
+
+def needs(host: Host, modules_dir: str) -> Dict[str, List[str]]:
+    """The same of a kernel's tree; nothing where depmod never ran."""
+    path = modules_dir + "/modules.dep"
+    return dependencies(host.read_text(path, INDEX_LIMIT)) if host.is_file(path) else {}
+
+
+def by_module(paths: Iterable[str], modules_dir: str) -> Dict[str, str]:
+    """Module name to path, of paths as modules.dep has them: relative to the directory, or (old depmods) whole."""
+    return {names.module_of(path): os.path.join(modules_dir, path) for path in paths}
+
+
+def listed(host: Host, modules_dir: str) -> Dict[str, str]:
+    """The path of the one file of each module name that modules.dep lists, which modprobe goes by; nothing where depmod never ran."""
+    return by_module(needs(host, modules_dir), modules_dir)
+
+
 def chosen(host: Host, modules_dir: str) -> Dict[str, str]:
-    """The path of the one file of each module name that is loaded for the kernel whose modules lie in /lib/modules/REL."""
-    index = modules_dir + "/modules.dep"
-    listed = [line.split(":")[0] for line in host.read_text(index, limit=64 << 20).splitlines()] if host.is_file(index) else []
-    if listed:
-        return {names.module_of(path): os.path.join(modules_dir, path) for path in listed}
-    return search(host, modules_dir)
+    """The path of the one file of each module name that is loaded for the kernel whose modules lie in ``modules_dir`` (/lib/modules/REL)."""
+    return listed(host, modules_dir) or search(host, modules_dir)
+
+
+def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
+    """Those of the modules (by name) that came with the kernel."""
+    own = (modules_dir + "/kernel/", "/usr" + modules_dir + "/kernel/")
+    return {name: path for name, path in modules.items() if path.startswith(own)}
 
 
 def search(host: Host, modules_dir: str) -> Dict[str, str]:

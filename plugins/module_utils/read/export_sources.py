@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from .. import compression
 from ..errors import KmodError, SystemFailed, from_oserror
 from ..host import Host
-from . import cache, kernel_image, ko
+from . import cache, depmod, kernel_image, ko
 from .exports import VMLINUX, Export, read_symvers
 
 SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
@@ -48,7 +48,7 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
     Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
     where nothing is left.
     """
-    own = in_tree(modules, modules_dir)
+    own = depmod.in_tree(modules, modules_dir)
     notes: List[Note] = []
     for origin, load in ((symvers, _from_symvers), (image, _from_image)):
         if origin is None:
@@ -67,11 +67,6 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
         notes.append(Note("KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH", "%s is of another build: %s" % (origin, wrong)))
     notes.append(Note("KERNEL_NO_CRC_SOURCE", "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir)))
     return SourcedExports({}, None, tuple(notes))
-
-
-def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
-    """Those of the modules that came with the kernel."""
-    return {name: path for name, path in modules.items() if path.startswith(modules_dir + "/kernel/")}
 
 
 def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) -> Optional[str]:

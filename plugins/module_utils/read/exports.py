@@ -8,7 +8,7 @@ from typing import Dict, List, NamedTuple, Optional
 
 from .. import compression
 from ..errors import KmodError
-from ..host import Host
+from ..host import MODULES, Host
 from . import names
 
 VMLINUX = "vmlinux"
@@ -26,11 +26,9 @@ class Export(NamedTuple):
 # Where distributions put a kernel's symvers; each may be compressed in any way, whatever its name says.
 _PLACES = (
     "/boot/symvers-%s",  # EL, SUSE
-    "/lib/modules/%s/symvers",  # EL 8 on, Fedora
-    "/usr/lib/modules/%s/symvers",  # SUSE
+    *(directory + "/%s/symvers" for directory in MODULES),  # EL 8 on, Fedora; SUSE
     "/usr/src/kernels/%s/Module.symvers",  # EL: kernel-devel
-    "/lib/modules/%s/build/Module.symvers",  # Debian, Arch, SUSE: headers
-    "/usr/lib/modules/%s/build/Module.symvers",
+    *(directory + "/%s/build/Module.symvers" for directory in MODULES),  # Debian, Arch, SUSE: headers
     "/usr/src/linux-headers-%s/Module.symvers",  # Debian: headers without the kernel itself
 )
 

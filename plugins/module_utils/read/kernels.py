@@ -10,13 +10,12 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 
 from .. import compression
 from ..errors import KmodError, SystemFailed, forgiving
-from ..host import Host
+from ..host import MODULES, Host
 from . import cache, depmod, export_sources, family, kernel_image, ko, modprobe, names, signature
 from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 
-MODULES = ("/lib/modules", "/usr/lib/modules")
 _SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
@@ -108,6 +107,16 @@ class Kernel:
         return depmod.chosen(self.host, self.modules_dir)
 
     @lazy
+    def own(self) -> Dict[str, str]:
+        """Those of its modules that came with it."""
+        return depmod.in_tree(self.modules, self.modules_dir)
+
+    @lazy
+    def added(self) -> Dict[str, str]:
+        """Those of its modules that did not."""
+        return {name: path for name, path in self.modules.items() if name not in self.own}
+
+    @lazy
     def builtin(self) -> FrozenSet[str]:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
@@ -122,9 +131,8 @@ class Kernel:
     def aliases(self) -> Dict[str, List[Tuple[str, str]]]:
         """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus): (pattern, module's name)."""
         found: Dict[str, List[Tuple[str, str]]] = {}
-        own = export_sources.in_tree(self.modules, self.modules_dir)
         for pattern, name in _aliases(self):
-            if name in own or name in self.builtin:
+            if name in self.own or name in self.builtin:
                 found.setdefault(pattern.partition(":")[0], []).append((pattern, name))
         return found
 
@@ -194,6 +202,11 @@ def version_key(release: str) -> Tuple[Tuple[int, int, str], ...]:
     return tuple((-1, 0, "") if part in ("~", "rc") else (2, int(part), "") if part.isdigit() else (1, 0, part) for part in parts) + ((0, 0, ""),)
 
 
+def modules_root(host: Host) -> str:
+    """Where a host's modules directories are: one a release."""
+    return next((directory for directory in MODULES if host.listdir(directory)), MODULES[0])
+
+
 def installed(host: Host) -> List[Kernel]:
     """Every installed kernel, oldest first. A directory that only keeps modules of others (extra/, updates/) is none."""
     found: Dict[str, Kernel] = {}
@@ -231,7 +244,7 @@ def is_kernel(host: Host, directory: str, release: str) -> bool:
     above, name = os.path.split(host.real(path))
     if name != release and above == host.real(directory):
         return False
-    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(in_tree(host, path), None):
+    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(own_files(host, path), None):
         return True
     return bool(host.listdir(path)) and find_image(host, release) is not None
 
@@ -250,7 +263,7 @@ def read_config(data: bytes) -> Dict[str, str]:
     return {name: value.strip('"') for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", data.decode("utf-8", "replace"), re.M)}
 
 
-def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
+def own_files(host: Host, modules_dir: str) -> Iterator[str]:
     """The paths of a kernel's own modules, sorted within each directory."""
     todo = [modules_dir + "/kernel"]
     while todo:
@@ -259,7 +272,7 @@ def in_tree(host: Host, modules_dir: str) -> Iterator[str]:
         for name in found:
             if names.is_module_file(name):
                 yield "%s/%s" % (directory, name)
-        todo[:0] = ["%s/%s" % (directory, name) for name in found if "." not in name and host.is_dir("%s/%s" % (directory, name))]
+        todo[:0] = ["%s/%s" % (directory, name) for name in found if not names.is_module_file(name) and host.is_dir("%s/%s" % (directory, name))]
 
 
 def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
@@ -279,7 +292,7 @@ def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
 def _traits(kernel: Kernel) -> Traits:
     found: Optional[Traits] = None
     flags: Optional[bool] = None
-    for number, path in enumerate(in_tree(kernel.host, kernel.modules_dir)):
+    for number, path in enumerate(own_files(kernel.host, kernel.modules_dir)):
         try:
             module = ko.read(kernel.host, path)
         except SystemFailed:

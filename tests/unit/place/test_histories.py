@@ -11,10 +11,11 @@ import pytest
 from fake_tree import FOUR, ONE, RELEASES, THREE, TWO, FakeTree
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import depmod, store, weak_links
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import depmod, store
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.deploy import judge
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.driver import deployed, serving
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.depmod import by_name, config
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.depmod import by_name, config, listed
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 DRIVERS = {"vendor": ("vendor", "helper"), "rival": ("rival",)}
@@ -56,7 +57,7 @@ class History:
         assert self.tree.plan(*paths, driver=driver, kernels=chosen)[0].paths() == []
         for row in rows:
             for path in row["files"]:
-                assert depmod.listed(self.host, "/lib/modules/" + row["kernel"])[os.path.basename(path)[:-3]] == path
+                assert listed(self.host, "/lib/modules/" + row["kernel"])[os.path.basename(path)[:-3]] == path
 
     def remove(self):
         driver = self.random.choice(sorted(DRIVERS))
@@ -116,17 +117,17 @@ class History:
         self.relink()
         installed = kernels.installed(self.host)
         for driver in self.stored():
-            there = weak_links.deployed(self.host, driver)
-            serving = weak_links.serving(self.host, there)
+            there = deployed(self.host, driver)
+            using = serving(self.host, there)
             assert not there.broken
             for kernel in installed:
-                build = serving[kernel.release]
+                build = using[kernel.release]
                 takes = [each for each in there.builds if all(verdict.compatible for verdict in judge(kernel, each.modules))]
                 assert (build in takes) if takes else not there.links[kernel.release]
                 rules = config(self.host, kernel.release)
                 for name, paths in by_name(self.host, kernel.modules_dir, rules).items():
                     if name in DRIVERS[driver] and (takes or any("/kernel/" in path for path in paths)):
-                        assert depmod.winner(rules, kernel.modules_dir, paths) == depmod.listed(self.host, kernel.modules_dir)[name]
+                        assert depmod.winner(rules, kernel.modules_dir, paths) == listed(self.host, kernel.modules_dir)[name]
 
 
 @pytest.mark.parametrize("seed", range(*[int(word) for word in os.environ.get("KMOD_HISTORIES", "0 5").split()]))
