@@ -5,9 +5,8 @@
 """The image that a distribution ships for a kernel: where it is, what is in it."""
 import hashlib
 import os
-import re
 import zlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host, Reader
