@@ -12,9 +12,6 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .errors import KmodError, printable
 from .host import Host
-from .read import inputs
-from .read.export_sources import SourcedExports
-from .read.exports import read_symvers
 from .task import Work, carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -175,6 +172,9 @@ def _change_options(each: argparse.ArgumentParser, several: bool = False) -> Non
 
 def check(options: argparse.Namespace) -> int:
     from .commands import check as command
+    from .read import inputs
+    from .read.export_sources import SourcedExports
+    from .read.exports import read_symvers
 
     here = Host(HERE)
     modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
