@@ -14,7 +14,7 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, deploy, image_mode, notice, settings, started, store, weak_links
+from ..place import bulletin, image_mode, notice, settings, started, store, weak_links
 from ..place import driver as drivers
 from ..place.boot import entry, leaks
 from ..place.bulletin import Bulletin, Lacking
@@ -24,7 +24,7 @@ from ..plan import Plan
 from ..read import kernels, names
 from ..read.kernels import Kernel
 from ..turns import Turns
-from . import default, variant
+from . import default, link, variant
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
 FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
@@ -137,8 +137,9 @@ def _serve(turns: Turns, driver: str, followed: Followed, options: Options) -> L
     try:
         chosen = meant(store.installed(turns.host), followed, options.kernel)
         if chosen:
-            linked = turns.carry(lambda host: deploy.link(host, _asked(driver, chosen)))
-            rows = [Row(driver, each["kernel"], each["verdict"], each["reason"], each["build"]) for each in linked["kernels"]]
+            linked = turns.carry(lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen))))
+            rows = [Row(driver, each.kernel, each.verdict, each.reason, each.build.release if each.build else None)
+                    for each in linked.outcome.kernels]
         served = [row.kernel for row in rows if row.build is not None]
         if options.early or (options.kernel is not None and not served):
             return rows
@@ -204,11 +205,6 @@ def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str
         with forgiving():  # a pattern may mean none of them today
             found.update(kernel.release for kernel in selection.matching(installed, [pattern]))
     return [kernel.release for kernel in installed if kernel.release in found and release in (None, kernel.release)]
-
-
-def _asked(driver: str, chosen: List[str]) -> Dict[str, Any]:
-    return {"driver": driver, "state": "present", "kernels": chosen, "path": [], "described": None, "files": None, "version": None,
-            "build": None, "load": False, "heal": False}
 
 
 # The host as a whole

@@ -18,9 +18,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "place/boot"))
 import machines  # noqa: E402
 from machines import MACHINE, NEW, OLD  # noqa: E402
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow, link  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy, settings  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed, Settings  # noqa: E402
@@ -74,9 +74,7 @@ class Follower:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / (driver + ".ko")
             path.write_bytes(data)
-            plan, _result = deploy.link(self.host, {
-                "driver": driver, "state": "present", "kernels": list(kernels), "path": [str(path)], "whence": "/", "described": None,
-                "files": None, "version": None, "build": None, "load": False, "heal": False})
+            plan, _answer = link.run(self.host, link.Options(driver, path=(str(path),), whence="/", kernels=tuple(kernels)))
             plan.apply()
 
     def follow(self, **drivers):

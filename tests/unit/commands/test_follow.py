@@ -140,9 +140,8 @@ def test_what_came_later_is_judged_again(host):
                         in_tree={"drivers/giver.ko": build_ko.ko("giver", release=release, exports=[build_ko.Export("needed", 0x77)])})
         os.system("depmod -b %s %s" % (host.root, release))
     (host.root / "vendor.ko").write_bytes(data)
-    from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
-    deploy.link(host.host, {"driver": "vendor", "state": "present", "kernels": [OLD], "path": ["/vendor.ko"], "described": None, "files": None,
-                            "version": None, "build": None, "load": False, "heal": False})[0].apply()
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
+    link.run(host.host, link.Options("vendor", path=("/vendor.ko",), kernels=(OLD,)))[0].apply()
     host.follow(vendor={})
     assert host.run().refused and not host.links()
     (host.root / "lib/modules" / NEW / "kernel/drivers/giver.ko").write_bytes(

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,9 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings impo
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content
 
 RELEASES = {
-    "debian": "ID=debian\nVERSION_ID=12\n", "ubuntu": 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n', "mint": "ID=linuxmint\nID_LIKE='ubuntu debian'\n",
+    "debian": "ID=debian\nVERSION_ID=12\n",
+    "ubuntu": 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n',
+    "mint": "ID=linuxmint\nID_LIKE='ubuntu debian'\n",
     "rhel8": 'ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="8.10"\n', "rocky9": 'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n',
     "el10": 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="10.0"\n', "fedora": "ID=fedora\nVERSION_ID=42\n",
     "centos7": 'ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\n', "stream9": 'ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="9"\n',
@@ -61,7 +64,7 @@ def tree(root):
         for name in names + files:
             path = os.path.join(directory, name)
             status = os.lstat(path)
-            what = os.readlink(path) if stat.S_ISLNK(status.st_mode) else open(path, "rb").read() if stat.S_ISREG(status.st_mode) else None
+            what = os.readlink(path) if stat.S_ISLNK(status.st_mode) else Path(path).read_bytes() if stat.S_ISREG(status.st_mode) else None
             found[os.path.relpath(path, str(root))] = (status.st_mode, what)
     return found
 
@@ -200,7 +203,8 @@ def test_systems_that_are_replaced_as_a_whole_are_refused(tmp_path, make, code):
 # kmodctl
 
 def test_what_is_sent_has_one_digest_whoever_packed_it_and_runs_with_its_own_bytecode(tmp_path):
-    sources = {"__main__.py": b"import sys, package.part\nsys.exit(package.part.answer)\n", "package/__init__.py": b"", "package/part.py": b"answer = 7\n"}
+    sources = {"__main__.py": b"import sys, package.part\nsys.exit(package.part.answer)\n", "package/__init__.py": b"",
+               "package/part.py": b"answer = 7\n"}
     again = zipapp.unpacked(zipapp.packed(sources), "sent")
     assert again == sources and zipapp.digest(again) == zipapp.digest(sources) != zipapp.digest(dict(sources, more=b""))
     file = tmp_path / "kmodctl"
@@ -255,7 +259,8 @@ class Scripts:
     def kmodctl(self, does):
         file = self.root / hook_texts.KMODCTL[1:]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("import sys, time\nopen(%r, 'a').write(' '.join(sys.argv[1:]) + '\\n')\nprint('said by kmodctl')\n%s\n" % (str(self.log), does))
+        note = "open(%r, 'a').write(' '.join(sys.argv[1:]) + '\\n')" % str(self.log)
+        file.write_text("import sys, time\n%s\nprint('said by kmodctl')\n%s\n" % (note, does))
 
     def run(self, script, *arguments, shell="sh", **environment):
         done = subprocess.run([shell, str(self.root / script), *arguments], env=dict({"PATH": os.environ["PATH"]}, **environment),
