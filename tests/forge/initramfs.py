@@ -6,22 +6,11 @@
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, List, Tuple, Union
 
-from tests.forge import elf
-from tests.forge import ko as forged
+from tests.forge.ko import RELEASE
 
-RELEASE = "6.1.0-1-test"
-LAYOUT = ("module_layout", 0x11)
 DEPMOD = shutil.which("depmod") or ""
-
-
-def ko(name: str, depends: str = "", alias: str = "", firmware: Sequence[str] = (), filler: bytes = b"", release: str = RELEASE,
-       needs: Sequence[Tuple[str, int]] = (), exports: Sequence[Tuple[str, int]] = ()) -> bytes:
-    """A module that the kernel of ``Machine`` loads. ``needs`` and ``exports``: (symbol, crc)."""
-    return forged.ko(name, [LAYOUT, *needs], release=release, modinfo={"depends": depends, "version": "1"}, firmware=firmware,
-                       aliases=[alias] if alias else [], exports=[forged.Export(*each) for each in exports],
-                       extra=[elf.Section(".data", filler or b"\0")])
 
 
 def modules(path: str, files: Dict[str, bytes], work: Path, **more: bytes) -> Dict[str, Union[bytes, str, None]]:

@@ -2,15 +2,17 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Kernel modules and kernels for tests: small ELF files with the tables of real ones, and trees laid out as distributions lay them out."""
-import gzip
-import lzma
+"""Kernel modules: small ELF files with the tables of real ones."""
 import struct
-from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from tests.forge.elf import ALLOC, EXECUTE, MACHINES, RELA, STRTAB, SYMTAB, WRITE, Section, Symbol, elf, symbol_table
 
 RELEASE = "6.1.0-9-amd64"
 FLAGS = " SMP preempt mod_unload modversions "
+LAYOUT = ("module_layout", 0x11)
+
+
 class Export(NamedTuple):
     name: str
     crc: Optional[int] = None
@@ -34,21 +36,21 @@ def chained_table(versions: Sequence[Tuple[str, int]]) -> bytes:
     return found
 
 
-def ko(name: str = "vendor", needs: Sequence[Tuple[str, int]] = (("module_layout", 0x11), ("printk", 0x22)), *, release: str = RELEASE,
+def ko(name: str = "vendor", needs: Sequence[Tuple[str, int]] = (LAYOUT, ("printk", 0x22)), *, release: str = RELEASE,
        flags: str = FLAGS, modinfo: Optional[Dict[str, Optional[str]]] = None, imports: Sequence[str] = (), firmware: Sequence[str] = (),
-       aliases: Sequence[str] = (), weak: Sequence[str] = (), common: Sequence[str] = (), unlisted: Sequence[str] = (),
-       versions: Optional[bytes] = None, versioned: bool = True, versions_flags: int = ALLOC,
-       ext_versions: Optional[Sequence[Tuple[str, int]]] = None, exports: Sequence[Export] = (),
+       depends: str = "", filler: bytes = b"", aliases: Sequence[str] = (), weak: Sequence[str] = (), common: Sequence[str] = (),
+       unlisted: Sequence[str] = (), versions: Optional[bytes] = None, versioned: bool = True, versions_flags: int = ALLOC,
+       ext_versions: Optional[Sequence[Tuple[str, int]]] = None, exports: Sequence[Union[Export, Tuple[str, int]]] = (),
        export_form: str = "numbers", struct_size: int = 896, init: Optional[int] = 312, exit: Optional[int] = 848,
        machine: str = "x86_64", extra: Sequence[Section] = (), without: Sequence[str] = (), kind: int = 1, **header: int) -> bytes:
     """A kernel module.
 
     needs: (symbol, crc) as undefined symbols and in __versions (module_layout is in the latter alone); unlisted: undefined symbols without a
-    version; weak: those of the needed that are weak. modinfo: keys to add or to replace, None takes one out. export_form: "numbers" (5.19 on),
-    "symbols" (before), "flags" (7.x) or "none" (no CRCs). without: names of sections to leave out.
+    version; weak: those of the needed that are weak. filler: what its .data holds. modinfo: keys to add or to replace, None takes one
+    out. export_form: "numbers" (5.19 on), "symbols" (before), "flags" (7.x) or "none" (no CRCs). without: names of sections to leave out.
     """
     order = MACHINES[machine][2]
-    info: Dict[str, Optional[str]] = {"license": "GPL", "depends": "", "retpoline": "Y", "name": name, "vermagic": release + flags}
+    info: Dict[str, Optional[str]] = {"license": "GPL", "depends": depends, "retpoline": "Y", "name": name, "vermagic": release + flags}
     info.update(modinfo or {})
     lines = ["%s=%s" % each for each in info.items() if each[1] is not None]
     lines += ["import_ns=" + each for each in imports] + ["firmware=" + each for each in firmware] + ["alias=" + each for each in aliases]
@@ -69,11 +71,11 @@ def ko(name: str = "vendor", needs: Sequence[Tuple[str, int]] = (("module_layout
     symbols += [Symbol(symbol, bind=2 if symbol in weak else 1) for symbol in unlisted] + [Symbol(symbol, 0xfff2) for symbol in common]
     symbols += [Symbol("init_module", ".text"), Symbol("cleanup_module", ".text", 8)]
     relocations: Dict[str, List[Tuple[int, str, int, int]]] = {}
-    _export(exports, export_form, machine, sections, symbols, relocations)
+    _export([Export(*each) for each in exports], export_form, machine, sections, symbols, relocations)
     sections.append(Section(".gnu.linkonce.this_module", bytes(this), flags=ALLOC | WRITE))
     places = [(offset, symbol, 0, MACHINES[machine][3]) for offset, symbol in ((init, "init_module"), (exit, "cleanup_module")) if offset is not None]
     relocations[".gnu.linkonce.this_module"] = places
-    sections += list(extra)
+    sections += [Section(".data", filler, flags=ALLOC | WRITE)] * bool(filler) + list(extra)
     sections = [section for section in sections if section.name not in without]
     table, names = symbol_table(symbols, sections, machine)
     number = {symbol.name: place + 1 for place, symbol in enumerate(symbols)}

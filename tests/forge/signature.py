@@ -5,6 +5,7 @@
 """Signed modules for tests: a certificate and PKCS#7 messages as the kernel's sign-file makes them, with a small key made on the spot."""
 import hashlib
 import random
+import struct
 from typing import NamedTuple, Optional
 
 from tests.forge.ko import ko

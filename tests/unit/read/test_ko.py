@@ -11,9 +11,7 @@ import shutil
 import struct
 import subprocess
 
-import build_ko
 import pytest
-from build_ko import MACHINES, Export, Section, ko
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +20,9 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, names
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import Exported, KernelModule, Undefined, Version
+from tests.forge import families
+from tests.forge.elf import MACHINES, Section
+from tests.forge.ko import RELEASE, Export, chained_table, ko
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=40)
 CRCS = st.integers(0, 2**32 - 1)
@@ -74,7 +75,7 @@ def test_other_data_is_refused(data):
 @given(TABLES.filter(len))
 @settings(max_examples=25, deadline=None)
 def test_versions_as_ubuntu_keeps_them(needs):
-    module = parse(versions=build_ko.chained_table(list(needs.items())))
+    module = parse(versions=chained_table(list(needs.items())))
     assert module.chained_versions
     assert module.versions == tuple(Version(*each) for each in needs.items())
 
@@ -95,10 +96,10 @@ def test_the_name_that_kmod_makes_of_a_files(path, name):
 @pytest.mark.parametrize("file", ["lime-6.1.0-9-amd64.ko", "megaraid_sas-07.727.03.00.ko", "snd-hda-intel.ko"])
 @pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 def test_the_name_that_the_real_kmod_makes_of_a_files(file, tmp_path):
-    top = build_ko.kernel(tmp_path)
+    top = families.kernel(tmp_path)
     (top / "extra").mkdir()
     (top / "extra" / file).write_bytes(ko("inside", aliases=["of:probe"]))
-    subprocess.run(["depmod", "-b", str(tmp_path), build_ko.RELEASE], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["depmod", "-b", str(tmp_path), RELEASE], check=True, stderr=subprocess.DEVNULL)
     lines = (top / "modules.alias").read_text().splitlines()
     assert [line.split()[2] for line in lines if "of:probe" in line] == [names.module_of(file)]
 
@@ -115,7 +116,7 @@ def test_paths_that_name_no_module_are_errors_that_say_so(paths, code, tmp_path)
 
 def test_first_value_counts():
     module = parse(modinfo={"license": "GPL"}, extra=[])
-    assert module.license == "GPL" and module.depends == [] and module.built_for == build_ko.RELEASE
+    assert module.license == "GPL" and module.depends == [] and module.built_for == RELEASE
     assert parse(modinfo={"depends": "a-b,c"}).depends == ["a_b", "c"]
     assert parse(firmware=["a.bin", "b.bin"], imports=["NS"]).firmware == ["a.bin", "b.bin"]
 
