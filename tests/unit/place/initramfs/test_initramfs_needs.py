@@ -16,7 +16,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD, Machine, modules
 from tests.forge.ko import LAYOUT, RELEASE, ko
-from tests.forge.symvers import symvers
+from tests.forge.symvers import EXPORTS, symvers
 from tests.unit.place.initramfs import kernel_simulator
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
@@ -34,7 +34,7 @@ def machine(tmp_path):
     made.module("kernel/ib_core.ko", CORE)
     table = made.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
     table.parent.mkdir(parents=True)
-    table.write_bytes(symvers([(*LAYOUT, False, "", "vmlinux"), (*OLD, False, "", "kernel/ib_core")]))
+    table.write_bytes(symvers([*EXPORTS, (*OLD, False, "", "kernel/ib_core")]))
     image(made, tmp_path, {"kernel/ib_core.ko": CORE, "kernel/user.ko": ko("user", depends="ib_core", needs=[LAYOUT, OLD])})
     made.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[LAYOUT, NEW]))
     return made
