@@ -6,14 +6,15 @@
 import random
 from typing import Dict, Optional, Tuple
 
-import kernel_simulator
 import pytest
-from build_initramfs import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments
+from tests.forge.compressors import COMPRESSIONS
+from tests.forge.cpio import DIRECTORY, FILE, LINK, cpio, member
+from tests.unit.place.initramfs import kernel_simulator
 
 END = member("TRAILER!!!", 0)
 MICROCODE = {"kernel/x86/microcode/GenuineIntel.bin": b"microcode" * 100}

@@ -8,14 +8,17 @@ import hashlib
 import os
 import subprocess
 
-import kernel_simulator
 import pytest
-from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, initramfs_tools, listing, rebuild, variant
+from tests.forge.compressors import COMPRESSIONS
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD, Machine, modules
+from tests.forge.ko import RELEASE, ko
+from tests.unit.place.initramfs import kernel_simulator
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
