@@ -34,6 +34,8 @@ def verified(host: Host, release: str, paths: Tuple[str, ...]) -> Verified:
     for path in paths if all(host.is_file(path) for path in paths) else ():
         try:
             existing.verified(host, release, [path])
+        except SystemFailed:  # what cannot be read just now may be whole
+            raise
         except KmodError as error:
             return Verified(paths, damage=error)
         found = manifest.find(host, path)
