@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, hook_texts, hooks, settings
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.manual import MANUAL_PAGE
 
@@ -17,7 +17,7 @@ PLAIN = MANUAL_PAGE.replace("\\-", "-")
 
 
 def commands():
-    top = cli.parser()
+    top = arguments.parser()
     return next(action for action in top._actions if isinstance(action, argparse._SubParsersAction)).choices
 
 

@@ -7,11 +7,11 @@ import os
 import types
 
 import pytest
-from follower import NEW, OLD, Follower, machines
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, grub2, grubenv, storage, systemd_boot, trials
+from tests.unit.commands.follower import NEW, OLD, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
 TRIERS = ["debian", "el7", "el9", "systemd-boot"]  # what can start an entry only once
