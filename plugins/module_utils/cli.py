@@ -150,7 +150,7 @@ def follow(options: argparse.Namespace) -> int:
         elif not settle or options.check or quiet.state(host) == before or answer.failed:
             break
     rows = [[row.driver, row.kernel, row.verdict, row.build or "", row.variant, row.entry, row.error or row.reason] for row in answer.rows]
-    said = ([columns(rows)] if rows else []) + (answer.bulletin.lines if boot else [*answer.errors, *answer.notes])
+    said = ([columns(rows)] if rows else []) + answer.bulletin.kernels + [*answer.errors, *answer.notes]
     _show(options, answer.as_dict(), "\n".join(said) or "nothing to do")
     return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 

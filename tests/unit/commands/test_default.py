@@ -265,6 +265,16 @@ def test_where_a_driver_does_not_fit_an_admin_finds_it(refusing):
     assert NEW in motd and "vendor" in motd and "kept on kernel " + OLD in motd
 
 
+def test_kmodctl_says_it_where_a_person_installs_the_kernel(tmp_path, capfdbinary):
+    from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+    host = Follower(tmp_path, "debian", refuses=True)
+    host.deploy()
+    host.follow(vendor={"keep_default": True})
+    assert cli.main(["add-kernel", "--root", str(tmp_path), NEW]) == 1
+    said = capfdbinary.readouterr().out.decode()
+    assert "Kernel %s (newest) takes no build of the driver vendor: " % NEW in said and "Boots are kept on kernel %s" % OLD in said
+
+
 # What others do to our entries
 
 def test_options_that_others_rewrote_are_ours_again(tmp_path):
