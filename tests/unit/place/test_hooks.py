@@ -28,6 +28,7 @@ RELEASES = {
     "arch": "ID=arch\n", "none": None}
 FAMILY = {"debian": "debian", "ubuntu": "debian", "mint": "debian", "rhel8": "el", "rocky9": "el", "el10": "el", "fedora": "el", "centos7": "el7",
           "stream9": "el", "sles": "suse", "tumbleweed": "suse", "arch": "other", "none": "other"}
+KMODCTL = b"#!python3\n" + zipapp.MARK
 SCRIPTS = {
     "debian": {"etc/kernel/postinst.d/do-outoftree-kmod", "etc/kernel/postinst.d/zzz-outoftree-kmod", "etc/kernel/postrm.d/zzz-outoftree-kmod",
                "etc/initramfs/post-update.d/zz-outoftree-kmod"},
@@ -46,7 +47,7 @@ def system(root, name="rocky9", systemd=True):
     return root
 
 
-def install(root, driver="vendor", followed=Followed(), kmodctl=b"kmodctl"):  # noqa: B008
+def install(root, driver="vendor", followed=Followed(), kmodctl=KMODCTL):  # noqa: B008
     plan = hooks.present(Host(str(root)), driver, followed, interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(kmodctl))
     plan.apply()
     return plan
@@ -130,10 +131,27 @@ def test_directories_and_files_of_others_stay(tmp_path):
     assert {"etc/kernel/postinst.d/others", "usr/local/libexec/theirs"} <= after and after < before
 
 
+@pytest.mark.parametrize("path", ["usr/local/sbin/kmodctl", "etc/kernel/install.d/45-outoftree-kmod.install",
+                                  "etc/systemd/system/outoftree-kmod.path"])
+def test_what_somebody_else_has_there_is_left_alone(tmp_path, path):
+    root = system(tmp_path)
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text("theirs")
+    before = tree(root)
+    with pytest.raises(KmodError) as caught:
+        install(root)
+    assert caught.value.code == "FOREIGN_FILE" and path in str(caught.value) and tree(root) == before
+    (root / path).unlink()
+    install(root)
+    (root / path).write_text("theirs")
+    remove(root)
+    assert (root / path).read_text() == "theirs"
+
+
 def test_a_second_time_changes_nothing(tmp_path):
     root = system(tmp_path)
     install(root)
-    assert not hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(b"kmodctl"))
+    assert not hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(KMODCTL))
     assert not hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=None)
     remove(root)
     assert not hooks.absent(Host(str(root)), "vendor")
@@ -156,7 +174,7 @@ def test_of_two_drivers_each_has_its_settings_and_all_stays_until_the_last_goes(
 def test_a_run_that_was_cut_off_is_finished_by_the_next_and_still_taken_back_whole(tmp_path, stop):
     root = system(tmp_path, "debian")
     before = tree(root)
-    plan = hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(b"kmodctl"))
+    plan = hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(KMODCTL))
     for step in plan.steps[:stop]:
         step.apply(plan.host)
     if stop % 2:
@@ -232,7 +250,7 @@ def test_a_kmodctl_that_was_changed_or_made_by_another_python_is_made_again(tmp_
     monkeypatch.setattr(zipapp, "version", lambda: "another")
     assert not hooks.has_kmodctl(host, "1", "/usr/bin/python3")
     monkeypatch.undo()
-    (root / "usr/local/sbin/kmodctl").write_bytes(b"kmodcil")
+    (root / "usr/local/sbin/kmodctl").write_bytes(KMODCTL + b"x")
     assert not hooks.has_kmodctl(host, "1", "/usr/bin/python3")
 
 
