@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from test_role import host, names, pytestmark, run, stock  # noqa: F401
+from tests.integration.test_role import host, names, pytestmark, run, stock  # noqa: F401
 
 ROLE = "outoftree.kmod.deploy"
 KMODCTL = "usr/local/sbin/kmodctl"
@@ -103,6 +103,7 @@ def test_check_mode_shows_all_and_writes_nothing(run, host):  # noqa: F811
 
 def test_a_host_that_nothing_would_tell_is_refused_and_one_in_image_mode_too(run, host):  # noqa: F811
     root = host("bare", 0)
+    (root / "etc/os-release").unlink()
     task = [{"outoftree.kmod.kmod_follow": {"driver": "vendor"}}]
     failed, said = run([root], task)
     assert failed and "NO_HOOKS" in said or "nothing would call kmodctl" in said

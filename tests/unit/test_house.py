@@ -32,10 +32,13 @@ MAY_IMPORT: Dict[str, str] = {
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
     "place/boot": GROUND + " read place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
-    "place/initramfs": GROUND + " read judge place/depmod place/boot",  # so variants ask entries, and not the other way round
+    "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
+    "make": GROUND + " read judge",  # from source to .ko
     "turns": GROUND + " lock task",
-    "commands": GROUND + " task turns read judge place",
-    "cli": GROUND + " task turns read judge place commands",
+    "commands": GROUND + " task turns read judge make place",
+    "arguments": "errors",
+    "output": "errors",
+    "cli": GROUND + " task turns arguments output read place commands",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

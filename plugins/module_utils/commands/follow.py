@@ -14,7 +14,7 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, deploy, image_mode, notice, settings, started, store, weak_links
+from ..place import bulletin, image_mode, notice, settings, started, store, weak_links
 from ..place import driver as drivers
 from ..place.boot import entry, leaks
 from ..place.bulletin import Bulletin, Lacking
@@ -24,7 +24,7 @@ from ..plan import Plan
 from ..read import kernels, names
 from ..read.kernels import Kernel
 from ..turns import Turns
-from . import default, variant
+from . import default, link, variant
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
 FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
@@ -137,8 +137,9 @@ def _serve(turns: Turns, driver: str, followed: Followed, options: Options) -> L
     try:
         chosen = meant(store.installed(turns.host), followed, options.kernel)
         if chosen:
-            linked = turns.carry(lambda host: deploy.link(host, _asked(driver, chosen)))
-            rows = [Row(driver, each["kernel"], each["verdict"], each["reason"], each["build"]) for each in linked["kernels"]]
+            linked = turns.carry(lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen))))
+            rows = [Row(driver, each.kernel, each.verdict, each.reason, each.build.release if each.build else None)
+                    for each in linked.outcome.kernels]
         served = [row.kernel for row in rows if row.build is not None]
         if options.early or (options.kernel is not None and not served):
             return rows
@@ -206,11 +207,6 @@ def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str
     return [kernel.release for kernel in installed if kernel.release in found and release in (None, kernel.release)]
 
 
-def _asked(driver: str, chosen: List[str]) -> Dict[str, Any]:
-    return {"driver": driver, "state": "present", "kernels": chosen, "path": [], "described": None, "files": None, "version": None,
-            "build": None, "load": False, "heal": False}
-
-
 # The host as a whole
 
 def _settle(turns: Turns, told: Settings, options: Options, rows: List[Row], errors: List[str]) -> Answer:
@@ -243,3 +239,39 @@ def _lacking(host: Host, installed: Sequence[Kernel], wanted: Dict[str, Set[str]
     boots = notice.booting(host, installed) if installed else {}
     return [Lacking(driver, release, tuple(boots[release]), reasons.get((driver, release), "it has not been judged yet"))
             for driver in sorted(wanted) for release in sorted(wanted[driver] - served[driver], key=kernels.version_key)]
+
+
+class State(NamedTuple):
+    """What a host says of its following: what was found last, what is pending, and what others did to entries of ours."""
+
+    drivers: Tuple[str, ...]
+    said: Bulletin
+    pending: Tuple[str, ...]
+    leaked: Tuple[str, ...]
+    rewritten: Tuple[str, ...]
+    error: str = ""
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self.said.as_dict(), drivers=list(self.drivers), lacking=self.said.as_dict()["drivers"], pending=list(self.pending),
+                    leaked=list(self.leaked), rewritten=list(self.rewritten), error=self.error)
+
+    @property
+    def lines(self) -> List[str]:
+        said = [self.error] if self.error else ["new kernels get: %s" % (", ".join(self.drivers) or "nothing")]
+        said += self.said.lines
+        said += ["not done yet: %s" % line for line in self.pending]
+        said += ["%s has arguments of a boot entry of this collection: kmodctl refresh takes them out" % path for path in self.leaked]
+        return said + ["%s was written anew by others: kmodctl refresh mends it" % text for text in self.rewritten]
+
+
+def state(host: Host) -> Optional[State]:
+    """None where the host follows nothing."""
+    error = ""
+    try:
+        told = settings.read(host)
+    except KmodError as damage:
+        told, error = None, str(damage)
+    if told is None and not error:
+        return None
+    return State(tuple(sorted(told.drivers)) if told else (), bulletin.read(host), tuple(bulletin.pending(host)), tuple(leaks.found(host)),
+                 tuple(leaks.rewritten(host)), error)

@@ -45,10 +45,15 @@ class Bulletin(NamedTuple):
     @property
     def lines(self) -> List[str]:
         """For people: what concerns a kernel that boots start, and what could not be done."""
+        return self.kernels + [printable(line) for line in self.problems]
+
+    @property
+    def kernels(self) -> List[str]:
+        """What concerns a kernel that boots start."""
         said = ["Kernel %s (%s) takes no build of the driver %s: %s" % (each.kernel, ", ".join(each.boots), each.driver, each.reason)
                 for each in self.lacking if each.boots]
         said += ["Boots are kept on kernel %s until a build for the newer one is deployed." % self.kept] if self.kept else []
-        return [printable(line) for line in said + list(self.problems)]
+        return [printable(line) for line in said]
 
 
 def read(host: Host) -> Bulletin:

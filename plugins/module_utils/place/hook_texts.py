@@ -45,7 +45,8 @@ run() { # 0: all is well; 1: done, and some driver does not fit, which kmodctl h
     [ -z "$said" ] || say "$said" "$level"
     case $status in
         0) ;;
-        1) "$python" "$kmodctl" --help < /dev/null > /dev/null 2>&1 || later "$*" "kmodctl cannot be run" ;; # as Python says that, too
+        1) # Python says that, too
+            "$python" "$kmodctl" --help < /dev/null > /dev/null 2>&1 || later "$*" "kmodctl cannot be run" ;;
         124) later "$*" "it took longer than $seconds seconds" ;;
         137) later "$*" "it was killed, or took longer than $seconds seconds" ;;
         *) later "$*" "kmodctl ended with $status" ;;
@@ -97,7 +98,7 @@ _DEBIAN_WORD = """#!/bin/sh
 word=${DEB_MAINT_PARAMS%%%% *}
 word=${word#[\\'\\"]} word=${word%%[\\'\\"]}
 """
-DEBIAN_EARLY = _DEBIAN_WORD + """# After dkms, before dracut and initramfs-tools: links alone, so that the distribution's own image gets the driver.
+DEBIAN_EARLY = _DEBIAN_WORD + """# After dkms, before dracut and initramfs-tools: links alone, so that their image gets the driver.
 case $word in
     '' | configure) %(hook)s add-kernel --early "$1" ;;
 esac
@@ -115,8 +116,8 @@ esac
 exit 0
 """
 DEBIAN_IMAGE = """#!/bin/sh
-%(made_by)s# update-initramfs has made the image of a kernel again. While a kernel's package is at work (it sets DEB_MAINT_PARAMS) there may be no boot
-# entry yet, and the hook after this one does all of it.
+%(made_by)s# update-initramfs has made the image of a kernel again. While a kernel's package is at work (DEB_MAINT_PARAMS is set) there may be
+# no boot entry yet, and the hook after this one does all of it.
 [ -z "$DEB_MAINT_PARAMS" ] && [ -x %(hook)s ] && %(hook)s refresh "$1"
 exit 0
 """

@@ -17,6 +17,7 @@ import posixpath
 import re
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
+from ..errors import KmodError
 from ..host import Host
 from ..plan import Content, Directory, File, Link, Plan
 from . import bulletin, settings, zipapp
@@ -135,6 +136,9 @@ def present(host: Host, driver: str, followed: Followed, *, interpreter: str, so
     scripts = files(host, interpreter)
     scripts[MANUAL] = HookFile(MANUAL_PAGE, 0o644)
     links = wants(host)
+    for path in [KMODCTL, *scripts]:
+        if host.lstat(path) is not None and not is_ours(host, path):
+            raise KmodError(path, "is there, and was not put there by this collection", "Move it away", "FOREIGN_FILE")
     made = sorted({*(old.made if old else ()), *_missing(host, [KMODCTL, *scripts, *(path for path, _target in links), *LEFT])})
     drivers = dict(old.drivers if old else {}, **{driver: followed})
     there = wanted(sources, interpreter, kmodctl.sha256) if kmodctl else old.kmodctl if old else {}
@@ -163,13 +167,17 @@ def absent(host: Host, driver: str) -> Plan:
     if old and drivers:
         plan.put(settings.PATH, File(Content.of(old._replace(drivers=drivers).text.encode()), 0o644))
         return plan
-    for path in [HOOK, *_others(host, {HOOK: None}), KMODCTL, MANUAL, *LEFT]:
+    for path in [HOOK, *_others(host, {HOOK: None}), KMODCTL, MANUAL]:
+        if is_ours(host, path):
+            plan.put(path, None)
+    for path in LEFT:
         plan.put(path, None)
     units = [path for path, _target in wants(host)] + ["%s/%s" % (UNITS, name) for name in UNIT_FILES]
     if running_systemd(host) and any(host.lstat(path) for path in units):  # the runner is gone: nothing starts what waits for our lock
         plan.run(UNITS, ["systemctl", "stop", *STARTED])
     for path in units:
-        plan.put(path, None)
+        if is_ours(host, path):
+            plan.put(path, None)
     if running_systemd(host) and any(path.startswith(UNITS) for path in plan.paths()):
         plan.run(UNITS, ["systemctl", "daemon-reload"])
     gone = set(plan.paths())
@@ -181,6 +189,16 @@ def absent(host: Host, driver: str) -> Plan:
     if _empty(host, settings.DIRECTORY, {settings.PATH}):
         plan.put(settings.DIRECTORY, None)
     return plan
+
+
+def is_ours(host: Host, path: str) -> bool:
+    """Whether a script, unit, page or kmodctl is one that we put there, by what is in it; a link, if it leads to such a unit."""
+    if host.is_link(path):
+        return host.readlink(path) in ["%s/%s" % (UNITS, name) for name in UNIT_FILES]
+    if not host.is_file(path):
+        return False
+    data = host.read(path)
+    return texts.MADE_BY.encode() in data or data.startswith(MANUAL_PAGE[:20].encode()) or (path == KMODCTL and zipapp.MARK in data)
 
 
 def _missing(host: Host, paths: Iterable[str]) -> Set[str]:

@@ -7,27 +7,24 @@ import gzip
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import build_initramfs
-import build_ko
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "place/boot"))
-import machines  # noqa: E402
-from machines import MACHINE, NEW, OLD  # noqa: E402
-
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy, settings  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed, Settings  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow, link
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed, Settings
+from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+from tests.forge import families, initramfs, machines
+from tests.forge.cpio import cpio
+from tests.forge.ko import ko
+from tests.forge.machines import MACHINE, NEW, OLD
+from tests.forge.symvers import EXPORTS
 
 __all__ = ["MACHINE", "NEW", "OLD", "Follower", "machines"]
-OTHER_ABI = [(name, crc + 1, *rest) for name, crc, *rest in build_ko.EXPORTS]
+OTHER_ABI = [(name, crc + 1, *rest) for name, crc, *rest in EXPORTS]
 
 
 class Follower:
@@ -42,8 +39,8 @@ class Follower:
         for directory in ("etc/ansible/facts.d", "usr/lib", "var/tmp", "var/lib/outoftree-kmod", "run/motd.d"):
             (root / directory).mkdir(parents=True, exist_ok=True)
         for release in (OLD, NEW):
-            exports = OTHER_ABI if refuses and release == NEW else build_ko.EXPORTS
-            build_ko.kernel(root, release, family=layout, exports=exports)
+            exports = OTHER_ABI if refuses and release == NEW else EXPORTS
+            families.kernel(root, release, family=layout, exports=exports)
             if family == "systemd-boot":
                 (root / "boot" / ("vmlinuz-" + release)).unlink()
             subprocess.run(["depmod", "-b", str(root), release], check=True, stderr=subprocess.DEVNULL)
@@ -60,23 +57,21 @@ class Follower:
     def image(self, release, note=b"1"):
         """The shipped image, as the distribution makes it (again)."""
         with tempfile.TemporaryDirectory() as directory:
-            files = {"kernel/drivers/net/e1000e.ko": build_ko.ko("e1000e", release=release)}
+            files = {"kernel/drivers/net/e1000e.ko": ko("e1000e", release=release)}
             made = {"init": b"#!/bin/sh\n" + note, "usr/lib/systemd/systemd": b"", "usr/lib/dracut/hooks/pre-udev": None}
-            made.update(build_initramfs.modules("usr/lib/modules/" + release, files, Path(directory), modules_order=b"", modules_builtin=b"",
+            made.update(initramfs.modules("usr/lib/modules/" + release, files, Path(directory), modules_order=b"", modules_builtin=b"",
                                                 modules_builtin_modinfo=b""))
-        self.image_path(release).write_bytes(gzip.compress(build_initramfs.cpio(made), mtime=0))
+        self.image_path(release).write_bytes(gzip.compress(cpio(made), mtime=0))
 
     def deploy(self, driver="vendor", kernels=(OLD,), version="1.0", exports=()):
         """Store a build for OLD and link it, as a play did."""
         needs = [("module_layout", 0x12), ("printk", 0x23)] if exports else (("module_layout", 0x11), ("printk", 0x22))
         release = NEW if exports else OLD
-        data = build_ko.ko(driver.replace("-", "_"), needs, release=release, modinfo={"version": version, "name": driver.replace("-", "_")})
+        data = ko(driver.replace("-", "_"), needs, release=release, modinfo={"version": version, "name": driver.replace("-", "_")})
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / (driver + ".ko")
             path.write_bytes(data)
-            plan, _result = deploy.link(self.host, {
-                "driver": driver, "state": "present", "kernels": list(kernels), "path": [str(path)], "whence": "/", "described": None,
-                "files": None, "version": None, "build": None, "load": False, "heal": False})
+            plan, _answer = link.run(self.host, link.Options(driver, path=(str(path),), whence="/", kernels=tuple(kernels)))
             plan.apply()
 
     def follow(self, **drivers):

@@ -7,11 +7,11 @@ import os
 import types
 
 import pytest
-from follower import NEW, OLD, Follower, machines
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, grub2, grubenv, storage, systemd_boot, trials
+from tests.unit.commands.follower import NEW, OLD, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
 TRIERS = ["debian", "el7", "el9", "systemd-boot"]  # what can start an entry only once
@@ -265,6 +265,16 @@ def test_where_a_driver_does_not_fit_an_admin_finds_it(refusing):
     assert NEW in motd and "vendor" in motd and "kept on kernel " + OLD in motd
 
 
+def test_kmodctl_says_it_where_a_person_installs_the_kernel(tmp_path, capfdbinary):
+    from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+    host = Follower(tmp_path, "debian", refuses=True)
+    host.deploy()
+    host.follow(vendor={"keep_default": True})
+    assert cli.main(["add-kernel", "--root", str(tmp_path), NEW]) == 1
+    said = capfdbinary.readouterr().out.decode()
+    assert "Kernel %s (newest) takes no build of the driver vendor: " % NEW in said and "Boots are kept on kernel %s" % OLD in said
+
+
 # What others do to our entries
 
 def test_options_that_others_rewrote_are_ours_again(tmp_path):
@@ -310,3 +320,33 @@ def test_a_variant_that_others_deleted_is_made_again(tmp_path):
     host.image_path(NEW, ".1").unlink()
     host.run("refresh", None)
     assert host.snapshot() == before
+
+
+# What status says
+
+def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
+    host = Follower(tmp_path, "el9")
+    assert follow.state(host.host) is None
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    assert follow.state(host.host).lines == ["new kernels get: vendor"]
+    (tmp_path / bulletin.PENDING[1:]).write_text("add-kernel 9: no Python\n")
+    (tmp_path / "etc/kernel").mkdir()
+    (tmp_path / "etc/kernel/cmdline").write_text("root=UUID=1 outoftree.kmod=vendor panic=10\n")
+    for path in (tmp_path / "boot/loader/entries").glob("*~vendor.conf"):
+        path.write_text("".join("options root=UUID=1 ro\n" if line.startswith("options") else line for line in path.read_text().splitlines(True)))
+    said = follow.state(host.host).lines
+    assert len(said) == 5 and "add-kernel 9: no Python" in said[1] and "/etc/kernel/cmdline" in said[2] and "~vendor.conf" in said[3]
+    host.run("refresh", None)
+    assert follow.state(host.host).lines == ["new kernels get: vendor"]
+
+
+def test_status_says_that_the_settings_are_damaged(tmp_path):
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
+    from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
+    host = Follower(tmp_path, "el9")
+    host.follow(vendor={})
+    (tmp_path / settings.PATH[1:]).write_text("{")
+    assert settings.PATH in follow.state(host.host).lines[0]

@@ -9,12 +9,15 @@ import os
 import shutil
 
 import pytest
-from follower import NEW, OLD, Follower, machines
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, settings
+from tests.forge import families
+from tests.forge.ko import Export, ko
+from tests.forge.symvers import EXPORTS
+from tests.unit.commands.follower import NEW, OLD, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
 
@@ -133,22 +136,20 @@ def test_check_only_says_what_would_be_done(host):
 
 def test_what_came_later_is_judged_again(host):
     """modules-extra: a module that the driver needs came with another package than the kernel."""
-    import build_ko
-    data = build_ko.ko("vendor", [("module_layout", 0x11), ("needed", 0x77)], release=OLD, modinfo={"depends": "giver", "name": "vendor"})
+    data = ko("vendor", [("module_layout", 0x11), ("needed", 0x77)], release=OLD, modinfo={"depends": "giver", "name": "vendor"})
     for release in (OLD,):
-        build_ko.kernel(host.root, release, family="el", exports=[*build_ko.EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
-                        in_tree={"drivers/giver.ko": build_ko.ko("giver", release=release, exports=[build_ko.Export("needed", 0x77)])})
+        families.kernel(host.root, release, family="el", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+                        in_tree={"drivers/giver.ko": ko("giver", release=release, exports=[Export("needed", 0x77)])})
         os.system("depmod -b %s %s" % (host.root, release))
     (host.root / "vendor.ko").write_bytes(data)
-    from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
-    deploy.link(host.host, {"driver": "vendor", "state": "present", "kernels": [OLD], "path": ["/vendor.ko"], "described": None, "files": None,
-                            "version": None, "build": None, "load": False, "heal": False})[0].apply()
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
+    link.run(host.host, link.Options("vendor", path=("/vendor.ko",), kernels=(OLD,)))[0].apply()
     host.follow(vendor={})
     assert host.run().refused and not host.links()
     (host.root / "lib/modules" / NEW / "kernel/drivers/giver.ko").write_bytes(
-        build_ko.ko("giver", release=NEW, exports=[build_ko.Export("needed", 0x77)]))
-    build_ko.kernel(host.root, NEW, family="el", exports=[*build_ko.EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
-                    in_tree={"drivers/giver.ko": build_ko.ko("giver", release=NEW, exports=[build_ko.Export("needed", 0x77)])})
+        ko("giver", release=NEW, exports=[Export("needed", 0x77)]))
+    families.kernel(host.root, NEW, family="el", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+                    in_tree={"drivers/giver.ko": ko("giver", release=NEW, exports=[Export("needed", 0x77)])})
     os.system("depmod -b %s %s" % (host.root, NEW))
     assert not host.run().refused and host.links() == ["vendor.ko"]
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,9 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings impo
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content
 
 RELEASES = {
-    "debian": "ID=debian\nVERSION_ID=12\n", "ubuntu": 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n', "mint": "ID=linuxmint\nID_LIKE='ubuntu debian'\n",
+    "debian": "ID=debian\nVERSION_ID=12\n",
+    "ubuntu": 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n',
+    "mint": "ID=linuxmint\nID_LIKE='ubuntu debian'\n",
     "rhel8": 'ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="8.10"\n', "rocky9": 'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n',
     "el10": 'ID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="10.0"\n', "fedora": "ID=fedora\nVERSION_ID=42\n",
     "centos7": 'ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\n', "stream9": 'ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="9"\n',
@@ -25,6 +28,7 @@ RELEASES = {
     "arch": "ID=arch\n", "none": None}
 FAMILY = {"debian": "debian", "ubuntu": "debian", "mint": "debian", "rhel8": "el", "rocky9": "el", "el10": "el", "fedora": "el", "centos7": "el7",
           "stream9": "el", "sles": "suse", "tumbleweed": "suse", "arch": "other", "none": "other"}
+KMODCTL = b"#!python3\n" + zipapp.MARK
 SCRIPTS = {
     "debian": {"etc/kernel/postinst.d/do-outoftree-kmod", "etc/kernel/postinst.d/zzz-outoftree-kmod", "etc/kernel/postrm.d/zzz-outoftree-kmod",
                "etc/initramfs/post-update.d/zz-outoftree-kmod"},
@@ -43,7 +47,7 @@ def system(root, name="rocky9", systemd=True):
     return root
 
 
-def install(root, driver="vendor", followed=Followed(), kmodctl=b"kmodctl"):  # noqa: B008
+def install(root, driver="vendor", followed=Followed(), kmodctl=KMODCTL):  # noqa: B008
     plan = hooks.present(Host(str(root)), driver, followed, interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(kmodctl))
     plan.apply()
     return plan
@@ -61,7 +65,7 @@ def tree(root):
         for name in names + files:
             path = os.path.join(directory, name)
             status = os.lstat(path)
-            what = os.readlink(path) if stat.S_ISLNK(status.st_mode) else open(path, "rb").read() if stat.S_ISREG(status.st_mode) else None
+            what = os.readlink(path) if stat.S_ISLNK(status.st_mode) else Path(path).read_bytes() if stat.S_ISREG(status.st_mode) else None
             found[os.path.relpath(path, str(root))] = (status.st_mode, what)
     return found
 
@@ -127,10 +131,27 @@ def test_directories_and_files_of_others_stay(tmp_path):
     assert {"etc/kernel/postinst.d/others", "usr/local/libexec/theirs"} <= after and after < before
 
 
+@pytest.mark.parametrize("path", ["usr/local/sbin/kmodctl", "etc/kernel/install.d/45-outoftree-kmod.install",
+                                  "etc/systemd/system/outoftree-kmod.path"])
+def test_what_somebody_else_has_there_is_left_alone(tmp_path, path):
+    root = system(tmp_path)
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text("theirs")
+    before = tree(root)
+    with pytest.raises(KmodError) as caught:
+        install(root)
+    assert caught.value.code == "FOREIGN_FILE" and path in str(caught.value) and tree(root) == before
+    (root / path).unlink()
+    install(root)
+    (root / path).write_text("theirs")
+    remove(root)
+    assert (root / path).read_text() == "theirs"
+
+
 def test_a_second_time_changes_nothing(tmp_path):
     root = system(tmp_path)
     install(root)
-    assert not hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(b"kmodctl"))
+    assert not hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(KMODCTL))
     assert not hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=None)
     remove(root)
     assert not hooks.absent(Host(str(root)), "vendor")
@@ -153,7 +174,7 @@ def test_of_two_drivers_each_has_its_settings_and_all_stays_until_the_last_goes(
 def test_a_run_that_was_cut_off_is_finished_by_the_next_and_still_taken_back_whole(tmp_path, stop):
     root = system(tmp_path, "debian")
     before = tree(root)
-    plan = hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(b"kmodctl"))
+    plan = hooks.present(Host(str(root)), "vendor", Followed(), interpreter="/usr/bin/python3", sources="1", kmodctl=Content.of(KMODCTL))
     for step in plan.steps[:stop]:
         step.apply(plan.host)
     if stop % 2:
@@ -200,7 +221,8 @@ def test_systems_that_are_replaced_as_a_whole_are_refused(tmp_path, make, code):
 # kmodctl
 
 def test_what_is_sent_has_one_digest_whoever_packed_it_and_runs_with_its_own_bytecode(tmp_path):
-    sources = {"__main__.py": b"import sys, package.part\nsys.exit(package.part.answer)\n", "package/__init__.py": b"", "package/part.py": b"answer = 7\n"}
+    sources = {"__main__.py": b"import sys, package.part\nsys.exit(package.part.answer)\n", "package/__init__.py": b"",
+               "package/part.py": b"answer = 7\n"}
     again = zipapp.unpacked(zipapp.packed(sources), "sent")
     assert again == sources and zipapp.digest(again) == zipapp.digest(sources) != zipapp.digest(dict(sources, more=b""))
     file = tmp_path / "kmodctl"
@@ -228,7 +250,7 @@ def test_a_kmodctl_that_was_changed_or_made_by_another_python_is_made_again(tmp_
     monkeypatch.setattr(zipapp, "version", lambda: "another")
     assert not hooks.has_kmodctl(host, "1", "/usr/bin/python3")
     monkeypatch.undo()
-    (root / "usr/local/sbin/kmodctl").write_bytes(b"kmodcil")
+    (root / "usr/local/sbin/kmodctl").write_bytes(KMODCTL + b"x")
     assert not hooks.has_kmodctl(host, "1", "/usr/bin/python3")
 
 
@@ -255,7 +277,8 @@ class Scripts:
     def kmodctl(self, does):
         file = self.root / hook_texts.KMODCTL[1:]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("import sys, time\nopen(%r, 'a').write(' '.join(sys.argv[1:]) + '\\n')\nprint('said by kmodctl')\n%s\n" % (str(self.log), does))
+        note = "open(%r, 'a').write(' '.join(sys.argv[1:]) + '\\n')" % str(self.log)
+        file.write_text("import sys, time\n%s\nprint('said by kmodctl')\n%s\n" % (note, does))
 
     def run(self, script, *arguments, shell="sh", **environment):
         done = subprocess.run([shell, str(self.root / script), *arguments], env=dict({"PATH": os.environ["PATH"]}, **environment),

@@ -29,6 +29,16 @@ def found(host: Host) -> List[str]:
     return sorted(_mended(host, view))
 
 
+def rewritten(host: Host) -> List[str]:
+    """The entries of ours whose arguments others have written anew, by their files and titles: the next look writes them as they are to be."""
+    view, changed = View(host), []
+    with forgiving():
+        for loader in detect.installed(host):
+            changed += ["%s (%s)" % (entry.path, entry.title) for entry in LOADERS[loader.kind].menu(view, loader).entries
+                        if entry.driver and "%s=%s" % (MARKER, entry.driver) not in entry.args.split()]
+    return changed
+
+
 def mend(host: Host) -> Tuple[Plan, List[str]]:
     """Plan that they do not, and name them."""
     view = View(host)

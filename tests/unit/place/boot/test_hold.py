@@ -3,14 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A default that is kept on an older kernel: on every family's boot configuration, and taken back to the byte."""
-import machines
 import pytest
-from machines import DRIVER, NEW, OLD
-from test_entry import menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, grub2, grubenv, hold
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import release
+from tests.forge import machines
+from tests.forge.machines import DRIVER, NEW, OLD
+from tests.unit.place.boot.test_entry import absent, menu, present, snapshot, variants
 
 
 @pytest.fixture(params=sorted(machines.FAMILIES))
@@ -68,7 +68,6 @@ def test_entries_of_ours_come_and_go_beside_it(machine):
     kept = without_state(root)
     present(root, kernels)[0].apply()
     assert release(menu(root).default) == OLD and menu(root).default.driver is None
-    from test_entry import absent
     absent(root)[0].apply()
     assert without_state(root) == kept
 
@@ -81,7 +80,6 @@ def test_an_entry_of_ours_that_was_the_default_is_again_what_others_remember(mac
     keep(root, OLD)
     assert menu(root).default.driver is None and release(menu(root).default) == OLD
     let_go(root)
-    from test_entry import absent
     absent(root)[0].apply()
     assert without_state(root) == before
 
