@@ -8,7 +8,7 @@ All programs are Debian's, of a suite that has the versions in question; the plu
 """
 import shutil
 from pathlib import Path
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import chroot
 import debian
@@ -28,6 +28,12 @@ class Enterprise(NamedTuple):
 
     def __str__(self) -> str:
         return "el%d-%s" % (self.el, self.suite)
+
+
+def missing() -> Optional[str]:
+    """None where packages of kernels can be made, else the reason why not."""
+    absent = [tool for tool in ("rpmbuild", "createrepo_c") if shutil.which(tool) is None]
+    return "not installed: " + ", ".join(absent) if absent else None
 
 
 def kernels(system: Enterprise) -> Tuple[Image, Image, Image]:

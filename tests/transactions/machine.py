@@ -82,7 +82,9 @@ class Machine(Root):
         return path and os.path.realpath(str(self.path) + path.group(1))[len(os.path.realpath(str(self.path))):]
 
     def image(self, release: str) -> Path:
-        return self.boot / ("initrd.img-" + release)
+        """The distribution's own initramfs, as Debian or Enterprise Linux calls it."""
+        enterprise = self.boot / ("initramfs-%s.img" % release)
+        return enterprise if enterprise.exists() else self.boot / ("initrd.img-" + release)
 
     def variants(self, release: str) -> List[Dict[str, str]]:
         """What kmodctl tells of the variants of a kernel's image."""
@@ -90,7 +92,7 @@ class Machine(Root):
 
     def shipped_has(self, release: str, module: str = DRIVER) -> bool:
         """Whether the distribution's own image has a module, by the distribution's own tool."""
-        return self._lists("%s /boot/initrd.img-%s" % (self.lister, release), module)
+        return self._lists("%s /boot/%s" % (self.lister, self.image(release).name), module)
 
     def has(self, variant: str, module: str = DRIVER) -> bool:
         """Whether a variant has it. (The distributions' tools stop after the first of an image's segments.)"""
