@@ -103,6 +103,7 @@ def test_a_kernel_leaves(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_a_kernel_is_installed_again(host, system, kernels):
     host.ok("kmodctl refresh")
     before = host.files()
@@ -113,6 +114,7 @@ def test_a_kernel_is_installed_again(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kernels):
     said = host.ok(APT + "install %s %s" % (package(system, 1), package(system, 2)))
     host.served(kernels[1])
@@ -141,6 +143,7 @@ def test_an_image_is_made_again(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_a_metapackage_is_upgraded(host, system, kernels):
     host.ok(APT + "dist-upgrade")
     host.served(kernels[1])
@@ -205,7 +208,7 @@ def kill_amid(host, words):
     raise AssertionError("it never ran")
 
 
-@pytest.mark.parametrize("amid", AMID)
+@pytest.mark.parametrize("amid", [pytest.param(each, marks=[] if each.startswith("the script") else [pytest.mark.full]) for each in AMID])
 def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, amid):
     with host.start(APT + "install " + package(system, 1)) as apt:
         kill_amid(host, [kernels[1] if word == "REL" else word for word in AMID[amid]])
@@ -222,6 +225,7 @@ def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, amid):
     host.settled()
 
 
+@pytest.mark.full
 def test_the_whole_transaction_is_killed(host, system, kernels):
     with host.start(APT + "install " + package(system, 1)) as apt:
         kill_amid(host, [HOOK, "add-kernel", kernels[1]])
@@ -232,6 +236,7 @@ def test_the_whole_transaction_is_killed(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_hooks_at_once(host, system, kernels):
     host.ok(APT + "install " + package(system, 1))
     before = host.files()
@@ -244,6 +249,7 @@ def test_hooks_at_once(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_boot_is_full(host, system, kernels):
     place = host.boot / ("efi" if system.loader == "systemd-boot" else ".")
     room = os.statvfs(str(place))
@@ -272,7 +278,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", [pytest.param(each, marks=[] if each == "there is no Python" else [pytest.mark.full]) for each in WRONG])
 def test_the_host_is_not_as_it_was(host, system, kernels, wrong):
     spoil, linked = WRONG[wrong]
     host.ok(spoil)
@@ -301,6 +307,7 @@ os.unlink(path)
 '"""
 
 
+@pytest.mark.full
 def test_a_hook_waits_for_a_run_that_is_under_way(host, system, kernels):
     with host.start(RUN % 15) as other:
         host.ok(APT + "install " + package(system, 1))
@@ -341,12 +348,14 @@ def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_the_default_goes_on_by_itself_where_it_is_not_to_be_kept(host, system, kernels):
     host.ok(APT + "install " + package(system, 2))
     assert host.default() == (kernels[2], None)
     host.settled()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("boot", ["once", "default"])
 def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(host, system, kernels, boot):
     host.follow(boot=boot)

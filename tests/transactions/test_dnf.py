@@ -105,6 +105,7 @@ def test_a_kernel_is_installed_again(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_modules_alone_are_installed_again_and_nobody_is_told(host, system, kernels):
     said = dnf(host, system, "reinstall", 0, "kernel-modules")
     assert "dracut -f --kver" in said
@@ -115,6 +116,7 @@ def test_modules_alone_are_installed_again_and_nobody_is_told(host, system, kern
     host.settled()
 
 
+@pytest.mark.full
 def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kernels):
     names = " ".join(rpms.name("kernel", image) for image in enterprise.kernels(system)[1:])
     said = host.ok("%s -y install %s" % (system.dnf, names))
@@ -136,6 +138,7 @@ def test_the_oldest_kernel_goes_as_there_are_too_many(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_without_dnf(host, system, kernels):
     image = enterprise.kernels(system)[1]
     names = ["-".join((package, *rpms.version(image.release))) for package in (*parts(system), "kernel")]
@@ -146,6 +149,7 @@ def test_without_dnf(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_kernel_install_by_hand(host, system, kernels):
     release = kernels[0]
     host.ok("kernel-install remove " + release)
@@ -170,6 +174,7 @@ def test_a_hook_that_cannot_do_its_work_costs_no_kernel_its_entry(host, system, 
     host.settled()
 
 
+@pytest.mark.full
 def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, system, kernels):
     host.follow(keep_default=True)
     dnf(host, system, "install", 1, "kernel")
@@ -182,6 +187,7 @@ def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, syst
     host.settled()
 
 
+@pytest.mark.full
 def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(host, system, kernels):
     host.follow(boot="once")
     dnf(host, system, "install", 1, "kernel")
