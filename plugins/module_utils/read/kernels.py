@@ -217,6 +217,13 @@ def installed(host: Host) -> List[Kernel]:
     return sorted(found.values(), key=lambda kernel: (version_key(kernel.release), kernel.release))
 
 
+def some(host: Host, found: List[Kernel]) -> List[Kernel]:
+    """These kernels of a host, of which there has to be one at least. Error: NO_KERNELS."""
+    if not found:
+        raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
+    return found
+
+
 def kernel(host: Host, release: str) -> Kernel:
     """One installed kernel. Error: KERNEL_MISSING."""
     for directory in MODULES:
