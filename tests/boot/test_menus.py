@@ -23,8 +23,8 @@ import machines  # noqa: E402
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, loaders  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View  # noqa: E402
 
 LIMIT = 300
 DRIVERS = ("a", "3w-9xxx", "z9", "A.b")
@@ -87,7 +87,7 @@ def machine(root, family):
     kernels = {release: (machines.directory(family).replace("%s", release) + initrd % release + ".1",) for release in (machines.OLD, machines.NEW)}
     for driver in DRIVERS:
         entry.present(host, entry.Request(driver), machines.verified(kernels))[0].apply()
-    return host, detect.detect(host), kernels
+    return host, loaders.detect(host), kernels
 
 
 def telling(host, loader):
@@ -110,7 +110,7 @@ def as_promised(order):
 
 
 def menu(host, loader):
-    return entry.LOADERS[loader.kind].menu(View(host), loader)
+    return loader.menu(View(host))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from tree import LOCK, Node, Tree, differences
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import TEMPORARY, Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, shipped
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import loaders, shipped
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 
 INDEX = re.compile(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+$")
 IMAGE = re.compile(r"(initrd|initramfs)[^/]*\.[0-9]+$")
@@ -52,8 +52,8 @@ class Scene(NamedTuple):
 def boots(root: str) -> Boots:
     """Error: KmodError where the files cannot be read."""
     host = Host(root)
-    loader = detect.detect(host)
-    menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
+    loader = loaders.detect(host)
+    menu = loader.menu(View(host))
     ours = {each.id: tuple(shipped.locate(host, word) or word for word in (each.linux,) + each.initrd if "$" not in word)
             for each in menu.entries if each.driver}
     foreign = [(each.id, each.title, each.linux, " ".join(each.initrd), each.args, each.text) for each in menu.entries if not each.driver]

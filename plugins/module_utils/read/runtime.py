@@ -60,7 +60,8 @@ def facts(kernel: Kernel) -> Runtime:
         enrolled=tuple(signature.certificates(_variable(host, efi.Variable("MokListRT", efi.SHIM)))) + firmware,
         firmware=firmware,
         mok_trusted=_variable(host, efi.Variable("MokListTrustedRT", efi.SHIM))[-1:] == b"\1",
-        revoked=tuple(signature.certificates(_variable(host, efi.Variable("MokListXRT", efi.SHIM)) + _variable(host, efi.Variable("dbx", efi.SECURITY)))),
+        revoked=tuple(signature.certificates(
+            _variable(host, efi.Variable("MokListXRT", efi.SHIM)) + _variable(host, efi.Variable("dbx", efi.SECURITY)))),
         rejected=frozenset(re.findall(r" blacklist bin:([0-9a-f]{64})$", listed, re.M)),
     )
 

@@ -136,8 +136,8 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     if old == name(entry):
         return
     if not any(each.driver and name(each) == old for each in found.entries):
-        text = grubenv.set_(text, path, name=REMEMBERED, value="none" if old is None else "=" + old)
-    view.put(path, grubenv.set_(text, path, name="saved_entry", value=name(entry)))
+        text = grubenv.set_(text, REMEMBERED, "none" if old is None else "=" + old, path=path)
+    view.put(path, grubenv.set_(text, "saved_entry", name(entry), path=path))
 
 
 def _without_ours(view: View, at: Installation) -> GrubConfig:
@@ -172,7 +172,7 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
                         "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
     path = environment(at)
     if grubenv.get(environment_of(view, at), "next_entry") != name(entry):
-        view.put(path, grubenv.set_(_environment_to_write(view, at), path, name="next_entry", value=name(entry)))
+        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(entry), path=path))
 
 
 def forget(view: View, at: Installation, entry: Entry) -> None:
@@ -192,13 +192,13 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
         return
     variables = grubenv.parse(text, path)
     if grubenv.get(variables, "next_entry") == name(entry):
-        text = grubenv.set_(text, path, name="next_entry", value=None)
+        text = grubenv.set_(text, "next_entry", None, path=path)
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")
     if remembered is not None and saved == name(entry):
-        text = grubenv.set_(text, path, name="saved_entry", value=remembered[1:] if remembered.startswith("=") else None)
+        text = grubenv.set_(text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path)
     if remembered is not None and not any(each.driver and name(each) == saved != name(entry) for each in config(view, at).entries):
-        text = grubenv.set_(text, path, name=REMEMBERED, value=None)
+        text = grubenv.set_(text, REMEMBERED, None, path=path)
     if text != view.text(path):
         view.put(path, text)
 

@@ -6,7 +6,7 @@
 """What a grub.cfg with all that it sources comes to, read as GRUB 2 would run it: entries, default, variables."""
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from .. import texts

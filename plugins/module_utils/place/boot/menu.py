@@ -40,6 +40,13 @@ class Menu(NamedTuple):
     default: Optional[Entry]  # what boots start
     once: Optional[str] = None  # the id that the next boot alone starts
 
+    def ours(self, driver: str, kernel: str) -> Entry:
+        return next(entry for entry in self.entries if (entry.driver, entry.kernel) == (driver, kernel))
+
+    def is_started(self, entry: Entry) -> bool:
+        """Whether it is the default, or what the next boot alone starts."""
+        return same(self.default, entry) or self.once == entry.id
+
 
 class Verified(NamedTuple):
     """The images that an entry of a kernel is to start, as they were found just now by who can tell whether they are whole."""
@@ -74,6 +81,15 @@ class New(NamedTuple):
     @property
     def remark(self) -> str:
         return trial_comment(self.trial)
+
+
+def key(entry: Entry) -> Tuple[str, ...]:
+    """What makes it the same entry later: whose it is and for which kernel, and of a foreign one each byte."""
+    return (entry.driver, entry.kernel or "") if entry.driver else (entry.path, entry.text, entry.title)
+
+
+def same(one: Optional[Entry], other: Optional[Entry]) -> bool:
+    return (one and key(one)) == (other and key(other))
 
 
 def boots(entry: Entry, release: str) -> bool:

@@ -14,7 +14,7 @@ from machines import DRIVER, NEW, OLD, write
 from test_entry import absent, menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import blocks
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import texts
 
 CONFIGURATIONS = ("boot/grub*/grub.cfg", "boot/grub*/custom.cfg", "boot/grub*/grubenv", "boot/grub/grub.conf", "boot/extlinux/extlinux.conf",
                   "boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "boot/efi/loader/loader.conf")
@@ -136,7 +136,7 @@ def test_copies_of_our_entry_that_somebody_made_go(tmp_path, family, boot):
             (path.parent / ("zz-" + path.name)).write_text(text)
             (path.parent / ("aa-" + path.name)).write_text(text)
         elif "# BEGIN outoftree.kmod" in text:
-            path.write_text(text + "".join(block.group() for block in blocks.each(text)))
+            path.write_text(text + "".join(block.group() for block in texts.blocks(text)))
 
     def again():
         return absent(tmp_path) if boot == "absent" else present(tmp_path, kernels, boot=boot, args="more=1")
