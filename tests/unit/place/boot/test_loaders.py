@@ -210,8 +210,8 @@ def test_a_default_that_the_firmware_holds_is_not_overridden(tmp_path, monkeypat
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     write(tmp_path, systemd_boot.DEFAULT.path, "\x07\0\0\0" + "\0".join("%s-%s.conf\0" % (MACHINE, OLD)) + "\0")
     assert menu(tmp_path, "systemd-boot").default.id == "%s-%s" % (MACHINE, OLD)
-    error = refused("DEFAULT_OVERRIDDEN", entry.present, Host(str(tmp_path)), entry.Request(DRIVER, boot="default"),
-                    machines.verified(variants(initrd, NEW, family="systemd-boot")), "systemd-boot")
+    error = refused("DEFAULT_OVERRIDDEN", entry.present, Host(str(tmp_path)), entry.Request(DRIVER, boot="default", loader="systemd-boot"),
+                    machines.verified(variants(initrd, NEW, family="systemd-boot")))
     assert "bootctl set-default" in error.then
 
 
