@@ -12,8 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-import debian
-import qemu
+from tests.lab import debian, qemu
 
 HERE = Path(__file__).resolve().parent
 MARKER = b"~Module signature appended~\n"

@@ -11,15 +11,13 @@ import struct
 import uuid
 from pathlib import Path
 
-import debian
-import machine
 import pytest
-import qemu
-import verdicts
-from test_verdicts import releases
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, runtime
+from tests.kernel import machine, verdicts
+from tests.kernel.test_verdicts import releases
+from tests.lab import debian, qemu
 
 CODE, VARIABLES = (Path("/usr/share/OVMF", name) for name in ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"))
 DBX = "/sys/firmware/efi/efivars/dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f"

@@ -21,12 +21,8 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
-from ansible_collections.outoftree.kmod.tests.conftest import collections_path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
-import debian  # noqa: E402
-import drivers  # noqa: E402
-import qemu  # noqa: E402
+from tests import COLLECTIONS
+from tests.lab import debian, drivers, qemu
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
 SEARCH = {"el": "search updates extra built-in weak-updates\n", "suse": "search updates extra weak-updates kgraft built-in\n",
@@ -152,7 +148,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 options = link.Options("edu", ("/edu",), heal=True)
 sys.exit(10 if task.carry_out(%r, False, lambda host: link.run(host, options)).changed else 0)
-""" % (collections_path(), str(root)))
+""" % (COLLECTIONS, str(root)))
     argv = [sys.executable, "-B", str(script)]
     assert subprocess.run(argv, check=False).returncode == 10
     log = tmp_path / "log"

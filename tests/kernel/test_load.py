@@ -7,18 +7,14 @@ import ast
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(CHECKOUT / "tests" / "lab"), str(CHECKOUT / "tests" / "molecule")]
-import debian  # noqa: E402
-import drivers  # noqa: E402
-import images  # noqa: E402
-import qemu  # noqa: E402
+from tests import CHECKOUT
+from tests.lab import debian, drivers, qemu
+from tests.molecule import images
 
 pytestmark = pytest.mark.full
 # Of what a virtio disk needs, each after those that it needs itself.

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Union
 
-from debian import LabError, run
+from tests.lab.debian import LabError, run
 
 
 class Machine(NamedTuple):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image
-from ansible_collections.outoftree.kmod.tests.unit.read import images
+from tests.forge import images
 
 EVERY_LAYOUT = pytest.mark.parametrize("name", sorted(images.LAYOUTS))
 EVERY_COMPRESSION = pytest.mark.parametrize("kind", sorted(images.COMPRESSIONS))

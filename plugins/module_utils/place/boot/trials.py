@@ -18,6 +18,7 @@ from ...errors import KmodError, forgiving
 from ...host import Host
 from ...plan import Content
 from ...read import ko
+from ...read.names import alias_of
 from .. import depmod, loaded
 from ..texts import MARKER
 from .menu import Entry, Menu
@@ -128,18 +129,13 @@ def _verdict(host: Host, release: str, driver: str, *, states: Mapping[str, str]
 def _asking(host: Host, release: str, driver: str) -> Optional[str]:
     """A device of the running system that a module of the driver has an alias for (kmod: libkmod/libkmod-index.c matches with fnmatch, too)."""
     modules = [ko.read(host, path) for path in depmod.linked(host, release, [driver])]
-    patterns = [fnmatch.translate(_underscored(alias)) for module in modules for alias in module.aliases]
+    patterns = [fnmatch.translate(alias_of(alias)) for module in modules for alias in module.aliases]
     wanted = re.compile("|".join(patterns) or "(?!)")
     for directory, _names, files in itertools.islice(os.walk(host.real("/sys/devices")), DEVICES):
         device = host.inside(directory)
-        if "modalias" in files and wanted.match(_underscored(_small(host, device + "/modalias"))):
+        if "modalias" in files and wanted.match(alias_of(_small(host, device + "/modalias"))):
             return device
     return None
-
-
-def _underscored(alias: str) -> str:
-    """An alias as libkmod compares it: hyphens are underscores, but not in brackets (libkmod/libkmod-util.c: alias_normalize)."""
-    return re.sub(r"\[[^]]*\]|-", lambda found: found.group() if found.group() != "-" else "_", alias)
 
 
 def _loaded(host: Host, release: str, driver: str) -> Dict[str, str]:

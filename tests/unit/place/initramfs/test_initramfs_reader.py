@@ -6,14 +6,15 @@
 import random
 from typing import Dict, Optional, Tuple
 
-import kernel_simulator
 import pytest
-from build_initramfs import COMPRESSIONS, DIRECTORY, FILE, LINK, cpio, member
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments
+from tests.forge.compressors import COMPRESSIONS
+from tests.forge.cpio import DIRECTORY, FILE, LINK, cpio, member
+from tests.unit.place.initramfs import kernel_simulator
 
 END = member("TRAILER!!!", 0)
 MICROCODE = {"kernel/x86/microcode/GenuineIntel.bin": b"microcode" * 100}
@@ -33,7 +34,7 @@ def listing(image: bytes, piece: int = 4096) -> Dict[str, Tuple[int, bytes]]:
 
         return sink
 
-    segments.unpack((image[at:at + piece] for at in range(0, len(image), piece)), "image", tree, wanted)
+    segments.unpack((image[at:at + piece] for at in range(0, len(image), piece)), "image", tree, wanted=wanted)
     return {path: (node.mode, node.target.encode() or data.get(node, b"")) for path, node in tree.nodes.items() if path}
 
 

@@ -16,6 +16,10 @@ import subprocess
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from tests.forge import families
+from tests.forge.ko import ko
+from tests.forge.symvers import EXPORTS, symvers
+
 
 class Kernel(NamedTuple):
     """An unpacked kernel: ``tree`` holds boot/ and lib/modules/RELEASE; ``symvers`` is its symbol versions, None where they are not at hand."""
@@ -89,6 +93,33 @@ def newc(name: str, path: Path | None, number: int) -> bytes:
     fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
     head = b"070701" + b"".join(b"%08X" % field for field in fields) + label
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+NEEDS = ("module_layout", "printk", "kfree")
+
+
+def exports(change: int) -> list:
+    return [(symbol, crc + change * (symbol == "kfree"), *rest) for symbol, crc, *rest in EXPORTS]
+
+
+def kernel(directory: Path, release: str, change: int = 0) -> Kernel:
+    """A kernel that takes what was built for another one of the same ``change`` and no other."""
+    tree = directory / release
+    top = families.kernel(tree, release, exports=exports(change),
+                          in_tree={"drivers/block/disk.ko": ko("disk", [("module_layout", 0x11)], release=release)})
+    (top / "modules.builtin.modinfo").touch()
+    subprocess.run(["depmod", "-b", str(tree), release], check=True)
+    made = Kernel(release, tree, symvers(exports(change)), generated=True)
+    (tree / "initramfs").write_bytes(initramfs(made, sorted(tree.rglob("disk.ko"))))
+    return made
+
+
+def build(directory: Path, driver: str, release: str, change: int = 0) -> Path:
+    """The driver's module, built for a release, at RELEASE/DRIVER.ko."""
+    path = directory / release / (driver + ".ko")
+    needs = [(symbol, crc) for symbol, crc, *_rest in exports(change) if symbol in NEEDS]
+    write(path, ko(driver, needs, release=release))
+    return path
 
 
 ROOT = "root=UUID=11111111-2222-3333-4444-555555555555 ro"
