@@ -142,12 +142,13 @@ def drop(view: View, at: Installation, entry: Entry) -> None:
 
 
 def set_default(view: View, at: Installation, entry: Entry) -> None:
-    """Have loader.conf name our entry, without a count; the line that was there is kept in a comment."""
+    """Have loader.conf name an entry, ours without a count; the line that was there is kept in a comment."""
     overriding = DEFAULT.text(view.host)
     if overriding and overriding != entry.id + ".conf":
         raise KmodError(at.config, "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
                         "Unset it: bootctl set-default ''", "DEFAULT_OVERRIDDEN")
-    _uncount(view, entry)
+    if entry.driver:
+        _uncount(view, entry)
     text = view.text(at.config)
     old = list(_DEFAULT.finditer(text or ""))
     line = "default %s.conf\n" % entry.id
