@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 from tests.forge import families
 from tests.forge.ko import LAYOUT, ko
 
@@ -88,9 +88,9 @@ class FakeTree:
 
     def plan(self, *paths, **options):
         """The plan of kmod_link for the modules at these paths, and its answer."""
-        every = {"driver": "vendor", "state": "present", "path": list(paths), "described": None, "files": None, "kernels": ["all"],
-                 "version": None, "build": None, "load": False, "heal": False}
-        return deploy.link(Host(self.root), dict(every, **options))
+        asked = link.Options("vendor", paths)._replace(**dict(options, kernels=tuple(options.get("kernels", link.ALL))))
+        plan, answer = link.run(Host(self.root), asked)
+        return plan, answer.as_dict()
 
     def deploy(self, *paths, **options):
         """Apply, and answer with build by kernel."""
