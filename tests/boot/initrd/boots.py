@@ -137,7 +137,7 @@ def agrees(image: bytes, sound: bool) -> None:
     files, error = kernel_simulator.unpack(image)
     assert (error is None) == sound, "the simulator says %s" % error
     try:
-        segments.unpack([image], "image", tree, wanted)
+        segments.unpack([image], "image", tree, wanted=wanted)
     except KmodError as found:
         assert not sound, str(found)
         return

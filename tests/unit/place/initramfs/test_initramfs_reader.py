@@ -34,7 +34,7 @@ def listing(image: bytes, piece: int = 4096) -> Dict[str, Tuple[int, bytes]]:
 
         return sink
 
-    segments.unpack((image[at:at + piece] for at in range(0, len(image), piece)), "image", tree, wanted)
+    segments.unpack((image[at:at + piece] for at in range(0, len(image), piece)), "image", tree, wanted=wanted)
     return {path: (node.mode, node.target.encode() or data.get(node, b"")) for path, node in tree.nodes.items() if path}
 
 

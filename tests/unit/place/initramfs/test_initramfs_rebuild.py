@@ -219,7 +219,7 @@ def test_the_copy_that_an_image_would_load_is_told_by_its_digest(tmp_path, pack)
     files[TREE + "/updates/acme.ko" + suffix] = pack(DRIVER)
     files[TREE + "/modules.dep"] = ("updates/acme.ko%s:\n" % suffix).encode()
     machine.image(gzip.compress(cpio(files)))
-    found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, ["acme", "other"])
+    found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, names=["acme", "other"])
     assert found == {"acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}}
 
 
