@@ -104,7 +104,7 @@ def _kernel_of(host: Host, exports: SourcedExports, named: Sequence[str]) -> Ker
     if len(releases) != 1:
         raise KmodError(exports.origin or "", "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, releases[0]))), MODULES[0])
-    return Kernel(host, releases[0], "%s/%s" % (directory, releases[0]), exports)
+    return Kernel(host, releases[0], "%s/%s" % (directory, releases[0]), given=exports)
 
 
 def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]:

@@ -11,12 +11,12 @@ import subprocess
 import sys
 
 import pytest
-from fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -599,7 +599,7 @@ def test_a_pattern_that_means_no_kernel(tree):
 
 def test_two_directories_of_kernels_are_an_error_that_says_what_to_do(tree):
     tree.vendor(TWO, [TWO])
-    tree.write("/usr/lib/modules/5.14.0-4/modules.order", b"")
+    tree.write("/usr/lib/modules/5.14.0-4/kernel/a.ko", b"")
     with pytest.raises(KmodError) as error:
         tree.plan("/build")
     assert error.value.code == "MODULES_APART"

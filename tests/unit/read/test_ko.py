@@ -7,21 +7,18 @@ import gzip
 import hashlib
 import json
 import random
-import shutil
 import struct
-import subprocess
 
-import build_ko
 import pytest
-from build_ko import MACHINES, Export, Section, ko
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, names
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import Exported, KernelModule, Undefined, Version
+from tests.forge.elf import MACHINES, Section
+from tests.forge.ko import RELEASE, Export, chained_table, ko
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=40)
 CRCS = st.integers(0, 2**32 - 1)
@@ -74,7 +71,7 @@ def test_other_data_is_refused(data):
 @given(TABLES.filter(len))
 @settings(max_examples=25, deadline=None)
 def test_versions_as_ubuntu_keeps_them(needs):
-    module = parse(versions=build_ko.chained_table(list(needs.items())))
+    module = parse(versions=chained_table(list(needs.items())))
     assert module.chained_versions
     assert module.versions == tuple(Version(*each) for each in needs.items())
 
@@ -85,37 +82,9 @@ def test_name_of_modinfo_then_of_struct_module_then_of_the_file():
     assert modules.parse(b"no module", "/lib/snd-hda.ko.xz").name == "snd_hda"
 
 
-@pytest.mark.parametrize("path,name", [
-    ("lime-6.1.0-9-amd64.ko", "lime_6"), ("/x/megaraid_sas-07.727.03.00.ko", "megaraid_sas_07"), ("a.b/snd-hda-intel.ko.xz", "snd_hda_intel"),
-    ("a-b", "a_b"), (".ko", "")])
-def test_the_name_that_kmod_makes_of_a_files(path, name):
-    assert names.module_of(path) == name
-
-
-@pytest.mark.parametrize("file", ["lime-6.1.0-9-amd64.ko", "megaraid_sas-07.727.03.00.ko", "snd-hda-intel.ko"])
-@pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
-def test_the_name_that_the_real_kmod_makes_of_a_files(file, tmp_path):
-    top = build_ko.kernel(tmp_path)
-    (top / "extra").mkdir()
-    (top / "extra" / file).write_bytes(ko("inside", aliases=["of:probe"]))
-    subprocess.run(["depmod", "-b", str(tmp_path), build_ko.RELEASE], check=True, stderr=subprocess.DEVNULL)
-    lines = (top / "modules.alias").read_text().splitlines()
-    assert [line.split()[2] for line in lines if "of:probe" in line] == [names.module_of(file)]
-
-
-@pytest.mark.parametrize("paths,code", [([""], "PATH_EMPTY"), ([" \t"], "PATH_EMPTY"), (["/a.ko", ""], "PATH_EMPTY"), (["a\0b"], "PATH_EMPTY"),
-                                        (["/none"], "PATH_MISSING"), (["/empty"], "NO_MODULES"), (["/a.ko/b"], "PATH_MISSING")])
-def test_paths_that_name_no_module_are_errors_that_say_so(paths, code, tmp_path):
-    (tmp_path / "a.ko").write_bytes(ko())
-    (tmp_path / "empty/dir.ko").mkdir(parents=True)
-    with pytest.raises(KmodError) as caught:
-        inputs.find(Host(str(tmp_path)), paths)
-    assert (caught.value.code, bool(caught.value.then)) == (code, True)
-
-
 def test_first_value_counts():
     module = parse(modinfo={"license": "GPL"}, extra=[])
-    assert module.license == "GPL" and module.depends == [] and module.built_for == build_ko.RELEASE
+    assert module.license == "GPL" and module.depends == [] and module.built_for == RELEASE
     assert parse(modinfo={"depends": "a-b,c"}).depends == ["a_b", "c"]
     assert parse(firmware=["a.bin", "b.bin"], imports=["NS"]).firmware == ["a.bin", "b.bin"]
 
