@@ -109,7 +109,7 @@ def run(module: Any, command: Any) -> None:
             host = Host(module.params["root"])
             host.keeps_cache = not module.check_mode
             _plan, answer = command.run(host, options)
-            told = dict(answer.as_dict(), changed=False)
+            told = dict({"changed": False}, **answer.as_dict())
         else:
             done = carry_out(module.params["root"], module.check_mode, lambda host: command.run(host, options))
             answer = done.answer
