@@ -39,13 +39,13 @@ def test_the_default_moves_to_another_kernel_and_back(tmp_path, family):
     assert default.next_boot(host).entry == was.entry and snapshot(tmp_path) == untouched
 
 
+@pytest.mark.parametrize("chosen, other", [(NEW, OLD), (OLD, NEW)])
 @pytest.mark.parametrize("family", ["debian", *FOLLOWING])
-def test_what_somebody_chose_after_that_stays(tmp_path, family):
+def test_what_somebody_chose_after_that_stays(tmp_path, family, chosen, other):
     saved(tmp_path, family)
     host = Host(str(tmp_path))
-    chosen, other = [shipped(host, release) for release in (NEW, OLD)]
-    default.change(host, chosen).apply()
-    assert not default.restore(host, other) and default.next_boot(host).release == NEW
+    default.change(host, shipped(host, chosen)).apply()
+    assert not default.restore(host, shipped(host, other)) and default.next_boot(host).release == chosen
 
 
 def test_a_default_that_is_fixed_is_not_claimed_to_move(tmp_path):
