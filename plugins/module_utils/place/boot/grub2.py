@@ -216,19 +216,20 @@ def _environment_to_write(view: View, at: Installation) -> str:
 def _check_unattended(view: View, at: Installation, entry: Entry) -> None:
     found = config(view, at)
     if entry.path.endswith(".conf"):  # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
-        free, then = _users(view, at, found, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
+        free, then = _users(view, at, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
     else:
         free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
     if found.superusers and not free:
         raise KmodError(at.config, "the menu is protected by a password, which %r would wait for" % entry.title, then, "GRUB_PASSWORD")
 
 
-def _users(view: View, at: Installation, found: GrubConfig, entry: Entry) -> Optional[str]:
+def _users(view: View, at: Installation, entry: Entry) -> Optional[str]:
     """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to nothing at all."""
     value = next((line.value for line in bls.lines(entry.text) if line.key == "grub_users"), None)
     if value != "$grub_users":  # blscfg knows no braces
         return value
-    return found.users if found.users is not None else grubenv.get(environment_of(view, at), "grub_users")
+    users = config(view, at).users
+    return users if users is not None else grubenv.get(environment_of(view, at), "grub_users")
 
 
 GRUB = BootLoader(

@@ -54,8 +54,9 @@ def _config(view: View, at: Installation) -> GrubConfig:
         raise KmodError(at.config, "is not there", "Generate it: grub-mkconfig -o %s" % at.config, "CONFIG_MISSING")
     reader = _Walk(view, at)
     reader.read(script.parse(text, at.config), _Source(at.config, text), ())
-    return GrubConfig(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users,
-                  dict(reader.later, **reader.variables))
+    return GrubConfig(
+        entries=reader.entries, default=reader.default, custom=reader.custom, once="${next_entry}" in text, superusers=reader.superusers,
+        users=reader.users, variables=dict(reader.later, **reader.variables))
 
 
 class _Source:
