@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Whether a verdict on a kernel that is not installed is the one that will be given when it is."""
+
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import UninstalledKernel
 from .verdict import INCOMPATIBLE, REFUSE, Verdict

@@ -7,6 +7,7 @@
 What is needed of packages is laid into a scratch root as they would install it, and read there as any installed kernel is. Packages are
 input: only paths of a kernel's own kinds are taken, no links, and bounded in number and size.
 """
+
 import contextlib
 import os
 import re
@@ -23,17 +24,25 @@ from .kernels import Kernel, Traits, lazy, version_key
 FILES = 50000  # that are taken out of one set; a kernel has some 4500
 
 _LISTS = r"modules\.(?:builtin|builtin\.modinfo|order)|config|System\.map|vmlinuz|vmlinux|[Ii]mage|symvers(?:\.gz|\.xz|\.zst)?"
-_OF_MODULES = re.compile(r"(?:usr/)?lib/modules/([^/]+)/((?:%s)|(?!build/|source/).*\.ko(?:\.gz|\.xz|\.zst)?)" % _LISTS)
+_OF_MODULES = re.compile(
+    r"(?:usr/)?lib/modules/([^/]+)/((?:%s)|(?!build/|source/).*\.ko(?:\.gz|\.xz|\.zst)?)" % _LISTS
+)
 _OF_BOOT = re.compile(r"boot/(?:vmlinuz|vmlinux|[Ii]mage|zImage|config|symvers)-([^/]+?)(?:\.gz|\.xz|\.zst)?")
-_OF_HEADERS = re.compile(r"((?:usr/src|(?:usr/)?lib/modules/[^/]+/build)/?.*)/(?:%s)" % "|".join(map(re.escape, headers.FILES)))
+_OF_HEADERS = re.compile(
+    r"((?:usr/src|(?:usr/)?lib/modules/[^/]+/build)/?.*)/(?:%s)" % "|".join(map(re.escape, headers.FILES))
+)
 # What else the packages of a kernel have (its headers' other files, keys), and those that have nothing but a text
-_RELATED = re.compile(r"boot/|(usr/)?lib/modules/|usr/src/|usr/lib/linux-kbuild-|usr/share/(doc|bug|lintian|licenses)/|etc/uefi/certs/")
+_RELATED = re.compile(
+    r"boot/|(usr/)?lib/modules/|usr/src/|usr/lib/linux-kbuild-|usr/share/(doc|bug|lintian|licenses)/|etc/uefi/certs/"
+)
 
 
 class KernelSource(NamedTuple):
     """Where kernels are that are not installed: one of the first three."""
 
-    packages: Tuple[str, ...] = ()  # .deb and .rpm files, or directories of them: all that is to be installed of one kernel, or of several
+    packages: Tuple[
+        str, ...
+    ] = ()  # .deb and .rpm files, or directories of them: all that is to be installed of one kernel, or of several
     root: str = ""  # a directory that packages were unpacked in, or one of headers
     symvers: str = ""  # a symvers file
     release: str = ""  # of which kernel that is
@@ -42,18 +51,35 @@ class KernelSource(NamedTuple):
     def from_params(cls, params: Mapping[str, Any]) -> "KernelSource":
         """Of an item of kmod_compat's ``kernel``. Error: BAD_OPTION."""
         packages = params.get("package") or ()
-        found = cls((packages,) if isinstance(packages, str) else tuple(packages), params.get("root") or "", params.get("symvers") or "",
-                    params.get("release") or "")
+        found = cls(
+            (packages,) if isinstance(packages, str) else tuple(packages),
+            params.get("root") or "",
+            params.get("symvers") or "",
+            params.get("release") or "",
+        )
         if len([each for each in found[:3] if each]) != 1:
-            raise KmodError("kernel", "needs one of package, root and symvers in each item", "Name where the kernel is", "BAD_OPTION")
+            raise KmodError(
+                "kernel",
+                "needs one of package, root and symvers in each item",
+                "Name where the kernel is",
+                "BAD_OPTION",
+            )
         return found
 
 
 class UninstalledKernel(Kernel):
     """A kernel as its packages, a tree or a symvers show it. ``origin`` are the files or directories that it was found in."""
 
-    def __init__(self, host: Host, release: str, *, modules_dir: str = "", headers_dir: str = "", origin: Sequence[str] = (),
-                 given: Optional[SourcedExports] = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        release: str,
+        *,
+        modules_dir: str = "",
+        headers_dir: str = "",
+        origin: Sequence[str] = (),
+        given: Optional[SourcedExports] = None,
+    ) -> None:
         super().__init__(host, release, modules_dir or "%s/%s" % (MODULES[0], release), given)
         self.headers_dir = headers_dir
         self.origin = tuple(origin)
@@ -66,7 +92,9 @@ class UninstalledKernel(Kernel):
     def config(self) -> Dict[str, str]:
         found: Dict[str, str] = Kernel.config.compute(self)
         path = self.headers_dir + "/.config"
-        return found or (kernels.read_config(self.host.read(path)) if self.headers_dir and self.host.is_file(path) else {})
+        return found or (
+            kernels.read_config(self.host.read(path)) if self.headers_dir and self.host.is_file(path) else {}
+        )
 
     @lazy
     def symvers(self) -> Optional[str]:
@@ -82,8 +110,12 @@ class UninstalledKernel(Kernel):
             return found
         layout = headers.module_struct(self.host, self.headers_dir) if self.headers_dir else None
         return found._replace(
-            vermagic=found.vermagic or headers.vermagic(self.release, self.config), machine=headers.machine(self.config),
-            struct_size=layout.size if layout else None, init_offset=layout.init if layout else None, exit_offset=layout.exit if layout else None)
+            vermagic=found.vermagic or headers.vermagic(self.release, self.config),
+            machine=headers.machine(self.config),
+            struct_size=layout.size if layout else None,
+            init_offset=layout.init if layout else None,
+            exit_offset=layout.exit if layout else None,
+        )
 
     @lazy
     def sourced(self) -> SourcedExports:
@@ -92,7 +124,9 @@ class UninstalledKernel(Kernel):
         if not found.absent or not found.origin:
             return found
         every = read_symvers(self.host, found.origin)
-        return found._replace(exports=dict(found.exports, **{symbol: every[symbol] for symbol in found.absent}))
+        return found._replace(
+            exports=dict(found.exports, **{symbol: every[symbol] for symbol in found.absent})
+        )
 
     @property
     def elsewhere(self) -> Dict[str, str]:
@@ -109,8 +143,13 @@ class UninstalledKernel(Kernel):
     @lazy
     def lacks(self) -> Tuple[str, ...]:
         """What cannot be seen of it here: modules, built-in, config, vermagic, certificates."""
-        seen = {"modules": bool(self.own), "built-in": self.host.is_file(self.modules_dir + "/modules.builtin"), "config": bool(self.config),
-                "vermagic": self.traits.vermagic is not None, "certificates": self.image is not None}
+        seen = {
+            "modules": bool(self.own),
+            "built-in": self.host.is_file(self.modules_dir + "/modules.builtin"),
+            "config": bool(self.config),
+            "vermagic": self.traits.vermagic is not None,
+            "certificates": self.image is not None,
+        }
         return tuple(name for name, there in seen.items() if not there)
 
 
@@ -126,9 +165,15 @@ def opened(host: Host, sources: Sequence[KernelSource]) -> Iterator[List[Uninsta
             if source.root:
                 found += _of_root(host, source.root)
             else:
-                scratch = Host(stack.enter_context(lock.scratch(Host("/"))))  # on a disk: a kernel has up to 500 MB
+                scratch = Host(
+                    stack.enter_context(lock.scratch(Host("/")))
+                )  # on a disk: a kernel has up to 500 MB
                 _configuration(host, scratch)
-                found += [_of_symvers(host, source, scratch)] if source.symvers else _of_packages(host, source.packages, scratch)
+                found += (
+                    [_of_symvers(host, source, scratch)]
+                    if source.symvers
+                    else _of_packages(host, source.packages, scratch)
+                )
         by_release: Dict[str, UninstalledKernel] = {}
         for kernel in found:
             other = by_release.setdefault(kernel.release, kernel)
@@ -151,22 +196,44 @@ def _of_symvers(host: Host, source: KernelSource, scratch: Host) -> UninstalledK
     name = re.search(r"(?:^|/)symvers-(.+?)(\.gz|\.xz|\.zst)?\Z", path)
     release = source.release or (name.group(1) if name else "")
     if not release:
-        raise KmodError(path, "does not say of which kernel it is", "Name its release as well", "SYMVERS_OF_WHICH")
+        raise KmodError(
+            path, "does not say of which kernel it is", "Name its release as well", "SYMVERS_OF_WHICH"
+        )
     exports = read_symvers(host, path)
-    return UninstalledKernel(scratch, names.check_release(release, path), origin=[path], given=SourcedExports(exports, path, ()))
+    return UninstalledKernel(
+        scratch, names.check_release(release, path), origin=[path], given=SourcedExports(exports, path, ())
+    )
 
 
 def _of_root(host: Host, path: str) -> List[UninstalledKernel]:
     """The kernels of a directory as of a machine's root, and those that it has the headers of alone."""
     if not host.is_dir(path):
-        raise KmodError(path, "is not a directory", "Name the directory that the packages were unpacked in", "PATH_MISSING")
+        raise KmodError(
+            path,
+            "is not a directory",
+            "Name the directory that the packages were unpacked in",
+            "PATH_MISSING",
+        )
     root = Host(host.real(path))
     with_headers = dict(headers.directories(root))
     there = {kernel.release: kernel.modules_dir for kernel in kernels.installed(root)}
-    found = [UninstalledKernel(root, release, modules_dir=there.get(release, ""), headers_dir=with_headers.get(release, ""), origin=[path])
-             for release in sorted(set(with_headers) | set(there))]
+    found = [
+        UninstalledKernel(
+            root,
+            release,
+            modules_dir=there.get(release, ""),
+            headers_dir=with_headers.get(release, ""),
+            origin=[path],
+        )
+        for release in sorted(set(with_headers) | set(there))
+    ]
     if not found:
-        raise KmodError(path, "has neither a kernel below lib/modules nor the headers of one", "Unpack the kernel's packages there", "NO_KERNELS")
+        raise KmodError(
+            path,
+            "has neither a kernel below lib/modules nor the headers of one",
+            "Unpack the kernel's packages there",
+            "NO_KERNELS",
+        )
     return found
 
 
@@ -184,24 +251,41 @@ def _of_packages(host: Host, paths: Sequence[str], scratch: Host) -> List[Uninst
         _take(host, path, scratch, whose)
     taken = _releases(scratch, whose)
     if not taken.kernels:
-        raise KmodError(", ".join(given), "there is no kernel in it: no image, no modules of its own, no symvers",
-                        "Give linux-image or linux-headers, kernel-core, kernel-modules-core or kernel-devel", "PACKAGE_NO_KERNEL")
+        raise KmodError(
+            ", ".join(given),
+            "there is no kernel in it: no image, no modules of its own, no symvers",
+            "Give linux-image or linux-headers, kernel-core, kernel-modules-core or kernel-devel",
+            "PACKAGE_NO_KERNEL",
+        )
     with_headers = dict(headers.directories(scratch))
-    found = [UninstalledKernel(scratch, release, headers_dir=with_headers.get(release, ""), origin=taken.givers[release])
-             for release in sorted(taken.kernels)]
+    found = [
+        UninstalledKernel(
+            scratch, release, headers_dir=with_headers.get(release, ""), origin=taken.givers[release]
+        )
+        for release in sorted(taken.kernels)
+    ]
     for kernel in found:
         theirs = headers.machine(kernel.config)
         if kernel.own and theirs and kernel.machine and theirs != kernel.machine:
-            raise _two_builds(kernel.release, "modules for %s" % kernel.machine, "a configuration for %s" % theirs)
+            raise _two_builds(
+                kernel.release, "modules for %s" % kernel.machine, "a configuration for %s" % theirs
+            )
     return found
 
 
 def _packages(host: Host, paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         if host.is_dir(path) and path.strip():
-            inside = ["%s/%s" % (path.rstrip("/"), name) for name in host.listdir(path) if names.is_package(name)]
+            inside = [
+                "%s/%s" % (path.rstrip("/"), name) for name in host.listdir(path) if names.is_package(name)
+            ]
             if not inside:
-                raise KmodError(path, "has no package in it", "Name the kernel's packages (.deb, .rpm)", "PACKAGE_NO_KERNEL")
+                raise KmodError(
+                    path,
+                    "has no package in it",
+                    "Name the kernel's packages (.deb, .rpm)",
+                    "PACKAGE_NO_KERNEL",
+                )
             yield from inside
         else:
             yield path
@@ -219,7 +303,12 @@ def _take(host: Host, path: str, scratch: Host, whose: Dict[str, str]) -> None:
     for name, data in package.files(host, path, wanted):
         place = _place(name) or ""
         if len(whose) >= FILES:
-            raise KmodError(path, "has more than %d files of a kernel" % FILES, "It is damaged, or made to do harm", "PACKAGE_DAMAGED")
+            raise KmodError(
+                path,
+                "has more than %d files of a kernel" % FILES,
+                "It is damaged, or made to do harm",
+                "PACKAGE_DAMAGED",
+            )
         if place in whose and data != scratch.read(place):
             raise _two_builds(place.lstrip("/"), whose[place], path)
         if whose.setdefault(place, path) == path:
@@ -267,5 +356,9 @@ def _releases(scratch: Host, whose: Dict[str, str]) -> _Taken:
 
 
 def _two_builds(what: str, one: str, other: str) -> KmodError:
-    return KmodError(what, "is in %s and in %s, which are two builds of one kernel" % (one, other), "Give the packages of one build",
-                     "KERNEL_TWO_BUILDS")
+    return KmodError(
+        what,
+        "is in %s and in %s, which are two builds of one kernel" % (one, other),
+        "Give the packages of one build",
+        "KERNEL_TWO_BUILDS",
+    )
