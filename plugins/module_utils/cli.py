@@ -217,20 +217,20 @@ def link(options: argparse.Namespace) -> int:
 
 
 def variant(options: argparse.Namespace) -> int:
-    from .place.initramfs import listing
-    from .place.initramfs import variant as variants
+    from .commands import variant as command
 
     if options.list:
-        for line in listing.lines(Host(HERE), os.path.abspath(options.list)):
+        for line in command.lines(Host(HERE), os.path.abspath(options.list)):
             say(line)
         return OK
     if not options.driver:
-        rows = variants.overview(Host(options.root))
-        _show(options, rows, _columns([[row["kernel"], row["state"], ",".join(row["drivers"]), row["method"], row["path"]] for row in rows]))
-        return OK if all(row["state"] == "current" for row in rows) else NOT_ALL
-    request = variants.Request(tuple(options.driver), (), options.method, options.early_load)
-    result = _change(options, lambda host: variants.absent(host, options.driver, options.kernel, options.entries) if options.absent
-                     else variants.present(host, request, options.kernel))
+        rows = command.overview(Host(options.root))
+        _show(options, [row.as_dict() for row in rows],
+              _columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]))
+        return OK if all(row.state == "current" for row in rows) else NOT_ALL
+    asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
+                            entries=options.entries, state="absent" if options.absent else "present")
+    result = _change(options, lambda host: command.run(host, asked))
     lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
     lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
     _show(options, result, _columns(lines))
@@ -249,13 +249,15 @@ def entry(options: argparse.Namespace) -> int:
     return OK
 
 
-def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Dict[str, Any]]]) -> Dict[str, Any]:
+def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Any]]) -> Dict[str, Any]:
     """What a change answers, carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    others = done.result.get("other_drivers")
+    result = done.result.as_dict() if hasattr(done.result, "as_dict") else done.result
+    others = result.get("other_drivers")
     if others:
-        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (options.driver, ", ".join(others)))
-    return dict(done.result, changed=done.changed)
+        named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
+        sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (named, ", ".join(others)))
+    return dict(result, changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:

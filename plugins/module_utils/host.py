@@ -32,7 +32,7 @@ TEMPORARY = ".kmod-new"  # how the name of a file ends that is not whole yet
 NAME_MAX = 255  # bytes, on every file system that a kernel boots from
 # How long tools may take, in seconds: while one hangs, nobody else can work on the host.
 LIMIT = 120
-LIMITS = {"depmod": 600, "restorecon": 600, "dracut": 1800, "mkinitramfs": 1800, "mkinitrd": 1800, "mkosi-initrd": 1800, "unshare": 1800}
+LIMITS = {"depmod": 600, "restorecon": 600}
 
 
 class Completed(NamedTuple):

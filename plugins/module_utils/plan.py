@@ -25,7 +25,8 @@ BLOCK = 4096  # what the end of each file takes, at most
 class Content:
     """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand (0 and "" where a tool builds it).
 
-    What is ``binary`` is shown by its digest, without a look at it.
+    What is ``binary`` is shown by its digest, without a look at it. ``chunks`` may be a generator that returns what only making the file could
+    find out (of an image that a tool builds): ``Plan.apply`` hands that on.
     """
 
     def __init__(self, size: int, sha256: str, chunks: Callable[[], Iterable[bytes]], binary: bool = False) -> None:
@@ -111,15 +112,22 @@ class Change(NamedTuple):
 
         return undo
 
-    def apply(self, host: Host) -> None:
+    def apply(self, host: Host) -> Any:
+        """Answers with what making the content found out, see Content."""
+        found: List[Any] = []
+
+        def chunks(made: Any) -> Iterator[bytes]:
+            found.append((yield from made))
+
         if isinstance(self.after, File):
-            host.replace(self.path, self.after.content.chunks(), self.after.mode, self.after.owner, self.after.content.sha256)
+            host.replace(self.path, chunks(self.after.content.chunks()), self.after.mode, self.after.owner, self.after.content.sha256)
         elif isinstance(self.after, Link):
             host.symlink(self.path, self.after.target)
         elif isinstance(self.after, Directory):
             host.mkdir(self.path, self.after.mode)
         else:
             host.remove(self.path)
+        return found[0] if found else None
 
     def diff(self) -> Dict[str, str]:
         return {"before_header": self.path, "after_header": self.path, "before": _shown(self.before), "after": _shown(self.after)}
@@ -228,9 +236,13 @@ class Plan:
         """Those that are made or removed."""
         return [step.path for step in self.steps if isinstance(step, Change) and Directory in (type(step.before), type(step.after))]
 
-    def apply(self) -> None:
-        """Take every step; on a failure take back those that were done, then raise it."""
+    def apply(self) -> Dict[str, Any]:
+        """Take every step; on a failure take back those that were done, then raise it.
+
+        Answers with what making files found out that was not known before, by path: see Content.
+        """
         self._check_room()
+        found: Dict[str, Any] = {}
         files: List[Tuple[str, Undo]] = []
         commands: List[Tuple[str, Undo]] = []
         for_good: List[Tuple[str, Optional[Stamp]]] = []
@@ -245,7 +257,8 @@ class Plan:
                         (commands if isinstance(each, Command) else files).append((each.path, undo))
                     else:
                         for_good.append((each.path, stamp(self.host, each.path)))
-                    each.apply(self.host)
+                    fact = each.apply(self.host)
+                    found.update({} if fact is None else {each.path: fact})
             relabel(self.host, [step.path for step in self.steps if isinstance(step, Change) and step.after is not None])
         except BaseException as error:
             left = _undo(files[::-1] + commands[::-1])
@@ -256,6 +269,7 @@ class Plan:
             if told and isinstance(why, KmodError):
                 raise type(why)(why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code) from None
             raise
+        return found
 
     def _check_unchanged(self, step: Change, was: "Optional[Stamp]") -> None:
         now = stamp(self.host, step.path)

@@ -18,7 +18,7 @@ from .host import Host
 from .plan import Plan
 
 Report = Callable[[Host, Dict[str, Any]], Tuple[bool, Dict[str, Any]]]
-Work = Callable[[Host], Tuple[Plan, Dict[str, Any]]]
+Work = Callable[[Host], Tuple[Plan, Any]]
 ATTEMPTS = 3  # at a host that others change at the same time
 
 
@@ -27,7 +27,7 @@ class Done(NamedTuple):
 
     changed: bool
     diff: List[Dict[str, str]]
-    result: Dict[str, Any]
+    result: Any
 
 
 def carry_out(root: str, check: bool, work: Work) -> Done:
@@ -46,8 +46,8 @@ def carry_out(root: str, check: bool, work: Work) -> Done:
             diff = plan.diff()
             turn.announce(plan.paths(), plan.directories())
             try:
-                plan.apply()
-                return Done(bool(plan), diff, result)
+                found = plan.apply()
+                return Done(bool(plan), diff, result.applied(found) if hasattr(result, "applied") else result)
             except KmodError as error:
                 if error.code != "FILE_CHANGED" or attempt == ATTEMPTS:
                     raise
@@ -94,12 +94,20 @@ def _failing(module: Any) -> Iterator[None]:
                          exception=traceback.format_exc())
 
 
-def run(module: Any, work: Callable[[Host, Dict[str, Any]], Tuple[Plan, Dict[str, Any]]]) -> None:
+def run(module: Any, work: Any) -> None:
     """Plan, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
     with _failing(module):
-        done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
-        answer = dict(done.result, changed=done.changed, diff=done.diff)
+        if hasattr(work, "Options"):
+            options = work.Options.from_params(module.params)
+            done = carry_out(module.params["root"], module.check_mode, lambda host: work.run(host, options))
+        else:
+            done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
+        answer = dict(_as_dict(done.result), changed=done.changed, diff=done.diff)
     module.exit_json(**_sendable(answer))
+
+
+def _as_dict(result: Any) -> Dict[str, Any]:
+    return result.as_dict() if hasattr(result, "as_dict") else result  # type: ignore[no-any-return]
 
 
 def report(module: Any, look: Report) -> None:

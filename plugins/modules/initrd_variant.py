@@ -257,11 +257,6 @@ given_back:
   sample:
     - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
       entry: "With driver ootedu: Debian GNU/Linux"
-msg:
-  description: Which drivers there are variants of.
-  returned: when O(state=absent) finds no such variant, and there are others
-  type: str
-  sample: There is no such variant; there are variants with ootedu.
 foreign:
   description: Where a variant was, and somebody else's file is now. It is left alone, and the variant gets another number.
   returned: when there are any
@@ -285,16 +280,7 @@ other_drivers:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
-
-
-def work(host, params):
-    if params["state"] == "possible":
-        request = variant.Request(tuple(params["driver"]), (), params["method"], params["early_load"], params["ignore_tpm"])
-        return possible.variants(host, request, params["kernels"])
-    plan, result = variant.requested(host, params)
-    return plan, dict(result, other_drivers=[] if result["variants"] else notice.other_drivers(host, params["driver"]))
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import variant
 
 
 def main():
@@ -312,7 +298,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    task.run(module, work)
+    task.run(module, variant)
 
 
 if __name__ == "__main__":

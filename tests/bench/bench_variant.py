@@ -30,8 +30,8 @@ sys.path[:0] = json.loads(sys.argv[1])
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
 start, before = time.perf_counter(), sum(os.times()[:4])
-plan, result = variant.present(Host(sys.argv[2]), variant.Request(("edu",)))
-plan.apply()
+plan, answer = variant.present(Host(sys.argv[2]), variant.Recipe(("edu",)))
+result = answer.applied(plan.apply()).as_dict()
 seconds, cpu = time.perf_counter() - start, sum(os.times()[:4]) - before
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss counts the parent's too
 print(json.dumps([seconds, cpu, peak, result["variants"][0]["status"]]))

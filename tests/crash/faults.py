@@ -44,7 +44,8 @@ def _calls(kinds: int, tools_only: bool = False) -> Callable[[Bench, Scene], Lis
     def cases(bench: Bench, scene: Scene) -> List[At]:
         found: Dict[Tuple[object, ...], Call] = {}
         for call in bench.calls[scene.operation.name]:
-            if call.kind & kinds and (call.tool or not tools_only):
+            cached = call.tool and call.name == "read" and not call.path.startswith(bench.root)  # written a moment ago: in memory
+            if call.kind & kinds and (call.tool or not tools_only) and not cached:
                 inside = call.path.startswith(bench.root) and call.kind == CHANGE
                 like = (call.number,) if inside or call.kind == START else (call.name, call.tool, re.sub(r"\d+", "0", anonymous(call.path)))
                 found.setdefault(like, call)

@@ -156,7 +156,7 @@ def words() -> Dict[str, Set[str]]:
         "Verdicts": constants(VERDICT, "COMPATIBLE", "INCOMPATIBLE", "UNKNOWN"),
         "Effects": constants(VERDICT, "REFUSE", "TAINT", "DOUBT", "NOTE"),
         "Modules that are loaded": returned(LOADED, "state") | constants(LOADED, "BETWEEN"),
-        "Variants of the initramfs": of_states(PLACE + "initramfs/", PLACE + "possible.py"),
+        "Variants of the initramfs": of_states(PLACE + "initramfs/") | returned(PLACE + "initramfs/existing.py", "state"),
         "Boot entries": of_states(PLACE + "boot/", PLACE + "possible.py") - {"none"},  # of a trial
         "Trials": of_trials(),
         "The running system": returned(TRIALS, "_verdict") | {"none"},

@@ -33,7 +33,8 @@ MAY_IMPORT: Dict[str, str] = {
     "place": GROUND + " read judge place",
     "place/boot": GROUND + " read place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
     "place/initramfs": GROUND + " read judge place/depmod place/boot",  # so variants ask entries, and not the other way round
-    "cli": GROUND + " task read judge place",
+    "commands": GROUND + " read judge place",
+    "cli": GROUND + " task read judge place commands",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

@@ -221,6 +221,18 @@ def _file(host, data):
     return "/boot/source"
 
 
+def test_what_only_making_a_file_finds_out_comes_back_from_applying(host):
+    def made():
+        yield b"image"
+        return {"size": 5}
+
+    plan = Plan(host)
+    plan.put("/boot/known", text(b"x"))
+    plan.put("/boot/made", File(Content(0, "", made)))
+    assert plan.apply() == {"/boot/made": {"size": 5}}
+    assert Plan(host).apply() == {}
+
+
 def test_a_device_in_the_way_is_an_error(host):
     os.mkfifo(host.real("/boot/odd"))
     with pytest.raises(KmodError, match="neither a file"):

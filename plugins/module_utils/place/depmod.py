@@ -6,6 +6,7 @@
 import os
 import posixpath
 import re
+import stat
 from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError, from_oserror
@@ -13,7 +14,7 @@ from ..host import Host
 from ..lock import scratch
 from ..plan import Change, Content, File, Plan, look, same
 from ..read import index
-from ..read.depmod import DIRECTORIES, INDEX_LIMIT, DepmodConfig, by_module, chosen, dependencies, listed, rank_of
+from ..read.depmod import DIRECTORIES, INDEX_LIMIT, DepmodConfig, by_module, chosen, config, dependencies, listed, rank_of
 from ..read.kernels import modules_root, own_files
 from ..read.names import is_module_file, module_of, stem
 
@@ -71,13 +72,15 @@ def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: Froz
     with scratch() as directory:
         try:
             base = lay_out(directory, release)
-            _mirror(host, modules_dir, base, without=without)
+            given = _mirror(host, modules_dir, base, without=without)
             said = host.run(["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]).err
-            unread = [name for name in ITS_INPUT if os.path.isfile(os.path.join(base, name)) and "could not open %s " % name in said]
+            wrong = ["it could not read %s" % name for name in ITS_INPUT
+                     if os.path.lexists(os.path.join(base, name)) and "could not open %s " % name in said]
+            wrong += ["it could not write: %s" % line for line in said.splitlines() if re.search(r"(openat|renameat)\(", line)]
             made = read_back(base)
         except OSError as error:
             raise from_oserror(str(error.filename or directory), error, "lay out the modules for depmod") from None
-    _check(host, modules_dir, made, wanted=wanted, without=without, wrong=["it could not read %s" % name for name in unread])
+    _check(host, modules_dir, made, wanted=wanted, given=given, without=without, wrong=wrong)
     changes = []
     for name in sorted(made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
         path = "%s/%s" % (modules_dir, name)
@@ -102,29 +105,43 @@ def read_back(base: str) -> Dict[str, bytes]:
     made = {}
     for name in sorted(os.listdir(base)):
         path = os.path.join(base, name)
-        if name.startswith("modules.") and name not in ITS_INPUT and os.path.isfile(path) and not os.path.islink(path):
+        if name.startswith("modules.") and name not in ITS_INPUT and stat.S_ISREG(os.lstat(path).st_mode):
             with open(path, "rb") as handle:
                 made[name] = handle.read()
     return made
 
 
-def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str]) -> None:
-    """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some are to be left out."""
+def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str]) -> List[str]:
+    """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some are to be left out.
+
+    depmod takes a list of the kernel's that it cannot read on for one that ends there: so it is given copies, read whole. Answers with the
+    paths of those others, but for what depmod is told to skip.
+    """
+    given: List[str] = []
     for name in host.listdir(modules_dir):
         path = "%s/%s" % (modules_dir, name)
-        if name in ITS_INPUT or name == "kernel":
+        if name in ITS_INPUT and host.is_file(path):
+            with open(os.path.join(base, name), "wb") as copy:
+                copy.write(host.read(path, INDEX_LIMIT))
+        elif name == "kernel":
             os.symlink(host.real(path), os.path.join(base, name))
         elif name not in ("build", "source") and (not name.startswith("modules.") or host.is_dir(path)):
-            _mirror_files(host, path, os.path.join(base, name), without=without)
+            given += _mirror_files(host, path, os.path.join(base, name), without=without)
+    skipped = set(config(host, posixpath.basename(modules_dir)).exclude)
+    return [path for path in given if not skipped & set(path[len(modules_dir):].split("/"))]
 
 
-def _mirror_files(host: Host, path: str, target: str, *, without: FrozenSet[str], depth: int = 0) -> None:
+def _mirror_files(host: Host, path: str, target: str, *, without: FrozenSet[str], depth: int = 0) -> List[str]:
     if host.is_dir(path) and depth < DEPTH:
         os.makedirs(target, exist_ok=True)
+        found: List[str] = []
         for name in host.listdir(path):
-            _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without=without, depth=depth + 1)
-    elif path not in without and is_module_file(path) and host.is_file(path):
-        os.symlink(host.real(path), target)
+            found += _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without=without, depth=depth + 1)
+        return found
+    if path in without or not is_module_file(path) or not host.is_file(path):
+        return []
+    os.symlink(host.real(path), target)
+    return [path]
 
 
 def _configuration(host: Host) -> List[str]:
@@ -132,9 +149,11 @@ def _configuration(host: Host) -> List[str]:
     return [] if host.live else [word for directory in DIRECTORIES for word in ("-C", host.real(directory))]
 
 
-def _check(host: Host, modules_dir: str, made: Dict[str, bytes], *, wanted: Dict[str, str], without: FrozenSet[str],
-           wrong: List[str]) -> None:
-    """depmod ends with 0 whatever it has written. Nothing that was listed and is still there may be missing, and ours have to be found.
+def _check(host: Host, modules_dir: str, made: Dict[str, bytes], *, wanted: Dict[str, str], given: Sequence[str],
+           without: FrozenSet[str], wrong: List[str]) -> None:
+    """depmod ends with 0 whatever it has written, and leaves out in silence what it could not look at.
+
+    Nothing that was listed and is still there may be missing, nor a module that it was given beside the kernel's own; ours have to be found.
 
     Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the binary one is not.
     """
@@ -146,6 +165,7 @@ def _check(host: Host, modules_dir: str, made: Dict[str, bytes], *, wanted: Dict
     wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
     wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(lists) - set(binary))[:1]]
     wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if lists.get(name) != path]
+    wrong += ["%s is not listed" % path for path in given if module_of(path) not in lists][:1]
     before = listed(host, modules_dir) or {name: name for name in map(module_of, own_files(host, modules_dir))}
     wrong += ["%s is no longer listed" % name for name, path in sorted(before.items())
               if name not in lists and path not in without and (path == name or host.is_file(path))][:1]

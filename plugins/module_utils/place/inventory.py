@@ -18,7 +18,7 @@ from . import heal, loaded, store
 from .boot import detect, shipped
 from .boot.menu import View, boots
 from .driver import Deployed, deployed, serving
-from .initramfs import image, variant
+from .initramfs import existing, image
 
 PLACES = ("extra", "updates", "weak-updates")  # where out-of-tree modules are
 
@@ -52,7 +52,7 @@ def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
 
 def _variants(host: Host) -> List[Dict[str, Any]]:
     try:
-        return variant.overview(host)
+        return [seen.as_dict() for seen in existing.overview(host)]
     except KmodError as error:
         return [{"path": error.what, "kernel": "", "drivers": [], "method": "", "size": 0, "state": "damaged", "error": str(error)}]
 
@@ -136,7 +136,7 @@ def _images(host: Host, release: str, used: Dict[str, Any]) -> List[Dict[str, An
         return []
     paths: List[str] = []
     with forgiving():
-        paths = [each.path for each in variant.found(host) if each.wants["kernel"] == release]
+        paths = [each.path for each in existing.found(host) if each.wants.kernel == release]
     with forgiving():  # there is none, as far as one can tell
         paths.insert(0, image.shipped(host, release))
     return [_copies(host, path, used) for path in paths]

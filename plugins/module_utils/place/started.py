@@ -10,7 +10,7 @@ from ..host import Host
 from ..plan import Plan
 from .boot import entry
 from .boot.menu import Verified
-from .initramfs import image, manifest, variant
+from .initramfs import existing, manifest
 
 
 def present(host: Host, request: entry.Request, kernels: Sequence[str] = (), initrd: Optional[Sequence[str]] = None,
@@ -20,7 +20,7 @@ def present(host: Host, request: entry.Request, kernels: Sequence[str] = (), ini
         raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
     found: Dict[str, Verified] = {}
     try:
-        images = {kernels[0]: tuple(initrd)} if initrd else variant.images(host, request.driver, kernels)
+        images = {kernels[0]: tuple(initrd)} if initrd else existing.images(host, request.driver, kernels)
         found = {release: verified(host, release, paths) for release, paths in images.items()}
     except KmodError as error:
         if request.boot != "shipped" or isinstance(error, SystemFailed):  # the shipped default comes back whatever is wrong with a variant
@@ -33,12 +33,14 @@ def verified(host: Host, release: str, paths: Tuple[str, ...]) -> Verified:
     stale, mark = None, ""
     for path in paths if all(host.is_file(path) for path in paths) else ():
         try:
-            variant.verified(host, release, [path])
+            existing.verified(host, release, [path])
+        except SystemFailed:  # what cannot be read just now may be whole
+            raise
         except KmodError as error:
             return Verified(paths, damage=error)
         found = manifest.find(host, path)
         if found:
-            mark = str(found.contents.get("mark", ""))
-            if not host.is_file(found.base) or image.checksum(host, found.base)[1] != found.wants["base"]["sha256"]:
+            mark = found.added.mark
+            if existing.stale(host, found):
                 stale = "was made of another %s than the one that is there now" % found.base
     return Verified(paths, stale=stale, mark=mark)

@@ -104,8 +104,8 @@ def booted_image(case: Case, work: Path) -> Path:
     host = host_of(case, work)
     method = case.what if case.what in ("segment", "rebuild") else "overlay"
     early = case.what == "early"
-    plan, result = variant.present(host, variant.Request(("edu",), method=method, early_load=early))
-    plan.apply()
+    plan, answer = variant.present(host, variant.Recipe(("edu",), method=method, early_load=early))
+    result = answer.applied(plan.apply()).as_dict()
     (row,) = result["variants"]
     if method == "rebuild":
         tool = row["phases"][0]["name"]

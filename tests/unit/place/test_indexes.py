@@ -49,6 +49,9 @@ BASE = 'while [ "$1" != -b ]; do shift; done; base=$2; for release; do :; done; 
     ("forgets the kernel's own", REAL + ' "$@" && ' + BASE + 'sed -i /kernel/d "$top/modules.dep"'),
     ("writes an empty index", REAL + ' "$@" && ' + BASE + ': > "$top/modules.builtin.bin"'),
     ("cannot read its input", REAL + ' "$@" && echo "depmod: WARNING: could not open modules.order at /x: Too many open files" >&2'),
+    ("cannot write an index", REAL + ' "$@" && ' + BASE + 'rm "$top/modules.alias.bin"; '
+     'echo "depmod: ERROR: openat($top, modules.alias.bin.1.2.3, 301, 644): Input/output error" >&2'),
+    ("forgets another's", REAL + ' "$@" && ' + BASE + 'sed -i /other/d "$top/modules.dep"'),
     ("forgets ours", REAL + ' "$@" && ' + BASE + 'sed -i /vendor/d "$top/modules.dep"'),
     ("leaves the binary index as it was", REAL + ' "$@" && ' + BASE + 'cp "' + '%s' + '/modules.dep.bin" "$top/modules.dep.bin"'),
 ])
@@ -57,6 +60,7 @@ def test_one_that_does_otherwise_than_it_should_changes_nothing(tree, tmp_path, 
     for each in ("modules.order", "modules.builtin"):
         tree.write(TOP + each, b"kernel/drivers/net/e1000e.ko\n" if each == "modules.order" else b"kernel/fs/ext4/ext4.ko\n")
     tree.depmod(ONE)
+    tree.write(TOP + "extra/other.ko", module("other", ONE))  # that was not listed before
     before, tree_before = indexes(tree), tree.snapshot()
     monkeypatch.setenv("PATH", program(tmp_path / "bin", text.replace("%s", tree.path(TOP))))
     with pytest.raises(KmodError) as error:

@@ -16,6 +16,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import inventory as inventories
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.existing import Seen
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
 
 sys.path.append(os.path.join(os.path.dirname(__file__), "boot"))
@@ -174,7 +175,7 @@ def test_what_a_purged_kernel_leaves_is_told(machine):
 def test_variants_and_their_states(tmp_path, monkeypatch):
     rows = [{"path": "/boot/i-%s.1" % release, "kernel": release, "drivers": ["acme"], "method": "overlay", "size": 33 << 20, "state": state}
             for release, state in ((ONE, "gone"), (TWO, "stale"))]
-    monkeypatch.setattr(inventories.variant, "overview", lambda host: rows)
+    monkeypatch.setattr(inventories.existing, "overview", lambda host: [Seen(**row) for row in rows])
     found = inventory(Host(str(tmp_path)), ["acme"])
     assert found["variants"] == rows
     assert found["orphans"] == [{"kind": "variant", "path": "/boot/i-%s.1" % ONE, "kernel": ONE, "size": 33 << 20}]

@@ -68,29 +68,29 @@ def test_a_trial_that_could_not_be_of_the_kernel_that_boots_is_refused_beforehan
 
 def test_a_variant_is_possible_of_an_image_that_is_there_and_that_no_tpm_guards(root):
     host = Host(str(root))
-    plan, result = possible.variants(host, variant.Request(("vendor",)), RELEASES)
-    assert not plan and [row["status"] for row in result["variants"]] == ["possible"] * 3
+    plan, result = variant.possible(host, variant.Recipe(("vendor",)), RELEASES)
+    assert not plan and [row.status for row in result.rows] == ["possible"] * 3
     fleet.write(root / "etc/crypttab", "data /dev/none - tpm2-device=auto,tpm2-pcrs=7+9\n")
     with pytest.raises(KmodError) as caught:
-        possible.variants(host, variant.Request(("vendor",)), RELEASES)
+        variant.possible(host, variant.Recipe(("vendor",)), RELEASES)
     assert caught.value.code == "TPM_SEALED"
-    possible.variants(host, variant.Request(("vendor",), ignore_tpm=True), RELEASES)
+    variant.possible(host, variant.Recipe(("vendor",), ignore_tpm=True), RELEASES)
     (root / ("boot/initramfs-%s.img" % OLD)).unlink()
     with pytest.raises(KmodError) as caught:
-        possible.variants(host, variant.Request(("vendor",), ignore_tpm=True), RELEASES)
+        variant.possible(host, variant.Recipe(("vendor",), ignore_tpm=True), RELEASES)
     assert caught.value.code == "INITRD_MISSING"
 
 
 def test_what_a_variant_cannot_be_made_of_or_has_no_room_for_is_refused_beforehand(root, monkeypatch):
     host = Host(str(root))
     with pytest.raises(KmodError) as caught:  # an init that is no initramfs generator's
-        possible.variants(host, variant.Request(("vendor",), early_load=True), [OLD])
+        variant.possible(host, variant.Recipe(("vendor",), early_load=True), [OLD])
     assert caught.value.code == "EARLY_UNSUPPORTED"
     monkeypatch.setattr(Host, "free", lambda host, path: 0)
     with pytest.raises(KmodError) as caught:
-        possible.variants(host, variant.Request(("vendor",)), [OLD])
+        variant.possible(host, variant.Recipe(("vendor",)), [OLD])
     assert caught.value.code == "BOOT_FULL"
     monkeypatch.undo()
     (root / ("boot/initramfs-%s.img" % OLD)).write_bytes(b"no image")
     with pytest.raises(KmodError):
-        possible.variants(host, variant.Request(("vendor",)), [OLD])
+        variant.possible(host, variant.Recipe(("vendor",)), [OLD])

@@ -13,16 +13,10 @@ from ...errors import KmodError, forgiving
 from ...host import Host, Reader
 from ..boot import shipped as shipped_entry
 from . import cpio
+from .generators import FILES
 from .segments import REGENERATE, Segment, Tree, Wanted, unpack
 
 SIZE_LIMIT = 2 << 30
-NAMES = (  # as 10_linux of GRUB and kernel-install know them
-    "/boot/initrd.img-%s",  # Debian, Ubuntu
-    "/boot/initramfs-%s.img",  # EL 6 and later, Fedora
-    "/boot/initrd-%s.img",  # EL 5
-    "/boot/initrd-%s",  # SLES
-    "/boot/initramfs-%s",
-)
 BOOT = ("/boot", "/efi", "/boot/efi")
 # The real root of a "squash" image of dracut is a file in it, which is mounted over everything else
 SQUASHED = ("squash-root.img", "squashfs-root.img", "erofs-root.img", "squash/root.img")
@@ -112,7 +106,7 @@ def shipped(host: Host, release: str) -> str:
     known = {host.real(directory): directory for directory in directories(host)}
     started = shipped_entry.initramfs(host, release) or "/"
     within = known.get(host.real(os.path.dirname(started)))
-    usual = [name % release for name in NAMES] + [directory + "/initrd" for directory in known.values() if directory.endswith("/" + release)]
+    usual = [name % release for name in FILES] + [directory + "/initrd" for directory in known.values() if directory.endswith("/" + release)]
     for path in (["%s/%s" % (within, os.path.basename(started))] if within else []) + usual:
         status = host.stat(path)
         if status is None:
@@ -183,21 +177,6 @@ def modules_dir(tree: Tree, release: str) -> str:
 
 def squashed(tree: Tree) -> bool:
     return any(tree.find(name) for name in SQUASHED)
-
-
-def generator(tree: Tree) -> str:
-    """What takes this image through its early boot: how a module is to be loaded early depends on it."""
-    if tree.find("scripts/functions") and tree.find("conf/initramfs.conf"):
-        return "initramfs-tools"
-    if tree.find("usr/lib/systemd/systemd") or tree.find("lib/systemd/systemd"):
-        return "systemd"
-    if tree.find("usr/lib/dracut/hooks") or tree.find("lib/dracut/hooks"):
-        return "dracut"
-    if tree.find("pre-udev"):
-        return "dracut-004"  # EL 6: the hooks' directories lie in the root
-    if tree.find("bin/nash"):
-        return "nash"  # EL 5: init is a list of insmod, nothing is loaded by alias
-    return "unknown"
 
 
 def module_name(path: str) -> str:

@@ -23,8 +23,8 @@ def lines(host: Host, path: str) -> Iterator[str]:
                                                                                  segment.members, segment.unpacked)
     variant = manifest.find(host, path)
     if variant:
-        drivers = ", ".join(variant.wants["drivers"])
-        yield "variant of %s for kernel %s with %s (%s)" % (variant.wants["base"]["path"], variant.wants["kernel"], drivers, variant.method)
+        wants = variant.wants
+        yield "variant of %s for kernel %s with %s (%s)" % (wants.base.path, wants.kernel, ", ".join(wants.drivers), variant.method)
     yield ""
     for name, node in sorted(image.tree.nodes.items()):
         if name:

@@ -10,7 +10,7 @@ reading of the file shows whether it is whole.
 import hashlib
 import json
 import re
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host
@@ -25,16 +25,96 @@ TAIL = 1 << 18  # more than any manifest with the trailer and the padding behind
 NUMBERED = re.compile(r"^(.+)\.([1-9][0-9]*)$")
 
 
+class Base(NamedTuple):
+    """The shipped image that a variant was made of."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Wants(NamedTuple):
+    """What a variant was made of: the same wants, the same variant."""
+
+    kernel: str
+    drivers: Tuple[str, ...]
+    early_load: bool
+    modules: Tuple[Tuple[str, str], ...]  # name and sha256 of each
+    base: Base
+    other: Tuple[Tuple[str, Any], ...] = ()  # what another version of this collection has written besides
+
+    def as_dict(self) -> Dict[str, Any]:
+        """As it is stored, in manifests and in marks."""
+        return dict(self.other, kernel=self.kernel, drivers=list(self.drivers), early_load=self.early_load,
+                    modules=[list(module) for module in self.modules], base=dict(self.base._asdict()))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Wants":
+        """The inverse. ValueError, TypeError, KeyError or KmodError for what was not written here, or has names that cannot be used as such:
+        images are input, also those with our marks."""
+        base = Base(data["base"]["path"], data["base"]["size"], data["base"]["sha256"])
+        modules = tuple((name, sha256) for name, sha256 in data["modules"])
+        _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules])
+        if not (data["drivers"] and all(names.check_driver(each) for each in data["drivers"]) and names.is_release(data["kernel"])
+                and isinstance(base.size, int) and all(names.is_module(name) for name, _sha256 in modules)):
+            raise ValueError("not written here")
+        other = tuple(sorted((key, value) for key, value in data.items() if key not in cls._fields))
+        return cls(data["kernel"], tuple(data["drivers"]), data["early_load"], modules, base, other)
+
+    @property
+    def identity(self) -> str:
+        """What a variant says of itself once it is booted: the sha256 of what it was made of."""
+        return hashlib.sha256(_dumped(self.as_dict())).hexdigest()
+
+
+class Held(NamedTuple):
+    """A module of the driver as it lies in an image."""
+
+    name: str
+    path: str
+    sha256: str
+    version: Optional[str]
+
+
+class Added(NamedTuple):
+    """What was added to an image, for people."""
+
+    modules: Tuple[Held, ...] = ()
+    dependencies: Tuple[str, ...] = ()  # names of modules
+    firmware: Tuple[str, ...] = ()
+    firmware_missing: Tuple[str, ...] = ()
+    mark: str = ""  # what a boot of it writes to generator.PROOF, "" where nothing is promised
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"modules": [dict(held._asdict()) for held in self.modules], "dependencies": list(self.dependencies),
+                "firmware": list(self.firmware), "firmware_missing": list(self.firmware_missing), "mark": self.mark}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Added":
+        """The inverse, also of what earlier versions have stored. ValueError, TypeError and KeyError for anything else."""
+        modules = tuple(Held(each["name"], each["path"], each["sha256"], each["version"]) for each in data.get("modules", ()))
+        needed, firmware, missing = (data.get(name, []) for name in ("dependencies", "firmware", "firmware_missing"))
+        mark = data.get("mark", "")
+        _texts(needed, firmware, missing, [mark], *[[held.name, held.path, held.sha256, held.version or ""] for held in modules])
+        return cls(modules, tuple(needed), tuple(firmware), tuple(missing), mark)
+
+
+def _texts(*lists: Any) -> None:
+    for each in lists:
+        if not isinstance(each, list) or not all(isinstance(text, str) for text in each):
+            raise ValueError("not a list of texts")
+
+
 class Variant(NamedTuple):
     """A variant of ours that lies on the host."""
 
     path: str
     size: int
-    wants: Dict[str, Any]
+    wants: Wants
     method: str
-    head: Tuple[int, str]  # size and sha256 of what precedes the segment: the shipped image, or a rebuilt one
-    segment: Tuple[int, str]  # size and sha256 from there to the manifest's own header
-    contents: Dict[str, Any]  # what was added, for people
+    head: Tuple[int, str] = (0, "")  # size and sha256 of what precedes the segment: the shipped image, or a rebuilt one
+    segment: Tuple[int, str] = (0, "")  # size and sha256 from there to the manifest's own header
+    added: Added = Added()
     tail: bytes = b""  # the manifest's own header and all that has to follow it; nothing where the file has lost its manifest (see witness)
 
     @property
@@ -43,29 +123,14 @@ class Variant(NamedTuple):
         return NUMBERED.sub(r"\1", self.path)
 
 
-def text(wants: Dict[str, Any], method: str, head: Tuple[int, str], segment: Tuple[int, str], contents: Dict[str, Any]) -> bytes:
+def text(wants: Wants, method: str, added: Added, *, head: Tuple[int, str], segment: Tuple[int, str]) -> bytes:
     """The manifest's bytes, the same for the same arguments."""
-    data = {"format": FORMAT, "wants": wants, "method": method, "head": head, "segment": segment, "contents": contents}
+    data = {"format": FORMAT, "wants": wants.as_dict(), "method": method, "head": head, "segment": segment, "contents": added.as_dict()}
     return _dumped(dict(data, sha256=hashlib.sha256(_dumped(data)).hexdigest()))
 
 
 def _dumped(data: Dict[str, Any]) -> bytes:
     return json.dumps(data, sort_keys=True, indent=1).encode("ascii") + b"\n"
-
-
-def identity(wants: Dict[str, Any]) -> str:
-    """What a variant says of itself once it is booted: the sha256 of what it was made of."""
-    return hashlib.sha256(_dumped(wants)).hexdigest()
-
-
-def sound(wants: Any) -> bool:
-    """Whether these are wants as they are written here, and all names in them can be used as such: images are input, also those with our marks."""
-    try:
-        return (bool(wants["drivers"]) and all(names.check_driver(each) for each in wants["drivers"]) and names.is_release(wants["kernel"])
-                and isinstance(wants["base"]["sha256"], str) and isinstance(wants["base"]["size"], int)
-                and all(names.is_module(name) and isinstance(sha256, str) for name, sha256 in wants["modules"]))
-    except (TypeError, KeyError, ValueError, KmodError):
-        return False
 
 
 def find(host: Host, path: str) -> Optional[Variant]:
@@ -88,12 +153,10 @@ def find(host: Host, path: str) -> Optional[Variant]:
         data = json.loads(tail[data_at:data_at + member.size].decode("ascii"))
         if hashlib.sha256(_dumped({key: value for key, value in data.items() if key != "sha256"})).hexdigest() != data["sha256"]:
             return None
-        wants = data["wants"]
-        variant = Variant(path, size, wants, data["method"], tuple(data["head"]), tuple(data["segment"]), dict(data["contents"]),
-                          behind + b"\0" * cpio.padding(start + head_at + len(behind), cpio.BLOCK))
-        ours = (data["format"] == FORMAT and data["method"] in METHODS and sound(wants)
-                and variant.head[0] + variant.segment[0] == start + head_at)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        variant = Variant(path, size, Wants.from_dict(data["wants"]), data["method"], tuple(data["head"]), tuple(data["segment"]),
+                          Added.from_dict(data["contents"]), behind + b"\0" * cpio.padding(start + head_at + len(behind), cpio.BLOCK))
+        ours = data["format"] == FORMAT and data["method"] in METHODS and variant.head[0] + variant.segment[0] == start + head_at
+    except (KmodError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
     return variant if ours else None
 

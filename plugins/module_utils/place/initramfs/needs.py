@@ -20,8 +20,9 @@ from ...read import depmod, ko, names
 from ...read.exports import VMLINUX
 from ...read.kernel_module import KernelModule
 from ...read.kernels import Kernel, kernel
-from . import cpio, parts
+from . import cpio, plain
 from .image import MODULE, dependencies, module_name
+from .kept import InImage
 from .segments import Tree
 
 FIRMWARE = ("lib/firmware/updates/%s/", "lib/firmware/updates/", "lib/firmware/%s/", "lib/firmware/")  # drivers/base/firmware_loader/main.c: fw_path
@@ -33,16 +34,15 @@ PATTERN_FILES = 256  # that one pattern may stand for; brcmfmac's, the widest of
 class Needed:
     """The modules that a driver takes along into an image, and those that it finds there."""
 
-    def __init__(self, host: Host, release: str, known: Dict[str, str], had: Dict[str, str]) -> None:
+    def __init__(self, host: Host, release: str, had: InImage) -> None:
         self.host = host
-        self.known = known  # {module name: path} of what the image lists
-        self.had = had  # {path: the file that holds it}
+        self.had = had
         self.modules_dir = "/lib/modules/" + release
         self.kernel = kernel(host, release)
         self.choice = {name: path for name, path in depmod.chosen(host, self.modules_dir).items() if _below(path, self.modules_dir)}
         self.on_host = self._index()
-        self.in_image = dependencies(parts.text_of(had, "modules.dep"))
-        texts = [parts.text_of(had, "modules.builtin")]
+        self.in_image = dependencies(had.text("modules.dep"))
+        texts = [had.text("modules.builtin")]
         if host.is_file(self.modules_dir + "/modules.builtin"):
             texts.append(host.read_text(self.modules_dir + "/modules.builtin"))
         self.builtin = {module_name(line) for text in texts for line in text.split()}
@@ -68,8 +68,8 @@ class Needed:
             if module is not None:
                 found[_place(self.choice[name][len(self.modules_dir) + 1:], module)] = module
                 todo += self._needs(module)
-            elif name in self.known:
-                todo += [(of, module_name(path), False) for path in self.in_image.get(self.known[name], [])]
+            elif name in self.had.known:
+                todo += [(of, module_name(path), False) for path in self.in_image.get(self.had.known[name], [])]
             elif needed:
                 raise KmodError(of, "needs the module %s, which is neither in the image nor among those of kernel %s" % (name, self.kernel.release),
                                 "Install the package with the kernel's extra modules, or name all modules of the driver", "DEPENDENCY_MISSING")
@@ -79,13 +79,13 @@ class Needed:
         """The host's module of a name, unless the image's will do."""
         if name not in self.choice or not _is_file(self.host, self.choice[name]):  # a weak link may dangle
             return None
-        if name not in self.known:
+        if name not in self.had.known:
             return ko.read(self.host, self.choice[name])
-        own = self.choice[name].startswith(self.modules_dir + "/kernel/"), self.known[name].startswith("kernel/")
+        own = self.choice[name].startswith(self.modules_dir + "/kernel/"), self.had.known[name].startswith("kernel/")
         if all(own):
             return None
         module = ko.read(self.host, self.choice[name])
-        return module if module.sha256 != parts.sha256_of(self.had[self.known[name]]) else None
+        return module if module.sha256 != plain.sha256_of(self.had.files[self.had.known[name]]) else None
 
     def _needs(self, module: KernelModule) -> Iterator[Tuple[str, str, bool]]:
         """(whose, name, whether it cannot do without): by what the module says, and by the symbols that it uses."""
@@ -124,7 +124,7 @@ def file_name(module: KernelModule) -> str:
     return plain if fits else module.name + ".ko"
 
 
-def check(needed: Needed, modules_dep: str, added: Dict[str, KernelModule], kept: Dict[str, str]) -> None:
+def check(needed: Needed, modules_dep: str, *, added: Dict[str, KernelModule], stays: Dict[str, str]) -> None:
     """Judge the added modules with those that the finished index has them load before. Error: VARIANT_REFUSED."""
     index = dependencies(modules_dep)
     closure: List[str] = []
@@ -134,8 +134,8 @@ def check(needed: Needed, modules_dep: str, added: Dict[str, KernelModule], kept
     for path in reversed(closure):
         if path in added:
             group.append(added[path])
-        elif path in kept:
-            group.append(_stored(kept[path], path))
+        elif path in stays:
+            group.append(_stored(stays[path], path))
     there = {module.name for module in group} | needed.builtin
     exported = {export.name for module in group for export in module.exports}
     for module, verdict in zip(group, judge(needed.kernel, group)):
@@ -150,13 +150,13 @@ def check(needed: Needed, modules_dep: str, added: Dict[str, KernelModule], kept
 
 def _stored(file: str, path: str) -> KernelModule:
     """A module of the image, under the name that it has there."""
-    module = ko.parse(b"".join(parts.plain_file(file)), path)
+    module = ko.parse(b"".join(plain.plain_file(file)), path)
     return module if module.name == module_name(path) else module._replace(name=module_name(path))
 
 
 # Firmware
 
-def firmware(host: Host, release: str, tree: Tree, modules: Sequence[KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
+def firmware(host: Host, release: str, tree: Tree, *, modules: Sequence[KernelModule]) -> Tuple[List[cpio.Item], List[str]]:
     """The firmware files that the modules name, the image lacks and the host has; and the names of those that the host lacks too."""
     places = [place % release if "%s" in place else place for place in FIRMWARE]
     found: Dict[str, cpio.Item] = {}

@@ -13,8 +13,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 from ...errors import KmodError
 from ...host import Host
 from ...read.kernel_module import KernelModule
-from . import cpio, early, manifest, needs, parts
-from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, dependencies, generator, module_name, modules_dir, place, squashed
+from . import cpio, early, indexes, manifest, needs, plain
+from .generators import generator
+from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, dependencies, module_name, place, squashed
+from .kept import Kept
+from .manifest import Added, Held, Wants
 from .segments import Node, Sink, Tree, unpack
 
 ALIGN = 512
@@ -22,75 +25,77 @@ NULS = 8  # an lz4 decoder reads 4 of them as its end; fewer, and it takes the n
 
 
 class Overlay(NamedTuple):
-    """The segment with the padding before it. ``digest`` is that of the whole variant, ``contents`` what was added."""
+    """The segment with the padding before it. ``digest`` is that of the whole variant."""
 
     size: int
     digest: Digest
     chunks: Callable[[], Iterator[bytes]]
-    contents: Dict[str, Any]
+    added: Added
 
 
-class Sealed(NamedTuple):
-    """What unpacking the segment over the image gave: the digests of its files by path, and modules.dep."""
+class Unpacked(NamedTuple):
+    """An overlay, and what unpacking it over the image gave: the digests of its files by path, and modules.dep."""
 
     overlay: Overlay
     digests: Dict[str, str]
     modules_dep: str
 
 
-def build(host: Host, release: str, modules: Sequence[KernelModule], image: Image, store: parts.Store, wants: Dict[str, Any],
-          method: str) -> Overlay:
-    """The overlay that puts ``modules`` into ``image``, whose module tree is in ``store``. The image's tree becomes the variant's.
+def build(host: Host, wants: Wants, modules: Sequence[KernelModule], *, image: Image, kept: Kept, method: str) -> Overlay:
+    """The overlay that puts ``modules`` into ``image``, whose module tree is in ``kept``. The image's tree becomes the variant's.
 
     There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, MODULE_NAME, VARIANT_REFUSED, INITRD_VERIFY.
     """
-    prefix = modules_dir(image.tree, release)
-    had = store.tree(image.tree, prefix)
-    known = parts.indexed(had)
+    had = kept.modules(image)
     ours = {"updates/" + needs.file_name(module): module for module in modules}
     if len({module.name for module in modules}) != len(modules) or len(ours) != len(modules):
         raise KmodError(", ".join(sorted(module.path for module in modules)), "are several builds of one module", "Name one build", "MODULE_TWICE")
-    needed = needs.Needed(host, release, known, had)
+    needed = needs.Needed(host, wants.kernel, had)
     extra = needed.extra(modules)
-    added = dict(ours, **extra)
-    names = {module.name for module in added.values()}
-    kept = {path: had[path] for name, path in known.items() if name not in names}
-    indexes = parts.indexes(host, release, store.directory, had, kept, added)
-    needs.check(needed, indexes["modules.dep"].decode("utf-8", "replace"), added, kept)
+    new = dict(ours, **extra)
+    names = {module.name for module in new.values()}
+    stays = {path: had.files[path] for name, path in had.known.items() if name not in names}
+    lists = indexes.made(host, wants.kernel, had, stays=stays, added=new, directory=kept.directory)
+    needs.check(needed, lists["modules.dep"].decode("utf-8", "replace"), added=new, stays=stays)
 
-    files = [cpio.Item(prefix + "/" + path, cpio.REGULAR | 0o644, module.size, parts.reader(host, module.path))
-             for path, module in sorted(added.items())]
-    firmware, absent = needs.firmware(host, release, image.tree, list(modules) + list(extra.values()))
+    files = [cpio.Item(had.prefix + "/" + path, cpio.REGULAR | 0o644, module.size, plain.reader(host, module.path))
+             for path, module in sorted(new.items())]
+    firmware, absent = needs.firmware(host, wants.kernel, image.tree, modules=list(modules) + list(extra.values()))
     files += firmware
-    files += [cpio.item(prefix + "/" + name, data) for name, data in sorted(indexes.items())]
-    contents: Dict[str, Any] = {
-        "modules": parts.described(prefix, ours), "dependencies": sorted(module.name for module in extra.values()),
-        "firmware": sorted(entry.name for entry in firmware), "firmware_missing": absent}
-    sealed = seal(image, files + starts(image, store, wants, contents), wants, method, contents)
-    wrong = [module["path"] for module in contents["modules"] if sealed.digests.get(module["path"]) != module["sha256"]]
-    refuse(image.path, wrong + misindexed(sealed.modules_dep, prefix, contents["modules"], kept))
-    return sealed.overlay
+    files += [cpio.item(had.prefix + "/" + name, data) for name, data in sorted(lists.items())]
+    started, mark = starts(image, kept, wants)
+    added = Added(held(had.prefix, ours), tuple(sorted(module.name for module in extra.values())),
+                  tuple(sorted(entry.name for entry in firmware)), tuple(absent), mark)
+    unpacked = seal(image, files + started, wants, method=method, added=added)
+    wrong = [module.path for module in added.modules if unpacked.digests.get(module.path) != module.sha256]
+    refuse(image.path, wrong + misindexed(unpacked.modules_dep, had.prefix, added.modules, stays=stays))
+    return unpacked.overlay
 
 
-def starts(image: Image, store: parts.Store, wants: Dict[str, Any], contents: Dict[str, Any]) -> List[cpio.Item]:
-    """What is added to the early boot. ``contents`` says by ``mark`` what is promised to be found in early.PROOF then, "" for nothing."""
-    files = [early.load(image, wants["drivers"], [name for name, _sha256 in wants["modules"]])] if wants["early_load"] else []
-    proof = early.proof(image.tree, {name: bytes(text) for name, text in store.texts.items()}, manifest.identity(wants))
-    contents["mark"] = manifest.identity(wants) if proof else ""
-    return files + ([proof] if proof else [])
+def held(prefix: str, modules: Dict[str, KernelModule]) -> Tuple[Held, ...]:
+    """What is told of modules at these paths below an image's module directory."""
+    return tuple(Held(module.name, prefix + "/" + path, module.sha256, module.version) for path, module in sorted(modules.items()))
+
+
+def starts(image: Image, kept: Kept, wants: Wants) -> Tuple[List[cpio.Item], str]:
+    """What is added to the early boot, and what is promised to be found in generator.PROOF then, "" for nothing."""
+    files = [early.load(image, wants.drivers, [name for name, _sha256 in wants.modules])] if wants.early_load else []
+    proof = early.proof(image.tree, {name: bytes(text) for name, text in kept.texts.items()}, wants.identity)
+    return files + ([proof] if proof else []), wants.identity if proof else ""
 
 
 def obstacle(image: Image, release: str) -> Optional[KmodError]:
     """Why the early boot of an image would not see what is appended, or not use it."""
-    then = "Use method rebuild"
     if squashed(image.tree):
         return KmodError(image.path, "keeps its files in a file system image, which is mounted over what is appended",
                          "Build it with dracut, without its squash modules (omit_dracutmodules)", "INITRD_SQUASH")
-    if generator(image.tree) == "nash":
-        return KmodError(image.path, "loads the modules that its init lists, and no others", then, "INITRD_NASH")
+    against = generator(image.tree).obstacle
+    if against:
+        return against(image.path)
     if image.segments[-1].kind == "lz4" and tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit()) < (5, 14):
         # 2c484419efc0 lib/decompress_unlz4.c: correctly handle zero-padding around initrds
-        return KmodError(image.path, "is lz4-compressed, and kernels before 5.14 stop at the padding behind it", then, "INITRD_LZ4")
+        return KmodError(image.path, "is lz4-compressed, and kernels before 5.14 stop at the padding behind it", "Use method rebuild",
+                         "INITRD_LZ4")
     return None
 
 
@@ -106,7 +111,7 @@ def appended(host: Host, path: str, made: Overlay) -> Iterator[bytes]:
     yield from made.chunks()
 
 
-def seal(image: Image, files: Sequence[cpio.Item], wants: Dict[str, Any], method: str, contents: Dict[str, Any]) -> Sealed:
+def seal(image: Image, files: Sequence[cpio.Item], wants: Wants, *, method: str, added: Added) -> Unpacked:
     """The files and a manifest as a segment, unpacked into the image's tree as the kernel will: nothing else may have changed there."""
     alone = method == "segment"  # the loader puts it behind the image, at a multiple of 4; its own NULs stop an lz4 decoder
     nuls = b"\0" * ALIGN if alone else lead(image.size)
@@ -118,7 +123,8 @@ def seal(image: Image, files: Sequence[cpio.Item], wants: Dict[str, Any], method
     for piece in cpio.body(cpio.archive(items)[:-1]):
         before.update(piece)
         length += len(piece)
-    built = cpio.archive(items + [cpio.item(last.name, manifest.text(wants, method, head, (length, before.hexdigest()), contents))])
+    about = manifest.text(wants, method, added, head=head, segment=(length, before.hexdigest()))
+    built = cpio.archive(items + [cpio.item(last.name, about)])
 
     def chunks() -> Iterator[bytes]:
         yield nuls
@@ -143,8 +149,8 @@ def seal(image: Image, files: Sequence[cpio.Item], wants: Dict[str, Any], method
     unpack(watched(), image.path, image.tree, wanted, image.size + (cpio.padding(image.size) if alone else 0))
     after = _facts(image.tree)
     refuse(image.path, [path for path, fact in untouched.items() if after.get(path) != fact])
-    overlay = Overlay(len(nuls) + cpio.size(built), whole, chunks, contents)
-    return Sealed(overlay, {path: digest.hexdigest() for path, digest in digests.items()}, b"".join(modules_dep).decode("utf-8", "replace"))
+    overlay = Overlay(len(nuls) + cpio.size(built), whole, chunks, added)
+    return Unpacked(overlay, {path: digest.hexdigest() for path, digest in digests.items()}, b"".join(modules_dep).decode("utf-8", "replace"))
 
 
 def _placed(image: Image, files: Iterable[cpio.Item]) -> List[cpio.Item]:
@@ -164,12 +170,12 @@ def refuse(path: str, wrong: Sequence[str]) -> None:
                         "Use the other method, and report this with the image's listing (kmodctl variant --list)", "INITRD_VERIFY")
 
 
-def misindexed(modules_dep: str, prefix: str, modules: Sequence[Dict[str, Any]], kept: Iterable[str]) -> List[str]:
-    """What is wrong with the index: another copy of one of ``modules`` that would win, one of them or of the ``kept`` files that is not on it."""
+def misindexed(modules_dep: str, prefix: str, modules: Sequence[Held], *, stays: Iterable[str]) -> List[str]:
+    """What is wrong with the index: another copy of one of ``modules`` that would win, one of them or of what ``stays`` that is not on it."""
     listed = set(dependencies(modules_dep))
-    winners = {module["name"]: module["path"][len(prefix) + 1:] for module in modules}
+    winners = {module.name: module.path[len(prefix) + 1:] for module in modules}
     return [path for path in listed if winners.get(module_name(path), path) != path] + \
-        [path for path in list(winners.values()) + list(kept) if path not in listed]
+        [path for path in list(winners.values()) + list(stays) if path not in listed]
 
 
 def _facts(tree: Tree) -> Dict[str, Tuple[Any, ...]]:

@@ -15,14 +15,14 @@ All else is somebody else's: it is left alone, and said.
 """
 import json
 import zlib
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from ...compression import detect
 from ...errors import KmodError, SystemFailed, forgiving
 from ...host import Host, Reader
 from . import manifest
 from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, read
-from .manifest import NUMBERED, Variant
+from .manifest import METHODS, NUMBERED, Variant, Wants
 
 FORMAT = 1
 START, END = ".", ".outoftree.kmod"
@@ -34,7 +34,7 @@ NAME_MAX = 255 - len(".kmod-new") - 1  # with what is put around a name while it
 class Mark(NamedTuple):
     """What was written to the file beside the mark; nothing is known of a rebuilt image before it is there (``size`` 0)."""
 
-    wants: Dict[str, Any]
+    wants: Wants
     method: str
     size: int = 0
     sha256: str = ""
@@ -44,7 +44,7 @@ class Mark(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        return json.dumps(dict(self._asdict(), format=FORMAT), sort_keys=True).encode("ascii") + b"\n"
+        return json.dumps(dict(self._asdict(), wants=self.wants.as_dict(), format=FORMAT), sort_keys=True).encode("ascii") + b"\n"
 
 
 def path_of(variant: str) -> str:
@@ -52,7 +52,7 @@ def path_of(variant: str) -> str:
     return "%s/%s%s%s" % (directory, START, name, END)
 
 
-def of(wants: Dict[str, Any], method: str, size: int, digest: Digest) -> Mark:
+def of(wants: Wants, method: str, size: int, *, digest: Digest) -> Mark:
     """The mark of a file of ``size`` bytes, all of which ``digest`` has been given."""
     return Mark(wants, method, size, digest.hexdigest(), digest.start.hex(), digest.piece, digest.pieces)
 
@@ -60,10 +60,18 @@ def of(wants: Dict[str, Any], method: str, size: int, digest: Digest) -> Mark:
 def for_file(host: Host, variant: Variant) -> Mark:
     """The mark that a whole variant ought to have."""
     with host.open(variant.path) as reader:
-        digest = Digest(SEGMENT_PIECE) if variant.method == "segment" else Digest.for_size(variant.wants["base"]["size"])
+        digest = Digest(SEGMENT_PIECE) if variant.method == "segment" else Digest.for_size(variant.wants.base.size)
         for chunk in reader.chunks(limit=SIZE_LIMIT):
             digest.update(chunk)
-        return of(variant.wants, variant.method, reader.size, digest)
+        return of(variant.wants, variant.method, reader.size, digest=digest)
+
+
+def written(host: Host, path: str) -> bytes:
+    """The mark's text for the variant that was written to ``path`` just now. Error: FILE_CHANGED."""
+    variant = manifest.find(host, path)
+    if variant is None:
+        raise KmodError(path, "is not what was written there just now", "Run again", "FILE_CHANGED")
+    return for_file(host, variant).text
 
 
 def find(host: Host, variant: str) -> Optional[Mark]:
@@ -75,9 +83,9 @@ def find(host: Host, variant: str) -> Optional[Mark]:
         data = json.loads(host.read(path, LIMIT).decode("ascii"))
         if data.pop("format") != FORMAT:
             return None
-        mark = Mark(**dict(data, pieces=tuple(data["pieces"])))
+        mark = Mark(**dict(data, pieces=tuple(data["pieces"]), wants=Wants.from_dict(data["wants"])))
         bytes.fromhex(mark.start)
-        sound = (manifest.sound(mark.wants) and mark.method in manifest.METHODS and isinstance(mark.sha256, str)
+        sound = (mark.method in METHODS and isinstance(mark.sha256, str)
                  and all(isinstance(number, int) and number >= 0 for number in (mark.size, mark.piece) + mark.pieces)
                  and (mark.piece >= 512 or not mark.pieces))
     except SystemFailed:
@@ -104,7 +112,7 @@ def remains(host: Host, path: str, mark: Mark) -> Optional[Variant]:
     with forgiving():
         if not host.is_link(path) and host.is_file(path) and _written(host, path, mark):
             with host.open(path) as reader:
-                return Variant(path, reader.size, mark.wants, mark.method, (0, ""), (0, ""), {})
+                return Variant(path, reader.size, mark.wants, mark.method)
     return None
 
 

@@ -20,10 +20,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import started  # noqa: E402
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, shipped  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, variant  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
-REQUEST = variant.Request((DRIVER,))
+REQUEST = variant.Recipe((DRIVER,))
 
 
 class Site:
@@ -57,9 +57,8 @@ class Site:
         subprocess.run([DEPMOD, "-b", str(self.root), release], check=True, stderr=subprocess.DEVNULL)
 
     def variants(self):
-        plan, result = variant.present(self.host, REQUEST)
-        plan.apply()
-        return result
+        plan, answer = variant.present(self.host, REQUEST)
+        return answer.applied(plan.apply()).as_dict()
 
     def entries(self, boot="none"):
         started.present(self.host, entry.Request(DRIVER, boot=boot))[0].apply()
@@ -98,8 +97,8 @@ def test_removal_takes_the_entries_along_where_that_is_asked_for_and_leaves_noth
     site.entries()
     site.entries("default")
     assert site.default() == DRIVER
-    plan, result = variant.absent(site.host, [DRIVER], entries="remove")
-    plan.apply()
+    plan, answer = variant.absent(site.host, [DRIVER], entries="remove")
+    result = answer.applied(plan.apply()).as_dict()
     assert [row["status"] for row in result["variants"]] == ["removed", "removed"]
     assert site.default() is None and site.files() == before
 
@@ -125,7 +124,8 @@ def test_the_old_default_is_back_before_the_variant_under_it_is_written(site, wh
         site.path(release, ".1").unlink()
     else:
         site.path(release, ".1").write_bytes(b"")
-    plan, result = variant.present(site.host, REQUEST)
+    plan, answer = variant.present(site.host, REQUEST)
+    result = answer.as_dict()
     (row,) = result["given_back"]
     assert row["path"].endswith(".1") and "With driver " + DRIVER in row["entry"]
     first = plan.paths().index(row["path"])
@@ -168,7 +168,7 @@ def test_what_was_given_back_stays_so_when_a_later_step_fails(site, monkeypatch)
     monkeypatch.undo()
     assert site.default() is None
     site.variants()
-    assert [row["state"] for row in variant.overview(site.host)] == ["current", "current"]
+    assert [row.state for row in existing.overview(site.host)] == ["current", "current"]
 
 
 def test_a_foreign_entry_is_never_taken_along(tmp_path):
@@ -186,7 +186,7 @@ def test_two_drivers_entries_of_one_variant_go_together(tmp_path):
         file.parent.mkdir(parents=True)
         file.write_bytes(ko("other", release=release))
         site.driver(release, b"1")
-    variant.present(site.host, variant.Request((DRIVER, "other")))[0].apply()
+    variant.present(site.host, variant.Recipe((DRIVER, "other")))[0].apply()
     for driver in (DRIVER, "other"):
         started.present(site.host, entry.Request(driver))[0].apply()
     variant.absent(site.host, [DRIVER], entries="remove")[0].apply()

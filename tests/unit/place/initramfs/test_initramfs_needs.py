@@ -43,8 +43,8 @@ def image(machine, tmp_path, files, more=None):
 
 
 def run(machine, **options):
-    plan, result = variant.present(Host(str(machine.root)), variant.Request(("acme",), **options))
-    plan.apply()
+    plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), **options))
+    result = answer.applied(plan.apply()).as_dict()
     return result["variants"][0]
 
 
@@ -82,7 +82,7 @@ def test_the_out_of_tree_provider_that_the_kernel_has_comes_along(machine, place
     assert unpacked(machine)["%s/%s/ib_core.ko" % (TREE, place)][1] == STACK
     assert index(machine)["updates/acme.ko"].split() == [place + "/ib_core.ko"]
     assert "kernel/ib_core.ko" not in index(machine)
-    assert not variant.present(Host(str(machine.root)), variant.Request(("acme",)))[0]
+    assert not variant.present(Host(str(machine.root)), variant.Recipe(("acme",)))[0]
 
 
 def depmod(machine):
@@ -135,7 +135,7 @@ def test_names_of_modules_are_input(machine, name):
     data = build_ko.ko("acme", [LAYOUT], release=RELEASE, modinfo={"name": name})
     (machine.root / "x.ko").write_bytes(data)
     with pytest.raises(KmodError) as caught:
-        variant.present(Host(str(machine.root)), variant.Request(("acme",), ("/x.ko",)), [RELEASE])
+        variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/x.ko",)), [RELEASE])
     assert caught.value.code in ("MODULE_NAME", "MODULE_BAD")
     machine.module("extra/acme/acme.ko", ko("acme", depends="ib_core," + name))
     assert refused(machine)[0] in ("MODULE_NAME", "DEPENDENCY_MISSING")
@@ -145,8 +145,8 @@ def test_names_of_modules_are_input(machine, name):
 def test_a_module_lies_under_the_name_that_it_is_loaded_by(machine, file, path):
     name = "ac_me" if file == "ac-me.ko" else "acme"
     (machine.root / file).write_bytes(ko(name, alias="pci:x"))
-    plan, result = variant.present(Host(str(machine.root)), variant.Request(("acme",), ("/" + file,)), [RELEASE])
-    plan.apply()
+    plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/" + file,)), [RELEASE])
+    result = answer.applied(plan.apply()).as_dict()
     assert result["variants"][0]["modules"][0]["path"] == TREE + "/" + path
     assert ("alias pci:x %s\n" % name).encode() in unpacked(machine)[TREE + "/modules.alias"][1]
 

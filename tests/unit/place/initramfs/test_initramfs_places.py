@@ -11,7 +11,7 @@ from build_initramfs import DEPMOD, RELEASE, cpio, ko
 from test_initramfs_variant import REQUEST, content, error_of, machine, run, unpacked  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import listing, parts, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, kept, listing, variant
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -43,7 +43,7 @@ def test_a_directory_of_images_may_be_a_symlink(machine, how):  # noqa: F811
     before = machine.snapshot()
     (row,) = run(machine)[1]["variants"]
     assert not run(machine)[0]
-    assert [each["path"] for each in variant.overview(Host(str(machine.root)))] == [row["path"]]
+    assert [each.path for each in existing.overview(Host(str(machine.root)))] == [row["path"]]
     variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
     assert machine.snapshot() == before
 
@@ -68,7 +68,7 @@ def test_a_long_name_is_served_or_refused(machine, length):  # noqa: F811
 
 def test_a_driver_with_a_name_that_is_none_is_refused(machine):  # noqa: F811
     for name in ("../acme", "a b", "x" * 70, "a\nb", ""):
-        assert error_of(machine, variant.Request((name,))) == "DRIVER_NAME"
+        assert error_of(machine, variant.Recipe((name,))) == "DRIVER_NAME"
 
 
 def test_many_drivers_in_one_variant_are_loaded_early(machine, content):  # noqa: F811
@@ -76,7 +76,7 @@ def test_many_drivers_in_one_variant_are_loaded_early(machine, content):  # noqa
     drivers = ["acme"] + [each * 60 for each in "bcdef"]
     for driver in drivers[1:]:
         machine.module("extra/%s/%s.ko" % (driver, driver[:50]), ko(driver[:50]))
-    run(machine, variant.Request(tuple(drivers), early_load=True))
+    run(machine, variant.Recipe(tuple(drivers), early_load=True))
     assert all(len(part) <= 255 for path in unpacked(machine) for part in path.split("/"))
 
 
@@ -105,9 +105,9 @@ def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):  # 
 
 def test_a_full_scratch_is_said_and_leaves_nothing(machine, monkeypatch):  # noqa: F811
     def full(self, data):
-        raise parts.from_oserror("/dev/shm/x", OSError(errno.ENOSPC, "No space left on device"), "unpack the image")
+        raise kept.from_oserror("/dev/shm/x", OSError(errno.ENOSPC, "No space left on device"), "unpack the image")
 
-    monkeypatch.setattr(parts.Store, "_write", full)
+    monkeypatch.setattr(kept.Kept, "_write", full)
     assert error_of(machine) == "ENOSPC"
 
 

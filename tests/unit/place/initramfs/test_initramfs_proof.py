@@ -13,7 +13,7 @@ from test_initramfs_variant import REQUEST, content, machine, run, unpacked  # n
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import manifest, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, manifest
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -52,9 +52,9 @@ def test_a_variant_leaves_a_line_where_its_early_boot_can_write_one_and_promises
     found = manifest.find(Host(str(machine.root)), row["path"])
     made = {name: data for name, (_mode, data) in unpacked(machine).items() if b"/run/outoftree.kmod.variant" in data}
     if path is None:
-        assert row["mark"] == found.contents["mark"] == "" and not made
+        assert row["mark"] == found.added.mark == "" and not made
     else:
-        assert row["mark"] == found.contents["mark"] == manifest.identity(found.wants)
+        assert row["mark"] == found.added.mark == found.wants.identity
         assert {name: data.decode() for name, data in made.items()} == {path: text % row["mark"]}
 
 
@@ -72,7 +72,7 @@ def test_images_are_verified_and_their_digests_are_told(machine):  # noqa: F811
     host = Host(str(machine.root))
     (row,) = run(machine, REQUEST._replace(method="segment"))[1]["variants"]
     expected = tuple(hashlib.sha256((machine.root / path[1:]).read_bytes()).hexdigest() for path in row["initrds"])
-    assert variant.verified(host, RELEASE, row["initrds"]) == expected
+    assert existing.verified(host, RELEASE, row["initrds"]) == expected
 
 
 def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):  # noqa: F811
@@ -87,7 +87,7 @@ def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):  # noqa: F8
     monkeypatch.setattr(os, "read", count)
     for path in (row["path"], row["base"]):
         read.clear()
-        variant.verified(Host(str(machine.root)), RELEASE, [path])
+        existing.verified(Host(str(machine.root)), RELEASE, [path])
         assert sum(read) == (machine.root / path[1:]).stat().st_size
 
 
@@ -95,14 +95,14 @@ def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):  # noqa: F8
 def test_an_image_that_is_given_is_verified_as_the_kernel_would_unpack_it(machine, data):  # noqa: F811
     (machine.root / "boot/mine").write_bytes(data)
     with pytest.raises(KmodError) as caught:
-        variant.verified(Host(str(machine.root)), RELEASE, ["/boot/mine"])
+        existing.verified(Host(str(machine.root)), RELEASE, ["/boot/mine"])
     assert caught.value.code == "VARIANT_DAMAGED" and "initrd_variant" in str(caught.value)
 
 
 def test_a_variant_of_another_kernel_is_not_for_this_one(machine):  # noqa: F811
     (row,) = run(machine)[1]["variants"]
     with pytest.raises(KmodError) as caught:
-        variant.verified(Host(str(machine.root)), "6.1.0-2-test", row["initrds"])
+        existing.verified(Host(str(machine.root)), "6.1.0-2-test", row["initrds"])
     assert caught.value.code == "VARIANT_DAMAGED" and RELEASE in str(caught.value)
 
 
@@ -111,5 +111,5 @@ def test_what_was_appended_to_a_variant_is_damage(machine, more):  # noqa: F811
     (row,) = run(machine)[1]["variants"]
     with open(str(machine.variant()), "ab") as handle:
         handle.write(more)
-    assert [each["state"] for each in variant.overview(Host(str(machine.root)))] == ["damaged"]
+    assert [each.state for each in existing.overview(Host(str(machine.root)))] == ["damaged"]
     assert run(machine)[1]["variants"][0] == dict(row, status="replaced")

@@ -15,7 +15,7 @@ from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, mo
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import listing, rebuild, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, initramfs_tools, listing, rebuild, variant
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -44,9 +44,10 @@ class Tool:
             {"init": b"new", **KINDS[name], **modules(TREE, dict(driver, **{"kernel/other.ko": ko("other")}), tmp_path / "built")})
         real = Host.run
 
-        def run(host, argv, **options):
+        def run(host, argv, timeout=None, **options):
             if argv[0] == "depmod":
-                return real(host, argv, **options)
+                return real(host, argv, timeout=timeout, **options)
+            assert timeout == 1800
             at = argv.index(host.root)
             assert argv[:at] == ["unshare", "--mount", "sh", "-ec", rebuild.ENTER]
             self.calls.append(argv[at + 1:])
@@ -88,8 +89,8 @@ def make(tmp_path, monkeypatch, name, **options):
 
 
 def run(machine, method="rebuild", **more):
-    plan, result = variant.present(Host(str(machine.root)), variant.Request(("acme",), method=method, **more))
-    plan.apply()
+    plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), method=method, **more))
+    result = answer.applied(plan.apply()).as_dict()
     return result["variants"][0]
 
 
@@ -131,7 +132,8 @@ def test_a_new_shipped_image_is_followed(tmp_path, monkeypatch):
 def test_check_mode_builds_nothing_and_gives_no_digest(tmp_path, monkeypatch):
     machine, tool = make(tmp_path, monkeypatch, "dracut")
     before = machine.snapshot()
-    plan, result = variant.present(Host(str(machine.root)), variant.Request(("acme",), method="rebuild"))
+    plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), method="rebuild"))
+    result = answer.as_dict()
     plan.diff()
     assert plan and result["variants"][0]["sha256"] == "" and tool.calls == [] and machine.snapshot() == before
 
@@ -186,7 +188,7 @@ def test_a_module_that_is_not_linked_is_refused(tmp_path, monkeypatch):
     machine, _tool = make(tmp_path, monkeypatch, "dracut")
     (machine.root / "acme.ko").write_bytes(DRIVER)
     with pytest.raises(KmodError) as caught:
-        variant.present(Host(str(machine.root)), variant.Request(("acme",), ("/acme.ko",), "rebuild"), [RELEASE])
+        variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/acme.ko",), "rebuild"), [RELEASE])
     assert caught.value.code == "MODULE_NOT_LINKED"
 
 
@@ -262,7 +264,7 @@ def test_a_configuration_without_bounds_is_refused(tmp_path, monkeypatch, what):
         with open(str(conf / "huge"), "wb") as handle:
             handle.truncate(1 << 40)
     else:
-        monkeypatch.setattr(rebuild, "COPY_FILES", 20)
+        monkeypatch.setattr(initramfs_tools, "COPY_FILES", 20)
         for number in range(21):
             (conf / str(number)).touch()
     with pytest.raises(KmodError) as caught:
@@ -297,13 +299,13 @@ def test_too_little_room_to_build_in_is_said_before_anything_is_written(tmp_path
 def test_a_run_that_is_cut_off_before_the_mark_is_whole_is_made_good(tmp_path, monkeypatch):
     machine, tool = make(tmp_path, monkeypatch, "dracut")
     for done in (1, 2):
-        plan, _result = variant.present(Host(str(machine.root)), variant.Request(("acme",), method="rebuild"))
+        plan, _result = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), method="rebuild"))
         plan.steps = plan.steps[:done]
         plan.apply()
         run(machine)
-        assert not variant.present(Host(str(machine.root)), variant.Request(("acme",), method="rebuild"))[0]
+        assert not variant.present(Host(str(machine.root)), variant.Recipe(("acme",), method="rebuild"))[0]
         machine.variant().write_bytes(machine.variant().read_bytes()[:-700])
-        assert [row["state"] for row in variant.overview(Host(str(machine.root)))] == ["damaged"]
+        assert [row.state for row in existing.overview(Host(str(machine.root)))] == ["damaged"]
         variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
         assert machine.all_in_boot() == [machine.base.name, "vmlinuz-" + RELEASE]
 

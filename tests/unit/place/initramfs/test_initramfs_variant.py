@@ -17,13 +17,13 @@ from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, mo
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import image, manifest, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, image, manifest, variant
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
 DRIVER = ko("acme", alias="pci:v00001234d000011E8sv*sd*bc*sc*i*", filler=b"driver 1")
 TREE = "usr/lib/modules/" + RELEASE
-REQUEST = variant.Request(("acme",))
+REQUEST = variant.Recipe(("acme",))
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def machine(tmp_path, content):
 
 
 def run(machine, request=REQUEST, kernels=()):
-    plan, result = variant.present(Host(str(machine.root)), request, kernels)
-    plan.apply()
+    plan, answer = variant.present(Host(str(machine.root)), request, kernels)
+    result = answer.applied(plan.apply()).as_dict()
     return plan, result
 
 
@@ -111,7 +111,8 @@ def test_a_second_run_writes_nothing_and_runs_no_tool(machine, monkeypatch):
 
 def test_check_mode_writes_nothing_and_predicts_the_digest(machine):
     before = machine.snapshot()
-    plan, result = variant.present(Host(str(machine.root)), REQUEST)
+    plan, answer = variant.present(Host(str(machine.root)), REQUEST)
+    result = answer.as_dict()
     assert machine.snapshot() == before and plan
     assert run(machine)[1] == result
     made = (machine.root / result["variants"][0]["path"][1:]).read_bytes()
@@ -130,8 +131,8 @@ def test_the_same_input_gives_the_same_bytes(machine, tmp_path):
 def test_removal_leaves_the_tree_as_it_was(machine):
     before = machine.snapshot()
     run(machine)
-    plan, result = variant.absent(Host(str(machine.root)), ["acme"])
-    plan.apply()
+    plan, answer = variant.absent(Host(str(machine.root)), ["acme"])
+    result = answer.applied(plan.apply()).as_dict()
     assert machine.snapshot() == before
     assert [row["status"] for row in result["variants"]] == ["removed"]
     assert not variant.absent(Host(str(machine.root)), ["acme"])[0]
@@ -175,11 +176,11 @@ def test_the_smallest_free_number_is_taken_and_foreign_files_stay(machine):
 def test_each_driver_has_a_variant_of_its_own_and_two_can_share_one(machine):
     machine.module("extra/other/other.ko", ko("other"))
     for drivers in (("acme",), ("other",), ("other", "acme")):
-        run(machine, variant.Request(drivers))
+        run(machine, variant.Recipe(drivers))
     assert unpacked(machine, 3)[TREE + "/updates/other.ko"][1] == ko("other")
     assert TREE + "/updates/acme.ko" in unpacked(machine, 3)
     variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
-    assert [each.path[-2:] for each in variant.found(Host(str(machine.root)))] == [".2"]
+    assert [each.path[-2:] for each in existing.found(Host(str(machine.root)))] == [".2"]
 
 
 def test_an_in_tree_namesake_loses(machine, content, tmp_path):
@@ -328,7 +329,7 @@ def test_a_kernel_between_two_images_keeps_its_variant(machine):
 
 def test_modules_can_be_named(machine):
     (machine.root / "vendor.ko").write_bytes(ko("vendor"))
-    run(machine, variant.Request(("vendor",), ("/vendor.ko",)), [RELEASE])
+    run(machine, variant.Recipe(("vendor",), ("/vendor.ko",)), [RELEASE])
     assert unpacked(machine)[TREE + "/updates/vendor.ko"][1] == ko("vendor")
 
 
@@ -338,8 +339,8 @@ def test_two_builds_of_a_module_are_refused(machine):
 
 
 def test_a_kernel_without_the_driver_is_an_error_when_it_is_named(machine):
-    assert error_of(machine, variant.Request(("none",)), [RELEASE]) == "DRIVER_MISSING"
-    assert run(machine, variant.Request(("none",)))[1] == {"variants": [], "pruned": []}
+    assert error_of(machine, variant.Recipe(("none",)), [RELEASE]) == "DRIVER_MISSING"
+    assert run(machine, variant.Recipe(("none",)))[1] == {"variants": [], "pruned": []}
 
 
 @pytest.mark.parametrize("name", ["squash-root.img", "squashfs-root.img", "erofs-root.img"])
@@ -458,7 +459,8 @@ def test_a_second_kernel_that_fails_takes_the_first_variant_back(machine, conten
     (machine.root / "boot" / ("vmlinuz-" + other)).write_bytes(b"")
     second = machine.root / "boot" / ("initrd.img-" + other)
     second.write_bytes(cpio({"init": b""}))
-    plan, result = variant.present(Host(str(machine.root)), REQUEST)
+    plan, answer = variant.present(Host(str(machine.root)), REQUEST)
+    result = answer.as_dict()
     assert len(result["variants"]) == 2
     second.write_bytes(cpio({"init": b"new"}))
     before = machine.snapshot()
@@ -487,10 +489,10 @@ def test_a_volume_sealed_to_the_initramfs_is_refused_unless_told_to_go_on(machin
 def test_the_overview_tells_which_variants_are_out_of_date(machine, content):
     host = Host(str(machine.root))
     run(machine)
-    assert [(row["path"], row["state"]) for row in variant.overview(host)] == [("/boot/%s.1" % machine.base.name, "current")]
+    assert [(row.path, row.state) for row in existing.overview(host)] == [("/boot/%s.1" % machine.base.name, "current")]
     machine.image(gzip.compress(cpio(dict(content, new=b"1"))))
-    assert [row["state"] for row in variant.overview(host)] == ["stale"]
+    assert [row.state for row in existing.overview(host)] == ["stale"]
     machine.base.unlink()
     (machine.root / "boot" / ("vmlinuz-" + RELEASE)).unlink()
     shutil.rmtree(str(machine.modules / "kernel"))
-    assert [row["state"] for row in variant.overview(host)] == ["gone"]
+    assert [row.state for row in existing.overview(host)] == ["gone"]

@@ -14,11 +14,11 @@ from build_initramfs import DEPMOD, RELEASE, Machine, cpio, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant, witness
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, variant, witness
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
-REQUEST = variant.Request(("acme",))
+REQUEST = variant.Recipe(("acme",))
 NOISE = random.Random(1).randbytes(40000)
 
 
@@ -64,19 +64,19 @@ def host(machine):
 
 
 def present(machine):
-    plan, result = variant.present(host(machine), machine.request)
-    plan.apply()
+    plan, answer = variant.present(host(machine), machine.request)
+    result = answer.applied(plan.apply()).as_dict()
     return result["variants"][0]
 
 
 def absent(machine):
-    plan, result = variant.absent(host(machine), ["acme"])
-    plan.apply()
+    plan, answer = variant.absent(host(machine), ["acme"])
+    result = answer.applied(plan.apply()).as_dict()
     return result["variants"]
 
 
 def states(machine):
-    return [(row["path"][-2:], row["state"]) for row in variant.overview(host(machine))]
+    return [(row.path[-2:], row.state) for row in existing.overview(host(machine))]
 
 
 @pytest.mark.parametrize("how", sorted(BROKEN))
@@ -88,7 +88,7 @@ def test_a_broken_variant_is_shown_as_damaged_made_again_and_removed(machine, ho
     assert machine.variant().read_bytes() != whole
     assert states(machine) == [(".1", "damaged")]
     with pytest.raises(KmodError) as caught:
-        variant.verified(host(machine), RELEASE, ["/boot/" + machine.variant().name])
+        existing.verified(host(machine), RELEASE, ["/boot/" + machine.variant().name])
     assert caught.value.code == "VARIANT_DAMAGED"
     row = present(machine)
     assert (row["status"], row["path"][-2:]) == ("replaced", ".1")
@@ -114,7 +114,7 @@ def test_what_somebody_else_has_put_there_is_left_alone_and_said(machine, how):
     assert [row["status"] for row in absent(machine)] == ["foreign"]
     assert machine.variant().read_bytes() == theirs and not machine.mark().exists()
     machine.mark().write_bytes(mark)  # one that came with a restored tree
-    assert variant.present(host(machine), machine.request)[1]["foreign"] == ["/boot/" + machine.variant().name]
+    assert variant.present(host(machine), machine.request)[1].foreign == ("/boot/" + machine.variant().name,)
     assert present(machine)["path"].endswith(".2")
     assert machine.variant().read_bytes() == theirs and not machine.mark().exists()
     assert states(machine) == [(".2", "current")]

@@ -12,7 +12,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import sealed
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import tpm
 
 
 def luks(*tokens):
@@ -53,38 +53,38 @@ def host(tmp_path):
                                    clevis({"pin": "sss", "sss": {"t": 1, "jwe": [compact(tpm2("9")) + ".a.b.c.d", compact({"pin": "tang"})]}})])
 def test_what_is_sealed_to_the_initramfs_is_refused(host, token):
     with pytest.raises(KmodError) as caught:
-        sealed.check(host(luks(token)))
+        tpm.check(host(luks(token)))
     assert caught.value.code == "TPM_SEALED" and "ignore_tpm" in str(caught.value)
 
 
 @pytest.mark.parametrize("token", [systemd(7), systemd(), clevis(tpm2("7")), clevis({"pin": "tang"}), {"type": "other"}, {"type": "clevis"}])
 def test_what_is_sealed_to_other_things_is_not(host, token):
-    sealed.check(host(luks(token)))
+    tpm.check(host(luks(token)))
 
 
 def test_the_option_of_crypttab_counts_too(host):
     with pytest.raises(KmodError):
-        sealed.check(host(options="none luks,tpm2-device=auto,tpm2-pcrs=7+9"))
+        tpm.check(host(options="none luks,tpm2-device=auto,tpm2-pcrs=7+9"))
 
 
 @pytest.mark.parametrize("device", [b"", b"no luks", luks()[:4000], luks()[:4096] + b"no json", luks()[:4096] + b"[]"])
 def test_what_cannot_be_read_is_not_refused(host, device):
-    sealed.check(host(device))
+    tpm.check(host(device))
 
 
 def test_a_device_is_found_by_its_path(host):
     with pytest.raises(KmodError):
-        sealed.check(host(luks(systemd(9)), spec="/dev/disk/by-uuid/1234"))
+        tpm.check(host(luks(systemd(9)), spec="/dev/disk/by-uuid/1234"))
 
 
-def test_hosts_without_crypttab_have_nothing_sealed(tmp_path):
-    sealed.check(Host(str(tmp_path)))
+def test_hosts_without_crypttab_have_nothing_tpm(tmp_path):
+    tpm.check(Host(str(tmp_path)))
 
 
 @pytest.mark.parametrize("device", [luks(systemd(9))[:8], luks(systemd(9))[:12], luks()[:4096] + b"[" * 12000,
                                     luks(systemd(10 ** 400, float("inf")))])
 def test_a_damaged_header_is_no_error(host, device):
-    sealed.check(host(device))
+    tpm.check(host(device))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "loop", "directory", "terminal", "socket", "endless"])
@@ -109,7 +109,7 @@ def test_a_device_that_would_block_or_has_no_end_is_passed_over(host, tmp_path, 
         socket.socket(socket.AF_UNIX).bind(str(path))
     elif os.geteuid() == 0:
         os.mknod(str(path), 0o020600, os.makedev(1, 5))  # /dev/zero
-    sealed.check(found)
+    tpm.check(found)
 
 
 def test_of_a_huge_device_only_the_header_is_read(host, tmp_path, monkeypatch):
@@ -126,11 +126,11 @@ def test_of_a_huge_device_only_the_header_is_read(host, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pread", pread)
     with pytest.raises(KmodError):
-        sealed.check(found)
+        tpm.check(found)
     assert sum(read) <= 4 << 20
 
 
 def test_a_header_that_lies_apart_is_looked_at(host, tmp_path):
     (tmp_path / "etc/header").write_bytes(luks(systemd(9)))
     with pytest.raises(KmodError):
-        sealed.check(host(b"no header", options="none luks,header=/etc/header"))
+        tpm.check(host(b"no header", options="none luks,header=/etc/header"))
