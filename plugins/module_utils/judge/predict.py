@@ -68,7 +68,7 @@ class Needs(NamedTuple):
                 ),
             )
         except (KeyError, TypeError) as error:
-            raise _bad("what a driver needs", error) from None
+            raise not_as_made("what a driver needs", error) from None
 
 
 class KernelFacts(NamedTuple):
@@ -98,7 +98,7 @@ class KernelFacts(NamedTuple):
             }
             return cls(**dict(data, exports=exports))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _bad("what is known of a kernel", error) from None
+            raise not_as_made("what is known of a kernel", error) from None
 
 
 def needs(modules: Sequence[KernelModule]) -> Needs:
@@ -182,58 +182,38 @@ def predicted(build: KernelFacts, kernel: KernelFacts, driver: Needs) -> Optiona
 
     None where it cannot be said: what the source needs on a kernel that lacks one of the symbols known so far is not known before it is built.
     """
-    if build.machine != kernel.machine or None in (build.vermagic, kernel.vermagic):
-        return None if None in (build.machine, kernel.machine, build.vermagic, kernel.vermagic) else False
-    if _magic(build) != _magic(kernel):
+    if None in (build.machine, kernel.machine, build.vermagic, kernel.vermagic):
+        return None
+    if build.machine != kernel.machine or _magic(build) != _magic(kernel):
         return False
     versioned = " modversions" in (kernel.vermagic or "")
     if versioned and build.exports.get(LAYOUT, (None,))[0] != kernel.exports.get(LAYOUT, (None,))[0]:
         return False
-    answers = [
-        _module(
-            states(build, module),
-            states(kernel, module),
-            module,
-            versioned=versioned,
-            unversioned=kernel.unversioned,
-        )
-        for module in driver.modules
-    ]
-    return None if None in answers else all(answers)
-
-
-def _module(
-    ours: Dict[str, Hashable],
-    theirs: Dict[str, Hashable],
-    module: ModuleNeeds,
-    *,
-    versioned: bool,
-    unversioned: Optional[bool],
-) -> Optional[bool]:
-    if any(ours[name] in (ABSENT, BARRED) for name in module.strong) or any(
-        ours[name] == BARRED for name in module.weak
-    ):
+    if any(_lacks_something(build, module) for module in driver.modules):
         return None
-    if any(theirs[name] in (ABSENT, BARRED) for name in module.strong) or any(
-        theirs[name] == BARRED for name in module.weak
-    ):
+    if any(_lacks_something(kernel, module) for module in driver.modules):
         return False
-    if not versioned:
-        return True
-    pairs = [
-        (ours[name], theirs[name])
-        for name in module.strong + module.weak
-        if theirs[name] not in (ABSENT, None)
-    ]
+    answers = [_versions_agree(build, kernel, module) for module in driver.modules if versioned]
+    return False if False in answers else None if None in answers else True
+
+
+def _lacks_something(kernel: KernelFacts, module: ModuleNeeds) -> bool:
+    """Whether the loader refuses any build of the module for a symbol that is not there, or in a namespace that it does not import."""
+    found = states(kernel, module)
+    return any(found[name] in (ABSENT, BARRED) for name in module.strong) or BARRED in found.values()
+
+
+def _versions_agree(build: KernelFacts, kernel: KernelFacts, module: ModuleNeeds) -> Optional[bool]:
+    """``version_rules.check_version``, for all that is there."""
+    ours, theirs = states(build, module), states(kernel, module)
+    pairs = [(ours[name], crc) for name, crc in theirs.items() if crc not in (ABSENT, None)]
     if any(one not in (ABSENT, other) for one, other in pairs):
         return False
-    without_version = any(
-        one == ABSENT for one, _other in pairs
-    )  # weak, and not there where it is built: the build has no version of it
-    return unversioned if without_version else True
+    # weak, and not there where it is built: the build has no version of it
+    return kernel.unversioned if any(one == ABSENT for one, _other in pairs) else True
 
 
-def _bad(what: str, error: Exception) -> KmodError:
+def not_as_made(what: str, error: Exception) -> KmodError:
     return KmodError(
         what,
         "is not as it was made (%r)" % (error,),

@@ -11,7 +11,7 @@ symbols are weak. So there is one build a class, but where a class is served alo
 from typing import Any, Dict, FrozenSet, Hashable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..read.kernels import version_key
-from .predict import KernelFacts, Needs, fingerprint, predicted
+from .predict import KernelFacts, Needs, fingerprint, not_as_made, predicted
 
 
 class Request(NamedTuple):
@@ -29,19 +29,19 @@ class Request(NamedTuple):
 
     @classmethod
     def from_dict(cls, data: Dict[str, Any]) -> "Request":
-        kernels = tuple(map(KernelFacts.from_dict, data["kernels"]))
-        every = tuple(kernel.release for kernel in kernels)
-        wanted, buildable = (
-            tuple(every if data.get(name) is None else data[name]) for name in ("wanted", "buildable")
-        )
-        return cls(
-            data["driver"],
-            Needs.from_dict(data["needs"]) if data.get("needs") else None,
-            kernels,
-            wanted,
-            buildable,
-            {release: tuple(takers) for release, takers in (data.get("builds") or {}).items()},
-        )
+        """Error: PLAN_DATA."""
+        try:
+            kernels = tuple(map(KernelFacts.from_dict, data["kernels"]))
+            every = [kernel.release for kernel in kernels]
+            named = {
+                name: every if data.get(name) is None else data[name] for name in ("wanted", "buildable")
+            }
+            builds = {str(release): tuple(takers) for release, takers in (data.get("builds") or {}).items()}
+            needs = Needs.from_dict(data["needs"]) if data.get("needs") else None
+            wanted, buildable = tuple(named["wanted"]), tuple(named["buildable"])
+            return cls(str(data["driver"]), needs, kernels, wanted, buildable, builds)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise not_as_made("a request for a plan", error) from None
 
 
 class PlannedBuild(NamedTuple):
@@ -56,9 +56,7 @@ class RebuildPlan(NamedTuple):
     driver: str
     kept: Dict[str, str]  # by release of a kernel the build that exists for it
     builds: Tuple[PlannedBuild, ...]
-    impossible: Tuple[
-        str, ...
-    ]  # no headers to be had, neither its own nor of another kernel whose build it takes
+    impossible: Tuple[str, ...]  # no headers, neither its own nor of another kernel whose build it takes
 
     def as_dict(self) -> Dict[str, Any]:
         return dict(
@@ -76,14 +74,9 @@ def plan(data: Dict[str, Any]) -> Dict[str, Any]:
 def least(request: Request) -> RebuildPlan:
     kept: Dict[str, str] = {}
     for release, takers in sorted(request.builds.items(), key=lambda item: version_key(item[0])):
-        kept.update(
-            (taker, release) for taker in takers if taker in request.wanted and taker not in request.builds
-        )  # of several the newest
-    kept.update(
-        (release, release)
-        for release, takers in request.builds.items()
-        if release in takers and release in request.wanted
-    )
+        kept.update((taker, release) for taker in takers if taker in request.wanted)  # of several the newest
+    own_builds = [release for release in kept if release in request.builds.get(release, ())]
+    kept.update((release, release) for release in own_builds)
     open_ = [release for release in request.wanted if release not in kept]
     if request.needs is None:
         first = min(set(request.buildable) & set(open_) or request.buildable, key=version_key, default=None)

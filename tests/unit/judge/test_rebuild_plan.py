@@ -119,8 +119,9 @@ def test_a_cover_that_takes_some_thought():
     assert rebuild_plan._fewest(frozenset(range(1, 7)), serves) == [1, 2]
 
 
-def plan(kernels, **request):
-    data = {"driver": "vendor", "needs": NEEDS.as_dict(), "kernels": [kernel.as_dict() for kernel in kernels]}
+def plan(these, **request):
+    data = {"driver": "vendor", "needs": NEEDS.as_dict()}
+    data["kernels"] = [kernel.as_dict() for kernel in these]
     data.update(request)
     return rebuild_plan.plan(json.loads(json.dumps(data)))
 
@@ -223,7 +224,7 @@ def test_forty_kernels_are_planned_at_once():
         {"needs": {"machine": "x"}},
         {"builds": [1]},
         {"wanted": 3},
-        {"driver": None},
+        {"builds": {"x": 1}},
     ],
 )
 def test_what_is_no_request_is_an_error(change):
