@@ -8,18 +8,11 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .errors import KmodError, printable
-from .host import MODULES, Host
-from .judge.loader import judge
-from .judge.verdict import Verdict
-from .plan import Plan
-from .read import inputs
-from .read.export_sources import SourcedExports
-from .read.exports import Export, read_symvers
-from .read.kernels import Kernel, installed, kernel, version_key
-from .task import carry_out
+from .host import Host
+from .task import Work, carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
@@ -178,42 +171,43 @@ def _change_options(each: argparse.ArgumentParser, several: bool = False) -> Non
 
 
 def check(options: argparse.Namespace) -> int:
+    from .commands import check as command
+    from .read import inputs
+    from .read.export_sources import SourcedExports
+    from .read.exports import read_symvers
+
     here = Host(HERE)
     modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
                for path in options.files for module, _packed in inputs.modules(here, [os.path.abspath(path)])]
-    exports = read_symvers(here, os.path.abspath(options.symvers)) if options.symvers else None
-    verdicts: List[Verdict] = []
-    groups = [[module] for module in modules] if options.each else [modules]
-    chosen = _kernels(options, exports)
-    while chosen:
-        each = chosen.pop()  # and let go of, since a kernel's exports take some 10 MiB
-        verdicts += [verdict for group in groups for verdict in judge(each, group, structs=options.structs)]
-    verdicts.sort(key=lambda verdict: (verdict.module, version_key(verdict.kernel)))
-    if options.json:
-        say(json.dumps({"checks": [verdict.as_dict() for verdict in verdicts]}, indent=2))
-    else:
-        say(_table(verdicts))
-    return OK if all(verdict.compatible for verdict in verdicts) else NOT_ALL
+    exports = SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ()) if options.symvers else None
+    host = Host(options.root)
+    host.keeps_cache = True
+    _plan, answer = command.run(host, command.Options(
+        described=tuple(modules), kernels=tuple(options.kernel) or command.ALL, each=options.each, structs=options.structs, as_given=True,
+        boots=False, exports=exports))
+    rows = [[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in answer.checks]
+    _show(options, {"checks": answer.as_dict()["checks"]}, _columns(rows))
+    return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
 
 def status(options: argparse.Namespace) -> int:
-    from .place.inventory import inventory
+    from .commands import status as command
 
-    found = inventory(Host(options.root), options.driver)
-    _show(options, found, found["summary"])
+    _plan, answer = command.run(Host(options.root), command.Options(tuple(options.driver)))
+    _show(options, answer.as_dict(), answer.summary)
     return OK
 
 
 def link(options: argparse.Namespace) -> int:
-    from .place import deploy
+    from .commands import link as command
 
-    asked = {"driver": options.driver, "state": "absent" if options.absent else "present", "kernels": options.kernel or ["all"],
-             "path": [os.path.abspath(path) for path in options.files], "whence": HERE, "described": None, "files": None,
-             "version": options.version, "build": options.build, "load": options.load, "heal": options.heal}
-    result = _change(options, lambda host: deploy.link(host, asked))
-    rows = [[row["kernel"], row["verdict"], row["build"] or "", row["reason"]] for row in result["kernels"]]
-    _show(options, result, "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
-    return OK if options.absent or all(row["build"] for row in result["kernels"]) else NOT_ALL
+    asked = command.Options(
+        options.driver, path=tuple(os.path.abspath(path) for path in options.files), whence=HERE, kernels=tuple(options.kernel) or command.ALL,
+        state="absent" if options.absent else "present", version=options.version, build=options.build, load=options.load, heal=options.heal)
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    rows = [[row.kernel, row.verdict, row.build.release if row.build else "", row.reason] for row in answer.outcome.kernels]
+    _show(options, result, "\n".join([answer.outcome.msg] + ([_columns(rows)] if rows else [])))
+    return OK if options.absent or answer.served else NOT_ALL
 
 
 def variant(options: argparse.Namespace) -> int:
@@ -230,7 +224,7 @@ def variant(options: argparse.Namespace) -> int:
         return OK if all(row.state == "current" for row in rows) else NOT_ALL
     asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
                             entries=options.entries, state="absent" if options.absent else "present")
-    result = _change(options, lambda host: command.run(host, asked))
+    _answer, result = _change(options, lambda host: command.run(host, asked))
     lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
     lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
     _show(options, result, _columns(lines))
@@ -242,45 +236,26 @@ def entry(options: argparse.Namespace) -> int:
     from .place.boot import entry as entries
 
     request = entries.Request(options.driver, options.args, boot=options.boot, copy_of=options.copy_of)
-    result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
+    _answer, result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
                      else started.present(host, request, options.kernel))
     rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
     _show(options, result, "\n".join([result["msg"]] + ([_columns(rows)] if rows else [])))
     return OK
 
 
-def _change(options: argparse.Namespace, work: Callable[[Host], Tuple[Plan, Any]]) -> Dict[str, Any]:
-    """What a change answers, carried out unless it is only looked at."""
+def _change(options: argparse.Namespace, work: Work) -> Tuple[Any, Dict[str, Any]]:
+    """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    result = done.result.as_dict() if hasattr(done.result, "as_dict") else done.result
+    result = done.answer.as_dict() if hasattr(done.answer, "as_dict") else done.answer
     others = result.get("other_drivers")
     if others:
         named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
         sys.stderr.write("kmodctl: there is nothing of a driver called %s here, but of %s\n" % (named, ", ".join(others)))
-    return dict(result, changed=done.changed)
+    return done.answer, dict(result, changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
     say(json.dumps(answer, indent=2) if options.json else text)
-
-
-def _kernels(options: argparse.Namespace, exports: Optional[Dict[str, Export]]) -> List[Kernel]:
-    host = Host(options.root)
-    host.keeps_cache = True
-    if exports is None:
-        found = [kernel(host, release) for release in options.kernel] if options.kernel else installed(host)
-        if not found:
-            raise KmodError(options.root, "there is no kernel below /lib/modules", "Give the root directory of an installed system", "NO_KERNELS")
-        return found
-    if len(options.kernel or installed(host)) != 1:
-        raise KmodError(options.symvers, "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
-    release = options.kernel[0] if options.kernel else installed(host)[0].release
-    directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, release))), MODULES[0])
-    return [Kernel(host, release, "%s/%s" % (directory, release), SourcedExports(exports, options.symvers, ()))]
-
-
-def _table(verdicts: Sequence[Verdict]) -> str:
-    return _columns([[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in verdicts])
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

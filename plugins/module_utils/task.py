@@ -17,37 +17,41 @@ from .errors import Interrupted, KmodError, from_oserror
 from .host import Host
 from .plan import Plan
 
-Report = Callable[[Host, Dict[str, Any]], Tuple[bool, Dict[str, Any]]]
-Work = Callable[[Host], Tuple[Plan, Any]]
+Work = Callable[[Host], Tuple[Plan, Any]]  # what a command's ``run`` makes of a host: the plan, and its Answer
 ATTEMPTS = 3  # at a host that others change at the same time
 
 
 class Done(NamedTuple):
-    """What a request came to: the steps as Ansible shows them with --diff, and its answer."""
+    """What a request came to: the steps as Ansible shows them with --diff, and the command's Answer."""
 
     changed: bool
     diff: List[Dict[str, str]]
-    result: Any
+    answer: Any
 
 
 def carry_out(root: str, check: bool, work: Work) -> Done:
-    """Do what ``work`` plans, one run a host at a time. Where someone else has changed the host meanwhile, it is planned again."""
+    """Do what ``work`` plans, one run a host at a time. Where someone else has changed the host meanwhile, it is planned again.
+
+    An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be ``applied`` takes what Plan.apply found out.
+    """
     host = Host(root)
     host.keeps_cache = not check
     since = lock.glance(host, clear=not check)
-    plan, result = work(host)
+    plan, answer = work(host)
     if check or not plan:
-        return Done(bool(plan), plan.diff(), result)
+        return Done(bool(plan), plan.diff(), answer)
+    if getattr(answer, "waits", False):
+        return Done(False, [], answer)
     with lock.held(host, since) as turn, _signals_as_errors():
         attempt = 1
         while True:
             if turn.another or attempt > 1:
-                plan, result = work(host)
+                plan, answer = work(host)
             diff = plan.diff()
             turn.announce(plan.paths(), plan.directories())
             try:
                 found = plan.apply()
-                return Done(bool(plan), diff, result.applied(found) if hasattr(result, "applied") else result)
+                return Done(bool(plan), diff, answer.applied(found) if hasattr(answer, "applied") else answer)
             except KmodError as error:
                 if error.code != "FILE_CHANGED" or attempt == ATTEMPTS:
                     raise
@@ -94,31 +98,35 @@ def _failing(module: Any) -> Iterator[None]:
                          exception=traceback.format_exc())
 
 
-def run(module: Any, work: Any) -> None:
-    """Plan, apply unless in check mode, and exit with ``changed``, ``diff`` and what ``work`` answered."""
+def run(module: Any, command: Any) -> None:
+    """Carry out one of ``commands`` with the module's parameters, and exit with its answer, as a failure where that is a refusal.
+
+    Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides.
+    """
+    if not hasattr(command, "run"):
+        _run_dicts(module, command)
+        return
     with _failing(module):
-        if hasattr(work, "Options"):
-            options = work.Options.from_params(module.params)
-            done = carry_out(module.params["root"], module.check_mode, lambda host: work.run(host, options))
+        options = command.Options.from_params(module.params)
+        if getattr(command, "LOOKS", False):
+            host = Host(module.params["root"])
+            host.keeps_cache = not module.check_mode
+            _plan, answer = command.run(host, options)
+            told = dict(answer.as_dict(), changed=False)
         else:
-            done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
-        answer = dict(_as_dict(done.result), changed=done.changed, diff=done.diff)
-    module.exit_json(**_sendable(answer))
+            done = carry_out(module.params["root"], module.check_mode, lambda host: command.run(host, options))
+            answer = done.answer
+            told = dict(answer.as_dict(), changed=done.changed, diff=done.diff)
+        failed = getattr(answer, "failed", False)
+    if failed:
+        module.fail_json(**_sendable(answer.as_dict()))
+    module.exit_json(**_sendable(told))
 
 
-def _as_dict(result: Any) -> Dict[str, Any]:
-    return result.as_dict() if hasattr(result, "as_dict") else result  # type: ignore[no-any-return]
-
-
-def report(module: Any, look: Report) -> None:
-    """For what only looks: exit with its answer, as a failure unless it says that all is well."""
+def _run_dicts(module: Any, work: Any) -> None:
     with _failing(module):
-        host = Host(module.params["root"])
-        host.keeps_cache = not module.check_mode
-        well, result = look(host, module.params)
-    if not well:
-        module.fail_json(**_sendable(result))
-    module.exit_json(changed=False, **_sendable(result))
+        done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
+    module.exit_json(**_sendable(dict(done.answer, changed=done.changed, diff=done.diff)))
 
 
 def _sendable(answer: Any) -> Any:

@@ -166,8 +166,7 @@ signer:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import check
 
 
 def main():
@@ -187,7 +186,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    task.report(module, lambda host, options: report.compat(host, options, notice.booting))
+    task.run(module, check)
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ code:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import status
 
 
 def main():
@@ -253,7 +253,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    task.report(module, lambda host, options: (True, inventory(host, options["drivers"])))
+    task.run(module, status)
 
 
 if __name__ == "__main__":

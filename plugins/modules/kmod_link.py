@@ -248,7 +248,7 @@ code:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 
 
 def main():
@@ -272,7 +272,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    task.run(module, lambda host, options: deploy.link(host, options, preview=module.check_mode))
+    task.run(module, link)
 
 
 if __name__ == "__main__":

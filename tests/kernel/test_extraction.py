@@ -90,7 +90,7 @@ host = Host(root)
 times = [time.process_time()]
 kind = kernel_image.unpack(host.read(image), image).kind
 times.append(time.process_time())
-found = export_sources.read(host, modules, depmod.chosen(host, modules), None, image)
+found = export_sources.read(host, modules, depmod.chosen(host, modules), symvers=None, image=image)
 times.append(time.process_time())
 peak = int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) >> 10
 json.dump([kind, found.exports, found.notes, times[1] - times[0], times[2] - times[1], peak], sys.stdout)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
 from ansible_collections.outoftree.kmod.tests.conftest import collections_path
 
@@ -71,11 +71,9 @@ def root(stock, tmp_path):
 
 def run(root, driver, *paths, **options):
     """Carry kmod_link out; answers with the rows by kernel."""
-    every = {"driver": driver, "state": "present", "path": list(paths), "described": None, "files": None, "kernels": ["all"], "version": None,
-             "build": None, "load": False, "heal": False}
-    plan, result = deploy.link(Host(str(root)), dict(every, **options))
+    plan, answer = link.run(Host(str(root)), link.Options(driver, paths)._replace(**options))
     plan.apply()
-    return {row["kernel"]: row for row in result["kernels"]}
+    return {row.kernel: row.as_dict() for row in answer.outcome.kernels}
 
 
 def loads(root, release, name):
@@ -151,10 +149,9 @@ def test_a_second_run_writes_nothing_and_starts_nothing(root, kernels, edu, tmp_
 import sys
 sys.path.insert(0, %r)
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
-options = {"driver": "edu", "state": "present", "path": ["/edu"], "described": None, "files": None, "kernels": ["all"], "version": None,
-           "build": None, "load": False, "heal": True}
-sys.exit(10 if task.carry_out(%r, False, lambda host: deploy.link(host, options)).changed else 0)
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
+options = link.Options("edu", ("/edu",), heal=True)
+sys.exit(10 if task.carry_out(%r, False, lambda host: link.run(host, options)).changed else 0)
 """ % (collections_path(), str(root)))
     argv = [sys.executable, "-B", str(script)]
     assert subprocess.run(argv, check=False).returncode == 10
@@ -168,13 +165,12 @@ sys.exit(10 if task.carry_out(%r, False, lambda host: deploy.link(host, options)
 
 def test_check_mode_says_what_is_then_done(root, edu):
     before = snapshot(root)
-    every = {"driver": "edu", "state": "present", "path": ["/edu"], "described": None, "files": None, "kernels": ["all"], "version": None,
-             "build": None, "load": False, "heal": False}
-    planned, said = deploy.link(Host(str(root)), every, preview=True)
+    options = link.Options("edu", ("/edu",))
+    planned, said = link.run(Host(str(root)), options)
     assert snapshot(root) == before
-    applied, done = deploy.link(Host(str(root)), every)
+    applied, done = link.run(Host(str(root)), options)
     assert planned.diff() == applied.diff()
-    assert said == done
+    assert said.as_dict() == done.as_dict()
     applied.apply()
     after = snapshot(root)
     assert {path for path in set(before) | set(after) if before.get(path) != after.get(path)} == {

@@ -27,21 +27,20 @@ INSIDE = """
 import sys
 sys.path.insert(0, "/py")
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy, inventory
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link, status
 host = Host("/")
-def link(**options):
-    plan, result = deploy.link(host, dict({"driver": "edu", "state": "present", "path": [], "described": None, "files": None, "kernels": ["all"],
-                                           "version": None, "build": None, "load": False, "heal": False}, **options))
+def deploy(**options):
+    plan, answer = link.run(host, link.Options("edu", **options))
     plan.apply()
-    there = inventory.inventory(host, ["edu"])["kernels"][0]["modules"]
+    there = status.run(host, status.Options(("edu",)))[1].kernels[0].modules
     now = sorted(line.split()[0] for line in open("/proc/modules") if line.startswith("ootedu"))
-    print("kmod:", (bool(plan), result["reboot_needed"], now, [module["loaded"] for module in there if module["name"].startswith("ootedu")]), flush=True)
-link(path=["/src/v1"])
-link(path=["/src/v1"], load=True)
-link(path=["/src/v1"], load=True)
-link(path=["/src/v2"])
-link(path=["/src/v2"], load=True)
-link(state="absent")
+    print("kmod:", (bool(plan), answer.reboot_needed, now, [module.loaded for module in there if module.name.startswith("ootedu")]), flush=True)
+deploy(path=("/src/v1",))
+deploy(path=("/src/v1",), load=True)
+deploy(path=("/src/v1",), load=True)
+deploy(path=("/src/v2",))
+deploy(path=("/src/v2",), load=True)
+deploy(state="absent")
 print("kmod: end", flush=True)
 """
 BOTH = ["ootedu", "ootedu_user"]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "lab")]
 import debian  # noqa: E402
@@ -75,11 +75,9 @@ def by_weak_modules(root, release, data):
 def by_kmod_link(root, data):
     (root / "case").mkdir()
     (root / "case/ootedu.ko").write_bytes(data)
-    plan, result = deploy.link(Host(str(root)), {
-        "driver": "case", "state": "present", "path": ["/case"], "described": None, "files": None, "kernels": ["all"], "version": None, "build": None,
-        "load": False, "heal": False})
+    plan, answer = link.run(Host(str(root)), link.Options("case", ("/case",)))
     plan.apply()
-    return {row["kernel"] for row in result["kernels"] if row["linked"]}
+    return {row.kernel for row in answer.outcome.kernels if row.linked}
 
 
 @pytest.mark.parametrize("case", CASES)

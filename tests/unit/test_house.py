@@ -32,7 +32,7 @@ MAY_IMPORT: Dict[str, str] = {
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
     "place/boot": GROUND + " read place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
-    "place/initramfs": GROUND + " read judge place/depmod place/boot",  # so variants ask entries, and not the other way round
+    "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
     "commands": GROUND + " read judge place",
     "cli": GROUND + " task read judge place commands",
 }

@@ -98,10 +98,10 @@ def apply_relocations(module: KernelModule, loader: Loader) -> Iterator[Finding]
             yield Finding(fault.code, REFUSE, fault.message, errno="ENOEXEC")
     for what, ours, theirs in (("init", module.init_offset, loader.traits.init_offset), ("exit", module.exit_offset, loader.traits.exit_offset)):
         if ours is not None and theirs is not None and ours != theirs:
-            yield _struct_module_layout(module, loader, what, ours, theirs)
+            yield _struct_module_layout(module, loader, what, ours=ours, theirs=theirs)
 
 
-def _struct_module_layout(module: KernelModule, loader: Loader, what: str, ours: int, theirs: int) -> Finding:
+def _struct_module_layout(module: KernelModule, loader: Loader, what: str, *, ours: int, theirs: int) -> Finding:
     """Fields of struct module lie elsewhere in this kernel: the relocation writes over another field.
 
     On x86 that is refused where the loader has filled that field in already. Of one field this is certain: behind init comes, aligned to a

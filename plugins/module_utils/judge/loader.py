@@ -16,14 +16,14 @@ from ..read.exports import VMLINUX, Export
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from ..read.runtime import Runtime, facts
-from . import file_rules, modprobe_notes, module_rules, notes, signature_rules, symbol_rules
+from . import file_rules, modprobe_notes, module_rules, notes, signature_rules, symbol_rules, version_rules
 from .policy import Loader
 from .policy import loader as loader_of
 from .symbol_rules import Provided
 from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
 
 
-def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, structs: bool = False,
+def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, *, structs: bool = False,
           without: Callable[[str], Any] = lambda path: False) -> List[Verdict]:
     """One verdict a module, in the order given.
 
@@ -32,14 +32,14 @@ def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Run
     ``structs``: also note which structures have changed; images have to be unpacked for that. ``without``: the installed files that count
     as removed, such as those of a version that these modules replace.
     """
-    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs, without)
+    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs=structs, without=without)
     return [group.verdict(module) for module in modules]
 
 
 class Group:
     """Modules that are loaded into one kernel together."""
 
-    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, structs: bool,
+    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, *, structs: bool,
                  without: Callable[[str], Any]) -> None:
         self.kernel = kernel
         self.structs = structs
@@ -76,7 +76,7 @@ class Group:
         early = loader.has("blacklist before versions")
         if early:
             yield module_rules.blacklisted(module, loader)
-        yield module_rules.check_modstruct_version(module, loader)
+        yield version_rules.check_modstruct_version(module, loader)
         if not early:
             yield module_rules.blacklisted(module, loader)
         yield module_rules.check_modinfo(module, loader)
@@ -87,7 +87,7 @@ class Group:
         yield module_rules.setup_modinfo(module, loader)
         yield symbol_rules.simplify_symbols(module, loader, self.find)
         yield file_rules.apply_relocations(module, loader)
-        yield symbol_rules.verify_exported_symbols(module, loader, self.find, self._there_before(module))
+        yield symbol_rules.verify_exported_symbols(module, loader, self.find, loaded=self._there_before(module))
         yield module_rules.btf_module_notify(module, loader)
         yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)
@@ -159,4 +159,5 @@ def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Find
             refused, dmesg = refusals[-1], refusals[0].dmesg
         findings += found
     verdict = INCOMPATIBLE if refused else UNKNOWN if any(finding.effect == DOUBT for finding in findings) else COMPATIBLE
-    return Verdict(module.path, module.name, loader.release, verdict, refused.errno if refused else None, tuple(findings), dmesg)
+    return Verdict(module.path, module.name, loader.release, verdict=verdict, errno=refused.errno if refused else None,
+                   findings=tuple(findings), dmesg=dmesg)

@@ -2,12 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the loader asks of the module as a whole: its name, its vermagic and the layout that it was built with."""
-from typing import Iterator, Optional
+"""What the loader asks of the module as a whole: its name, its .modinfo and what it exports."""
+from typing import Iterator
 
 from ..read.kernel_module import KernelModule
-from .policy import Loader, missing_version, try_to_force_load
+from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
+from .version_rules import same_magic, try_to_force_load
 
 GPL_COMPATIBLE = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
 OFFENDERS = ("driverloader", "lve")
@@ -20,65 +21,12 @@ def blacklisted(module: KernelModule, loader: Loader) -> Iterator[Finding]:
                       dmesg="Module %s is blacklisted" % module.name)
 
 
-def check_modstruct_version(module: KernelModule, loader: Loader) -> Iterator[Finding]:
-    """kernel/module/version.c: check_modstruct_version"""
-    if not loader.modversions:
-        yield Finding("OK_UNVERSIONED", NOTE, "the kernel keeps no symbol versions: only names and the version magic are compared")
-        return
-    export = loader.exports.get("module_layout")
-    crc = export.crc if export else loader.traits.module_layout
-    if crc is None:
-        return  # without exports that is found out symbol by symbol
-    finding = check_version(module, loader, "module_layout", crc)
-    if finding is not None:
-        code = {"SYMBOL_CRC": "MODULE_LAYOUT_CRC"}.get(finding.code, finding.code)
-        yield finding._replace(code=code, errno="ENOEXEC" if finding.effect == REFUSE else None)
-
-
-def check_version(module: KernelModule, loader: Loader, symbol: str, crc: Optional[int]) -> Optional[Finding]:
-    """kernel/module/version.c: check_version; None where the versions agree or there is nothing to compare."""
-    if crc is None:
-        return None
-    if module.ext_versions is not None and loader.has("extended versions"):
-        wanted = next((version.crc for version in module.ext_versions if version.name == symbol), None)
-        if wanted is None:
-            return Finding("NO_SYMBOL_VERSION", TAINT, "the module has no extended version of %s; the kernel warns and goes on" % symbol, symbol)
-    elif module.versions is None:
-        return try_to_force_load(loader, "MODVERSIONS_ABSENT", "the module has no symbol versions (__versions)", "%s: %s" % (module.name, symbol))
-    elif module.chained_versions != loader.traits.chained_versions:
-        return Finding("MODVERSIONS_FORMAT", DOUBT, "the module's symbol versions are kept in another form than this kernel's", symbol)
-    else:
-        wanted = next((version.crc for version in module.versions if version.name.lstrip(_dot(module)) == symbol), None)
-        if wanted is None:
-            return _no_symbol_version(module, loader, symbol)
-    if wanted == crc:
-        return None
-    return Finding("SYMBOL_CRC", REFUSE, "the version of %s differs" % symbol, symbol, "0x%08x" % wanted, "0x%08x" % crc, "EINVAL",
-                   "%s: disagrees about version of symbol %s" % (module.name, symbol))
-
-
-def _dot(module: KernelModule) -> str:
-    """arch/powerpc/kernel/module_64.c: dedotify_versions"""
-    return "." if module.machine.startswith("ppc64") else ""
-
-
-def _no_symbol_version(module: KernelModule, loader: Loader, symbol: str) -> Finding:
-    message = "the module has no version of %s" % symbol
-    dmesg = "%s: no symbol version for %s" % (module.name, symbol)
-    accepted = missing_version(loader)
-    if accepted is None:
-        return Finding("NO_SYMBOL_VERSION_POLICY", DOUBT, message + "; some kernels refuse that, and whose this is cannot be told", symbol)
-    if accepted:
-        return Finding("NO_SYMBOL_VERSION", TAINT, message + "; the kernel warns and goes on", symbol, dmesg=dmesg)
-    return Finding("NO_SYMBOL_VERSION", REFUSE, message, symbol, errno="EINVAL", dmesg=dmesg)
-
-
 def check_modinfo(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """kernel/module/main.c: check_modinfo; kernel/module/version.c: same_magic"""
     ours, theirs = module.vermagic, loader.traits.vermagic
     if ours is None:
         code, message = ("VERMAGIC_ABSENT", "the module has no version magic") if module.modinfo else ("MODINFO_ABSENT", "the module has no .modinfo")
-        yield try_to_force_load(loader, code, message, "%s: bad vermagic" % module.name)
+        yield try_to_force_load(loader, code, message, dmesg="%s: bad vermagic" % module.name)
     elif theirs is None:
         yield Finding("VERMAGIC_UNKNOWN", DOUBT, "the kernel's own version magic is not available: none of its modules can be read", wanted=ours)
     elif not same_magic(ours, theirs, loader.modversions and module.versions is not None):
@@ -91,13 +39,6 @@ def check_modinfo(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     if module.info("livepatch") is not None and loader.option("LIVEPATCH") is False:
         yield Finding("LIVEPATCH_UNSUPPORTED", REFUSE, "a live patch, which this kernel has no support for", errno="ENOEXEC",
                       dmesg="%s: module is marked as livepatch module, but livepatch support is disabled" % module.name)
-
-
-def same_magic(one: str, other: str, versions: bool) -> bool:
-    """With symbol versions the release, the first word, is left out."""
-    if versions:
-        one, other = one.partition(" ")[2], other.partition(" ")[2]
-    return one == other
 
 
 def module_augment_kernel_taints(module: KernelModule, loader: Loader) -> Iterator[Finding]:
@@ -141,7 +82,8 @@ def check_export_symbol_sections(module: KernelModule, loader: Loader) -> Iterat
         elif module.exports:
             yield Finding("EXPORT_IGNORED", NOTE, "this kernel ignores the __ksymtab_gpl of older ones: what it exports is not seen")
     if loader.modversions and module.exports and not module.exports_crcs:
-        yield try_to_force_load(loader, "EXPORT_NO_CRC", "it exports symbols without versions", "%s: no versions for exported symbols" % module.name)
+        yield try_to_force_load(loader, "EXPORT_NO_CRC", "it exports symbols without versions",
+                                dmesg="%s: no versions for exported symbols" % module.name)
 
 
 def setup_modinfo(module: KernelModule, loader: Loader) -> Iterator[Finding]:

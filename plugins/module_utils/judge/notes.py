@@ -112,4 +112,4 @@ def _difference(before: btf.Layout, now: btf.Layout) -> Tuple[str, str]:
 
 def _changed(name: str, wanted: str, found: str) -> Finding:
     message = "struct %s has changed: %s where it was built, %s in this kernel" % (name, wanted, found)
-    return Finding("STRUCT_CHANGED", NOTE, message, name, wanted, found)
+    return Finding("STRUCT_CHANGED", NOTE, message, symbol=name, wanted=wanted, found=found)

@@ -16,7 +16,6 @@ from ..read.export_sources import Note
 from ..read.exports import Export
 from ..read.kernels import Kernel, Traits, Trust
 from ..read.runtime import OFFLINE, Runtime
-from .verdict import DOUBT, REFUSE, TAINT, Finding
 
 # The upstream versions that brought a rule, by its name here.
 SINCE: Dict[str, Tuple[int, int]] = {
@@ -125,23 +124,3 @@ def package_of(loader: Loader, name: str) -> str:
 def version(release: str) -> Tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", release)
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
-
-
-def missing_version(loader: Loader) -> Optional[bool]:
-    """Whether a symbol without an entry in ``__versions`` is accepted (``kernel/module/version.c: check_version``, its end).
-
-    Refused until 4.8; accepted with one warning since, but for Debian, which patches that out. None where it is not known whose kernel this is.
-    """
-    if loader.version < (4, 9) or loader.family == "debian":
-        return False
-    return True if loader.family else None
-
-
-def try_to_force_load(loader: Loader, code: str, message: str, dmesg: str) -> Finding:
-    """kernel/module/main.c: try_to_force_load"""
-    allowed = loader.option("MODULE_FORCE_LOAD")
-    if allowed is None:
-        return Finding(code, DOUBT, message + "; loaded only with CONFIG_MODULE_FORCE_LOAD, and the kernel's configuration is not available")
-    if allowed:
-        return Finding(code, TAINT, message + "; CONFIG_MODULE_FORCE_LOAD lets it pass and taints the kernel", dmesg=dmesg + ": kernel tainted.")
-    return Finding(code, REFUSE, message, errno="ENOEXEC")

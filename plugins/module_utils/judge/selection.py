@@ -105,8 +105,11 @@ def explained(verdicts: Sequence[Verdict], build: Build, candidates: Sequence[Bu
     Whether a build is whole depends on the kernel: newer ones have modules of their own that drivers bring along for older ones.
     """
     own = {module.name for module in build.modules}
-    givers = {export.name: (module.name, other.release) for other in candidates for module in other.modules if module.name not in own
-              for export in module.exports}
+    givers: Dict[str, Tuple[str, str]] = {}  # symbol -> (module, the release that its build is for)
+    for other in candidates:
+        for module in other.modules:
+            if module.name not in own:
+                givers.update((export.name, (module.name, other.release)) for export in module.exports)
 
     def finding(each: Finding) -> Finding:
         if each.code not in ("SYMBOL_MISSING", "DEP_MISSING") or each.effect != REFUSE or each.symbol not in givers:

@@ -24,7 +24,7 @@ def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
         return
     signature = module.signature
     if signature is None:
-        yield _forgiven(loader, "SIG_ABSENT", "the module is not signed", "unsigned module")
+        yield _forgiven(loader, "SIG_ABSENT", "the module is not signed", reason="unsigned module")
     elif signature.fault == "SIG_MALFORMED":
         yield Finding("SIG_MALFORMED", REFUSE, "its signature cannot be read", errno="EBADMSG")
     elif signature.fault == "SIG_BAD":
@@ -38,7 +38,7 @@ def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
 def _unsupported(loader: Loader) -> Finding:
     message = "its signature is of a kind that the kernel does not know"
     if loader.has("forgiving of signatures"):
-        return _forgiven(loader, "SIG_UNSUPPORTED", message, "module with unsupported crypto")
+        return _forgiven(loader, "SIG_UNSUPPORTED", message, reason="module with unsupported crypto")
     return Finding("SIG_UNSUPPORTED", REFUSE, message, errno="ENOPKG")
 
 
@@ -49,10 +49,10 @@ def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator
     trusted = key_known(loader, signature)
     if trusted is False:
         yield _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel does not have (%s)" % _signer(signature),
-                        "module with unavailable key")
+                        reason="module with unavailable key")
     elif trusted is None:
         finding = _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel may not have (%s)" % _signer(signature),
-                            "module with unavailable key")
+                            reason="module with unavailable key")
         yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
     else:
         yield from _signed(module, loader, signature)
@@ -110,7 +110,7 @@ def _enrolled_known(loader: Loader, signature: Signature) -> Optional[bool]:
     return False if loader.family == "arch" and machine is not None else None
 
 
-def _forgiven(loader: Loader, code: str, message: str, reason: str) -> Finding:
+def _forgiven(loader: Loader, code: str, message: str, *, reason: str) -> Finding:
     """Fatal only where signatures are required: module.sig_enforce or CONFIG_MODULE_SIG_FORCE; lockdown comes behind it."""
     if loader.runtime.sig_enforce or loader.option("MODULE_SIG_FORCE"):
         code = "SIG_REQUIRED" if code == "SIG_ABSENT" else code

@@ -7,9 +7,10 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..read.exports import VMLINUX, Export
 from ..read.kernel_module import KernelModule, Undefined
-from .module_rules import check_version, proprietary
+from .module_rules import proprietary
 from .policy import Loader, package_of
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
+from .version_rules import check_version
 
 
 class Provided(NamedTuple):
@@ -42,20 +43,20 @@ def simplify_symbols(module: KernelModule, loader: Loader, find: Find) -> Iterat
         provided = find(name)
         if provided is None or provided.refused:
             if loader.problem is None and not undefined.weak:
-                yield _unknown_symbol(module, loader, name, provided)
+                yield _unknown_symbol(module, loader, name, provided=provided)
             continue
         export = provided.export
         if export.gpl and tainted:
             if not undefined.weak:
                 yield _enoent(module, "SYMBOL_GPL_ONLY", "%s is for GPL modules only, and the license is '%s'"
-                              % (name, module.license or "unspecified"), name)
+                              % (name, module.license or "unspecified"), symbol=name)
             continue
         gpl_used = gpl_used or export.gpl
         if provided.proprietary and loader.has("inherit taint"):
             if gpl_used:
                 if not undefined.weak:
                     yield _enoent(module, "DEP_PROPRIETARY", "%s is of the proprietary module %s, and symbols for GPL modules only are used as well"
-                                  % (name, export.owner), name)
+                                  % (name, export.owner), symbol=name)
                 continue
             if not tainted:
                 yield Finding("WARN_PROPRIETARY_DEP", TAINT, "%s is of the proprietary module %s, whose taint it inherits" % (name, export.owner),
@@ -63,12 +64,12 @@ def simplify_symbols(module: KernelModule, loader: Loader, find: Find) -> Iterat
             tainted = True
         if provided.doubtful:
             yield Finding("DEP_UNKNOWN", DOUBT, "%s is of %s, of which it is unknown whether this kernel loads it" % (name, export.owner), name)
-        yield from _version(module, loader, undefined, name, export)
+        yield from _version(module, loader, undefined, name=name, export=export)
 
 
-def _version(module: KernelModule, loader: Loader, undefined: Undefined, name: str, export: Export) -> Iterator[Finding]:
+def _version(module: KernelModule, loader: Loader, undefined: Undefined, *, name: str, export: Export) -> Iterator[Finding]:
     """check_version, then verify_namespace_is_imported: a symbol that fails the first does not get to the second."""
-    finding = check_version(module, loader, name, export.crc)
+    finding = check_version(module, loader, name, crc=export.crc)
     if finding is not None:
         if finding.code == "SYMBOL_CRC" and export.owner not in loader.owners:
             yield finding._replace(code="DEP_CRC", message="the version of %s, which %s provides, differs" % (name, export.owner))
@@ -76,10 +77,10 @@ def _version(module: KernelModule, loader: Loader, undefined: Undefined, name: s
             yield finding
         if finding.effect == REFUSE:
             return
-    yield from verify_namespace_is_imported(module, loader, name, export)
+    yield from verify_namespace_is_imported(module, loader, name, export=export)
 
 
-def verify_namespace_is_imported(module: KernelModule, loader: Loader, symbol: str, export: Export) -> Iterator[Finding]:
+def verify_namespace_is_imported(module: KernelModule, loader: Loader, symbol: str, *, export: Export) -> Iterator[Finding]:
     """kernel/module/main.c: verify_namespace_is_imported, verify_module_namespace"""
     namespace = export.namespace
     if not namespace or namespace in module.namespaces:
@@ -120,28 +121,29 @@ def _ignored(name: str, module: KernelModule, loader: Loader) -> bool:
     return name == "_GLOBAL_OFFSET_TABLE_" and module.machine in ("x86_64", "i686") and loader.has("x86 ignores _GLOBAL_OFFSET_TABLE_")
 
 
-def _unknown_symbol(module: KernelModule, loader: Loader, name: str, provided: Optional[Provided]) -> Finding:
+def _unknown_symbol(module: KernelModule, loader: Loader, name: str, *, provided: Optional[Provided]) -> Finding:
     if provided is not None:
-        return _enoent(module, "DEP_REFUSED", "%s is of %s, which is refused itself (%s)" % (name, provided.export.owner, provided.refused), name)
+        return _enoent(module, "DEP_REFUSED", "%s is of %s, which is refused itself (%s)"
+                       % (name, provided.export.owner, provided.refused), symbol=name)
     if name in loader.absent:
         return _enoent(module, "DEP_MISSING", "%s is of %s, a module of this kernel that is not installed: %s"
-                       % (name, loader.absent[name], package_of(loader, loader.absent[name])), name)
+                       % (name, loader.absent[name], package_of(loader, loader.absent[name])), symbol=name)
     absent = [each for each in module.depends if each not in loader.owners | loader.installed | loader.builtin]
     if absent:
         return _enoent(module, "DEP_MISSING", "nothing exports %s; the module depends on %s, which is neither given nor installed. If it is one "
-                       "of the kernel's own, %s" % (name, ", ".join(absent), package_of(loader, absent[0])), name)
+                       "of the kernel's own, %s" % (name, ", ".join(absent), package_of(loader, absent[0])), symbol=name)
     broken = [each for each in module.depends if each in loader.installed - loader.owners]
     if broken:
         return _enoent(module, "DEP_MISSING", "nothing exports %s; the module depends on %s, and what is installed of that does not export it "
-                       "or cannot be read" % (name, ", ".join(broken)), name)
-    return _enoent(module, "SYMBOL_MISSING", "the kernel does not export %s" % name, name)
+                       "or cannot be read" % (name, ", ".join(broken)), symbol=name)
+    return _enoent(module, "SYMBOL_MISSING", "the kernel does not export %s" % name, symbol=name)
 
 
-def _enoent(module: KernelModule, code: str, message: str, symbol: str) -> Finding:
+def _enoent(module: KernelModule, code: str, message: str, *, symbol: str) -> Finding:
     return Finding(code, REFUSE, message, symbol, errno="ENOENT", dmesg="%s: Unknown symbol %s (err -2)" % (module.name, symbol))
 
 
-def verify_exported_symbols(module: KernelModule, loader: Loader, find: Find, loaded: List[str]) -> Iterator[Finding]:
+def verify_exported_symbols(module: KernelModule, loader: Loader, find: Find, *, loaded: List[str]) -> Iterator[Finding]:
     """kernel/module/main.c: verify_exported_symbols. ``loaded``: the modules that are there for certain when this one is loaded."""
     for export in module.exports:
         provided = find(export.name)

@@ -166,6 +166,8 @@ def _check(host: Host, modules_dir: str, made: Dict[str, bytes], *, wanted: Dict
     wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(lists) - set(binary))[:1]]
     wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if lists.get(name) != path]
     wrong += ["%s is not listed" % path for path in given if module_of(path) not in lists][:1]
+    lost = {module_of(path) for path in without} - set(lists)  # by then the kernel's own ones of these names are to be found
+    wrong += ["%s is not listed" % path for path in (own_files(host, modules_dir) if lost else ()) if module_of(path) in lost][:1]
     before = listed(host, modules_dir) or {name: name for name in map(module_of, own_files(host, modules_dir))}
     wrong += ["%s is no longer listed" % name for name, path in sorted(before.items())
               if name not in lists and path not in without and (path == name or host.is_file(path))][:1]

@@ -2,169 +2,194 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What out-of-tree drivers there are on a host, and what its kernels make of them."""
+"""What there is of drivers on a host, fact by fact. It reads, and never writes; what cannot be read is a row with an ``error``."""
 import hashlib
-import posixpath
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..compression import decompress
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
-from ..read import kernels, ko
+from ..judge.selection import Build
+from ..read import ko
 from ..read.depmod import listed
 from ..read.kernel_module import KernelModule
+from ..read.kernels import Kernel
 from ..read.names import is_readable_module, module_of
 from . import heal, loaded, store
 from .boot import detect, shipped
-from .boot.menu import View, boots
-from .driver import Deployed, deployed, serving
+from .boot.menu import View
+from .driver import Deployed
 from .initramfs import existing, image
 
 PLACES = ("extra", "updates", "weak-updates")  # where out-of-tree modules are
 
 
-def inventory(host: Host, drivers: Sequence[str] = ()) -> Dict[str, Any]:
-    """The drivers in the store (only those named, if any are), and for every kernel its out-of-tree modules, links and images; all variants
-    and entries of ours with their states, and what of ours is left of kernels that are gone.
-
-    ``{"drivers": [...], "kernels": [...], "variants": [...], "entries": [...], "orphans": [...], "summary": text}``, as kmod_info documents it.
-    It reads, and never writes. What cannot be read is a row with an ``error``. Error: DRIVER_UNKNOWN.
-    """
-    variants, entries = _variants(host), _entries(host)
-    known = {stored.driver for stored in store.builds(host)}
-    elsewhere = {row["driver"] for row in entries} | {name for row in variants for name in row["drivers"]}
-    for name in drivers:
-        if name not in known | elsewhere:
-            raise KmodError(name, "there is no driver of this name on %s" % host.root,
-                            "On this host: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
-    names = set(drivers) or known
-    there = [deployed(host, name) for name in sorted(names)]
-    installed = store.installed(host)
-    using = {each.driver: serving(host, each) for each in there}
-    kernel_rows = [_kernel(host, kernel, there) for kernel in installed]
-    driver_rows = [_driver(each, using[each.driver]) for each in there]
-    variants = [row for row in variants if not drivers or names & set(row["drivers"])]
-    entries = [row for row in entries if row["driver"] in names or not drivers]
-    found: Dict[str, Any] = {"drivers": driver_rows, "kernels": kernel_rows, "variants": variants, "entries": entries,
-                             "orphans": _orphans(variants, entries, there, [kernel.release for kernel in installed])}
-    return dict(found, summary=_summary(found))
+class StoredModule(NamedTuple):
+    name: str
+    path: str
+    sha256: str
+    srcversion: Optional[str]
+    signature: str  # signed, unsigned, damaged
 
 
-def _variants(host: Host) -> List[Dict[str, Any]]:
-    try:
-        return [seen.as_dict() for seen in existing.overview(host)]
-    except KmodError as error:
-        return [{"path": error.what, "kernel": "", "drivers": [], "method": "", "size": 0, "state": "damaged", "error": str(error)}]
+class StoredBuild(NamedTuple):
+    """A build in the store, and the kernels that use it. Of one that is not whole nothing more is told."""
+
+    build: str  # the release that it was made for
+    version: str
+    path: str
+    whole: bool
+    kernels: Tuple[str, ...]
+    modules: Tuple[StoredModule, ...]
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict(), kernels=list(self.kernels), modules=[dict(each._asdict()) for each in self.modules])
 
 
-def _entries(host: Host) -> List[Dict[str, Any]]:
-    """The boot entries of ours, and whether what they start is there; none where no boot loader is found."""
-    try:
-        loader = detect.detect(host)
-        menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
-    except SystemFailed:
-        raise
-    except KmodError:
-        return []
-    rows = []
-    for entry in menu.entries:
-        if entry.driver is not None:
-            files = [word for word in (entry.linux,) + entry.initrd if "$" not in word]
-            rows.append({"driver": entry.driver, "kernel": entry.kernel or "", "id": entry.id, "title": entry.title, "path": entry.path,
-                         "default": menu.default is not None and menu.default.id == entry.id, "once": menu.once == entry.id,
-                         "starts": files, "missing": [word for word in files if shipped.locate(host, word) is None]})
-    return rows
+class StoredDriver(NamedTuple):
+    driver: str
+    builds: Tuple[StoredBuild, ...]
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"driver": self.driver, "builds": [build.as_dict() for build in self.builds]}
 
 
-def _orphans(variants: Sequence[Dict[str, Any]], entries: Sequence[Dict[str, Any]], there: Sequence[Deployed],
-             installed: Sequence[str]) -> List[Dict[str, Any]]:
-    found = [{"kind": "variant", "path": row["path"], "kernel": row["kernel"], "size": row["size"]} for row in variants if row["state"] == "gone"]
-    found += [{"kind": "entry", "path": row["path"], "kernel": row["kernel"], "size": 0} for row in entries
-              if row["missing"] or row["kernel"] not in installed]
-    found += [{"kind": "link", "path": path, "kernel": release, "size": 0} for each in there for release, links in sorted(each.links.items())
-              for path in sorted(links) if release not in installed]
-    return found
+class UsedModule(NamedTuple):
+    """The file that modprobe would load for a module name, and whether it is what the running kernel has loaded (see loaded.state)."""
+
+    name: str
+    path: Optional[str]
+    sha256: Optional[str] = None  # of the uncompressed file
+    loaded: Optional[str] = None  # None unless the kernel runs
+    error: Optional[str] = None
 
 
-def default_release(host: Host) -> Optional[str]:
-    """The kernel that boots start; None where the boot loader's files do not tell, or it is not installed."""
-    entry = shipped.default(host)
-    return next((kernel.release for kernel in kernels.installed(host) if entry and boots(entry, kernel.release)), None)
+class SeenLink(NamedTuple):
+    """A link in weak-updates, anybody's."""
+
+    path: str
+    target: str
+    ours: bool
+    dangling: bool
 
 
-def _driver(there: Deployed, using: Dict[str, Any]) -> Dict[str, Any]:
-    builds = [{"build": build.release, "version": build.version, "path": build.directory, "whole": True,
-               "kernels": sorted(release for release, used in using.items() if used and used.directory == build.directory),
-               "modules": [_module(module, path) for module, path in zip(build.modules, store.files_of(build))]} for build in there.builds]
-    builds += [{"build": stored.release, "version": "", "path": stored.directory, "whole": False, "kernels": [], "modules": []}
-               for stored in there.broken]
-    return {"driver": there.driver, "builds": builds}
+class CopyInside(NamedTuple):
+    """A module in an image; ``current``: it is the file that the kernel's tree has."""
+
+    name: str
+    path: str
+    sha256: str
+    current: bool
 
 
-def _module(module: KernelModule, path: str) -> Dict[str, Any]:
+class SeenImage(NamedTuple):
+    path: str
+    copies: Tuple[CopyInside, ...]
+    error: Optional[str] = None
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"path": self.path, "copies": [dict(each._asdict()) for each in self.copies], "error": self.error}
+
+
+class SeenKernel(NamedTuple):
+    """What an installed kernel has of drivers; its shipped image comes first."""
+
+    kernel: str
+    running: bool
+    modules: Tuple[UsedModule, ...]
+    links: Tuple[SeenLink, ...]
+    images: Tuple[SeenImage, ...]
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "kernel": self.kernel,
+            "running": self.running,
+            "modules": [dict(each._asdict()) for each in self.modules],
+            "links": [dict(each._asdict()) for each in self.links],
+            "images": [each.as_dict() for each in self.images],
+        }
+
+
+class SeenVariant(NamedTuple):
+    """A variant, or one that cannot be read and why."""
+
+    seen: existing.Seen
+    error: Optional[str] = None
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self.seen.as_dict(), **({"error": self.error} if self.error else {}))
+
+
+class SeenEntry(NamedTuple):
+    """A boot entry of ours, the files that it starts, and those of them that are not there."""
+
+    driver: str
+    kernel: str
+    id: str
+    title: str
+    path: str
+    default: bool
+    once: bool
+    starts: Tuple[str, ...]
+    missing: Tuple[str, ...]
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict(), starts=list(self.starts), missing=list(self.missing))
+
+
+class Orphan(NamedTuple):
+    """What is left of a kernel that is gone, or starts what is gone."""
+
+    kind: str  # variant, entry, link
+    path: str
+    kernel: str
+    size: int = 0
+
+
+def stored_driver(there: Deployed, using: Mapping[str, Optional[Build]]) -> StoredDriver:
+    """A driver in the store; ``using``: the build that each kernel uses."""
+    users: Dict[str, List[str]] = {}
+    for release, build in sorted(using.items()):
+        users.setdefault(build.directory if build else "", []).append(release)
+    builds = [StoredBuild(build.release, build.version, build.directory, whole=True, kernels=tuple(users.get(build.directory, ())),
+                          modules=tuple(map(_stored_module, build.modules, store.files_of(build)))) for build in there.builds]
+    builds += [StoredBuild(stored.release, "", stored.directory, whole=False, kernels=(), modules=()) for stored in there.broken]
+    return StoredDriver(there.driver, tuple(builds))
+
+
+def _stored_module(module: KernelModule, path: str) -> StoredModule:
     signature = "unsigned" if module.signature is None else "damaged" if module.signature.fault else "signed"
-    return {"name": module.name, "path": path, "sha256": module.sha256, "srcversion": module.srcversion, "signature": signature}
+    return StoredModule(module.name, path, module.sha256, srcversion=module.srcversion, signature=signature)
 
 
-def _kernel(host: Host, kernel: kernels.Kernel, there: Sequence[Deployed]) -> Dict[str, Any]:
-    ours = {path for each in there for path in each.links[kernel.release]}
-    lists = listed(host, kernel.modules_dir)
-    names = {module.name for each in there for build in each.builds for module in build.modules}
-    names.update(name for name, path in lists.items() if path[len(kernel.modules_dir) + 1:].split("/")[0] in PLACES)
-    used = [_used(host, kernel, name, lists.get(name)) for name in sorted(names)]
-    return {"kernel": kernel.release, "running": kernel.running, "modules": used, "links": _links(host, kernel, ours),
-            "images": _images(host, kernel.release, {row["name"]: row["sha256"] for row in used})}
+def kernel(host: Host, installed: Kernel, there: Sequence[Deployed]) -> SeenKernel:
+    """What a kernel has of these drivers, and all else that is out-of-tree."""
+    ours: Set[str] = set().union(*(each.links[installed.release] for each in there))
+    lists = listed(host, installed.modules_dir)
+    builds = [build for each in there for build in each.builds]
+    names = {module.name for build in builds for module in build.modules}
+    names.update(name for name, path in lists.items() if path[len(installed.modules_dir) + 1:].split("/")[0] in PLACES)
+    used = tuple(_used(host, installed, name, lists.get(name)) for name in sorted(names))
+    return SeenKernel(installed.release, installed.running, used, links=_links(host, installed, ours), images=_images(host, installed.release, used))
 
 
-def _used(host: Host, kernel: kernels.Kernel, name: str, path: Any) -> Dict[str, Any]:
-    """The file that modprobe would load for a module name, and whether it is what the running kernel has loaded."""
-    row: Dict[str, Any] = {"name": name, "path": path, "sha256": None, "loaded": None, "error": None}
+def _used(host: Host, installed: Kernel, name: str, path: Optional[str]) -> UsedModule:
+    row = UsedModule(name, path)
     try:
-        data = decompress(host.read(path), path) if path and host.exists(path) else None
-        if data is not None:
-            row["sha256"] = hashlib.sha256(data).hexdigest()
-            if kernel.running:
-                row["loaded"] = loaded.state(host, ko.parse(data, path), loaded.build_id(data, path))
+        if path and host.exists(path):
+            data = decompress(host.read(path), path)
+            row = row._replace(sha256=hashlib.sha256(data).hexdigest())
+            if installed.running:
+                row = row._replace(loaded=loaded.state(host, ko.parse(data, path), loaded.build_id(data, path)))
     except KmodError as error:
-        row["error"] = str(error)
+        row = row._replace(error=str(error))
     return row
 
 
-def _images(host: Host, release: str, used: Dict[str, Any]) -> List[Dict[str, Any]]:
-    """The kernel's initramfs images, each with its copies of these modules and whether they are the ones that the kernel's tree has."""
-    if not used:
-        return []
-    paths: List[str] = []
-    with forgiving():
-        paths = [each.path for each in existing.found(host) if each.wants.kernel == release]
-    with forgiving():  # there is none, as far as one can tell
-        paths.insert(0, image.shipped(host, release))
-    return [_copies(host, path, used) for path in paths]
-
-
-def _copies(host: Host, path: str, used: Dict[str, Any]) -> Dict[str, Any]:
-    pieces: Dict[str, List[bytes]] = {}
-
-    def wanted(inside: str, _node: Any) -> Any:
-        if not is_readable_module(inside) or module_of(inside) not in used:
-            return None
-        pieces[inside] = []  # of two files of one path the later one is what the kernel has in the end
-        return pieces[inside].append
-
-    try:
-        image.read(host, path, wanted)
-        found = {inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest() for inside, data in sorted(pieces.items())}
-    except KmodError as error:
-        return {"path": path, "copies": [], "error": str(error)}
-    copies = [{"name": module_of(inside), "path": inside, "sha256": digest, "current": digest == used[module_of(inside)]}
-              for inside, digest in found.items()]
-    return {"path": path, "copies": copies, "error": None}
-
-
-def _links(host: Host, kernel: kernels.Kernel, ours: Set[str]) -> List[Dict[str, Any]]:
-    top = kernel.modules_dir + "/weak-updates"
+def _links(host: Host, installed: Kernel, ours: Set[str]) -> Tuple[SeenLink, ...]:
+    top = installed.modules_dir + "/weak-updates"
     lost = {"%s/%s" % (directory, name) for directory, names in heal.dangling(host, top).items() for name in names}
-    return [{"path": path, "target": host.readlink(path), "ours": path in ours, "dangling": path in lost} for path in _below(host, top)]
+    return tuple(SeenLink(path, host.readlink(path), path in ours, path in lost) for path in _below(host, top))
 
 
 def _below(host: Host, directory: str) -> List[str]:
@@ -178,48 +203,68 @@ def _below(host: Host, directory: str) -> List[str]:
     return found
 
 
-def _summary(found: Dict[str, Any]) -> str:
-    lines = [] if found["drivers"] else ["There is no driver in the store."]
-    for driver in found["drivers"]:
-        for build in driver["builds"]:
-            version = build["version"] or "(no version)"
-            lines.append("%s %s for %s: %s" % (driver["driver"], version, build["build"], _users(build)))
-    states = {row["path"]: row for row in found["variants"]}
-    shown = {each["path"] for row in found["kernels"] for each in row["images"]}
-    for row in found["kernels"]:
-        outside = [(module["name"], module["path"]) for module in row["modules"] if module["path"]]
-        lines.append("%s%s: %s" % (row["kernel"], " (running)" if row["running"] else "", _list(outside, row["kernel"])))
-        lines += ["  %s" % module["error"] for module in row["modules"] if module["error"]]
-        lines += ["  %s: %s%s" % (each["path"], each["error"] or _content(each["copies"]), _state(states.get(each["path"])))
-                  for each in row["images"]]
-        lines += ["  %s leads nowhere (%s)" % (link["path"], link["target"]) for link in row["links"] if link["dangling"]]
-        lines += ["  %s" % _entry(entry) for entry in found["entries"] if entry["kernel"] == row["kernel"]]
-    for row in found["orphans"]:
-        size = " (%.0f MiB)" % (row["size"] / (1 << 20)) if row["size"] else ""
-        lines.append("left over: %s %s for %s%s" % (row["kind"], row["path"], row["kernel"] or "an unknown kernel", size))
-    lines += [row.get("error") or "%s: the variant is %s" % (row["path"], row["state"]) for row in found["variants"]
-              if row["path"] not in shown and row["state"] != "gone"]
-    return "\n".join(lines)
+def _images(host: Host, release: str, used: Sequence[UsedModule]) -> Tuple[SeenImage, ...]:
+    if not used:
+        return ()
+    paths: List[str] = []
+    with forgiving():
+        paths = [each.path for each in existing.found(host) if each.wants.kernel == release]
+    with forgiving():  # there is none, as far as one can tell
+        paths.insert(0, image.shipped(host, release))
+    digests = {each.name: each.sha256 for each in used}
+    return tuple(_image(host, path, digests) for path in paths)
 
 
-def _state(row: Any) -> str:
-    return "" if row is None else "; the variant is %s" % row["state"]
+def _image(host: Host, path: str, used: Mapping[str, Optional[str]]) -> SeenImage:
+    pieces: Dict[str, List[bytes]] = {}
+
+    def wanted(inside: str, _node: Any) -> Any:
+        if not is_readable_module(inside) or module_of(inside) not in used:
+            return None
+        pieces[inside] = []  # of two files of one path the later one is what the kernel has in the end
+        return pieces[inside].append
+
+    try:
+        image.read(host, path, wanted)
+        digests = {inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest() for inside, data in sorted(pieces.items())}
+    except KmodError as error:
+        return SeenImage(path, (), str(error))
+    return SeenImage(path, tuple(CopyInside(module_of(inside), inside, digest, digest == used[module_of(inside)])
+                                 for inside, digest in digests.items()))
 
 
-def _entry(row: Dict[str, Any]) -> str:
-    what = "default entry" if row["default"] else "entry for the next boot alone" if row["once"] else "entry"
-    return "%s %r: %s" % (what, row["title"], "what it starts is missing: " + ", ".join(row["missing"]) if row["missing"] else "all there")
+def variants(host: Host) -> List[SeenVariant]:
+    """All variants of ours, of kernels that are gone too."""
+    try:
+        return [SeenVariant(seen) for seen in existing.overview(host)]
+    except KmodError as error:
+        return [SeenVariant(existing.Seen(error.what, "", (), "", 0, state="damaged"), str(error))]
 
 
-def _users(build: Dict[str, Any]) -> str:
-    if not build["whole"]:
-        return "files are missing or damaged"
-    return "used by " + ", ".join(build["kernels"]) if build["kernels"] else "no kernel uses it"
+def entries(host: Host) -> List[SeenEntry]:
+    """The boot entries of ours, and whether what they start is there; none where no boot loader is found."""
+    try:
+        loader = detect.detect(host)
+        menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
+    except SystemFailed:
+        raise
+    except KmodError:
+        return []
+    rows = []
+    for entry in menu.entries:
+        if entry.driver is not None:
+            files = tuple(word for word in (entry.linux,) + entry.initrd if "$" not in word)
+            rows.append(SeenEntry(entry.driver, entry.kernel or "", entry.id, title=entry.title, path=entry.path,
+                                  default=menu.default is not None and menu.default.id == entry.id, once=menu.once == entry.id, starts=files,
+                                  missing=tuple(word for word in files if shipped.locate(host, word) is None)))
+    return rows
 
 
-def _list(modules: Sequence[Tuple[str, str]], release: str) -> str:
-    return ", ".join("%s from %s" % (name, posixpath.dirname(path.partition("/%s/" % release)[2])) for name, path in modules) or "no such module"
-
-
-def _content(copies: Sequence[Dict[str, Any]]) -> str:
-    return ", ".join("%s%s" % (copy["name"], "" if copy["current"] else " (another one)") for copy in copies) or "none of them"
+def orphans(made: Sequence[SeenVariant], started: Sequence[SeenEntry], there: Sequence[Deployed], installed: Set[str]) -> List[Orphan]:
+    """What of these variants, entries and links is left of kernels that are not installed."""
+    found = [Orphan("variant", row.seen.path, row.seen.kernel, row.seen.size) for row in made if row.seen.state == "gone"]
+    found += [Orphan("entry", row.path, row.kernel) for row in started if row.missing or row.kernel not in installed]
+    for each in there:
+        for release, links in sorted(each.links.items()):
+            found += [Orphan("link", path, release) for path in sorted(links) if release not in installed]
+    return found

@@ -100,13 +100,11 @@ def _mark(host: Host, directory: str) -> str:
 
 
 def file_name(module: KernelModule) -> str:
-    """What a module's file is called in the store: as it came, where kmod finds it under the module's name by that, else by its name."""
+    """What a module's file is called in the store. Error: MODULE_NAME."""
     if not names.is_module(module.name):
         raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
                         "Rebuild it under a plain name", "MODULE_NAME")
-    plain = names.stem(module.path) + ".ko"
-    fits = names.module_of(module.path) == module.name and names.is_stored_module(plain)
-    return plain if fits else module.name + ".ko"
+    return names.stored_name(module.path, module.name)
 
 
 def files_of(build: Build) -> List[str]:

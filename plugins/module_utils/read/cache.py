@@ -49,7 +49,7 @@ def load_data(host: Host, name: str, key: str) -> Optional[Dict[str, Any]]:
         return None
 
 
-def store(host: Host, release: str, key: str, exports: Dict[str, Export]) -> None:
+def store(host: Host, release: str, key: str, *, exports: Dict[str, Export]) -> None:
     """Keep exports for the next run, if this one may."""
     namespaces = sorted({export.namespace for export in exports.values()})
     owners = sorted({export.owner for export in exports.values()})

@@ -116,7 +116,7 @@ def _matches(pattern: str, release: str) -> bool:
         return False
 
 
-def _files(host: Host, directory: str, exclude: Tuple[str, ...], above: Tuple[str, ...] = ()) -> Iterator[str]:
+def _files(host: Host, directory: str, exclude: Tuple[str, ...], *, above: Tuple[str, ...] = ()) -> Iterator[str]:
     """All module files below a directory, symlinks resolved inside the root; a symlink to a directory above ends there."""
     try:
         real = host.real(directory)
@@ -139,4 +139,4 @@ def _files(host: Host, directory: str, exclude: Tuple[str, ...], above: Tuple[st
             if entry.is_file(follow_symlinks=False) or host.is_file(path):
                 yield path
         elif entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-            yield from _files(host, path, exclude, above + (real,))
+            yield from _files(host, path, exclude, above=above + (real,))

@@ -139,7 +139,7 @@ def parse(data: bytes) -> Elf:
         return _faulty(data, "ELF_MACHINE", "made for a machine that Linux does not run on")
     name, bits, order = machine
     if len(data) < bits:  # Elf64_Ehdr has 64 bytes
-        return _faulty(data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data), machine)
+        return _faulty(data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data), machine=machine)
     header = _structs(order == "<", bits).Elf_Ehdr.parse(data[:4] + bytes(12) + data[16:64])  # of e_ident it stumbles over what no loader looks at
     faults = []
     odd = data[4:6] != bytes([bits // 32, 1 if order == "<" else 2])
@@ -148,12 +148,13 @@ def parse(data: bytes) -> Elf:
     sections: Tuple[Section, ...] = ()
     fault = _header_fault(header, len(data), bits)
     if fault is None:
-        sections, fault = _sections(data, header, bits, order)
-    return Elf(data, name, bits, order, sections, tuple(faults + ([fault] if fault else [])), odd)
+        sections, fault = _sections(data, header, bits=bits, order=order)
+    return Elf(data, name, bits, order=order, sections=sections, faults=tuple(faults + ([fault] if fault else [])), odd_ident=odd)
 
 
-def _faulty(data: bytes, code: str, message: str, machine: Tuple[str, int, str] = ("", 64, "<")) -> Elf:
-    return Elf(data, machine[0], machine[1], machine[2], (), (Fault(code, message),))
+def _faulty(data: bytes, code: str, message: str, *, machine: Tuple[str, int, str] = ("", 64, "<")) -> Elf:
+    name, bits, order = machine
+    return Elf(data, name, bits, order=order, sections=(), faults=(Fault(code, message),))
 
 
 def _header_fault(header: Any, size: int, bits: int) -> Optional[Fault]:
@@ -171,7 +172,7 @@ def _header_fault(header: Any, size: int, bits: int) -> Optional[Fault]:
     return None
 
 
-def _sections(data: bytes, header: Any, bits: int, order: str) -> Tuple[Tuple[Section, ...], Optional[Fault]]:
+def _sections(data: bytes, header: Any, *, bits: int, order: str) -> Tuple[Tuple[Section, ...], Optional[Fault]]:
     """kernel/module/main.c: elf_validity_cache_sechdrs, elf_validity_cache_secstrings"""
     form = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
     start, count, size = header["e_shoff"], header["e_shnum"], len(data)
@@ -186,7 +187,7 @@ def _sections(data: bytes, header: Any, bits: int, order: str) -> Tuple[Tuple[Se
     if any(row[0] >= len(table) for row in rows):
         return (), Fault("ELF_SHDR", "a section's name lies outside of the section names")
     odd = rows[0][1] != NULL or rows[0][3] or rows[0][5]
-    return (tuple(Section(text(table, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[9]) for row in rows),
+    return (tuple(Section._make((text(table, row[0]), *row[1:8], row[9])) for row in rows),
             Fault("ELF_SECTION_NULL", "the first section is not the empty one") if odd else None)
 
 

@@ -42,7 +42,7 @@ class SourcedExports(NamedTuple):
     absent: Dict[str, str] = {}
 
 
-def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optional[str], image: Optional[str]) -> SourcedExports:
+def read(host: Host, modules_dir: str, modules: Dict[str, str], *, symvers: Optional[str], image: Optional[str]) -> SourcedExports:
     """What the kernel with its ``modules`` (``depmod.chosen``) in ``modules_dir`` exports to a module that modprobe loads into it.
 
     Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
@@ -50,15 +50,16 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], symvers: Optiona
     """
     own = depmod.in_tree(modules, modules_dir)
     notes: List[Note] = []
-    for origin, load in ((symvers, _from_symvers), (image, _from_image)):
+    for origin in (symvers, image):
         if origin is None:
             continue
         try:
-            exports = load(host, modules_dir, origin, own)
+            exports = read_symvers(host, origin) if origin == symvers else _from_image(host, origin, modules_dir, own=own)
             wrong = disagreement(host, exports, own)
             if wrong is None:
                 absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
-                return SourcedExports(_as_loaded(host, modules_dir, exports, modules, own), origin, tuple(notes), absent if modules else {})
+                loaded = _as_loaded(host, modules_dir, exports, modules=modules, own=own)
+                return SourcedExports(loaded, origin, tuple(notes), absent=absent if modules else {})
         except SystemFailed:
             raise
         except KmodError as error:
@@ -90,11 +91,7 @@ def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) ->
     return None
 
 
-def _from_symvers(host: Host, modules_dir: str, path: str, own: Dict[str, str]) -> Dict[str, Export]:
-    return read_symvers(host, path)
-
-
-def _from_image(host: Host, modules_dir: str, path: str, own: Dict[str, str]) -> Dict[str, Export]:
+def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str]) -> Dict[str, Export]:
     """The image's exports and those of all in-tree modules; by the cache where none of these files has changed."""
     release = os.path.basename(modules_dir)
     key = fingerprint(host, [path] + sorted(own.values()))
@@ -102,7 +99,7 @@ def _from_image(host: Host, modules_dir: str, path: str, own: Dict[str, str]) ->
     if kept is None:
         kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
         kept.update(kernel_image.exports(kernel_image.unpack(host.read(path), path), path))
-        cache.store(host, release, key, kept)
+        cache.store(host, release, key, exports=kept)
     return kept
 
 
@@ -131,7 +128,8 @@ def _exporting(host: Host, modules_dir: str, own: Dict[str, str]) -> List[Tuple[
     return [(name, path) for name, path in sorted(own.items()) if not named or name in named]
 
 
-def _as_loaded(host: Host, modules_dir: str, exports: Dict[str, Export], modules: Dict[str, str], own: Dict[str, str]) -> Dict[str, Export]:
+def _as_loaded(host: Host, modules_dir: str, exports: Dict[str, Export], *, modules: Dict[str, str],
+               own: Dict[str, str]) -> Dict[str, Export]:
     """With the modules as depmod picks them: what a symvers has of modules that are not installed or are shadowed (updates/) does not
     count, and what is installed beside the in-tree ones does. A kernel without its modules directory keeps all.
     """

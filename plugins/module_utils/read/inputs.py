@@ -34,9 +34,9 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
             raise KmodError("a path %r" % path, "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
         before = len(found)
         if host.is_dir(path):
-            _walk(host, path.rstrip("/"), names.is_readable_module, found)
+            found += _below(host, path.rstrip("/"), names.is_readable_module)
             if len(found) == before:
-                _walk(host, path.rstrip("/"), names.is_package, found)
+                found += _below(host, path.rstrip("/"), names.is_package)
         elif host.exists(path):
             found.append(path)
         else:
@@ -47,10 +47,10 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
     return found
 
 
-def _walk(host: Host, directory: str, wanted: Callable[[str], bool], found: List[str]) -> None:
+def _below(host: Host, directory: str, wanted: Callable[[str], bool]) -> Iterator[str]:
     for name in host.listdir(directory):
         path = directory + "/" + name
         if wanted(name) and not host.is_dir(path):
-            found.append(path)
+            yield path
         elif host.is_dir(path) and not host.is_link(path):
-            _walk(host, path, wanted, found)
+            yield from _below(host, path, wanted)

@@ -10,7 +10,7 @@ symbol name that every kernel exports leads to the entry that points to it, the 
 """
 import re
 import struct
-from itertools import islice
+from itertools import chain, islice
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .. import compression
@@ -205,9 +205,9 @@ def _from_sections(image: KernelImage) -> Dict[str, Export]:
             return {}
         count = len(entries)
         versions = sections.get("__kcrctab" + suffix, _NOWHERE)
-        crcs = _crcs(image, versions.offset, versions.size, count)
+        crcs = _crcs(image, versions.offset, versions.size, count=count)
         gpls = _flags(image, flags.offset, flags.size) if flags else [gpl] * count
-        found.update(_exports(image, strings, entries, crcs, gpls))
+        found.update(_exports(image, strings, entries, crcs=crcs, gpls=gpls))
     return found
 
 
@@ -236,7 +236,7 @@ def _from_scan(image: KernelImage) -> Dict[str, Export]:
     """
     for strings, entries, end in islice(_runs(image), _FEW):
         count = len(entries)
-        first = strings.offset + min(pointer for entry in entries for pointer in entry if pointer >= 0)
+        first = strings.offset + min(pointer for pointer in chain(*entries) if pointer >= 0)
         each, rest = divmod(first - end, count)
         width, flagged = each & ~1, each & 1
         if rest or width not in (0, 4, 8):
@@ -245,7 +245,7 @@ def _from_scan(image: KernelImage) -> Dict[str, Export]:
         breaks = [index for index in range(1, count) if names[index] < names[index - 1]]
         if len(breaks) == 1 - flagged:
             gpls = _flags(image, end + width * count, count) if flagged else [index >= breaks[0] for index in range(count)]
-            return _exports(image, strings, entries, _crcs(image, end, width * count, count), gpls)
+            return _exports(image, strings, entries, crcs=_crcs(image, end, width * count, count=count), gpls=gpls)
     return {}
 
 
@@ -255,8 +255,8 @@ def _runs(image: KernelImage) -> Iterator[Tuple[_Section, List[Entry], int]]:
         for match in islice(re.finditer(anchor, image.data), _FEW):  # a name may be the tail of a longer one: no NUL before it
             strings = _text_around(image, match.start())
             for shape in _SHAPES:
-                for slot in islice(_slots(image, shape, match.start(), strings.offset), _FEW):
-                    entries, end = _grow(image, shape, slot, strings, match.start())
+                for slot in islice(_slots(image, shape, match.start(), end=strings.offset), _FEW):
+                    entries, end = _grow(image, shape, slot, strings=strings, limit=match.start())
                     if len(entries) >= _FEW:
                         yield strings, entries, end
 
@@ -269,7 +269,7 @@ def _text_around(image: KernelImage, at: int) -> _Section:
     return _Section((image.base or 0) + start, start, (behind.end() if behind else at) - start)
 
 
-def _slots(image: KernelImage, shape: _Shape, target: int, end: int) -> Iterator[int]:
+def _slots(image: KernelImage, shape: _Shape, target: int, *, end: int) -> Iterator[int]:
     """Offsets before ``end`` of fields that point to ``target``."""
     start = max(0, end - _WINDOW) & -8
     if shape.relative:
@@ -285,7 +285,7 @@ def _slots(image: KernelImage, shape: _Shape, target: int, end: int) -> Iterator
         found = image.data.find(address, found + 1, end)
 
 
-def _grow(image: KernelImage, shape: _Shape, slot: int, strings: _Section, limit: int) -> Tuple[List[Entry], int]:
+def _grow(image: KernelImage, shape: _Shape, slot: int, *, strings: _Section, limit: int) -> Tuple[List[Entry], int]:
     """The longest run of entries around the one whose name field is at ``slot``, and where it ends."""
     first = slot - shape.width
     most = min(first, _WINDOW) // shape.size, min(limit - first, _WINDOW) // shape.size
@@ -293,7 +293,7 @@ def _grow(image: KernelImage, shape: _Shape, slot: int, strings: _Section, limit
     while True:
         above, below = (min(reach, each) for each in most)
         start = first - above * shape.size
-        entries = _entries(image, _Section((image.base or 0) + start, start, (above + below) * shape.size), strings, shape)
+        entries = _entries(image, _Section((image.base or 0) + start, start, (above + below) * shape.size), strings, shape=shape)
         low = high = above
         while low > 0 and entries[low - 1]:
             low -= 1
@@ -311,21 +311,21 @@ def _whole(image: KernelImage, table: _Section, strings: _Section) -> List[Entry
     """All entries of a table, by the one shape with which each of them points to the strings; none if there is no such shape."""
     for shape in _SHAPES:
         if table.size % shape.size == 0:
-            entries = _entries(image, table, strings, shape)
+            entries = _entries(image, table, strings, shape=shape)
             if all(entries):
                 return [entry for entry in entries if entry]
     return []
 
 
-def _entries(image: KernelImage, table: _Section, strings: _Section, shape: _Shape) -> List[Optional[Entry]]:
+def _entries(image: KernelImage, table: _Section, strings: _Section, *, shape: _Shape) -> List[Optional[Entry]]:
     """The entries of a table; None for what is no entry of this shape, as its name or namespace is not among the strings."""
     inside = range(strings.size)
-    names = _pointers(image, table, strings, shape, 1)
-    namespaces = _pointers(image, table, strings, shape, 2) if shape.fields == 3 else [-1] * len(names)
+    names = _pointers(image, table, strings, shape=shape, field=1)
+    namespaces = _pointers(image, table, strings, shape=shape, field=2) if shape.fields == 3 else [-1] * len(names)
     return [(name, namespace) if name in inside and (namespace in inside or namespace == -1) else None for name, namespace in zip(names, namespaces)]
 
 
-def _pointers(image: KernelImage, table: _Section, strings: _Section, shape: _Shape, field: int) -> List[int]:
+def _pointers(image: KernelImage, table: _Section, strings: _Section, *, shape: _Shape, field: int) -> List[int]:
     """Where one field of each entry points, as an offset into the strings; -1 for no pointer (the namespace of most symbols until 5.9)."""
     words = struct.unpack_from("%s%d%s" % (image.order, table.size // shape.width, shape.word), image.data, table.offset)[field::shape.fields]
     if not shape.relative:
@@ -334,7 +334,7 @@ def _pointers(image: KernelImage, table: _Section, strings: _Section, shape: _Sh
     return [word + place if word else -1 for word, place in zip(words, range(first, first + table.size, shape.size))]
 
 
-def _crcs(image: KernelImage, offset: int, size: int, count: int) -> Sequence[Optional[int]]:
+def _crcs(image: KernelImage, offset: int, size: int, *, count: int) -> Sequence[Optional[int]]:
     """A __kcrctab: u32 from 4.10 on, before that an unsigned long; none without CONFIG_MODVERSIONS.
 
     MODULE_REL_CRCS (ppc64 before 5.19) keeps distances here: they come out as wrong CRCs, which the check against in-tree modules finds.
@@ -350,7 +350,7 @@ def _flags(image: KernelImage, offset: int, size: int) -> List[bool]:
     return [bool(flag & 1) for flag in image.data[offset:offset + size]]
 
 
-def _exports(image: KernelImage, strings: _Section, entries: List[Entry], crcs: Sequence[Optional[int]], gpls: List[bool]) -> Dict[str, Export]:
+def _exports(image: KernelImage, strings: _Section, entries: List[Entry], *, crcs: Sequence[Optional[int]], gpls: List[bool]) -> Dict[str, Export]:
     if not len(entries) == len(crcs) == len(gpls):
         raise ValueError("tables of unequal length")
     namespaces = {start: _text(image.data, strings.offset + start) for start in {entry[1] for entry in entries} if start >= 0}

@@ -16,7 +16,6 @@ from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
 
-_SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what depmod makes is there for a mere store, too
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
 
@@ -59,7 +58,7 @@ class lazy:  # noqa: N801 - used like property
 class Kernel:
     """An installed kernel. All that has to be read is read when it is asked for, and then kept."""
 
-    def __init__(self, host: Host, release: str, modules_dir: str, given: Optional[SourcedExports] = None) -> None:
+    def __init__(self, host: Host, release: str, modules_dir: str, *, given: Optional[SourcedExports] = None) -> None:
         self.host = host
         self.release = release
         self.modules_dir = modules_dir
@@ -154,7 +153,7 @@ class Kernel:
 
     @lazy
     def sourced(self) -> SourcedExports:
-        return self.given or export_sources.read(self.host, self.modules_dir, self.modules, self.symvers, self.image)
+        return self.given or export_sources.read(self.host, self.modules_dir, self.modules, symvers=self.symvers, image=self.image)
 
     @property
     def exports(self) -> Dict[str, Export]:
@@ -217,6 +216,13 @@ def installed(host: Host) -> List[Kernel]:
     return sorted(found.values(), key=lambda kernel: (version_key(kernel.release), kernel.release))
 
 
+def some(host: Host, found: List[Kernel]) -> List[Kernel]:
+    """These kernels of a host, of which there has to be one at least. Error: NO_KERNELS."""
+    if not found:
+        raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
+    return found
+
+
 def kernel(host: Host, release: str) -> Kernel:
     """One installed kernel. Error: KERNEL_MISSING."""
     for directory in MODULES:
@@ -227,9 +233,10 @@ def kernel(host: Host, release: str) -> Kernel:
 
 
 def is_kernel(host: Host, directory: str, release: str) -> bool:
-    """Whether directory/release belongs to a kernel: there are modules of its own or files that come with a kernel alone, or something
-    beside an image. What a removed kernel leaves (empty directories, depmod's files, modules of others) is none, nor is another name
-    (a symlink) of one, or what no release is called.
+    """Whether directory/release belongs to a kernel: there are modules of its own, or something beside an image.
+
+    What a removed kernel leaves (empty directories, its lists, depmod's files, modules of others) is none, nor is another name (a symlink) of
+    one, or what no release is called.
     """
     path = "%s/%s" % (directory, release)
     if not names.is_release(release):
@@ -244,7 +251,7 @@ def is_kernel(host: Host, directory: str, release: str) -> bool:
     above, name = os.path.split(host.real(path))
     if name != release and above == host.real(directory):
         return False
-    if any(host.is_file("%s/%s" % (path, name)) for name in _SHIPPED) or next(own_files(host, path), None):
+    if next(own_files(host, path), None):
         return True
     return bool(host.listdir(path)) and find_image(host, release) is not None
 
@@ -302,8 +309,9 @@ def _traits(kernel: Kernel) -> Traits:
         if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
             flags = module.exports_flags if module.exports else flags
             layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
-            this = Traits(module.vermagic, module.machine, module.struct_size, module.init_offset, module.exit_offset, layout,
-                         module.chained_versions, flags, module.signature, module.modinfo)
+            this = Traits(module.vermagic, module.machine, struct_size=module.struct_size, init_offset=module.init_offset,
+                          exit_offset=module.exit_offset, module_layout=layout, chained_versions=module.chained_versions,
+                          exports_flags=flags, signature=module.signature, modinfo=module.modinfo)
             if found is None or found.init_offset is None or found.exit_offset is None:
                 found = this
             if found.init_offset is not None and found.exit_offset is not None and (flags is not None or number):

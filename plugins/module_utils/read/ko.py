@@ -177,13 +177,13 @@ def _exports(file: Elf, symbols: Sequence[elf.Symbol]) -> Iterator[Exported]:
             elif entries:
                 entries[-1].append(elf.text(file.contents(file.sections[strings]), symbol.value + addend))
         named = [entry for entry in entries if entry]
-        crcs = _crcs(file, file.find("__kcrctab" + suffix), symbols, len(named))
+        crcs = _crcs(file, file.find("__kcrctab" + suffix), symbols, count=len(named))
         for place, entry in enumerate(named):
             gpl = bool(flags[place] & 1) if place < len(flags) else bool(suffix)
             yield Exported(entry[0], crcs[place], gpl, entry[1] if len(entry) > 1 else "")
 
 
-def _crcs(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbol], count: int) -> List[Optional[int]]:
+def _crcs(file: Elf, section: Optional[elf.Section], symbols: Sequence[elf.Symbol], *, count: int) -> List[Optional[int]]:
     """A __kcrctab: numbers (from 5.19 on), or relocations to __crc_NAME, whose value is the CRC or (MODULE_REL_CRCS) where the CRC lies."""
     if section is None or not 0 < count <= section.size:
         return [None] * count

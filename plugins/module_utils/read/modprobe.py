@@ -9,6 +9,7 @@ from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..errors import forgiving
 from ..host import Host
+from .names import alias_of
 
 DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _PROGRAMS = ("/usr/bin/kmod", "/bin/kmod", "/usr/sbin/kmod", "/sbin/kmod")
@@ -46,11 +47,11 @@ def config(host: Host) -> ModprobeConfig:
         for words in _lines(host, path):
             verb, rest = words[0], words[1:]
             if verb == "blacklist" and rest:
-                blacklist.setdefault(_normal(rest[0]), path)
+                blacklist.setdefault(alias_of(rest[0]), path)
             elif verb == "install" and len(rest) > 1:
-                install.append((_normal(rest[0]), " ".join(rest[1:]), path))
+                install.append((alias_of(rest[0]), " ".join(rest[1:]), path))
             elif verb == "options" and len(rest) > 1:
-                options.append((_normal(rest[0]), tuple(rest[1:]), path))
+                options.append((alias_of(rest[0]), tuple(rest[1:]), path))
             elif verb == "allow_unsupported_modules" and rest:
                 unsupported = path if rest[0] == "0" else None
     return ModprobeConfig(blacklist, tuple(install), tuple(options), unsupported)
@@ -66,15 +67,10 @@ def _lines(host: Host, path: str) -> Iterator[List[str]]:
             yield words
 
 
-def _normal(name: str) -> str:
-    """Dashes are underscores but within brackets (``kmod: shared/util.c: alias_normalize``)."""
-    return "".join(part if part.startswith("[") else part.replace("-", "_") for part in re.split(r"(\[[^]]*\])", name))
-
-
 def blacklisted_at_boot(command_line: str) -> FrozenSet[str]:
     """The modules of ``modprobe.blacklist=`` of a kernel's command line, which modprobe reads as if it were in a file."""
     found = re.findall(r"(?:^|\s)modprobe\.blacklist=(\S+)", command_line)
-    return frozenset(_normal(name) for each in found for name in each.split(",") if name)
+    return frozenset(alias_of(name) for name in ",".join(found).split(",") if name)
 
 
 def version(host: Host) -> Optional[int]:

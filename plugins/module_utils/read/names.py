@@ -82,8 +82,19 @@ def stem(path: str) -> str:
     return path.rsplit("/", 1)[-1].partition(".")[0]
 
 
+def stored_name(path: str, module: str) -> str:
+    """What the uncompressed file of a module is to be called: as it came, where kmod finds the module by that name, else as the module."""
+    file = stem(path) + ".ko"
+    return file if module_of(path) == module and is_stored_module(file) else module + ".ko"
+
+
 def module_of(path: str) -> str:
     """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of megaraid_sas-07.7.ko megaraid_sas_07
     (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.
     """
     return stem(path).replace("-", "_")
+
+
+def alias_of(name: str) -> str:
+    """An alias or a module's name as libkmod compares it: dashes are underscores but within brackets (``kmod: shared/util.c: alias_normalize``)."""
+    return "".join(part if part.startswith("[") else part.replace("-", "_") for part in re.split(r"(\[[^]]*\])", name))

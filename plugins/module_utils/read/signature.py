@@ -99,7 +99,7 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
         return data[:-len(MARKER)], Signature("SIG_MALFORMED", kind)
     body, message = data[:end - size], data[end - size:end]
     if kind == X509:
-        return body, _old_form(body, message, algo, hashed, signer, key)
+        return body, _old_form(body, message, algo=algo, hashed=hashed, signer=signer, key=key)
     if kind != PKCS7:  # mod_check_sig fails before anything but the marker is cut off
         return data[:-len(MARKER)], Signature("SIG_UNSUPPORTED", kind)
     if algo or hashed or signer or key or padding != b"\0\0\0":
@@ -110,7 +110,7 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
         return body, Signature("SIG_MALFORMED")
 
 
-def _old_form(body: bytes, message: bytes, algo: int, hashed: int, signer: int, key: int) -> Signature:
+def _old_form(body: bytes, message: bytes, *, algo: int, hashed: int, signer: int, key: int) -> Signature:
     """kernel/module_signing.c: mod_verify_sig, as it was until 4.2"""
     start = len(body) - signer - key
     if start <= 0 or algo != _RSA or hashed not in _OLD_HASHES:  # the first is an EBADMSG there, and refused like an ENOPKG
@@ -197,10 +197,11 @@ def _certificate(node: _Node) -> Certificate:
     fields = fields[1:] if fields[0].tag == 0xa0 else fields  # the version
     serial, issuer, subject, key = fields[0], fields[2], fields[4], fields[5]
     key_id = ""
-    for extension in (each for field in fields[6:] if field.tag == 0xa3 for each in field.children()[0].children()):
-        parts = extension.children()
-        if _oid(parts[0]) == _KEY_IDENTIFIER:
-            key_id = _node(parts[-1].contents, 0, len(parts[-1].contents)).contents.hex()
+    for field in fields[6:]:
+        for extension in field.children()[0].children() if field.tag == 0xa3 else ():
+            parts = extension.children()
+            if _oid(parts[0]) == _KEY_IDENTIFIER:
+                key_id = _node(parts[-1].contents, 0, len(parts[-1].contents)).contents.hex()
     return Certificate(_common_name(subject), issuer.whole.hex(), _number(serial), key_id, key.whole)
 
 

@@ -60,30 +60,11 @@ def test_code_that_may_be_written_is_refused_but_for_arm64_trampolines(tmp_path)
     assert (good.verdict, bad.errno, codes(bad, "refuse")) == ("compatible", "ENOEXEC", ["ELF_WX"])
 
 
-def test_versions_as_ubuntu_keeps_them(tmp_path):
-    release = "6.8.0-31-generic"
-    chained = [build_ko.chained_table(needs) for needs in ((LAYOUT, ("printk", 0x22)), (LAYOUT, ("printk", 0x99)), (LAYOUT,))]
-    in_tree = {"a/first.ko": ko("first", release=release, struct_size=1280, exit=1200, modinfo={"intree": "Y"}, versions=chained[2])}
-    good, bad, other = judged(tmp_path, *[ko(str(number), release=release, struct_size=1280, exit=1200, versions=table)
-                                          for number, table in enumerate(chained[:2] + [None])],
-                              release=release, in_tree=in_tree, struct_size=1280, exit=1200)
-    assert (good.verdict, bad.verdict, bad.errno) == ("compatible", "incompatible", "EINVAL")
-    assert (other.verdict, other.reason.code) == ("unknown", "MODVERSIONS_FORMAT")
-
-
 @pytest.mark.parametrize("namespace,name,fits", [
     ("module:kvm", "kvm", True), ("module:kvm", "kvm_amd", False), ("module:kvm*", "kvm_amd", True), ("module:vfio,kvm-*", "kvm_amd", True),
     ("module:vfio,kvm", "vfi", False), ("module:*", "anything", True), ("module:", "anything", False)])
 def test_namespaces_of_modules(namespace, name, fits):
     assert for_module(namespace, name) == fits
-
-
-@pytest.mark.parametrize("release,family,takes", [
-    ("3.10.0-1160.el7", "rhel", False), ("4.8.0", "", False), ("4.18.0-553.el8", "rhel", True), ("6.1.0-9-amd64", "debian", False),
-    ("6.8.0-31-generic", "ubuntu", True), ("6.6.9-mine", "", None)])
-def test_who_takes_a_symbol_without_a_version(release, family, takes):
-    it = policy.Loader(release, policy.version(release), family, {}, kernels.Traits(), {})
-    assert policy.missing_version(it) == takes
 
 
 @pytest.mark.parametrize("release,family,has", [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import build_ko
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 
 SEARCH = {
     "el": ("etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n"),
@@ -89,9 +89,9 @@ class FakeTree:
 
     def plan(self, *paths, **options):
         """The plan of kmod_link for the modules at these paths, and its answer."""
-        every = {"driver": "vendor", "state": "present", "path": list(paths), "described": None, "files": None, "kernels": ["all"],
-                 "version": None, "build": None, "load": False, "heal": False}
-        return deploy.link(Host(self.root), dict(every, **options))
+        asked = link.Options("vendor", paths)._replace(**dict(options, kernels=tuple(options.get("kernels", link.ALL))))
+        plan, answer = link.run(Host(self.root), asked)
+        return plan, answer.as_dict()
 
     def deploy(self, *paths, **options):
         """Apply, and answer with build by kernel."""

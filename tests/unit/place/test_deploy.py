@@ -10,9 +10,8 @@ from build_initramfs import cpio
 from build_package import deb
 from fake_tree import ONE, FakeTree, module
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import check
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge import report
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import Kernel
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
@@ -80,9 +79,8 @@ def test_what_can_be_linked_can_be_judged_before_packages_too(tmp_path):
     """The role does both with the same path."""
     tree = FakeTree(tmp_path / "root")
     tree.write("/opt/vendor.deb", deb(files={"lib/modules/%s/extra/vendor.ko" % ONE: module("vendor", ONE, "1.0", [ONE])}))
-    asked = {"described": None, "path": ["/opt"], "kernels": ["all"], "require": "any", "each": False, "structs": False}
-    met, answer = report.compat(Host(tree.root), asked, notice.booting)
-    assert met and answer["compatible"] == [release for release, build in tree.deploy("/opt").items() if build] == [ONE]
+    _plan, answer = check.run(Host(tree.root), check.Options(("/opt",), require="any"))
+    assert not answer.failed and list(answer.compatible) == [release for release, build in tree.deploy("/opt").items() if build] == [ONE]
     assert tree.loads(ONE) == "extra/vendor/vendor.ko"
 
 

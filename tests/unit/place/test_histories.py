@@ -10,9 +10,9 @@ import shutil
 import pytest
 from fake_tree import FOUR, ONE, RELEASES, THREE, TWO, FakeTree
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands.link import judge
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import depmod, store
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.deploy import judge
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.driver import deployed, serving
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.depmod import by_name, config, listed

@@ -117,8 +117,7 @@ def test_a_directory_that_is_a_symlink_is_refused_by_name(tree, place, release):
 
 @pytest.mark.parametrize("name", ["test", "--help", "-a", "6.1.0;x", "kabi-current", "new\nline"])
 def test_an_odd_directory_beside_the_kernels_is_no_kernel(tree, name):
-    os.makedirs(tree.path("/lib/modules/%s/kernel/drivers" % name))
-    tree.write("/lib/modules/%s/modules.order" % name, b"")
+    tree.write("/lib/modules/%s/kernel/drivers/a.ko" % name, b"")
     tree.vendor(TWO, [ONE, TWO])
     assert tree.deploy("/build") == {ONE: TWO, TWO: TWO, THREE: None}
 

@@ -12,16 +12,24 @@ import pytest
 from build_initramfs import cpio
 from fake_tree import ONE, THREE, TWO, FakeTree, module
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import status
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import inventory as inventories
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.existing import Seen
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.inventory import inventory
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 
 sys.path.append(os.path.join(os.path.dirname(__file__), "boot"))
 
 import machines  # noqa: E402
+
+
+def inventory(host, drivers=()):
+    _plan, answer = status.run(host, status.Options(tuple(drivers)))
+    return answer.as_dict()
+
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -156,9 +164,10 @@ def test_entries_and_whether_what_they_start_is_there(machine):
 
 
 def test_the_kernel_of_the_default_entry(machine, tmp_path):
-    assert inventories.default_release(Host(str(machine))) == machines.OLD
+    host = Host(str(machine))
+    assert [release for release, why in notice.booting(host, kernels.installed(host)).items() if "default" in why] == [machines.OLD]
     shutil.rmtree(str(machine / "lib/modules" / machines.OLD))
-    assert inventories.default_release(Host(str(machine))) is None
+    assert [release for release, why in notice.booting(host, kernels.installed(host)).items() if "default" in why] == []
 
 
 def test_what_a_purged_kernel_leaves_is_told(machine):
@@ -175,7 +184,7 @@ def test_what_a_purged_kernel_leaves_is_told(machine):
 def test_variants_and_their_states(tmp_path, monkeypatch):
     rows = [{"path": "/boot/i-%s.1" % release, "kernel": release, "drivers": ["acme"], "method": "overlay", "size": 33 << 20, "state": state}
             for release, state in ((ONE, "gone"), (TWO, "stale"))]
-    monkeypatch.setattr(inventories.existing, "overview", lambda host: [Seen(**row) for row in rows])
+    monkeypatch.setattr(existing, "overview", lambda host: [Seen(**dict(row, drivers=tuple(row["drivers"]))) for row in rows])
     found = inventory(Host(str(tmp_path)), ["acme"])
     assert found["variants"] == rows
     assert found["orphans"] == [{"kind": "variant", "path": "/boot/i-%s.1" % ONE, "kernel": ONE, "size": 33 << 20}]

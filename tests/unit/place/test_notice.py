@@ -14,6 +14,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible, store
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.weak_links import Served
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -41,10 +42,11 @@ def test_without_a_boot_loader_the_newest_is_left(root):
 
 def test_unserved_are_the_chosen_kernels_without_a_build_and_others_that_boot(root):
     host = Host(str(root))
-    rows = [{"kernel": OLD, "verdict": "incompatible", "reason": "so"}, {"kernel": MIDDLE, "verdict": "compatible", "reason": ""}]
+    rows = [Served(OLD, "incompatible", "so", build=None, files=(), linked=False, override=False),
+            Served(MIDDLE, "compatible", "", build=None, files=(), linked=False, override=False)]
     found = notice.unserved(host, store.installed(host), rows, {OLD: None, MIDDLE: object(), NEW: None})
-    assert [(row["kernel"], row["boots"], row["verdict"]) for row in found] == [(OLD, [], "incompatible"), (NEW, ["newest"], None)]
-    assert found[0]["reason"] == "so" and "chosen" in found[1]["reason"]
+    assert [(row.kernel, row.boots, row.verdict) for row in found] == [(OLD, (), "incompatible"), (NEW, ("newest",), None)]
+    assert found[0].reason == "so" and "chosen" in found[1].reason
 
 
 def test_an_entry_is_possible_where_it_could_be_made_and_refused_for_the_same_reason_where_not(root):

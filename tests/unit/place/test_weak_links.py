@@ -14,9 +14,9 @@ import pytest
 from fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import deploy
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -109,8 +109,8 @@ def test_kernels_that_are_not_chosen_keep_what_they_have(tree):
 
 def test_no_build_is_judged_twice_against_one_kernel(tree, monkeypatch):
     judged = []
-    judge = deploy.judge
-    monkeypatch.setattr(deploy, "judge", lambda kernel, modules, **more: judged.append((kernel.release, modules)) or judge(kernel, modules))
+    judge = link.judge
+    monkeypatch.setattr(link, "judge", lambda kernel, modules, **more: judged.append((kernel.release, modules)) or judge(kernel, modules))
     tree.vendor(ONE, [ONE], at="b/1")
     tree.vendor(TWO, [TWO], at="b/2")
     tree.deploy("/b")
@@ -599,7 +599,7 @@ def test_a_pattern_that_means_no_kernel(tree):
 
 def test_two_directories_of_kernels_are_an_error_that_says_what_to_do(tree):
     tree.vendor(TWO, [TWO])
-    tree.write("/usr/lib/modules/5.14.0-4/modules.order", b"")
+    tree.write("/usr/lib/modules/5.14.0-4/kernel/a.ko", b"")
     with pytest.raises(KmodError) as error:
         tree.plan("/build")
     assert error.value.code == "MODULES_APART"

@@ -32,7 +32,7 @@ def host(tmp_path):
 
 @pytest.fixture
 def stored(host):
-    cache.store(host, REL, "key", EXPORTS)
+    cache.store(host, REL, "key", exports=EXPORTS)
     return os.path.join(host.root, "var/cache/outoftree.kmod", REL)
 
 
@@ -73,7 +73,7 @@ def test_a_directory_that_others_can_write_is_neither_trusted_nor_written(host, 
     os.chmod(os.path.dirname(stored), mode)
     assert cache.load(host, REL, "key") is None
     os.unlink(stored)
-    cache.store(host, REL, "key", EXPORTS)
+    cache.store(host, REL, "key", exports=EXPORTS)
     assert not os.path.exists(stored)
 
 
@@ -89,23 +89,23 @@ def test_a_symlink_is_no_cache_directory(host, stored):
     os.symlink("outoftree.kmod.else", directory)
     assert cache.load(host, REL, "key") is None
     os.unlink(os.path.join(directory, REL))
-    cache.store(host, REL, "key", EXPORTS)
+    cache.store(host, REL, "key", exports=EXPORTS)
     assert os.listdir(directory) == []
 
 
 def test_an_unprivileged_user_leaves_nothing_behind(host, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    cache.store(host, REL, "key", EXPORTS)
+    cache.store(host, REL, "key", exports=EXPORTS)
     assert os.listdir(os.path.join(host.root, "var/cache")) == []
 
 
 def test_what_cannot_be_written_is_no_error(host):
     os.mkfifo(os.path.join(host.root, "var/cache/outoftree.kmod"))
-    cache.store(host, REL, "key", EXPORTS)
+    cache.store(host, REL, "key", exports=EXPORTS)
     assert cache.load(host, REL, "key") is None
 
 
 def test_the_files_of_kernels_that_are_gone_go_too(host, stored):
     os.rename(os.path.join(host.root, "lib/modules", REL), os.path.join(host.root, "lib/modules/6.2"))
-    cache.store(host, "6.2", "key", EXPORTS)
+    cache.store(host, "6.2", "key", exports=EXPORTS)
     assert os.listdir(os.path.dirname(stored)) == ["6.2"]

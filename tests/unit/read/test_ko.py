@@ -7,9 +7,7 @@ import gzip
 import hashlib
 import json
 import random
-import shutil
 import struct
-import subprocess
 
 import build_ko
 import pytest
@@ -19,7 +17,6 @@ from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, names
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import Exported, KernelModule, Undefined, Version
 
@@ -83,34 +80,6 @@ def test_name_of_modinfo_then_of_struct_module_then_of_the_file():
     assert parse(name="one-two").name == "one_two"
     assert parse(name="inside", modinfo={"name": None}).name == "inside"
     assert modules.parse(b"no module", "/lib/snd-hda.ko.xz").name == "snd_hda"
-
-
-@pytest.mark.parametrize("path,name", [
-    ("lime-6.1.0-9-amd64.ko", "lime_6"), ("/x/megaraid_sas-07.727.03.00.ko", "megaraid_sas_07"), ("a.b/snd-hda-intel.ko.xz", "snd_hda_intel"),
-    ("a-b", "a_b"), (".ko", "")])
-def test_the_name_that_kmod_makes_of_a_files(path, name):
-    assert names.module_of(path) == name
-
-
-@pytest.mark.parametrize("file", ["lime-6.1.0-9-amd64.ko", "megaraid_sas-07.727.03.00.ko", "snd-hda-intel.ko"])
-@pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
-def test_the_name_that_the_real_kmod_makes_of_a_files(file, tmp_path):
-    top = build_ko.kernel(tmp_path)
-    (top / "extra").mkdir()
-    (top / "extra" / file).write_bytes(ko("inside", aliases=["of:probe"]))
-    subprocess.run(["depmod", "-b", str(tmp_path), build_ko.RELEASE], check=True, stderr=subprocess.DEVNULL)
-    lines = (top / "modules.alias").read_text().splitlines()
-    assert [line.split()[2] for line in lines if "of:probe" in line] == [names.module_of(file)]
-
-
-@pytest.mark.parametrize("paths,code", [([""], "PATH_EMPTY"), ([" \t"], "PATH_EMPTY"), (["/a.ko", ""], "PATH_EMPTY"), (["a\0b"], "PATH_EMPTY"),
-                                        (["/none"], "PATH_MISSING"), (["/empty"], "NO_MODULES"), (["/a.ko/b"], "PATH_MISSING")])
-def test_paths_that_name_no_module_are_errors_that_say_so(paths, code, tmp_path):
-    (tmp_path / "a.ko").write_bytes(ko())
-    (tmp_path / "empty/dir.ko").mkdir(parents=True)
-    with pytest.raises(KmodError) as caught:
-        inputs.find(Host(str(tmp_path)), paths)
-    assert (caught.value.code, bool(caught.value.then)) == (code, True)
 
 
 def test_first_value_counts():

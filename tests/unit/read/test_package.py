@@ -9,13 +9,12 @@ import lzma
 import shutil
 import subprocess
 
-import build_ko
 import pytest
 from build_package import FILES, deb, rpm
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, package
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import package
 
 MODULES = [("lib/modules/5.14.0-1/extra/vendor/helper.ko.xz", b"helper!"), ("lib/modules/5.14.0-1/extra/vendor/vendor.ko", b"module")]
 
@@ -82,18 +81,3 @@ def test_what_rpmbuild_makes(tmp_path, form):
                     "--define", "__os_install_post true", str(spec)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (built,) = (tmp_path / "RPMS").rglob("*.rpm")
     assert modules(tmp_path, built.read_bytes(), "package.rpm") == MODULES
-
-
-def test_a_directory_of_packages_is_as_good_as_one_of_modules(tmp_path):
-    (tmp_path / "builds" / "el9").mkdir(parents=True)
-    files = {"lib/modules/%s/extra/vendor.ko" % build_ko.RELEASE: build_ko.ko("vendor")}
-    (tmp_path / "builds" / "el9" / "vendor.rpm").write_bytes(rpm(files=files))
-    found = list(inputs.modules(Host(str(tmp_path)), ["/builds"]))
-    assert [(module.name, module.path, data) for module, data in found] == [
-        ("vendor", "/builds/el9/vendor.rpm/lib/modules/%s/extra/vendor.ko" % build_ko.RELEASE, next(iter(files.values())))]
-
-
-def test_where_there_are_modules_packages_beside_them_are_left_alone(tmp_path):
-    (tmp_path / "vendor.ko").write_bytes(build_ko.ko("vendor"))
-    (tmp_path / "sources.deb").write_bytes(b"of no interest")
-    assert [(module.path, data) for module, data in inputs.modules(Host(str(tmp_path)), ["/"])] == [("/vendor.ko", None)]

@@ -18,6 +18,7 @@ from ...errors import KmodError, forgiving
 from ...host import Host
 from ...plan import Content
 from ...read import ko
+from ...read.names import alias_of
 from .. import depmod, loaded
 from .menu import MARKER, Entry, Menu
 
@@ -116,19 +117,14 @@ def _verdict(host: Host, release: str, driver: str, states: Dict[str, str], unpa
 
 def _asking(host: Host, release: str, driver: str) -> Optional[str]:
     """A device of the running system that a module of the driver has an alias for (kmod: libkmod/libkmod-index.c matches with fnmatch, too)."""
-    patterns = [fnmatch.translate(_underscored(alias))
+    patterns = [fnmatch.translate(alias_of(alias))
                 for path in depmod.linked(host, release, [driver]) for alias in ko.read(host, path).aliases]
     wanted = re.compile("|".join(patterns) or "(?!)")
     for directory, _names, files in itertools.islice(os.walk(host.real("/sys/devices")), DEVICES):
         device = host.inside(directory)
-        if "modalias" in files and wanted.match(_underscored(_small(host, device + "/modalias"))):
+        if "modalias" in files and wanted.match(alias_of(_small(host, device + "/modalias"))):
             return device
     return None
-
-
-def _underscored(alias: str) -> str:
-    """An alias as libkmod compares it: hyphens are underscores, but not in brackets (libkmod/libkmod-util.c: alias_normalize)."""
-    return re.sub(r"\[[^]]*\]|-", lambda found: found.group() if found.group() != "-" else "_", alias)
 
 
 def _loaded(host: Host, release: str, driver: str) -> Dict[str, str]:

@@ -5,9 +5,8 @@
 """The image that a distribution ships for a kernel: where it is, what is in it."""
 import hashlib
 import os
-import re
 import zlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host, Reader
@@ -20,7 +19,6 @@ SIZE_LIMIT = 2 << 30
 BOOT = ("/boot", "/efi", "/boot/efi")
 # The real root of a "squash" image of dracut is a file in it, which is mounted over everything else
 SQUASHED = ("squash-root.img", "squashfs-root.img", "erofs-root.img", "squash/root.img")
-MODULE = re.compile(r"\.ko(\.(gz|xz|zst|bz2))?$")
 SEGMENT_PIECE = 4096  # for the Digest of a file that is one segment, whose size is not known before
 
 
@@ -177,17 +175,6 @@ def modules_dir(tree: Tree, release: str) -> str:
 
 def squashed(tree: Tree) -> bool:
     return any(tree.find(name) for name in SQUASHED)
-
-
-def module_name(path: str) -> str:
-    """The name that the kernel knows the module of a file by."""
-    return MODULE.sub("", path.rsplit("/", 1)[-1]).replace("-", "_")
-
-
-def dependencies(text: str) -> Dict[str, List[str]]:
-    """modules.dep as {path: paths that it needs}."""
-    lines = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {path.strip(): needs.split() for path, needs in lines}
 
 
 def place(tree: Tree, what: str, path: str) -> Tuple[str, List[str]]:

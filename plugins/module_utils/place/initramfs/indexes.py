@@ -9,8 +9,9 @@ from typing import Dict, Iterable, List, Sequence
 from ...errors import KmodError, from_oserror
 from ...host import Host
 from ...read import index
+from ...read.depmod import dependencies
 from ...read.kernel_module import KernelModule
-from .image import MODULE, dependencies, module_name
+from ...read.names import module_of
 from .kept import InImage
 from .plain import plain
 
@@ -74,7 +75,7 @@ def _refuse_half(new: Dict[str, bytes], had: InImage, paths: Sequence[str]) -> N
             _depmod_failed("has made no whole %s" % name)
     if "modules.dep.bin" in new:  # which is what modprobe reads
         entries = index.entries(new["modules.dep.bin"])
-        missing = [path for path in paths if not any(row.startswith(path + ":") for row in entries.get(module_name(path), ()))]
+        missing = [path for path in paths if not any(row.startswith(path + ":") for row in entries.get(module_of(path), ()))]
         if missing:
             _depmod_failed("has left %s out of modules.dep.bin" % ", ".join(sorted(missing)[:5]))
 
@@ -88,6 +89,11 @@ def _order(had: InImage, stays: Iterable[str], added: Iterable[str]) -> List[str
     if "modules.order" in had.files:
         with open(had.files["modules.order"], encoding="utf-8", errors="surrogateescape") as handle:
             lines = handle.read().split()
-    paths = {MODULE.sub(".ko", path) for path in stays} | set(added)
+    paths = {_uncompressed(path) for path in stays} | set(added)
     first = [line for line in lines if line in paths]
     return first + sorted(paths - set(first))
+
+
+def _uncompressed(path: str) -> str:
+    """As modules.order has it."""
+    return path[:path.rindex(".ko")] + ".ko"

@@ -7,8 +7,10 @@ import os
 from typing import IO, Dict, NamedTuple, Optional
 
 from ...errors import from_oserror
+from ...read.depmod import dependencies
+from ...read.names import is_readable_module, module_of
 from .generators import TEXTS
-from .image import MODULE, Image, dependencies, module_name, modules_dir
+from .image import Image, modules_dir
 from .segments import Node, Sink
 
 TEXT_LIMIT = 1 << 20
@@ -45,7 +47,7 @@ class Kept:
             return self.texts[path].extend
         start = path.find(self.part)
         name = path.rsplit("/", 1)[-1]
-        if start not in (0, 4) or not (MODULE.search(name) or name.startswith("modules.")):
+        if start not in (0, 4) or not (is_readable_module(name) or name.startswith("modules.")):
             return None
         self.close()
         self.files[node] = os.path.join(self.directory, str(len(self.files)))
@@ -77,8 +79,8 @@ class Kept:
 
 def _known(files: Dict[str, str]) -> Dict[str, str]:
     """Of several files with one name the image's distribution has chosen one: that is on its index."""
-    paths = [path for path in files if MODULE.search(path)]
+    paths = [path for path in files if is_readable_module(path)]
     listed = dependencies(InImage("", files, {}).text("modules.dep"))
     marks = ["/" + path for path in listed]  # module-init-tools wrote absolute paths
     chosen = {path for path in paths if path in listed or any(mark.endswith("/" + path) for mark in marks)}
-    return {module_name(path): path for path in sorted([path for path in paths if path in chosen] or paths)}
+    return {module_of(path): path for path in sorted([path for path in paths if path in chosen] or paths)}

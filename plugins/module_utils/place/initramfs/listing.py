@@ -10,8 +10,10 @@ from typing import Any, Dict, Iterator, Optional, Sequence
 from ...compression import Decoder, detect
 from ...errors import printable
 from ...host import Host
+from ...read.depmod import dependencies
+from ...read.names import is_readable_module, module_of
 from . import manifest
-from .image import MODULE, dependencies, module_name, modules_dir, read
+from .image import modules_dir, read
 from .segments import Node, Sink
 
 
@@ -42,7 +44,7 @@ def modules(host: Host, path: str, release: str, names: Sequence[str]) -> Dict[s
         if where.endswith("/%s/modules.dep" % release):
             texts[where] = bytearray()
             return texts[where].extend  # type: ignore[no-any-return]
-        if MODULE.search(where) and module_name(where) in names:
+        if is_readable_module(where) and module_of(where) in names:
             copies[where] = _Digest(where)
             return copies[where].take  # type: ignore[no-any-return]
         return None
@@ -50,7 +52,7 @@ def modules(host: Host, path: str, release: str, names: Sequence[str]) -> Dict[s
     image = read(host, path, wanted)
     prefix = modules_dir(image.tree, release)
     listed = [prefix + "/" + each for each in dependencies(texts.get(prefix + "/modules.dep", b"").decode("utf-8", "replace"))]
-    return {module_name(each): {"path": each, "sha256": copies[each].sha256()} for each in listed if each in copies}
+    return {module_of(each): {"path": each, "sha256": copies[each].sha256()} for each in listed if each in copies}
 
 
 class _Digest:

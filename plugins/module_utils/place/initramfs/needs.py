@@ -20,8 +20,8 @@ from ...read import depmod, ko, names
 from ...read.exports import VMLINUX
 from ...read.kernel_module import KernelModule
 from ...read.kernels import Kernel, kernel
+from .. import store
 from . import cpio, plain
-from .image import MODULE, dependencies, module_name
 from .kept import InImage
 from .segments import Tree
 
@@ -40,18 +40,13 @@ class Needed:
         self.modules_dir = "/lib/modules/" + release
         self.kernel = kernel(host, release)
         self.choice = {name: path for name, path in depmod.chosen(host, self.modules_dir).items() if _below(path, self.modules_dir)}
-        self.on_host = self._index()
-        self.in_image = dependencies(had.text("modules.dep"))
+        rows = depmod.needs(host, self.modules_dir)  # as depmod found out on the host, by symbols
+        self.on_host = {posixpath.join(self.modules_dir, path): [names.module_of(need) for need in needs] for path, needs in rows.items()}
+        self.in_image = depmod.dependencies(had.text("modules.dep"))
         texts = [had.text("modules.builtin")]
         if host.is_file(self.modules_dir + "/modules.builtin"):
             texts.append(host.read_text(self.modules_dir + "/modules.builtin"))
-        self.builtin = {module_name(line) for text in texts for line in text.split()}
-
-    def _index(self) -> Dict[str, List[str]]:
-        """{path: names of what it needs} as depmod found out on the host, by symbols."""
-        path = self.modules_dir + "/modules.dep"
-        rows = dependencies(self.host.read_text(path, 64 << 20)) if self.host.is_file(path) else {}
-        return {posixpath.join(self.modules_dir, each): [module_name(need) for need in needs] for each, needs in rows.items()}
+        self.builtin = {names.module_of(line) for text in texts for line in text.split()}
 
     def extra(self, modules: Sequence[KernelModule]) -> Dict[str, KernelModule]:
         """{path below the module directory: module} of what is to be taken along: what the image lacks, or has another file of than the one that
@@ -69,7 +64,7 @@ class Needed:
                 found[_place(self.choice[name][len(self.modules_dir) + 1:], module)] = module
                 todo += self._needs(module)
             elif name in self.had.known:
-                todo += [(of, module_name(path), False) for path in self.in_image.get(self.had.known[name], [])]
+                todo += [(of, names.module_of(path), False) for path in self.in_image.get(self.had.known[name], [])]
             elif needed:
                 raise KmodError(of, "needs the module %s, which is neither in the image nor among those of kernel %s" % (name, self.kernel.release),
                                 "Install the package with the kernel's extra modules, or name all modules of the driver", "DEPENDENCY_MISSING")
@@ -114,19 +109,12 @@ def _below(path: str, directory: str) -> bool:
 
 
 def _place(path: str, module: KernelModule) -> str:
-    return posixpath.dirname(path) + "/" + file_name(module)
-
-
-def file_name(module: KernelModule) -> str:
-    """The file's own name where kmod takes that for the name that the module has, else a plain one."""
-    plain = MODULE.sub(".ko", posixpath.basename(module.path))
-    fits = re.match(r"[A-Za-z0-9_-]+\.ko\Z", plain, re.ASCII) and module_name(plain) == module.name
-    return plain if fits else module.name + ".ko"
+    return posixpath.dirname(path) + "/" + store.file_name(module)
 
 
 def check(needed: Needed, modules_dep: str, *, added: Dict[str, KernelModule], stays: Dict[str, str]) -> None:
     """Judge the added modules with those that the finished index has them load before. Error: VARIANT_REFUSED."""
-    index = dependencies(modules_dep)
+    index = depmod.dependencies(modules_dep)
     closure: List[str] = []
     for path in added:
         closure += [each for each in [path] + index.get(path, []) if each not in closure]
@@ -151,7 +139,7 @@ def check(needed: Needed, modules_dep: str, *, added: Dict[str, KernelModule], s
 def _stored(file: str, path: str) -> KernelModule:
     """A module of the image, under the name that it has there."""
     module = ko.parse(b"".join(plain.plain_file(file)), path)
-    return module if module.name == module_name(path) else module._replace(name=module_name(path))
+    return module if module.name == names.module_of(path) else module._replace(name=names.module_of(path))
 
 
 # Firmware

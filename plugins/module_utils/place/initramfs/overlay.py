@@ -12,10 +12,13 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 from ...errors import KmodError
 from ...host import Host
+from ...read.depmod import dependencies
 from ...read.kernel_module import KernelModule
+from ...read.names import module_of
+from .. import store
 from . import cpio, early, indexes, manifest, needs, plain
 from .generators import generator
-from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, dependencies, module_name, place, squashed
+from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, place, squashed
 from .kept import Kept
 from .manifest import Added, Held, Wants
 from .segments import Node, Sink, Tree, unpack
@@ -47,7 +50,7 @@ def build(host: Host, wants: Wants, modules: Sequence[KernelModule], *, image: I
     There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, MODULE_NAME, VARIANT_REFUSED, INITRD_VERIFY.
     """
     had = kept.modules(image)
-    ours = {"updates/" + needs.file_name(module): module for module in modules}
+    ours = {"updates/" + store.file_name(module): module for module in modules}
     if len({module.name for module in modules}) != len(modules) or len(ours) != len(modules):
         raise KmodError(", ".join(sorted(module.path for module in modules)), "are several builds of one module", "Name one build", "MODULE_TWICE")
     needed = needs.Needed(host, wants.kernel, had)
@@ -174,7 +177,7 @@ def misindexed(modules_dep: str, prefix: str, modules: Sequence[Held], *, stays:
     """What is wrong with the index: another copy of one of ``modules`` that would win, one of them or of what ``stays`` that is not on it."""
     listed = set(dependencies(modules_dep))
     winners = {module.name: module.path[len(prefix) + 1:] for module in modules}
-    return [path for path in listed if winners.get(module_name(path), path) != path] + \
+    return [path for path in listed if winners.get(module_of(path), path) != path] + \
         [path for path in list(winners.values()) + list(stays) if path not in listed]
 
 

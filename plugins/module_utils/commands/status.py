@@ -1,0 +1,116 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Show the drivers that are on a host, and what each kernel, its images and the boot menu have of them."""
+import posixpath
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from ..errors import KmodError
+from ..host import Host
+from ..place import inventory, store
+from ..place.driver import deployed, serving
+from ..place.inventory import Orphan, SeenEntry, SeenKernel, SeenVariant, StoredBuild, StoredDriver
+from ..plan import Plan
+
+LOOKS = True  # nothing is planned
+
+
+class Options(NamedTuple):
+    """Those of the module kmod_info."""
+
+    drivers: Tuple[str, ...] = ()  # these alone
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Options":
+        return cls(tuple(params["drivers"]))
+
+
+class Answer(NamedTuple):
+    """What there is; of variants and entries also those of kernels that are gone."""
+
+    drivers: Tuple[StoredDriver, ...]
+    kernels: Tuple[SeenKernel, ...]
+    variants: Tuple[SeenVariant, ...]
+    entries: Tuple[SeenEntry, ...]
+    orphans: Tuple[Orphan, ...]
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "drivers": [row.as_dict() for row in self.drivers],
+            "kernels": [row.as_dict() for row in self.kernels],
+            "variants": [row.as_dict() for row in self.variants],
+            "entries": [row.as_dict() for row in self.entries],
+            "orphans": [dict(row._asdict()) for row in self.orphans],
+            "summary": self.summary,
+        }
+
+    @property
+    def summary(self) -> str:
+        """All of it as a text to read."""
+        lines = [] if self.drivers else ["There is no driver in the store."]
+        for driver in self.drivers:
+            lines += ["%s %s for %s: %s" % (driver.driver, build.version or "(no version)", build.build, _users(build)) for build in driver.builds]
+        variants = {row.seen.path: row for row in self.variants}
+        for kernel in self.kernels:
+            lines += _kernel_lines(kernel, variants)
+            lines += ["  " + _entry_line(entry) for entry in self.entries if entry.kernel == kernel.kernel]
+        lines += map(_orphan_line, self.orphans)
+        shown = {image.path for kernel in self.kernels for image in kernel.images}
+        lines += [row.error or "%s: the variant is %s" % (row.seen.path, row.seen.state) for row in self.variants
+                  if row.seen.path not in shown and row.seen.state != "gone"]
+        return "\n".join(lines)
+
+
+def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
+    """Look. Error: DRIVER_UNKNOWN, for a name that nothing on the host has."""
+    variants, entries = inventory.variants(host), inventory.entries(host)
+    known = {stored.driver for stored in store.builds(host)}
+    elsewhere = {row.driver for row in entries}.union(*(row.seen.drivers for row in variants))
+    for name in options.drivers:
+        if name not in known | elsewhere:
+            raise KmodError(name, "there is no driver of this name on %s" % host.root,
+                            "On this host: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
+    if options.drivers:
+        variants = [row for row in variants if set(options.drivers) & set(row.seen.drivers)]
+        entries = [row for row in entries if row.driver in options.drivers]
+    there = [deployed(host, name) for name in sorted(set(options.drivers) or known)]
+    installed = store.installed(host)
+    return Plan(host), Answer(
+        drivers=tuple(inventory.stored_driver(each, serving(host, each)) for each in there),
+        kernels=tuple(inventory.kernel(host, kernel, there) for kernel in installed),
+        variants=tuple(variants),
+        entries=tuple(entries),
+        orphans=tuple(inventory.orphans(variants, entries, there, {kernel.release for kernel in installed})),
+    )
+
+
+def _kernel_lines(row: SeenKernel, variants: Mapping[str, SeenVariant]) -> List[str]:
+    outside = [(module.name, module.path) for module in row.modules if module.path]
+    lines = ["%s%s: %s" % (row.kernel, " (running)" if row.running else "", _list(outside, row.kernel))]
+    lines += ["  %s" % module.error for module in row.modules if module.error]
+    for image in row.images:
+        state = "; the variant is %s" % variants[image.path].seen.state if image.path in variants else ""
+        copies = ", ".join(copy.name + ("" if copy.current else " (another one)") for copy in image.copies) or "none of them"
+        lines.append("  %s: %s%s" % (image.path, image.error or copies, state))
+    return lines + ["  %s leads nowhere (%s)" % (link.path, link.target) for link in row.links if link.dangling]
+
+
+def _entry_line(row: SeenEntry) -> str:
+    what = "default entry" if row.default else "entry for the next boot alone" if row.once else "entry"
+    return "%s %r: %s" % (what, row.title, "what it starts is missing: " + ", ".join(row.missing) if row.missing else "all there")
+
+
+def _orphan_line(row: Orphan) -> str:
+    size = " (%.0f MiB)" % (row.size / (1 << 20)) if row.size else ""
+    return "left over: %s %s for %s%s" % (row.kind, row.path, row.kernel or "an unknown kernel", size)
+
+
+def _users(build: StoredBuild) -> str:
+    if not build.whole:
+        return "files are missing or damaged"
+    return "used by " + ", ".join(build.kernels) if build.kernels else "no kernel uses it"
+
+
+def _list(modules: Sequence[Tuple[str, str]], release: str) -> str:
+    return ", ".join("%s from %s" % (name, posixpath.dirname(path.partition("/%s/" % release)[2])) for name, path in modules) or "no such module"
