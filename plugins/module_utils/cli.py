@@ -107,6 +107,9 @@ def _check_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument("--each", action="store_true", help="judge every module on its own")
     each.add_argument("--structs", action="store_true", help="also note which structures have changed (BTF; some seconds a kernel)")
     each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
+    each.add_argument("--package", action="append", default=[], metavar="FILE",
+                      help="judge against the kernel in these packages (.deb, .rpm; several: all of one kernel, or of several), or in a directory "
+                           "of them or one that they were unpacked in, instead of those that are installed")
     _kernels_option(each)
     return each
 
@@ -184,10 +187,22 @@ def check(options: argparse.Namespace) -> int:
     host.keeps_cache = True
     _plan, answer = command.run(host, command.Options(
         described=tuple(modules), kernels=tuple(options.kernel) or command.ALL, each=options.each, structs=options.structs, as_given=True,
-        boots=False, exports=exports))
-    rows = [[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in answer.checks]
+        boots=False, exports=exports, kernel=_sources(here, options.package), whence=HERE))
+    rows = [[verdict.name, verdict.kernel, verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
+             verdict.errno or "", verdict.short] for verdict in answer.checks]
     _show(options, {"checks": answer.as_dict()["checks"]}, _columns(rows))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
+
+
+def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
+    """Packages are one set; a directory without any is what some were unpacked in."""
+    from .read import names
+    from .read.kernel_package import KernelSource
+
+    full = [os.path.abspath(path) for path in paths]
+    roots = [path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))]
+    packages = tuple(path for path in full if path not in roots)
+    return tuple(KernelSource(root=path) for path in roots) + ((KernelSource(packages),) if packages else ())
 
 
 def status(options: argparse.Namespace) -> int:

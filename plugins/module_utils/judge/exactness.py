@@ -6,9 +6,14 @@
 
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import UninstalledKernel
-from .verdict import INCOMPATIBLE, REFUSE, Verdict
+from .verdict import INCOMPATIBLE, REFUSE, Seen, Verdict
 
 _NOT_THERE = ("SYMBOL_MISSING", "DEP_MISSING", "DEP_REFUSED")
+
+
+def seen(kernel: UninstalledKernel, module: KernelModule, verdict: Verdict) -> Verdict:
+    """The verdict with what is to be said of where the kernel was found."""
+    return verdict._replace(seen=Seen(kernel.origin, kernel.lacks, exact(kernel, module, verdict)))
 
 
 def exact(kernel: UninstalledKernel, module: KernelModule, verdict: Verdict) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Sequence, Tu
 from ..errors import KmodError
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
-from . import policy, symbol_rules
+from . import policy, symbol_rules, version_rules
 from .module_rules import proprietary
 
 LAYOUT = "module_layout"
@@ -137,7 +137,7 @@ def facts(kernel: Kernel, symbols: Sequence[str]) -> KernelFacts:
         kernel.machine,
         kernel.vermagic,
         {name: (each.crc, each.gpl, each.namespace) for name, each in chosen.items()},
-        policy.missing_version(loader),
+        version_rules.missing_version(loader),
         loader.option("MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"),
     )
 

@@ -80,7 +80,7 @@ class UninstalledKernel(Kernel):
         origin: Sequence[str] = (),
         given: Optional[SourcedExports] = None,
     ) -> None:
-        super().__init__(host, release, modules_dir or "%s/%s" % (MODULES[0], release), given)
+        super().__init__(host, release, modules_dir or "%s/%s" % (MODULES[0], release), given=given)
         self.headers_dir = headers_dir
         self.origin = tuple(origin)
 
@@ -154,32 +154,37 @@ class UninstalledKernel(Kernel):
 
 
 @contextlib.contextmanager
-def opened(host: Host, sources: Sequence[KernelSource]) -> Iterator[List[UninstalledKernel]]:
-    """The kernels at these places of a host, oldest first, for as long as the context lasts: they are read where they are asked for.
+def opened(
+    host: Host, sources: Sequence[KernelSource], whence: Optional[Host] = None
+) -> Iterator[List[UninstalledKernel]]:
+    """Kernels that a host might get, oldest first, for as long as the context lasts: they are read when asked.
+
+    The paths are those of the host, or of the machine ``whence``.
 
     Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, PACKAGE_DAMAGED and others for a package; NO_KERNELS for a root; SYMVERS_OF_WHICH, SYMVERS_BAD.
     """
     with contextlib.ExitStack() as stack:
         found: List[UninstalledKernel] = []
         for source in sources:
-            if source.root:
-                found += _of_root(host, source.root)
-            else:
-                scratch = Host(
-                    stack.enter_context(lock.scratch(Host("/")))
-                )  # on a disk: a kernel has up to 500 MB
-                _configuration(host, scratch)
-                found += (
-                    [_of_symvers(host, source, scratch)]
-                    if source.symvers
-                    else _of_packages(host, source.packages, scratch)
-                )
+            found += _of_source(whence or host, source, stack, host)
         by_release: Dict[str, UninstalledKernel] = {}
         for kernel in found:
             other = by_release.setdefault(kernel.release, kernel)
             if other is not kernel:
                 raise _two_builds(kernel.release, other.origin[0], kernel.origin[0])
         yield sorted(found, key=lambda kernel: (version_key(kernel.release), kernel.release))
+
+
+def _of_source(
+    whence: Host, source: KernelSource, stack: contextlib.ExitStack, host: Host
+) -> List[UninstalledKernel]:
+    if source.root:
+        return _of_root(whence, source.root)
+    scratch = Host(stack.enter_context(lock.scratch(Host("/"))))  # on a disk: a kernel has up to 500 MB
+    _configuration(host, scratch)
+    if source.symvers:
+        return [_of_symvers(whence, source, scratch)]
+    return _of_packages(whence, source.packages, scratch)
 
 
 def _configuration(host: Host, scratch: Host) -> None:
