@@ -64,50 +64,51 @@ def release_of(host: Host, directory: str) -> Optional[str]:
     return None
 
 
-# What the configuration of an architecture calls it, and what uname -m does there.
-_MACHINES = (
-    ("X86_64", "x86_64"),
-    ("ARM64", "aarch64"),
-    ("S390", "s390x"),
-    ("X86_32", "i686"),
-    ("ARM", "armv7l"),
-)
+def option(config: Dict[str, str], name: str) -> bool:
+    """Whether CONFIG_NAME is set; a configuration that is not there sets none."""
+    return config.get("CONFIG_" + name) == "y"
 
 
 def machine(config: Dict[str, str]) -> Optional[str]:
     """As ``uname -m`` has it; None where the configuration does not tell."""
-
-    def has(name: str) -> bool:
-        return config.get("CONFIG_" + name) == "y"
-
-    if has("RISCV"):
-        return "riscv64" if has("64BIT") else "riscv32"
-    if has("PPC64"):
-        return "ppc64le" if has("CPU_LITTLE_ENDIAN") else "ppc64"
-    if has("LOONGARCH"):
-        return "loongarch64" if has("64BIT") else None
-    return next((name for option, name in _MACHINES if has(option)), None)
+    wide = option(config, "64BIT")
+    if option(config, "X86_64"):
+        return "x86_64"
+    if option(config, "X86_32"):
+        return "i686"
+    if option(config, "ARM64"):
+        return "aarch64"
+    if option(config, "ARM"):
+        return "armv7l"
+    if option(config, "S390"):
+        return "s390x"
+    if option(config, "RISCV"):
+        return "riscv64" if wide else "riscv32"
+    if option(config, "LOONGARCH"):
+        return "loongarch64" if wide else None
+    if option(config, "PPC64"):
+        return "ppc64le" if option(config, "CPU_LITTLE_ENDIAN") else "ppc64"
+    return None
 
 
 def vermagic(release: str, config: Dict[str, str]) -> Optional[str]:
-    """The version magic of a kernel with this configuration (``include/linux/vermagic.h``); None where it cannot be told for certain."""
+    """The version magic of a kernel with this configuration; None where it cannot be told for certain.
 
-    def has(name: str) -> bool:
-        return config.get("CONFIG_" + name) == "y"
-
+    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. The two flags for preemption exclude each other until
+    6.12, and some version before 7.2 made the real-time one come first. A randomized layout has a digest that no configuration shows.
+    """
     arch = _arch_vermagic(machine(config), config)
-    preempt = has("PREEMPT_BUILD") or has("PREEMPT")  # the first since 5.17
-    seeded = any(
-        has(name) for name in ("RANDSTRUCT", "GCC_PLUGIN_RANDSTRUCT")
-    )  # then it has a digest, which no configuration shows
-    if arch is None or seeded or (preempt and has("PREEMPT_RT") and int(release.split(".")[0]) < 7):
-        return None  # until 6.12 the two exclude each other; some version before 7.2 made the real-time one come first
+    realtime = option(config, "PREEMPT_RT")
+    preempt = option(config, "PREEMPT_BUILD") or option(config, "PREEMPT")
+    randomized = option(config, "RANDSTRUCT") or option(config, "GCC_PLUGIN_RANDSTRUCT")
+    if arch is None or randomized or (preempt and realtime and int(release.split(".")[0]) < 7):
+        return None
     flags = (
-        ("SMP ", has("SMP")),
-        ("preempt_rt ", has("PREEMPT_RT")),
-        ("preempt ", preempt and not has("PREEMPT_RT")),
-        ("mod_unload ", has("MODULE_UNLOAD")),
-        ("modversions ", has("MODVERSIONS")),
+        ("SMP ", option(config, "SMP")),
+        ("preempt_rt ", realtime),
+        ("preempt ", preempt and not realtime),
+        ("mod_unload ", option(config, "MODULE_UNLOAD")),
+        ("modversions ", option(config, "MODVERSIONS")),
     )
     return release + " " + "".join(word for word, there in flags if there) + arch
 
@@ -117,18 +118,10 @@ def _arch_vermagic(name: Optional[str], config: Dict[str, str]) -> Optional[str]
     if name in ("x86_64", "s390x"):
         return ""
     if name == "ppc64le":
-        traced = [
-            word
-            for option, word in (
-                ("ARCH_USING_PATCHABLE_FUNCTION_ENTRY", "patchable-function-entry "),
-                ("MPROFILE_KERNEL", "mprofile-kernel "),
-            )
-            if config.get("CONFIG_" + option) == "y"
-        ]
-        return "".join(traced[:1]) + ("relocatable " if config.get("CONFIG_RELOCATABLE") == "y" else "")
-    if (
-        name == "i686" and config.get("CONFIG_M686") == "y"
-    ):  # one word for each of the processors that it may be made for
+        traced = "mprofile-kernel " if option(config, "MPROFILE_KERNEL") else ""
+        traced = "patchable-function-entry " if option(config, "ARCH_USING_PATCHABLE_FUNCTION_ENTRY") else traced
+        return traced + ("relocatable " if option(config, "RELOCATABLE") else "")
+    if name == "i686" and option(config, "M686"):  # one word for each of the processors that it may be made for
         return "686 "
     return {"aarch64": "aarch64", "riscv64": "riscv", "loongarch64": "LOONGARCH 64BIT "}.get(name or "")
 
