@@ -68,7 +68,7 @@ def build(kernel: debian.Image, layout: str, directory: Path) -> Dict[str, Path]
     ghosts[2] += form.ending
     provides = ["kernel(%s) = %s" % tuple(line.split("\t")[1::-1]) for line in table.decode().splitlines()]
     packages = {
-        "kernel-core": (core + ghosts, ["kernel-core-uname-r = %s" % release, *provides]),
+        "kernel-core": (core + ghosts, ["kernel-core-uname-r = %s" % release.replace("-", "_"), *provides]),
         "kernel-modules-core": (["%s/kernel" % top], []),
         "kernel-devel": ([headers], []),
     }
