@@ -45,7 +45,7 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 	@touch $@
 
 demo: $(VENV)/.demo
-	@$(BIN)/python demo/demo.py
+	@$(BIN)/python -m demo.demo
 
 test: $(VENV)/.test
 	$(BIN)/pytest tests/unit
@@ -86,10 +86,10 @@ test-crash: $(VENV)/.test
 	tests/crash/run $(if $(filter fast,$(ONLY)),--fast)
 
 bench: $(VENV)/.test
-	set -e; for each in tests/bench/bench_*.py; do $(BIN)/python $$each; done
+	set -e; for each in check exports variant; do $(BIN)/python -m tests.bench.bench_$$each; done
 
 fuzz: $(VENV)/.test
-	$(BIN)/python tests/fuzz/fuzz.py $(COUNT)
+	$(BIN)/python -m tests.fuzz.fuzz $(COUNT)
 
 # What the tests and the demo fetch is kept outside of the checkout, for all checkouts of this user.
 CACHE := $(or $(OUTOFTREE_KMOD_CACHE),$(HOME)/.cache/outoftree.kmod)

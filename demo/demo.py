@@ -21,11 +21,9 @@ import sys
 import time
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(CHECKOUT / "demo"), str(CHECKOUT / "tests"), str(CHECKOUT / "build/collections")]
-
-import fleet  # noqa: E402
-import kernels as source  # noqa: E402
+from demo import kernels as source
+from tests import CHECKOUT
+from tests.forge import fleet
 
 WORK = CHECKOUT / "build/demo"
 HOSTS = {"el9": (1, 2, 3), "el7": (0, 1), "debian12": (2, 3), "sles15": (0, 3), "el6": (0, 1, 2)}  # which of the four kernels each has

@@ -10,9 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import build_ko
-from fleet import Kernel, hardlink_tree, initramfs, write
-from lab import debian
+from tests.forge import families
+from tests.forge.fleet import Kernel, hardlink_tree, initramfs, write
+from tests.forge.ko import ko
+from tests.forge.symvers import EXPORTS, symvers
+from tests.lab import debian
 
 COUNT = 4
 # Drivers that clouds ship out of tree as well: taken out of the kernel packages, they are what a vendor would hand out.
@@ -72,16 +74,16 @@ def generated(directory: Path, reason: str) -> Stock:
     releases = ["6.1.0-%d-generated" % number for number in range(1, COUNT + 1)]
     kernels = []
     for number, release in enumerate(releases):
-        exports = [(symbol, crc + min(number, 2) * (symbol == "kfree"), *rest) for symbol, crc, *rest in build_ko.EXPORTS]
+        exports = [(symbol, crc + min(number, 2) * (symbol == "kfree"), *rest) for symbol, crc, *rest in EXPORTS]
         tree = directory / release
-        disk = build_ko.ko("disk", [("module_layout", 0x11)], release=release)
-        top = build_ko.kernel(tree, release, exports=exports, in_tree={"drivers/block/disk.ko": disk})
+        disk = ko("disk", [("module_layout", 0x11)], release=release)
+        top = families.kernel(tree, release, exports=exports, in_tree={"drivers/block/disk.ko": disk})
         (top / "modules.builtin.modinfo").touch()
         subprocess.run(["depmod", "-b", str(tree), release], check=True)
-        kernel = Kernel(release, tree, build_ko.symvers(exports), generated=True)
+        kernel = Kernel(release, tree, symvers(exports), generated=True)
         (tree / "initramfs").write_bytes(initramfs(kernel, sorted(tree.rglob("disk.ko"))))
         kernels.append(kernel)
         if number in (1, 2):
             needs = [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk", "kfree")]
-            write(directory / "builds" / release / "vendor.ko", build_ko.ko("vendor", needs, release=release))
+            write(directory / "builds" / release / "vendor.ko", ko("vendor", needs, release=release))
     return Stock(kernels, "vendor", directory / "builds", ["generated kernels and a generated driver, not real ones: " + reason])

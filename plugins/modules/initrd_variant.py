@@ -50,8 +50,8 @@ options:
       - V(overlay) appends one archive to a copy of the shipped image. It takes a fraction of a second and keeps every byte.
       - V(segment) writes that archive into a file of its own, for boot loaders that load several images one after the other (GRUB 2,
         systemd-boot). It needs no room for a copy.
-      - V(rebuild) has the distribution's own tool (dracut, mkinitramfs, mkosi-initrd, mkinitrd) build an image with its present
-        configuration into the new file. It takes as long as that tool does.
+      - V(rebuild) has the distribution's own tool (dracut, for one) build an image with its present configuration into the new file. It takes
+        as long as that tool does.
       - V(auto) is V(overlay) where an overlay works, which is nearly everywhere, and V(rebuild) elsewhere.
     type: str
     choices: [auto, overlay, segment, rebuild]

@@ -14,13 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import List, Tuple
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-sys.path.insert(0, str(HERE.parent / "lab"))  # drivers.py imports debian.py as its neighbour
-
-import debian  # noqa: E402
-import drivers  # noqa: E402
-from bench_exports import cost  # noqa: E402
+from tests import CHECKOUT
+from tests.bench.bench_exports import cost
+from tests.lab import debian, drivers
 
 RUNS = 5
 MODULES = 16
@@ -48,7 +44,7 @@ def bench(suite: str, flavour: str) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-check-") as root:
         lay_out(root, kernels)
         kmodctl = root + "/kmodctl"
-        subprocess.run([sys.executable, str(HERE.parent.parent / "tools" / "build_kmodctl.py"), kmodctl], check=True)
+        subprocess.run([sys.executable, str(CHECKOUT / "tools" / "build_kmodctl.py"), kmodctl], check=True)
         check = [sys.executable, kmodctl, "check", "--root", root]
         depmod = best(["depmod", "-n", "-b", root, kernels[-1].release])
         one = ["--kernel", kernels[-1].release]

@@ -13,16 +13,12 @@ import sys
 import tempfile
 from typing import List, Tuple
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.dirname(HERE))
-import conftest  # noqa: E402,F401 pylint: disable=unused-import - makes the collection importable
-
-from ansible_collections.outoftree.kmod.tests.lab import debian  # noqa: E402
+from tests.lab import debian
 
 KERNELS = ["bookworm/amd64/cloud-amd64", "bookworm/amd64/amd64", "trixie/amd64/amd64"]
 READ = """
 import sys
-sys.path[:0] = %r
+import tests
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 host = Host(sys.argv[1])
@@ -62,7 +58,7 @@ def bench(kernel: debian.Image) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-exports-") as root:
         subprocess.run(["cp", "-a", "--reflink=auto", str(debian.tree(kernel)) + "/.", root], check=True)
         os.makedirs(root + "/var/cache", exist_ok=True)
-        read = [sys.executable, "-c", READ % sys.path, root, kernel.release]
+        read = [sys.executable, "-c", READ, root, kernel.release]
         depmod = best(["depmod", "-n", "-b", root, kernel.release], root, False)
         rows = [("one pass of depmod -n", depmod), ("no symvers, cold", best(read, root, True)), ("no symvers, cached", best(read, root, False))]
         symvers = "%s/boot/symvers-%s" % (root, kernel.release)

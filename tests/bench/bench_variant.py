@@ -17,20 +17,17 @@ import time
 from pathlib import Path
 from typing import Dict, Tuple
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "boot/initrd")]
-
-import boots  # noqa: E402
-import debian  # noqa: E402
-import images  # noqa: E402
+from tests import CHECKOUT
+from tests.boot.initrd import boots, images
+from tests.lab import debian
 
 ONE = """
 import sys, json, time, os
-sys.path[:0] = json.loads(sys.argv[1])
+import tests
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
 start, before = time.perf_counter(), sum(os.times()[:4])
-plan, answer = variant.present(Host(sys.argv[2]), variant.Recipe(("edu",)))
+plan, answer = variant.present(Host(sys.argv[1]), variant.Recipe(("edu",)))
 result = answer.applied(plan.apply()).as_dict()
 seconds, cpu = time.perf_counter() - start, sum(os.times()[:4]) - before
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss counts the parent's too
@@ -44,7 +41,7 @@ def overlay(root: str, base: Path, again: bool) -> Tuple[float, float, int]:
     variant = base.with_name(base.name + ".1")
     if not again and variant.exists():
         variant.unlink()
-    done = subprocess.run([sys.executable, "-c", ONE, json.dumps(sys.path), root], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-c", ONE, root], cwd=CHECKOUT, stdout=subprocess.PIPE, check=True)
     seconds, cpu, memory, status = json.loads(done.stdout.decode())
     assert status == ("current" if again else "created")
     return seconds, cpu, memory

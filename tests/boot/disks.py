@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-import debian
-import guest
-from debian import run, say
+from tests.boot import guest
+from tests.lab import debian
+from tests.lab.debian import run, say
 
 PACKAGES = ("systemd-sysv", "udev", "kmod", "dbus", "openssh-server", "python3", "initramfs-tools", "busybox", "zstd", "iproute2", "netbase",
             "procps", "dosfstools", "e2fsprogs", "xfsprogs", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "systemd-boot")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from debian import LabError
+from tests.lab.debian import LabError
 
 LIMIT = 3600  # seconds that any machine may run
 FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")

@@ -14,15 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-import debian
-import disks
-import drivers
-import guest
 import pytest
 
-import ansible_collections
+from tests import COLLECTIONS
+from tests.boot import disks, guest
+from tests.lab import debian, drivers
 
-COLLECTIONS = Path(next(iter(ansible_collections.__path__))).parent  # where tests/conftest.py found or made them
 HERE = Path(__file__).resolve().parent
 FAST = os.environ.get("BOOT_TESTS") == "fast"
 DRIVER = "ootedu"

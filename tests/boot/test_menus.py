@@ -10,21 +10,16 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
-import debian
-import guest
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "unit" / "place" / "boot"))
-
-import machines  # noqa: E402
-
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from tests.boot import guest
+from tests.forge import machines
+from tests.lab import debian
 
 LIMIT = 300
 DRIVERS = ("a", "3w-9xxx", "z9", "A.b")

@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import debian
-import disks
-import drivers
-import guest
 import pytest
-from test_boot import DRIVER, FILES
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
+from tests import CHECKOUT
+from tests.boot import disks, guest
+from tests.boot.test_boot import DRIVER, FILES
+from tests.lab import debian, drivers
+
 STEP = "python3 /root/kmodctl %s --driver " + DRIVER
 STEPS = ("link /root/build", "variant", "entry --boot once", "entry --absent", "variant --absent", "link --absent")
 SEED = int(os.environ.get("POWER_SEED") or random.randrange(1 << 32))

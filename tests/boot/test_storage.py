@@ -8,16 +8,15 @@ GRUB's own grub-probe says of them (which grub-mkconfig asks, to write a configu
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
-import debian
-import disks
-import guest
 import pytest
+
+from tests import CHECKOUT
+from tests.boot import disks, guest
+from tests.lab import debian
 
 reason = disks.missing()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DISK = disks.DISKS[0]
 TOOLS = ("lvm2", "libaio1", "libdevmapper-event1.02.1", "dmsetup", "mdadm", "btrfs-progs", "cryptsetup-bin", "libpopt0", "fdisk",
          "libfdisk1", "libreadline8", "liblzo2-2")

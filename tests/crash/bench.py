@@ -12,16 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-import conftest  # noqa: F401 - makes the collection importable
-import faketools
-import judge
-import scenes
-import shim
-import tree
-from judge import Scene
-from tree import Tree
-
 from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+from tests.crash import faketools, judge, scenes, shim, tree
+from tests.crash.judge import Scene
+from tests.crash.tree import Tree
 
 SCRATCH = ("/dev/shm", "/var/tmp", "/tmp")
 NEWUSER, NEWNS = 0x10000000, 0x00020000

@@ -14,16 +14,9 @@ import re
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "unit/place/boot"), str(HERE.parent)]
-import bench  # noqa: E402
-import disks  # noqa: E402
-import faults  # noqa: E402
-import scenes  # noqa: E402
-import together  # noqa: E402
+from tests.crash import bench, disks, faults, scenes, together
 
 CASES = {"fast": 3, "full": 60}  # of one operation and one kind of fault, times the kind's share, and as many as the time allows
 MINUTES = {"fast": 2.5, "full": 27.0}

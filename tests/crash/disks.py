@@ -11,13 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
-import judge
-import scenes
-import shim
-import tree
-from bench import HERE, Bench
-from judge import Scene
-from scenes import ENTRY, LINK, NEWER, VARIANT
+from tests.crash import judge, scenes, shim, tree
+from tests.crash.bench import HERE, Bench
+from tests.crash.judge import Scene
+from tests.crash.scenes import ENTRY, LINK, NEWER, VARIANT
 
 ESP = "boot/efi"  # in the root of a machine with systemd-boot
 KINDS: Dict[str, Tuple[str, List[str], str]] = {  # name: (family of the machine, mkfs, options of mount)

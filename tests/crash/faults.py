@@ -8,13 +8,11 @@ import re
 import signal
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-import faketools
-import power
-import shim
-from bench import Bench
-from judge import Scene
-from shim import CHANGE, READ, START, Call
-from tree import anonymous
+from tests.crash import faketools, power, shim
+from tests.crash.bench import Bench
+from tests.crash.judge import Scene
+from tests.crash.shim import CHANGE, READ, START, Call
+from tests.crash.tree import anonymous
 
 At = Tuple[int, ...]
 

@@ -7,7 +7,7 @@ import posixpath
 import struct
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
-from tree import Node
+from tests.crash.tree import Node
 
 PREFIX, VALUES, CHILDREN, OFFSET = 1 << 31, 1 << 30, 1 << 29, (1 << 28) - 1
 MAGIC = b"\xb0\x07\xf4\x57\0\2\0\1"

@@ -8,16 +8,14 @@ import re
 import subprocess
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
-import indexes
-import scenes
-from machines import NEW, OLD
-from shim import Ended
-from tree import LOCK, Node, Tree, differences
-
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import TEMPORARY, Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, shipped
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from tests.crash import indexes, scenes
+from tests.crash.shim import Ended
+from tests.crash.tree import LOCK, Node, Tree, differences
+from tests.forge.machines import NEW, OLD
 
 INDEX = re.compile(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+$")
 IMAGE = re.compile(r"(initrd|initramfs)[^/]*\.[0-9]+$")

@@ -14,9 +14,9 @@ import random
 import stat
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from bench import Bench
-from judge import Scene
-from tree import Node, Tree
+from tests.crash.bench import Bench
+from tests.crash.judge import Scene
+from tests.crash.tree import Node, Tree
 
 WAYS = ("journal", "strict", "some")
 At = Tuple[int, ...]

@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-import build_initramfs
-import build_ko
-import machines
-import tree
-from machines import NEW, OLD
+from tests.crash import tree
+from tests.forge import families, initramfs, machines
+from tests.forge.cpio import cpio
+from tests.forge.ko import ko
+from tests.forge.machines import NEW, OLD
 
 DRIVER = "acme"  # its modules: acme, which the kernels have too, and acme_helper, which they do not
 BUILDS = {"v1": "1.0", "v1b": "1.0", "v2": "2.0"}  # directory below src: version; v1b has other bytes at the same path
@@ -101,7 +101,7 @@ def sources(directory: Path) -> Path:
 
 
 def _module(name: str, build: str, version: str) -> bytes:
-    return build_ko.ko(name, release=OLD, modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"})
+    return ko(name, release=OLD, modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"})
 
 
 def shipped(root: Path, family: str) -> None:
@@ -116,8 +116,8 @@ def shipped(root: Path, family: str) -> None:
     if merged:
         (root / "lib").symlink_to("usr/lib")
     for release in (OLD, NEW):
-        in_tree = {"drivers/net/%s.ko" % name: build_ko.ko(name, release=release, modinfo={"intree": "Y"}) for name in ("acme", "e1000e")}
-        build_ko.kernel(root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"))
+        in_tree = {"drivers/net/%s.ko" % name: ko(name, release=release, modinfo={"intree": "Y"}) for name in ("acme", "e1000e")}
+        families.kernel(root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"))
         _depmod(root, release)
         image = machines.directory(family) % release if family == "systemd-boot" else machines.directory(family)
         path = root / image.lstrip("/") / (initrd % release)
@@ -147,11 +147,11 @@ def stand_in(root: Path, src: Path) -> None:
 
 def _image(release: str, more: Dict[str, bytes]) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
-        files = {"kernel/drivers/net/%s.ko" % name: build_ko.ko(name, release=release) for name in ("e1000e", "ext4")}
+        files = {"kernel/drivers/net/%s.ko" % name: ko(name, release=release) for name in ("e1000e", "ext4")}
         made: Dict[str, object] = {"init": b"#!/bin/sh\n", "usr/lib/systemd/systemd": b"", "usr/lib/dracut/hooks/pre-udev": None}
-        made.update(build_initramfs.modules("usr/lib/modules/" + release, {**files, **more}, Path(directory), modules_order=b"", modules_builtin=b"",
+        made.update(initramfs.modules("usr/lib/modules/" + release, {**files, **more}, Path(directory), modules_order=b"", modules_builtin=b"",
                                              modules_builtin_modinfo=b""))
-    return gzip.compress(build_initramfs.cpio(made), mtime=0)  # type: ignore[arg-type]
+    return gzip.compress(cpio(made), mtime=0)  # type: ignore[arg-type]
 
 
 def lose(root: Path) -> None:
@@ -164,7 +164,7 @@ def lose(root: Path) -> None:
         if build:
             there = root / "lib/modules" / OLD / "extra" / name / (name + ".ko")
             there.parent.mkdir(parents=True, exist_ok=True)
-            there.write_bytes(build_ko.ko(name, release=OLD))
+            there.write_bytes(ko(name, release=OLD))
             _depmod(root, OLD)
 
 

@@ -10,14 +10,11 @@ import re
 import time
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-import judge
-import scenes
-import shim
-from bench import Bench
-from judge import Scene
-from scenes import ENTRY, LINK, NEWER, NO_ENTRY, NO_VARIANT, REMOVAL, SAME_PATH, UNLINK, VARIANT
-
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
+from tests.crash import judge, scenes, shim
+from tests.crash.bench import Bench
+from tests.crash.judge import Scene
+from tests.crash.scenes import ENTRY, LINK, NEWER, NO_ENTRY, NO_VARIANT, REMOVAL, SAME_PATH, UNLINK, VARIANT
 
 FAMILIES = ("debian", "el9", "systemd-boot", "el6", "extlinux")
 COMMANDS = (LINK, NEWER, SAME_PATH, LINK + " --heal", UNLINK, VARIANT, VARIANT + " --early-load", NO_VARIANT, ENTRY, ENTRY + " --boot default",

@@ -21,17 +21,20 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import conftest  # noqa: E402,F401 - makes the collection importable
-
-from ansible_collections.outoftree.kmod.plugins.module_utils import compression  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.read import exports, kernel_image, kernels, ko  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils import compression
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import exports, kernel_image, kernels, ko
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
-from ansible_collections.outoftree.kmod.tests import build_ko  # noqa: E402
-from ansible_collections.outoftree.kmod.tests.unit.read import images  # noqa: E402
+from tests.forge import families, images
+from tests.forge import ko as forged
+from tests.forge.btf import btf, btf_array, btf_function, btf_struct
+from tests.forge.compressors import BY_LIBRARY
+from tests.forge.elf import Section
+from tests.forge.ko import RELEASE, Export
+from tests.forge.signature import signed
+from tests.forge.symvers import EXPORTS, symvers
 
 SECONDS = 2.0
 MEMORY = 256  # MiB
@@ -68,32 +71,32 @@ def verdict_of(kernel: kernels.Kernel) -> Callable[[bytes], None]:
 
 
 def targets(root: Path) -> Dict[str, Target]:
-    build_ko.kernel(root)
-    kernel = kernels.kernel(Host(str(root)), build_ko.RELEASE)
-    given = [build_ko.Export("vendor_do", 0x77, False, "NS"), build_ko.Export("vendor_gpl", 0x78, True)]
-    types = build_ko.Section(".BTF", build_ko.btf([build_ko.btf_struct("device", 16, [("id", 1, 0)]), build_ko.btf_array(1),
-                                                   build_ko.btf_function(1, [("device", 2)])]))
-    modules = [build_ko.ko(exports=given), build_ko.ko(exports=given, export_form="symbols"), build_ko.ko(exports=given, export_form="flags"),
-               build_ko.ko(machine="s390x"), build_ko.ko(machine="aarch64"), build_ko.ko(machine="i686"),
-               build_ko.ko(ext_versions=[("printk", 0x22)]), build_ko.signed(build_ko.ko(), b"\x30\x80" + bytes(64)),
-               build_ko.signed(build_ko.ko(), bytes(64), kind=1, algo=1),
-               build_ko.ko(extra=[types]), build_ko.ko(extra=[types, types._replace(name=".BTF.base")])]
+    families.kernel(root)
+    kernel = kernels.kernel(Host(str(root)), RELEASE)
+    given = [Export("vendor_do", 0x77, False, "NS"), Export("vendor_gpl", 0x78, True)]
+    types = Section(".BTF", btf([btf_struct("device", 16, [("id", 1, 0)]), btf_array(1),
+                                                   btf_function(1, [("device", 2)])]))
+    modules = [forged.ko(exports=given), forged.ko(exports=given, export_form="symbols"), forged.ko(exports=given, export_form="flags"),
+               forged.ko(machine="s390x"), forged.ko(machine="aarch64"), forged.ko(machine="i686"),
+               forged.ko(ext_versions=[("printk", 0x22)]), signed(forged.ko(), b"\x30\x80" + bytes(64)),
+               signed(forged.ko(), bytes(64), kind=1, algo=1),
+               forged.ko(extra=[types]), forged.ko(extra=[types, types._replace(name=".BTF.base")])]
     tables = {name: images.symbols(layout) for name, layout in images.LAYOUTS.items()}
     linked = [images.vmlinux(layout, tables[name], layout.order) for name, layout in images.LAYOUTS.items()]
     raw = [images.arm64(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.relative]
     raw += [images.riscv(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
     raw += [images.loongarch(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
-    packed = [images.bzimage(images.payload(kind, linked[0])) for kind in images.COMPRESSIONS]
-    packed += [images.zboot(pack(raw[0])) for pack in images.COMPRESSIONS.values()]
+    packed = [images.bzimage(images.payload(kind, linked[0])) for kind in BY_LIBRARY]
+    packed += [images.zboot(pack(raw[0])) for pack in BY_LIBRARY.values()]
     mainframe = images.raw(images.LAYOUTS["6.1 s390x"], tables["6.1 s390x"], images.S390_BASE)
-    packed += [images.s390(images.COMPRESSIONS[kind](mainframe), len(mainframe)) for kind in ("gzip", "xz", "zstd")]
+    packed += [images.s390(BY_LIBRARY[kind](mainframe), len(mainframe)) for kind in ("gzip", "xz", "zstd")]
     return {
         "module": Target(modules, module),
         "verdict": Target(modules, verdict_of(kernel)),
         "image": Target(linked + raw, image),
         "packed image": Target(packed, image),
-        "symvers": Target([build_ko.symvers(build_ko.EXPORTS)], exports.from_symvers),
-        "compressed": Target([pack(modules[0]) for pack in images.COMPRESSIONS.values()], lambda data: compression.decompress(data, "fuzz")),
+        "symvers": Target([symvers(EXPORTS)], exports.from_symvers),
+        "compressed": Target([pack(modules[0]) for pack in BY_LIBRARY.values()], lambda data: compression.decompress(data, "fuzz")),
     }
 
 

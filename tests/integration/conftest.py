@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(CHECKOUT / "tests"))
+from tests import COLLECTIONS
 
 
 @pytest.fixture(scope="session")
 def collections():
     """The directory that has this checkout at ansible_collections/outoftree/kmod."""
-    return next(path for path in sys.path if (Path(path) / "ansible_collections" / "outoftree" / "kmod").exists())
+    return COLLECTIONS
 
 
 @pytest.fixture(scope="session")

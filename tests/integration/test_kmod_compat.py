@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import tempfile
 
-import build_ko
 import pytest
+
+from tests.forge import families
+from tests.forge.ko import ko
+from tests.forge.symvers import EXPORTS
 
 RELEASES = ("6.1.0-1-amd64", "6.1.0-2-amd64", "6.1.0-10-amd64")
 NEEDS = [("module_layout", 0x11), ("printk", 0x22), ("kfree", 0x33)]
@@ -20,17 +23,17 @@ def host(tmp_path_factory):
     """A root with three kernels, of which the oldest differs in one symbol."""
     root = tmp_path_factory.mktemp("host")
     for release in RELEASES:
-        exports = [(symbol, crc + (release == RELEASES[0] and symbol == "kfree"), *rest) for symbol, crc, *rest in build_ko.EXPORTS]
-        build_ko.kernel(root, release, exports=exports, family="el")
+        exports = [(symbol, crc + (release == RELEASES[0] and symbol == "kfree"), *rest) for symbol, crc, *rest in EXPORTS]
+        families.kernel(root, release, exports=exports, family="el")
     return root
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("files")
-    good = build_ko.ko("vendor", NEEDS, release=RELEASES[1])
+    good = ko("vendor", NEEDS, release=RELEASES[1])
     for name, data in {"vendor.ko": good, "text.ko": b"not a module\n", "half.ko": good[:len(good) // 2], "empty.ko": b"",
-                       "arm.ko": build_ko.ko("arm", NEEDS, release=RELEASES[1], machine="aarch64")}.items():
+                       "arm.ko": ko("arm", NEEDS, release=RELEASES[1], machine="aarch64")}.items():
         (directory / name).write_bytes(data)
     (directory / "nothing").mkdir()
     (directory / "loop.ko").symlink_to("loop.ko")

@@ -11,8 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build_ko
 import pytest
+
+from tests.forge import families
+from tests.forge.ko import RELEASE, ko
+from tests.forge.symvers import EXPORTS
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -22,11 +25,11 @@ def deploy(tmp_path, collections):
     """deploy(options) to a host whose kernel does not take the driver and to one whose kernel does: {host: whether it failed}."""
     hosts = {}
     for name, crc in (("canary", 1), ("other", 0)):
-        exports = [(symbol, value + crc, *rest) for symbol, value, *rest in build_ko.EXPORTS]
-        build_ko.kernel(tmp_path / name, build_ko.RELEASE, exports=exports, family="el")
+        exports = [(symbol, value + crc, *rest) for symbol, value, *rest in EXPORTS]
+        families.kernel(tmp_path / name, RELEASE, exports=exports, family="el")
         hosts[name] = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "kmod_root": str(tmp_path / name)}
     (tmp_path / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts}}))
-    (tmp_path / "vendor.ko").write_bytes(build_ko.ko())
+    (tmp_path / "vendor.ko").write_bytes(ko())
 
     def run(**options):
         options.update(kmod_driver="vendor", kmod_src=str(tmp_path / "vendor.ko"), kmod_initrd="false")  # as -e NAME=VALUE gives it

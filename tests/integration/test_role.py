@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import generated
 import pytest
-from generated import fleet
+
+from tests.forge import fleet
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -25,9 +25,9 @@ OLD, NEW = "6.1.0-1", "6.1.0-2"
 def stock(tmp_path_factory):
     """Two kernels, and builds of two drivers for the older one, which the newer one refuses."""
     directory = tmp_path_factory.mktemp("stock")
-    kernels = [generated.kernel(directory, release, change) for release, change in ((OLD, 0), (NEW, 1))]
+    kernels = [fleet.kernel(directory, release, change) for release, change in ((OLD, 0), (NEW, 1))]
     for driver in ("vendor", "rival"):
-        generated.build(directory / driver, driver, OLD)
+        fleet.build(directory / driver, driver, OLD)
     return kernels, directory
 
 

@@ -7,14 +7,15 @@ import hashlib
 import shutil
 import subprocess
 
-import build_ko
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _supply
+from tests.forge import families
+from tests.forge.ko import RELEASE, ko
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen") or not shutil.which("depmod"), reason="needs ssh-keygen and depmod")
 
-BUILD = build_ko.RELEASE
+BUILD = RELEASE
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,7 @@ def vendor(tmp_path_factory):
     directory = tmp_path_factory.mktemp("vendor")
     (directory / "builds" / BUILD).mkdir(parents=True)
     module = directory / "builds" / BUILD / "vendor.ko"
-    module.write_bytes(build_ko.ko(release=BUILD))
+    module.write_bytes(ko(release=BUILD))
     line = "%s  builds/%s/vendor.ko\n" % (hashlib.sha256(module.read_bytes()).hexdigest(), BUILD)
     for name, text in {"good": line, "other": line.replace(line[:8], "deadbeef"), "lacks": line.replace("vendor.ko", "else.ko")}.items():
         (directory / name).write_text(text)
@@ -47,7 +48,7 @@ def answers(play, vendor, tmp_path_factory):
     for name, options in cases.items():
         for module in ("kmod_link", "kmod_compat"):
             root = roots["%s, %s" % (module, name)] = tmp_path_factory.mktemp("host")
-            build_ko.kernel(root, BUILD)
+            families.kernel(root, BUILD)
             given = {option: str(vendor / value) if value else value for option, value in options.items()}
             given.update({"driver": "vendor"} if module == "kmod_link" else {})
             tasks["%s, %s" % (module, name)] = {"outoftree.kmod." + module: dict(given, root=str(root), src=str(vendor / "builds"))}
@@ -92,7 +93,7 @@ def test_the_bytes_that_were_checked_are_those_that_are_read_and_sent_whatever_b
     good = path.read_bytes()
     supply = _supply.read(str(shipped / "good"), None, None)
     (file,) = _files.found([str(shipped / "builds")], supply)
-    path.write_bytes(build_ko.ko("mallory", release=BUILD))
+    path.write_bytes(ko("mallory", release=BUILD))
     described = _files.described(file)
     with open(file.copy, "rb") as sent:
         assert hashlib.sha256(sent.read()).hexdigest() == described["sha256"] == hashlib.sha256(good).hexdigest()
@@ -105,7 +106,7 @@ def test_of_a_package_it_is_the_package_that_is_listed(own, tmp_path):
     package = tmp_path / "vendor.deb"
     tree = tmp_path / "tree"
     (tree / "lib").mkdir(parents=True)
-    (tree / "lib/vendor.ko").write_bytes(build_ko.ko(release=BUILD))
+    (tree / "lib/vendor.ko").write_bytes(ko(release=BUILD))
     subprocess.run(["tar", "-C", str(tree), "-cf", str(tmp_path / "data.tar"), "lib"], check=True)
     subprocess.run(["ar", "-rcS", str(package), str(tmp_path / "data.tar")], check=True)
     (tmp_path / "list").write_text("%s *vendor.deb\n" % hashlib.sha256(package.read_bytes()).hexdigest())

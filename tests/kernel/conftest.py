@@ -4,12 +4,8 @@
 
 """Makes the lab importable, and skips what cannot be had here with a word."""
 import os
-import sys
 
 import pytest
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "lab")]
 
 
 def pytest_configure(config):
@@ -25,7 +21,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    import debian
+    from tests.lab import debian
 
     try:
         return (yield)
@@ -36,8 +32,7 @@ def pytest_runtest_call(item):
 @pytest.fixture(scope="session")
 def machines():
     """Skips where no kernel can be had or booted."""
-    import debian
-    import qemu
+    from tests.lab import debian, qemu
 
     reason = qemu.available() or debian.available()
     if reason:

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
-import debian
+from tests.lab import debian
 
 
 class Layout(NamedTuple):

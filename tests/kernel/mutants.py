@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from machine import MARKER, Section, neutral, section, sections, undefined, unsigned, versions, with_crc
+from tests.kernel.machine import MARKER, Section, neutral, section, sections, undefined, unsigned, versions, with_crc
 
 WRONG = 0x0badc0de
 

@@ -16,7 +16,8 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, export_sources
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import from_symvers
-from ansible_collections.outoftree.kmod.tests.lab import debian
+from tests import CHECKOUT
+from tests.lab import debian
 
 EVERY = [  # suite, architecture, flavour, generation: the newest of these is taken
     ("bookworm", "amd64", "cloud-amd64", "6.1."),
@@ -82,7 +83,7 @@ def image_of(root, release):
 
 EXTRACT = """
 import json, re, sys, time
-sys.path[:0] = %r
+import tests
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import depmod, export_sources, kernel_image
 root, modules, image = sys.argv[1:]
@@ -100,8 +101,8 @@ json.dump([kind, found.exports, found.notes, times[1] - times[0], times[2] - tim
 @pytest.mark.parametrize("suite,arch,flavour,generation", KERNELS, ids=["-".join(kernel).rstrip("-") for kernel in KERNELS])
 def test_equals_module_symvers(suite, arch, flavour, generation, rows):
     kernel, root = fetched(offered(suite, arch, flavour, generation))
-    argv = [sys.executable, "-c", EXTRACT % sys.path, root, "/lib/modules/" + kernel.release, image_of(root, kernel.release)]
-    kind, exports, notes, unpacking, everything, peak = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
+    argv = [sys.executable, "-c", EXTRACT, root, "/lib/modules/" + kernel.release, image_of(root, kernel.release)]
+    kind, exports, notes, unpacking, everything, peak = json.loads(subprocess.run(argv, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE).stdout)
     expected = {name: list(export) for name, export in from_symvers(debian.symvers(kernel).read_bytes()).items()}
     exact = sum(exports.get(name) == export for name, export in expected.items())
     rows.append((kernel.release, kind, len(expected), exact, "%.2f" % unpacking, "%.2f" % everything, peak))

@@ -11,15 +11,14 @@ import struct
 import uuid
 from pathlib import Path
 
-import debian
-import machine
 import pytest
-import qemu
-import verdicts
-from test_verdicts import releases
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, runtime
+from tests.forge.cpio import Device
+from tests.kernel import machine, verdicts
+from tests.kernel.test_verdicts import releases
+from tests.lab import debian, qemu
 
 CODE, VARIABLES = (Path("/usr/share/OVMF", name) for name in ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"))
 DBX = "/sys/firmware/efi/efivars/dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f"
@@ -37,9 +36,9 @@ def booted(kernel, directory, files, script):
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
     lines = ["#!/bin/sh", "b=/bin/busybox", "$b mkdir /proc /sys", "$b mount -t proc proc /proc", "$b mount -t sysfs sysfs /sys", "echo"]
     lines += script + ["echo '= end'", "$b poweroff -f"]
-    contents = dict(files, **{"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": "c 5 1",
+    contents = dict(files, **{"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": Device(5, 1),
                               "init": "\n".join(lines).encode() + b"\n"})
-    (directory / "initrd").write_bytes(qemu.cpio(contents))
+    (directory / "initrd").write_bytes(qemu.initramfs(contents))
     firmware = ["-machine", "q35", "-drive", "if=pflash,format=raw,readonly=on,file=%s" % CODE, "-drive", "if=pflash,format=raw,file=%s" % variables]
     return qemu.boot(debian.vmlinuz(kernel), directory / "initrd", "quiet loglevel=4", 600, r"(?m)^= end$|Kernel panic", memory=1024, extra=firmware)
 

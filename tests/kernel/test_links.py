@@ -21,12 +21,9 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
-from ansible_collections.outoftree.kmod.tests.conftest import collections_path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
-import debian  # noqa: E402
-import drivers  # noqa: E402
-import qemu  # noqa: E402
+from tests import COLLECTIONS
+from tests.forge.cpio import Device
+from tests.lab import debian, drivers, qemu
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
 SEARCH = {"el": "search updates extra built-in weak-updates\n", "suse": "search updates extra weak-updates kgraft built-in\n",
@@ -152,7 +149,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 options = link.Options("edu", ("/edu",), heal=True)
 sys.exit(10 if task.carry_out(%r, False, lambda host: link.run(host, options)).changed else 0)
-""" % (collections_path(), str(root)))
+""" % (COLLECTIONS, str(root)))
     argv = [sys.executable, "-B", str(script)]
     assert subprocess.run(argv, check=False).returncode == 10
     log = tmp_path / "log"
@@ -198,10 +195,10 @@ def boot(root, kernel, files):
     contents = {"m/" + Path(path).name: (root / path[1:]).read_bytes() for path in order}
     script = "#!/bin/sh\n" + "".join("insmod /m/%s && echo kmod: loaded || echo kmod: refused\n" % Path(path).name for path in order)
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
-    made = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "bin/insmod": "busybox", "bin/poweroff": "busybox", "dev/console": "c 5 1",
+    made = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "bin/insmod": "busybox", "bin/poweroff": "busybox", "dev/console": Device(5, 1),
             "init": (script + "echo kmod: end\npoweroff -f\n").encode()}
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory, "initrd")
-        initrd.write_bytes(qemu.cpio(dict(made, **contents)))
+        initrd.write_bytes(qemu.initramfs(dict(made, **contents)))
         text = qemu.boot(debian.vmlinuz(kernel), initrd, "quiet", stop=r"(?m)^kmod: end")
     return re.findall(r"(?m)^kmod: (loaded|refused)", text)

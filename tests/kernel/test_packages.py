@@ -9,15 +9,7 @@ Nothing is booted here: test_verdicts.py holds the installed ones against their 
 
 from pathlib import Path
 
-import debian
-import drivers
-import kernel_rpms
-import machine
-import mutants
 import pytest
-import verdicts
-from test_extraction import EVERY, fetched, offered
-from test_verdicts import LINES, neighbours
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
@@ -26,6 +18,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict impor
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_package, kernels, ko
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import from_symvers
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_package import KernelSource
+from tests.kernel import kernel_rpms, machine, mutants, verdicts
+from tests.kernel.test_extraction import EVERY, fetched, offered
+from tests.kernel.test_verdicts import LINES, neighbours
+from tests.lab import debian, drivers
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
 FEW = [pytest.param(line, marks=[] if line == "6.1" else [pytest.mark.full]) for line in LINES]

@@ -9,15 +9,13 @@ import shutil
 import struct
 import subprocess
 
-import debian
-import drivers
-import machine
 import pytest
-import verdicts
-from test_verdicts import neighbours, releases
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import notes
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import btf, kernel_image, kernels, ko
+from tests.kernel import machine, verdicts
+from tests.kernel.test_verdicts import neighbours, releases
+from tests.lab import debian, drivers
 
 pytestmark = [pytest.mark.skipif(debian.available() is not None, reason=str(debian.available())),
               pytest.mark.skipif(shutil.which("pahole") is None, reason="no pahole on this machine")]

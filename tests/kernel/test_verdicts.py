@@ -9,16 +9,13 @@ DISAGREEMENTS.md tells what was found on the way.
 """
 import lzma  # noqa: F401 - a Python without it cannot read in-tree modules of newer kernels: say so at once
 
-import debian
-import drivers
-import machine
-import mutants
 import pytest
-import verdicts
-from machine import Attempt
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import from_symvers
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE
+from tests.kernel import machine, mutants, verdicts
+from tests.kernel.machine import Attempt
+from tests.lab import debian, drivers
 
 pytestmark = pytest.mark.usefixtures("machines")
 

@@ -10,20 +10,14 @@ import gzip
 import os
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "lab")]
-import debian  # noqa: E402
-import drivers  # noqa: E402
-import machine  # noqa: E402
-import qemu  # noqa: E402
+from tests.kernel import machine
+from tests.lab import debian, drivers, qemu
 
 SCRIPT = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
 NEED = debian.available() or qemu.available() or (None if SCRIPT else "OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")

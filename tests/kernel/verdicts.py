@@ -6,14 +6,12 @@
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
-import debian
-import drivers
-from machine import Answer
-
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Verdict
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, ko
+from tests.kernel.machine import Answer
+from tests.lab import debian, drivers
 
 HERE = Path(__file__).resolve().parent
 SYMBOL_RULES = ("SYMBOL_", "NO_SYMBOL_VERSION", "NS_", "DEP_")

@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-import debian
-from debian import Image, LabError, Missing, once, run, say
+from tests.lab import debian
+from tests.lab.debian import Image, LabError, Missing, once, run, say
 
 # The cache is seen at its own path inside, since the headers are named by absolute paths.
 INSIDE = 'root=$1; mount --bind "$0" "$root$0"; mount -t proc proc "$root/proc"; shift; exec chroot "$root" "$@"'

@@ -12,10 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(CHECKOUT / "tests"))
-
-from lab import debian  # noqa: E402
+from tests import CHECKOUT
+from tests.lab import debian
 
 # How many kernels each gets: bookworm's two newest are neighbours, of which the newer takes what was built for the older.
 KERNELS = {"bookworm": 2, "trixie": 1}

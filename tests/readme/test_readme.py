@@ -17,10 +17,11 @@ import sys
 import tarfile
 from pathlib import Path
 
-import generated
 import pytest
-from generated import CHECKOUT, fleet
-from lab import debian
+
+from tests import CHECKOUT
+from tests.forge import fleet
+from tests.lab import debian
 
 README = (CHECKOUT / "README.md").read_text()
 COMMANDS = [block.strip() for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)]
@@ -86,7 +87,7 @@ def checkout(tmp_path_factory):
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
     directory = tmp_path_factory.mktemp("kernels")
-    return {release: generated.kernel(directory, release, change) for release, change in ((OLD, 0), (MIDDLE, 1), (NEW, 2))}
+    return {release: fleet.kernel(directory, release, change) for release, change in ((OLD, 0), (MIDDLE, 1), (NEW, 2))}
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +95,7 @@ def project(controller, tmp_path_factory, kernels):
     """A vendor's builds, with a signed list, for hosts of which one has a newer kernel, not its default yet, that takes neither of them."""
     directory = tmp_path_factory.mktemp("project")
     for release, change in ((OLD, 0), (MIDDLE, 1)):
-        generated.build(directory / "builds/mydriver", "mydriver", release, change)
+        fleet.build(directory / "builds/mydriver", "mydriver", release, change)
     os.system("cd %s/builds/mydriver && sha256sum */* > SHA256SUMS" % directory)
     home = tmp_path_factory.mktemp("g")
     home.chmod(0o700)

@@ -11,19 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-import build_ko
 import pytest
-from build_ko import EXPORTS, ko, symvers
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+from tests.forge import families
+from tests.forge.ko import Export, ko
+from tests.forge.symvers import EXPORTS, symvers
 
 NEWER = [("module_layout", 0x11, False, "", "vmlinux"), ("printk", 0x23, False, "", "vmlinux")]
 
 
 @pytest.fixture(name="root")
 def two_kernels(tmp_path: Path) -> Path:
-    build_ko.kernel(tmp_path / "root", "6.1.0-9-amd64")
-    build_ko.kernel(tmp_path / "root", "6.1.0-10-amd64", exports=NEWER)
+    families.kernel(tmp_path / "root", "6.1.0-9-amd64")
+    families.kernel(tmp_path / "root", "6.1.0-10-amd64", exports=NEWER)
     return tmp_path / "root"
 
 
@@ -75,7 +76,7 @@ def test_sorted_by_module_then_kernel(root: Path, tmp_path: Path, capsys: Any) -
 
 
 def test_files_provide_for_each_other_unless_each(root: Path, tmp_path: Path, capsys: Any) -> None:
-    core = module(tmp_path, "core", exports=[build_ko.Export("core_init", 5)])
+    core = module(tmp_path, "core", exports=[Export("core_init", 5)])
     user = module(tmp_path, "user", needs=(("module_layout", 0x11), ("core_init", 5)))
     argv = ["--root", str(root), "--kernel", "6.1.0-9-amd64", user, core]
     assert [each["verdict"] for each in checks(capsys, *argv)] == ["compatible", "compatible"]

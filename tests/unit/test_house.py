@@ -33,8 +33,11 @@ MAY_IMPORT: Dict[str, str] = {
     "place": GROUND + " read judge place",
     "place/boot": GROUND + " read place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
     "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
-    "commands": GROUND + " read judge place",
-    "cli": GROUND + " task read judge place commands",
+    "make": GROUND + " read judge",  # from source to .ko
+    "commands": GROUND + " read judge make place",
+    "arguments": "errors",
+    "output": "errors",
+    "cli": GROUND + " task arguments output read place commands",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

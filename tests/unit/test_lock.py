@@ -158,7 +158,7 @@ def test_a_run_that_waited_plans_again(host):
         plan.put("/boot/other", Link("ours"))
         return plan, {"saw": seen[-1]}
 
-    assert task.carry_out(host.root, False, work).result == {"saw": True}
+    assert task.carry_out(host.root, False, work).answer == {"saw": True}
     assert seen == [False, True]
 
 

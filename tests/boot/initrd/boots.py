@@ -14,27 +14,21 @@ import time
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
-HERE = Path(__file__).resolve().parent
-for place in (HERE, HERE.parents[1], HERE.parents[1] / "lab", HERE.parents[1] / "unit/place/initramfs"):
-    sys.path.insert(0, str(place))
-
-import conftest  # noqa: E402, F401  # makes the checkout importable as the collection
-import debian  # noqa: E402
-import drivers  # noqa: E402
-import images  # noqa: E402
-import kernel_simulator  # noqa: E402
-import qemu  # noqa: E402
-from images import COMPRESSIONS, MODULES, SUITES, Base  # noqa: E402
-
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments, variant  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments, variant
+from tests.boot.initrd import images
+from tests.boot.initrd.images import COMPRESSIONS, MODULES, SUITES, Base
+from tests.forge.cpio import cpio
+from tests.lab import debian, drivers, qemu
+from tests.unit.place.initramfs import kernel_simulator
 
 APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=300 rd.retry=300 root=/dev/vda rd.emergency=reboot",
           "mkosi-initrd": "root=/dev/vda rd.emergency=reboot"}
 LOADED = r"\] ootedu: loaded"
 BOUND = r"\] ootedu: bound"
 END = r"\(initramfs\)|Spawning shell|reboot: |Kernel panic|dracut-emergency"
+HERE = Path(__file__).resolve().parent
 NAMESAKE = "ipr"  # an in-tree driver that all these images carry
 
 
@@ -129,7 +123,7 @@ def booted_image(case: Case, work: Path) -> Path:
 
 
 def evil() -> bytes:
-    return qemu.cpio({"lib/new": b"x"})  # with a directory entry for lib
+    return cpio({"lib/new": b"x"})  # with a directory entry for lib
 
 
 def agrees(image: bytes, sound: bool) -> None:
@@ -143,7 +137,7 @@ def agrees(image: bytes, sound: bool) -> None:
     files, error = kernel_simulator.unpack(image)
     assert (error is None) == sound, "the simulator says %s" % error
     try:
-        segments.unpack([image], "image", tree, wanted)
+        segments.unpack([image], "image", tree, wanted=wanted)
     except KmodError as found:
         assert not sound, str(found)
         return

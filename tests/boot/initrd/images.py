@@ -6,13 +6,11 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import List, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lab"))
-import debian
-from debian import LabError
+from tests.lab import debian
+from tests.lab.debian import LabError
 
 SUITES = {"bookworm": "6.1.", "trixie": "6.12.", "sid": ""}  # and its own kernel series
 PACKAGES = "systemd-sysv,udev,dbus,kmod,zstd,"

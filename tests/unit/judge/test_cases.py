@@ -12,10 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
-import build_ko
 import pytest
-from build_ko import CONFIG, EXPORTS, FLAGS, RELEASE, Export, Section, ko, signed
-from signing import IN_TREE, OTHER, PKCS7, SIGNED, STALE
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -26,9 +23,15 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as m
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates
+from tests.forge import families
+from tests.forge.elf import Section, retype
+from tests.forge.families import CONFIG
+from tests.forge.ko import FLAGS, RELEASE, Export, ko, relocated, versions_table
+from tests.forge.signature import IN_TREE, OTHER, PKCS7, SIGNED, STALE, signed
+from tests.forge.symvers import EXPORTS
 
 YES, NO, OPEN = "compatible", "incompatible", "unknown"
-Kernel = Dict[str, Any]  # arguments of build_ko.kernel
+Kernel = Dict[str, Any]  # arguments of families.kernel
 
 # Kernels
 DEBIAN: Kernel = {}
@@ -43,13 +46,13 @@ FORCE = CONFIG + "CONFIG_MODULE_FORCE_LOAD=y\n"
 
 
 def on(kernel: Kernel, *settings: str, without: str = "", **more: Any) -> Kernel:
-    """The kernel with CONFIG_… lines more, or one less, and other arguments of build_ko.kernel."""
+    """The kernel with CONFIG_… lines more, or one less, and other arguments of families.kernel."""
     config = kernel.get("config", CONFIG).replace(without + "=y\n" if without else "\0", "") + "".join("%s\n" % line for line in settings)
     return dict(kernel, config=config, **more)
 
 
 def built(kernel: Kernel, **more: Any) -> Dict[str, Any]:
-    """Arguments of build_ko.ko for a module that was built for the kernel."""
+    """Arguments of ko for a module that was built for the kernel."""
     return dict({key: value for key, value in kernel.items() if key in ("release", "struct_size", "exit", "flags", "init", "machine")}, **more)
 
 
@@ -233,19 +236,19 @@ CASES = [
     Case(47, "a symbol of a section beyond", NO, "ELF_SYMBOL_SECTION", "ENOEXEC", changed(HEADER, last_symbol(HEADER) + 6, b"\0\x40")),
     Case(47, "a symbol's name beyond", NO, "ELF_SYMBOL_NAME", "ENOEXEC", changed(HEADER, last_symbol(HEADER), b"\xff\xff\xff\x7f")),
     Case(48, "stripped of its symbols", NO, "ELF_NO_SYMTAB", "ENOEXEC", ko(without=[".symtab", ".strtab"], init=None, exit=None)),
-    Case(49, "symbol names in no STRTAB: 6.1", YES, "", None, build_ko.retype(ko(), ".strtab", 1)),
-    Case(49, "symbol names in no STRTAB: 6.12", NO, "ELF_STRTAB", "ENOEXEC", build_ko.retype(ko(**built(DEB13)), ".strtab", 1), DEB13),
+    Case(49, "symbol names in no STRTAB: 6.1", YES, "", None, retype(ko(), ".strtab", 1)),
+    Case(49, "symbol names in no STRTAB: 6.12", NO, "ELF_STRTAB", "ENOEXEC", retype(ko(**built(DEB13)), ".strtab", 1), DEB13),
     Case(49, "two .modinfo: 6.1", YES, "", None, ko(extra=[Section(".modinfo", b"x=y\0")])),
     Case(49, "two .modinfo: 6.12", NO, "MODINFO_DUP", "ENOEXEC", ko(extra=[Section(".modinfo", b"x=y\0")], **built(DEB13)), DEB13),
     Case(50, "a common symbol", NO, "ELF_COMMON", "ENOEXEC", ko(common=["buffer"])),
-    Case(51, "an unknown relocation", NO, "RELOC_UNKNOWN", "ENOEXEC", build_ko.relocated(99)),
-    Case(51, "a relocation where something is already", NO, "RELOC_TARGET", "ENOEXEC", build_ko.relocated(1)),
+    Case(51, "an unknown relocation", NO, "RELOC_UNKNOWN", "ENOEXEC", relocated(99)),
+    Case(51, "a relocation where something is already", NO, "RELOC_TARGET", "ENOEXEC", relocated(1)),
     Case(52, "__versions without ALLOC", NO, "MODVERSIONS_ABSENT", "ENOEXEC", ko(versions_flags=0)),
-    Case(53, "__versions of no whole number of entries", NO, "NO_SYMBOL_VERSION", "EINVAL", ko(versions=build_ko.versions_table(PLAIN)[:-1])),
+    Case(53, "__versions of no whole number of entries", NO, "NO_SYMBOL_VERSION", "EINVAL", ko(versions=versions_table(PLAIN)[:-1])),
     Case(53, "__versions of no entry", NO, "NO_SYMBOL_VERSION", "ENOEXEC", ko(versions=b"")),
-    Case(54, "two entries, the first right", YES, "", None, ko(versions=build_ko.versions_table(PLAIN + (("printk", 0x99),)))),
+    Case(54, "two entries, the first right", YES, "", None, ko(versions=versions_table(PLAIN + (("printk", 0x99),)))),
     Case(54, "two entries, the first wrong", NO, "SYMBOL_CRC", "EINVAL",
-         ko(versions=build_ko.versions_table((LAYOUT, ("printk", 0x99)) + PLAIN[1:]))),
+         ko(versions=versions_table((LAYOUT, ("printk", 0x99)) + PLAIN[1:]))),
     Case(55, "a CRC with its high half set", NO, "SYMBOL_CRC", "EINVAL", ko(needs=(LAYOUT, ("printk", 1 << 32 | 0x22)))),
     Case(56, "junk behind the ELF file", YES, "", None, ko() + b"junk" * 100),
     Case(57, ".ko.gz", YES, "", None, gzip.compress(ko())),
@@ -280,7 +283,7 @@ def judged(root: Path, case: Case) -> Verdict:
     in_tree = dict(arguments.pop("in_tree", {}))
     if "signed" in arguments:
         in_tree["a/first.ko"] = arguments.pop("signed")
-    build_ko.kernel(root, arguments.pop("release", RELEASE), in_tree=in_tree, **arguments)
+    families.kernel(root, arguments.pop("release", RELEASE), in_tree=in_tree, **arguments)
     host = Host(str(root))
     offered: List[KernelModule] = []
     for number, data in enumerate(case.module if isinstance(case.module, list) else [case.module]):

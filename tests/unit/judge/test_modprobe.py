@@ -7,9 +7,7 @@ import fnmatch
 import lzma
 import random
 
-import build_ko
 import pytest
-from build_ko import CONFIG, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
@@ -17,6 +15,9 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge.modprobe_note
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, modprobe
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
+from tests.forge import families
+from tests.forge.families import CONFIG
+from tests.forge.ko import RELEASE, ko
 
 SLES = "6.4.0-150600.21-default"
 NIC = "pci:v000010ECd00008125sv*sd*bc*sc*i*"
@@ -29,8 +30,8 @@ def write(root, **files):
         path.write_text(text)
 
 
-def judged(root, module, release=build_ko.RELEASE, runtime=OFFLINE, **kernel):
-    build_ko.kernel(root, release, **kernel)
+def judged(root, module, release=RELEASE, runtime=OFFLINE, **kernel):
+    families.kernel(root, release, **kernel)
     verdict, = loader.judge(kernels.installed(Host(str(root)))[0], [modules.parse(module, "/opt/vendor.ko")], runtime)
     return verdict
 
@@ -98,14 +99,14 @@ def test_the_command_line_is_read_by_modprobe_too(tmp_path):
 def test_the_kernels_own_module_for_the_same_device(theirs, configured, found, tmp_path):
     """r8125, and r8169 of the kernel."""
     own = {"drivers/net/r8169.ko": ko("r8169", modinfo={"intree": "Y"})}
-    top = build_ko.kernel(tmp_path, in_tree=own)
+    top = families.kernel(tmp_path, in_tree=own)
     (top / "modules.alias").write_text("# a comment\nalias %s r8169\nalias %s gone\n" % (theirs, NIC))
     write(tmp_path, etc__modprobe_d__a_conf=configured)
     assert noted(judged(tmp_path, ko("r8125", aliases=[NIC, "char-major-9-*"]), in_tree=own)) == found
 
 
 def test_one_that_is_built_in_is_there_first(tmp_path):
-    top = build_ko.kernel(tmp_path, builtin=["r8169"])
+    top = families.kernel(tmp_path, builtin=["r8169"])
     (top / "modules.builtin.modinfo").write_bytes(b"r8169.license=GPL\0r8169.alias=%s\0" % NIC.encode())
     verdict = judged(tmp_path, ko("r8125", aliases=[NIC]), builtin=["r8169"])
     assert noted(verdict) == [("DEVICE_CLAIMED", "r8169")]
@@ -113,7 +114,7 @@ def test_one_that_is_built_in_is_there_first(tmp_path):
 
 def test_aliases_that_many_modules_share_are_no_devices(tmp_path):
     own = {"crypto/aes.ko": ko("aes", modinfo={"intree": "Y"}), "drivers/hid/hid.ko": ko("hid", modinfo={"intree": "Y"})}
-    top = build_ko.kernel(tmp_path, in_tree=own)
+    top = families.kernel(tmp_path, in_tree=own)
     (top / "modules.alias").write_text("alias crypto-aes aes\nalias hid:b*g*v*p* hid\n")
     assert noted(judged(tmp_path, ko(aliases=["crypto-aes", "hid:b0003g*v0000045Ep*"]), in_tree=own)) == []
 
@@ -141,7 +142,7 @@ UNPACKS = CONFIG + "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_XZ=y\n"
     (lzma.CHECK_CRC64, None, 34, "unknown"),
 ])
 def test_the_check_of_an_xz_file_where_the_kernel_unpacks_it(check, config, version, verdict, tmp_path):
-    build_ko.kernel(tmp_path, config=config)
+    families.kernel(tmp_path, config=config)
     (tmp_path / "vendor.ko.xz").write_bytes(lzma.compress(ko(), check=check))
     if version is not None:
         (tmp_path / "usr/bin").mkdir(parents=True)

@@ -8,8 +8,6 @@ import json
 import random
 
 import pytest
-from build_ko import Export as Given
-from build_ko import ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -20,6 +18,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as r
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.export_sources import SourcedExports
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import VMLINUX, Export
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_package import UninstalledKernel
+from tests.forge.ko import Export as Given
+from tests.forge.ko import ko
 
 SYMBOLS = ("alpha", "beta", "gamma")
 RELEASES = (

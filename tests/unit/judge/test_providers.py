@@ -9,15 +9,17 @@ import os
 import shutil
 import subprocess
 
-import build_ko
 import pytest
-from build_ko import CONFIG, RELEASE, Export, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
+from tests.forge import families
+from tests.forge.families import CONFIG
+from tests.forge.ko import RELEASE, Export, ko
+from tests.forge.symvers import EXPORTS
 
 LAYOUT = ("module_layout", 0x11)
 GIVES = [Export("core_init", 1)]
@@ -28,7 +30,7 @@ NEEDS_DEPMOD = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depm
 
 def judged(root, deployed, *offered, runtime=OFFLINE, in_tree=None, depmod=False, **kernel):
     """The verdict on the last of the offered modules, on a kernel beside whose own modules ``deployed`` (path -> bytes) lie."""
-    top = build_ko.kernel(root, in_tree=in_tree, **kernel)
+    top = families.kernel(root, in_tree=in_tree, **kernel)
     for path, data in deployed.items():
         (top / path).parent.mkdir(parents=True, exist_ok=True)
         (top / path).write_bytes(data)
@@ -90,7 +92,7 @@ def test_one_that_the_command_line_forbids_is_not_there(tmp_path):
 
 def test_one_that_replaces_the_kernels_own_counts_instead_of_it(tmp_path):
     in_tree = {"drivers/core.ko": ko("core", exports=[Export("core_init", 1), Export("core_exit", 2)])}
-    exports = build_ko.EXPORTS + (("core_init", 1, False, "", "drivers/core"), ("core_exit", 2, False, "", "drivers/core"))
+    exports = EXPORTS + (("core_init", 1, False, "", "drivers/core"), ("core_exit", 2, False, "", "drivers/core"))
     new = {"updates/core.ko": ko("core", exports=[Export("core_init", 7)])}
     assert judged(tmp_path, new, ko("user", needs=(LAYOUT, ("core_init", 7))), in_tree=in_tree, exports=exports).verdict == "compatible"
     gone = judged(tmp_path, new, ko("user", needs=(LAYOUT, ("core_exit", 2))), in_tree=in_tree, exports=exports)

@@ -3,10 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Rules that hold on some machines, and notes that never change a verdict."""
-import build_ko
 import pytest
-from build_ko import CONFIG, EXPORTS, MACHINES, Export, Section, ko
-from signing import PKCS7, SIGNED
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy
@@ -15,13 +12,19 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates
+from tests.forge import families
+from tests.forge.elf import MACHINES, Section, elf
+from tests.forge.families import CONFIG
+from tests.forge.ko import RELEASE, Export, ko
+from tests.forge.signature import PKCS7, SIGNED, signed
+from tests.forge.symvers import EXPORTS
 
 EL9 = "5.14.0-427.el9.x86_64"
 LAYOUT = ("module_layout", 0x11)
 
 
-def judged(root, *files, release=build_ko.RELEASE, path="/opt/vendor.ko", **kernel):
-    build_ko.kernel(root, release, **kernel)
+def judged(root, *files, release=RELEASE, path="/opt/vendor.ko", **kernel):
+    families.kernel(root, release, **kernel)
     offered = [modules.parse(data, path) for data in files]
     return loader.judge(kernels.installed(Host(str(root)))[0], offered, OFFLINE)
 
@@ -76,8 +79,8 @@ def test_rules_that_were_backported(release, family, has):
 
 @pytest.mark.parametrize("text,errno", [(b"\x013Module hash %*phN is blacklisted\n", "EKEYREJECTED"), (b"another text", None)])
 def test_digests_that_the_firmware_rejects_count_where_the_kernel_looks(text, errno, tmp_path):
-    build_ko.kernel(tmp_path, in_tree={"a/first.ko": SIGNED})
-    (tmp_path / "boot" / ("vmlinuz-" + build_ko.RELEASE)).write_bytes(build_ko.elf([Section(".rodata", text)]))
+    families.kernel(tmp_path, in_tree={"a/first.ko": SIGNED})
+    (tmp_path / "boot" / ("vmlinuz-" + RELEASE)).write_bytes(elf([Section(".rodata", text)]))
     module = modules.parse(SIGNED, "/opt/vendor.ko")
     verdict, = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], Runtime(rejected=frozenset([module.sha256])))
     assert verdict.errno == errno
@@ -105,19 +108,19 @@ def test_a_key_of_the_firmware_or_the_owner_where_signatures_are_required(releas
     old = release.startswith("3.10")
     signer = tuple(certificates(PKCS7.certificate))
     size = {"struct_size": 600} if old else {}
-    build_ko.kernel(tmp_path, release, config=CONFIG + config, **size)
+    families.kernel(tmp_path, release, config=CONFIG + config, **size)
     data = ko(release=release, **size)
-    module = modules.parse(PKCS7.sign_old(data) if old else build_ko.signed(data, PKCS7.sign(data)), "/opt/vendor.ko")
+    module = modules.parse(PKCS7.sign_old(data) if old else signed(data, PKCS7.sign(data)), "/opt/vendor.ko")
     runtime = Runtime(sig_enforce=True, enrolled=signer, firmware=signer if firmware else (), mok_trusted=mok_trusted)
     found, = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], runtime)
     assert found.verdict == verdict, found.findings
 
 
 def test_what_an_image_says_of_signatures_is_read_once(tmp_path, monkeypatch):
-    build_ko.kernel(tmp_path)
+    families.kernel(tmp_path)
     (tmp_path / "var/cache").mkdir(parents=True)
-    image = tmp_path / "boot" / ("vmlinuz-" + build_ko.RELEASE)
-    image.write_bytes(build_ko.elf([Section(".rodata", b"\x013Module hash %*phN is blacklisted\n" + PKCS7.certificate)]))
+    image = tmp_path / "boot" / ("vmlinuz-" + RELEASE)
+    image.write_bytes(elf([Section(".rodata", b"\x013Module hash %*phN is blacklisted\n" + PKCS7.certificate)]))
     host = Host(str(tmp_path))
     host.keeps_cache = True
     first = kernels.installed(host)[0].trust

@@ -5,9 +5,7 @@
 """Which build of a driver each kernel takes."""
 from types import SimpleNamespace
 
-import build_ko
 import pytest
-from build_ko import Export, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -17,6 +15,9 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as k
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.elf import Fault
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import installed
+from tests.forge import families
+from tests.forge.ko import Export, ko
+from tests.forge.symvers import EXPORTS
 
 LAYOUT = ("module_layout", 0x11)
 OLD, NEW = "6.1.0-9-amd64", "6.1.0-56-amd64"
@@ -94,12 +95,12 @@ def test_bad_input(modules, code):
 
 
 def real_builds(tmp_path, *in_tree, **modules):
-    """What each of two kernels gets of builds that are really judged: ``name_release`` -> arguments of build_ko.ko."""
+    """What each of two kernels gets of builds that are really judged: ``name_release`` -> arguments of ko."""
     host = Host(str(tmp_path))
     for release in (OLD, NEW):
-        exports = build_ko.EXPORTS + tuple((symbol, crc, False, "", "drivers/compat") for symbol, crc in (("compat_init", 1),) if release in in_tree)
+        exports = EXPORTS + tuple((symbol, crc, False, "", "drivers/compat") for symbol, crc in (("compat_init", 1),) if release in in_tree)
         own = {"drivers/compat.ko": ko("compat", [LAYOUT], release=release, exports=[Export("compat_init", 1)])} if release in in_tree else {}
-        build_ko.kernel(tmp_path, release, exports=exports, in_tree=own)
+        families.kernel(tmp_path, release, exports=exports, in_tree=own)
     given = []
     for key, arguments in modules.items():
         name, _unused, which = key.partition("_")

@@ -3,24 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Versions are compared as each family's kernel does."""
-import build_ko
 import pytest
-from build_ko import ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, policy, version_rules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE
+from tests.forge import families
+from tests.forge.ko import chained_table, ko
 
 LAYOUT = ("module_layout", 0x11)
 
 
 def test_versions_as_ubuntu_keeps_them(tmp_path):
     release = "6.8.0-31-generic"
-    chained = [build_ko.chained_table(needs) for needs in ((LAYOUT, ("printk", 0x22)), (LAYOUT, ("printk", 0x99)), (LAYOUT,))]
+    chained = [chained_table(needs) for needs in ((LAYOUT, ("printk", 0x22)), (LAYOUT, ("printk", 0x99)), (LAYOUT,))]
     in_tree = {"a/first.ko": ko("first", release=release, struct_size=1280, exit=1200, modinfo={"intree": "Y"}, versions=chained[2])}
-    build_ko.kernel(tmp_path, release, in_tree=in_tree, struct_size=1280, exit=1200)
+    families.kernel(tmp_path, release, in_tree=in_tree, struct_size=1280, exit=1200)
     given = [ko(str(number), release=release, struct_size=1280, exit=1200, versions=table) for number, table in enumerate(chained[:2] + [None])]
     kernel, = kernels.installed(Host(str(tmp_path)))
     good, bad, other = loader.judge(kernel, [modules.parse(data, "/opt/vendor.ko") for data in given], OFFLINE)

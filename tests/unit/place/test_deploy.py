@@ -6,13 +6,13 @@
 import shutil
 
 import pytest
-from build_initramfs import cpio
-from build_package import deb
-from fake_tree import ONE, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import check
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import Kernel
+from tests.forge.cpio import cpio
+from tests.forge.fake_tree import ONE, FakeTree, module
+from tests.forge.package import deb
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 IMAGE = "/boot/initramfs-%s.img" % ONE

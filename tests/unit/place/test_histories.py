@@ -8,7 +8,6 @@ import random
 import shutil
 
 import pytest
-from fake_tree import FOUR, ONE, RELEASES, THREE, TWO, FakeTree
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands.link import judge
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -16,6 +15,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place import depmod
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.driver import deployed, serving
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.depmod import by_name, config, listed
+from tests.forge.fake_tree import FOUR, ONE, RELEASES, THREE, TWO, FakeTree
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 DRIVERS = {"vendor": ("vendor", "helper"), "rival": ("rival",)}

@@ -6,14 +6,14 @@
 import os
 import shutil
 
-import build_ko
 import pytest
-from fake_tree import ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock, task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import store
+from tests.forge.fake_tree import ONE, THREE, TWO, FakeTree, module
+from tests.forge.ko import ko
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 STORE = "/lib/modules/%s/extra/vendor" % TWO
@@ -42,7 +42,7 @@ def refused(code, tree, *paths, **options):
 
 @pytest.mark.parametrize("release", ["../../etc/cron.d", "..", "test", "6.1.0/../../x", "6.1.0-" + "9" * 250, "6.1\nx", "6.1\u00e9"])
 def test_a_module_that_names_an_odd_release_is_stored_nowhere(tree, release):
-    tree.write("/build/vendor.ko", build_ko.ko("vendor", release=release))
+    tree.write("/build/vendor.ko", ko("vendor", release=release))
     refused("RELEASE_NAME", tree, "/build")
 
 

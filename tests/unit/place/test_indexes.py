@@ -9,10 +9,10 @@ import stat
 import subprocess
 
 import pytest
-from fake_tree import ONE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import index
+from tests.forge.fake_tree import ONE, TWO, FakeTree, module
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 REAL = shutil.which("depmod")

@@ -6,11 +6,8 @@
 import lzma
 import os
 import shutil
-import sys
 
 import pytest
-from build_initramfs import cpio
-from fake_tree import ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import status
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
@@ -20,10 +17,9 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import e
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.existing import Seen
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
-
-sys.path.append(os.path.join(os.path.dirname(__file__), "boot"))
-
-import machines  # noqa: E402
+from tests.forge import machines
+from tests.forge.cpio import cpio
+from tests.forge.fake_tree import ONE, THREE, TWO, FakeTree, module
 
 
 def inventory(host, drivers=()):

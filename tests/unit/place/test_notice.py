@@ -5,9 +5,7 @@
 """What a person is told of a host, and what is refused before anything is written, on a directory laid out as Enterprise Linux 9."""
 import shutil
 
-import generated
 import pytest
-from generated import fleet
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -15,6 +13,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.weak_links import Served
+from tests.forge import fleet
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -24,7 +23,7 @@ OLD, MIDDLE, NEW = RELEASES = ("6.1.0-1", "6.1.0-2", "6.1.0-10")
 @pytest.fixture
 def root(tmp_path):
     """Three kernels, of which the middle one is the default."""
-    kernels = [generated.kernel(tmp_path / "kernels", release) for release in RELEASES]
+    kernels = [fleet.kernel(tmp_path / "kernels", release) for release in RELEASES]
     fleet.el9(tmp_path / "root", [kernels[0], kernels[2], kernels[1]])
     return tmp_path / "root"
 

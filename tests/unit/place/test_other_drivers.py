@@ -6,8 +6,9 @@
 import shutil
 
 import pytest
-from build_ko import Export, ko
-from fake_tree import LAYOUT, ONE, THREE, TWO, FakeTree
+
+from tests.forge.fake_tree import LAYOUT, ONE, THREE, TWO, FakeTree
+from tests.forge.ko import Export, ko
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 

@@ -11,12 +11,12 @@ import subprocess
 import sys
 
 import pytest
-from fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 

@@ -12,12 +12,14 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, ko
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import Export
-from ansible_collections.outoftree.kmod.tests import build_ko
-from ansible_collections.outoftree.kmod.tests.unit.read import images
+from tests.forge import families, images
+from tests.forge import ko as forged
+from tests.forge.compressors import BY_LIBRARY
+from tests.forge.ko import RELEASE
 
 LAYOUT = images.LAYOUTS["6.1"]
 VMLINUX = images.symbols(LAYOUT)
-SCSI = build_ko.Export("scsi_add_host", 0x66, False, "SCSI")
+SCSI = forged.Export("scsi_add_host", 0x66, False, "SCSI")
 SYMVERS = tuple((name, export.crc, export.gpl, export.namespace, "vmlinux") for name, export in VMLINUX.items()) + (
     ("scsi_add_host", 0x66, False, "SCSI", "drivers/scsi/scsi_mod"),)
 EXPECTED = dict(VMLINUX, scsi_add_host=Export(0x66, False, "SCSI", "scsi_mod"))
@@ -26,7 +28,7 @@ IN_TREE = [("module_layout", VMLINUX["module_layout"].crc), ("kfree", VMLINUX["k
 
 
 def own(name, exports=(), needs=IN_TREE):  # pylint: disable=dangerous-default-value
-    return build_ko.ko(name, needs, modinfo={"intree": "Y"}, exports=exports)
+    return forged.ko(name, needs, modinfo={"intree": "Y"}, exports=exports)
 
 
 class Machine:
@@ -34,10 +36,10 @@ class Machine:
 
     def __init__(self, root, symvers=SYMVERS, image=True):
         in_tree = {"drivers/scsi/scsi_mod.ko": own("scsi_mod", [SCSI]), "lib/plain.ko": own("plain")}
-        self.top = build_ko.kernel(root, exports=symvers, in_tree=in_tree, init=None)
+        self.top = families.kernel(root, exports=symvers, in_tree=in_tree, init=None)
         (self.top / "kernel/drivers/net/dummy.ko").unlink()  # built for other exports
         if image:
-            (root / "boot" / ("vmlinuz-" + build_ko.RELEASE)).write_bytes(images.bzimage(images.payload("xz", images.vmlinux(LAYOUT, VMLINUX))))
+            (root / "boot" / ("vmlinuz-" + RELEASE)).write_bytes(images.bzimage(images.payload("xz", images.vmlinux(LAYOUT, VMLINUX))))
         self.root = root
 
     def add(self, path, data):
@@ -47,7 +49,7 @@ class Machine:
     def kernel(self, keeps_cache=False):
         host = Host(str(self.root))
         host.keeps_cache = keeps_cache
-        return kernels.kernel(host, build_ko.RELEASE)
+        return kernels.kernel(host, RELEASE)
 
 
 def codes(kernel):
@@ -81,7 +83,7 @@ def test_symvers_that_lacks_what_a_module_needs_is_stale(tmp_path):
 
 def test_damaged_symvers_is_named_and_the_image_believed(tmp_path):
     machine = Machine(tmp_path)
-    (tmp_path / "usr/src" / ("linux-headers-" + build_ko.RELEASE) / "Module.symvers").write_bytes(b"\x1f\x8b\x08 no more than that")
+    (tmp_path / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers").write_bytes(b"\x1f\x8b\x08 no more than that")
     assert machine.kernel().exports == EXPECTED
     assert codes(machine.kernel()) == ["COMP_CORRUPT"]
 
@@ -103,14 +105,14 @@ def test_an_image_of_another_build_is_not_believed(tmp_path):
 
 def test_a_vendors_module_written_over_the_kernels_own_is_no_witness(tmp_path):
     machine = Machine(tmp_path)
-    machine.add("kernel/lib/plain.ko", build_ko.ko("plain", [("module_layout", 1)]))
+    machine.add("kernel/lib/plain.ko", forged.ko("plain", [("module_layout", 1)]))
     assert codes(machine.kernel()) == []
 
 
 @pytest.mark.parametrize("symvers", [SYMVERS, None])
 def test_a_module_in_updates_shadows_the_kernels_own(tmp_path, symvers):
     machine = Machine(tmp_path, symvers=symvers)
-    machine.add("updates/scsi_mod.ko.xz", images.COMPRESSIONS["xz"](own("scsi_mod", [build_ko.Export("scsi_new", 0x77, True)])))
+    machine.add("updates/scsi_mod.ko.xz", BY_LIBRARY["xz"](own("scsi_mod", [forged.Export("scsi_new", 0x77, True)])))
     exports = machine.kernel().exports
     assert "scsi_add_host" not in exports
     assert exports["scsi_new"] == Export(0x77, True, "", "scsi_mod")
@@ -119,7 +121,7 @@ def test_a_module_in_updates_shadows_the_kernels_own(tmp_path, symvers):
 @pytest.mark.parametrize("symvers", [SYMVERS, None])
 def test_what_an_installed_vendor_module_exports_is_there(tmp_path, symvers):
     machine = Machine(tmp_path, symvers=symvers)
-    machine.add("extra/vendor.ko", build_ko.ko("vendor", IN_TREE, exports=[build_ko.Export("vendor_do", 0x88)]))
+    machine.add("extra/vendor.ko", forged.ko("vendor", IN_TREE, exports=[forged.Export("vendor_do", 0x88)]))
     assert machine.kernel().exports == dict(EXPECTED, vendor_do=Export(0x88, False, "", "vendor"))
 
 
@@ -145,8 +147,8 @@ def test_what_this_machine_cannot_read_is_unknown_rather_than_not_exported(tmp_p
         raise KmodError(path, "cannot be read here", code=code)
 
     monkeypatch.setattr(ko, "exports", fail)
-    machine.add("updates/scsi_mod.ko", own("scsi_mod", [build_ko.Export("scsi_new", 0x77, True)]))
-    machine.add("kernel/lib/other.ko", own("other", [build_ko.Export("other", 0x78, True)]))
+    machine.add("updates/scsi_mod.ko", own("scsi_mod", [forged.Export("scsi_new", 0x77, True)]))
+    machine.add("kernel/lib/other.ko", own("other", [forged.Export("other", 0x78, True)]))
     assert codes(machine.kernel())[-1] == "KERNEL_NO_CRC_SOURCE" and code in codes(machine.kernel())
 
 
@@ -169,7 +171,7 @@ def test_the_second_reading_comes_from_the_cache(tmp_path, monkeypatch):
     (tmp_path / "var/cache").mkdir(parents=True)
     assert machine.kernel(keeps_cache=True).exports == EXPECTED
     there = listing(tmp_path)
-    assert "var/cache/outoftree.kmod/" + build_ko.RELEASE in there
+    assert "var/cache/outoftree.kmod/" + RELEASE in there
     monkeypatch.setattr("ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_image.unpack", None)
     stamp = os.stat(str(tmp_path / "var/cache/outoftree.kmod")).st_mtime_ns
     assert machine.kernel(keeps_cache=True).exports == EXPECTED
@@ -182,7 +184,7 @@ def test_a_changed_module_makes_the_cache_old(tmp_path):
     machine = Machine(tmp_path, symvers=None)
     (tmp_path / "var/cache").mkdir(parents=True)
     assert "scsi_new" not in machine.kernel(keeps_cache=True).exports
-    machine.add("kernel/drivers/scsi/scsi_mod.ko", own("scsi_mod", [build_ko.Export("scsi_new", 0x77)]))
+    machine.add("kernel/drivers/scsi/scsi_mod.ko", own("scsi_mod", [forged.Export("scsi_new", 0x77)]))
     assert "scsi_new" in machine.kernel(keeps_cache=True).exports
 
 
@@ -198,7 +200,7 @@ def test_nothing_is_written_in_check_mode_nor_where_reading_was_quick(tmp_path, 
 
 def test_a_source_that_was_not_believed_is_noted_in_the_verdict(tmp_path):
     kernel = Machine(tmp_path, symvers=STALE).kernel()
-    module = ko.parse(build_ko.ko("vendor", IN_TREE), "vendor.ko")
+    module = ko.parse(forged.ko("vendor", IN_TREE), "vendor.ko")
     (verdict,) = loader.judge(kernel, [module])
     assert verdict.verdict == "compatible"
     assert ("KERNEL_SYMVERS_STALE", "note") in [(finding.code, finding.effect) for finding in verdict.findings]

@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Whose kernel it is, by its own marks."""
-import build_ko
 import pytest
-from build_ko import ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import installed
+from tests.forge import families
+from tests.forge.ko import ko
 
 
 @pytest.mark.parametrize("release,family", [
@@ -16,10 +16,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import
     ("6.11.4-301.fc41.x86_64", "fedora"), ("6.8.0-31-generic", "ubuntu"), ("6.8.0-1010-aws", "ubuntu"), ("6.4.0-150600.21-default", "suse"),
     ("6.6.9-arch1-1", "arch"), ("6.1.112-124.190.amzn2023.x86_64", "amazon"), ("6.6.9-mine", ""), ("6.6.9", "")])
 def test_whose_kernel_it_is(release, family, tmp_path):
-    build_ko.kernel(tmp_path, release)
+    families.kernel(tmp_path, release)
     assert installed(Host(str(tmp_path)))[0].family == family
 
 
 def test_enterprise_linux_by_its_modules(tmp_path):
-    build_ko.kernel(tmp_path, "6.6.9-mine", in_tree={"a/first.ko": ko("first", modinfo={"intree": "Y", "rhelversion": "9.4"})})
+    families.kernel(tmp_path, "6.6.9-mine", in_tree={"a/first.ko": ko("first", modinfo={"intree": "Y", "rhelversion": "9.4"})})
     assert installed(Host(str(tmp_path)))[0].family == "rhel"

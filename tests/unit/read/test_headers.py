@@ -4,12 +4,12 @@
 
 """What headers tell of their kernel. Real ones are in tests/kernel/test_packages.py."""
 
-import build_ko
 import pytest
-from build_ko import Section
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import headers
+from tests.forge.btf import btf, btf_int, btf_struct
+from tests.forge.elf import Section, elf
 
 
 def config(*names, **values):
@@ -125,10 +125,10 @@ def test_what_names_no_release_is_no_headers(text, tmp_path):
 
 def vmlinux(*members, size=1280):
     types = [
-        build_ko.btf_int("int", 4),
-        build_ko.btf_struct("module", size, [(name, 1, 8 * offset) for name, offset in members]),
+        btf_int("int", 4),
+        btf_struct("module", size, [(name, 1, 8 * offset) for name, offset in members]),
     ]
-    return build_ko.elf([Section(".BTF", build_ko.btf(types), flags=0)])
+    return elf([Section(".BTF", btf(types), flags=0)])
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def vmlinux(*members, size=1280):
         (vmlinux(("state", 0), ("init", 312), ("exit", 1200)), (1280, 312, 1200)),
         (vmlinux(("state", 0), ("init", 312)), (1280, 312, None)),
         (vmlinux(("state", 0)), None),
-        (build_ko.elf([]), None),
+        (elf([]), None),
         (b"", None),
         (b"text", None),
-        (build_ko.elf([Section(".BTF", b"\x9f\xeb\1\0damaged", flags=0)]), None),
+        (elf([Section(".BTF", b"\x9f\xeb\1\0damaged", flags=0)]), None),
         (vmlinux(("init", 312))[:120], None),
     ],
 )

@@ -10,10 +10,7 @@ import os
 import struct
 import tarfile
 
-import build_ko
 import pytest
-from build_ko import CONFIG, EXPORTS, RELEASE, ko
-from build_package import deb, rpm
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -22,6 +19,11 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge.loader import
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_package, package
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as reader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_package import KernelSource
+from tests.forge import families
+from tests.forge.families import CONFIG
+from tests.forge.ko import RELEASE, ko
+from tests.forge.package import deb, rpm
+from tests.forge.symvers import EXPORTS, symvers
 
 X86 = CONFIG + "CONFIG_X86_64=y\nCONFIG_SMP=y\nCONFIG_PREEMPT_BUILD=y\n"
 OTHER = RELEASE.replace("-9-", "-10-")
@@ -31,7 +33,7 @@ def headers_of(release=RELEASE, exports=EXPORTS, config=X86, at="usr/src/linux-h
     return {
         at % release + "/" + name: data
         for name, data in (
-            ("Module.symvers", build_ko.symvers(exports)),
+            ("Module.symvers", symvers(exports)),
             (".config", config.encode()),
             ("include/generated/utsrelease.h", b'#define UTS_RELEASE "%s"\n' % release.encode()),
             ("Makefile", b"all:\n"),
@@ -42,7 +44,7 @@ def headers_of(release=RELEASE, exports=EXPORTS, config=X86, at="usr/src/linux-h
 def image_of(tmp_path, release=RELEASE, **options):
     """The files of a kernel, as its package would have them."""
     root = tmp_path / ("tree-" + release)
-    build_ko.kernel(root, release, config=X86, **options)
+    families.kernel(root, release, config=X86, **options)
     return {
         str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
     }
@@ -155,7 +157,7 @@ def test_nothing_is_left_when_it_is_done(tmp_path):
 
 
 def test_where_a_symvers_is_all_there_is_only_its_crcs_are_known(tmp_path):
-    (tmp_path / ("symvers-%s.gz" % RELEASE)).write_bytes(gzip.compress(build_ko.symvers(EXPORTS)))
+    (tmp_path / ("symvers-%s.gz" % RELEASE)).write_bytes(gzip.compress(symvers(EXPORTS)))
     with opened(tmp_path, KernelSource(symvers="/symvers-%s.gz" % RELEASE)) as kernels:
         assert (kernels[0].release, kernels[0].lacks) == (
             RELEASE,
@@ -171,7 +173,7 @@ def test_where_a_symvers_is_all_there_is_only_its_crcs_are_known(tmp_path):
 
 @pytest.mark.parametrize("release,code", [("", "SYMVERS_OF_WHICH"), ("../x", "RELEASE_NAME")])
 def test_a_symvers_of_no_kernel(tmp_path, release, code):
-    (tmp_path / "Module.symvers").write_bytes(build_ko.symvers(EXPORTS))
+    (tmp_path / "Module.symvers").write_bytes(symvers(EXPORTS))
     with pytest.raises(KmodError) as caught, opened(
         tmp_path, KernelSource(symvers="/Module.symvers", release=release)
     ):

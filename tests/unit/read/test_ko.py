@@ -9,9 +9,7 @@ import json
 import random
 import struct
 
-import build_ko
 import pytest
-from build_ko import MACHINES, Export, Section, ko
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +17,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import Exported, KernelModule, Undefined, Version
+from tests.forge.elf import MACHINES, Section
+from tests.forge.ko import RELEASE, Export, chained_table, ko
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=40)
 CRCS = st.integers(0, 2**32 - 1)
@@ -71,7 +71,7 @@ def test_other_data_is_refused(data):
 @given(TABLES.filter(len))
 @settings(max_examples=25, deadline=None)
 def test_versions_as_ubuntu_keeps_them(needs):
-    module = parse(versions=build_ko.chained_table(list(needs.items())))
+    module = parse(versions=chained_table(list(needs.items())))
     assert module.chained_versions
     assert module.versions == tuple(Version(*each) for each in needs.items())
 
@@ -84,7 +84,7 @@ def test_name_of_modinfo_then_of_struct_module_then_of_the_file():
 
 def test_first_value_counts():
     module = parse(modinfo={"license": "GPL"}, extra=[])
-    assert module.license == "GPL" and module.depends == [] and module.built_for == build_ko.RELEASE
+    assert module.license == "GPL" and module.depends == [] and module.built_for == RELEASE
     assert parse(modinfo={"depends": "a-b,c"}).depends == ["a_b", "c"]
     assert parse(firmware=["a.bin", "b.bin"], imports=["NS"]).firmware == ["a.bin", "b.bin"]
 

@@ -6,11 +6,11 @@
 import shutil
 import subprocess
 
-import build_ko
 import pytest
-from build_ko import ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import names
+from tests.forge import families
+from tests.forge.ko import RELEASE, ko
 
 
 @pytest.mark.parametrize("path,name", [
@@ -23,10 +23,10 @@ def test_the_name_that_kmod_makes_of_a_files(path, name):
 @pytest.mark.parametrize("file", ["lime-6.1.0-9-amd64.ko", "megaraid_sas-07.727.03.00.ko", "snd-hda-intel.ko"])
 @pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 def test_the_name_that_the_real_kmod_makes_of_a_files(file, tmp_path):
-    top = build_ko.kernel(tmp_path)
+    top = families.kernel(tmp_path)
     (top / "extra").mkdir()
     (top / "extra" / file).write_bytes(ko("inside", aliases=["of:probe"]))
-    subprocess.run(["depmod", "-b", str(tmp_path), build_ko.RELEASE], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["depmod", "-b", str(tmp_path), RELEASE], check=True, stderr=subprocess.DEVNULL)
     lines = (top / "modules.alias").read_text().splitlines()
     assert [line.split()[2] for line in lines if "of:probe" in line] == [names.module_of(file)]
 

@@ -10,11 +10,11 @@ import shutil
 import subprocess
 
 import pytest
-from build_package import FILES, deb, rpm
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import package
+from tests.forge.package import FILES, deb, rpm
 
 MODULES = [("lib/modules/5.14.0-1/extra/vendor/helper.ko.xz", b"helper!"), ("lib/modules/5.14.0-1/extra/vendor/vendor.ko", b"module")]
 

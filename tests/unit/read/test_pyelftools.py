@@ -12,15 +12,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT, collections_path
-from lab import debian
+
+from tests import CHECKOUT
+from tests.lab import debian
 
 REQUIREMENT = re.search(r"^pyelftools>=([\d.]+),<([\d.]+)", (Path(CHECKOUT) / "requirements.txt").read_text(), re.M)
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 READ = """
 import hashlib, json, sys
-import build_ko, elftools
+import elftools
+from tests.forge import ko as forged
+from tests.forge.ko import Export
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
 
@@ -32,12 +35,12 @@ def read(data):
 
 found = {}
 for machine in ("i686", "ppc64", "x86_64"):
-    module = build_ko.ko(machine=machine, exports=[build_ko.Export("one", 7), build_ko.Export("two", 7, True, "NS")])
+    module = forged.ko(machine=machine, exports=[Export("one", 7), Export("two", 7, True, "NS")])
     found[machine] = read(module)
     for at in range(4, 64):  # each byte of the header but the magic
         found["%s %d" % (machine, at)] = [read(module[:at] + bytes([value]) + module[at + 1:]) for value in (0, 3, 255)]
 for number in range(300):  # each machine that there is, and some that there are not
-    found["machine %d" % number] = read(build_ko.ko(e_machine=number))
+    found["machine %d" % number] = read(forged.ko(e_machine=number))
 codes = {each for values in found.values() for each in (values if isinstance(values, list) else [values]) if isinstance(each, str)}
 text = json.dumps(found, sort_keys=True)
 json.dump([elftools.__version__, sorted(codes), hashlib.sha256(text.encode()).hexdigest()], sys.stdout)
@@ -60,7 +63,7 @@ def promised():
 
 def reading(directory=None):
     """[version, codes of errors, digest of all that was read] with the pyelftools in a directory, or with the one that is installed."""
-    path = [str(directory)] * bool(directory) + [collections_path(), os.path.join(CHECKOUT, "tests")]
+    path = [str(directory)] * bool(directory) + [str(CHECKOUT)]
     done = subprocess.run([sys.executable, "-c", READ], env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)), stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.decode())
 

@@ -5,13 +5,14 @@
 """What a running machine says of itself counts, and that of another one is not looked at."""
 import os
 
-import build_ko
 import pytest
-from signing import OTHER, PKCS7
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, facts
+from tests.forge import families
+from tests.forge.ko import RELEASE
+from tests.forge.signature import OTHER, PKCS7
 
 EFI = "sys/firmware/efi/efivars/"
 SECURE_BOOT = EFI + "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -30,8 +31,8 @@ FILES = {
 }
 
 
-def facts_of(root, monkeypatch, files, live=True, running=build_ko.RELEASE):
-    build_ko.kernel(root)
+def facts_of(root, monkeypatch, files, live=True, running=RELEASE):
+    families.kernel(root)
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)

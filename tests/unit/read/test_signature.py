@@ -8,13 +8,13 @@ import shutil
 import subprocess
 
 import pytest
-from build_ko import ko, signed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signing import OTHER, PKCS7
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates, made_by, split, verify
+from tests.forge.ko import ko
+from tests.forge.signature import OTHER, PKCS7, signed
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 CERTIFICATE, = certificates(PKCS7.certificate)

@@ -62,7 +62,7 @@ def header(head: bytes) -> Optional[Tuple[Member, int]]:
     except (binascii.Error, struct.error):
         return None
     inode, mode, uid, gid, links, mtime, size, major, minor, rmajor, rminor, name_size, _sum = fields
-    return Member("", mode, size, uid, gid, links, mtime, (major, minor, inode), (rmajor, rminor)), name_size
+    return Member("", mode, size, uid=uid, gid=gid, links=links, mtime=mtime, inode=(major, minor, inode), rdev=(rmajor, rminor)), name_size
 
 
 def padding(size: int, to: int = 4) -> int:

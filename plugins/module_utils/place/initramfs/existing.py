@@ -11,7 +11,7 @@ from ...read import names
 from ...read.kernels import version_key
 from .. import depmod
 from . import image, manifest, witness
-from .manifest import NUMBERED, Variant
+from .manifest import NUMBERED, Variant, Wants
 
 
 def found(host: Host) -> List[Variant]:
@@ -109,12 +109,16 @@ def overview(host: Host) -> List[Seen]:
     current, stale (the shipped image is another one by now), damaged, gone (the kernel is), or foreign: by the mark there was one, and it is
     somebody else's file that lies there now.
     """
-    seen = [Seen(each.path, each.wants.kernel, each.wants.drivers, each.method, each.size, state(host, each)) for each in found(host)]
+    seen = [_seen(each.path, each.wants, each.method, size=each.size, state=state(host, each)) for each in found(host)]
     for path, mark in marks_alone(host):
         status = host.lstat(path)
         if status is not None:
-            seen.append(Seen(path, mark.wants.kernel, mark.wants.drivers, mark.method, status.st_size, state="foreign"))
+            seen.append(_seen(path, mark.wants, mark.method, size=status.st_size, state="foreign"))
     return sorted(seen, key=lambda each: each.path)
+
+
+def _seen(path: str, wants: Wants, method: str, *, size: int, state: str) -> Seen:
+    return Seen(path, wants.kernel, wants.drivers, method=method, size=size, state=state)
 
 
 def state(host: Host, variant: Variant) -> str:

@@ -131,12 +131,12 @@ def read(host: Host, path: str, wanted: Optional[Wanted] = None) -> Image:
         if reader.at(0, 2) == b"MZ":
             raise KmodError(path, "is an EFI program, not an initramfs image", "Use a kernel whose initramfs is a file of its own", "INITRD_UKI")
         digest, tree = Digest.for_size(reader.size), Tree()
-        segments = unpack(_hashed(reader, digest), path, tree, wanted)
+        segments = unpack(_hashed(reader, digest), path, tree, wanted=wanted)
         unchanged(reader)
         if not segments:
             raise KmodError(path, "is empty", REGENERATE, "INITRD_DAMAGED")
         status = reader.status
-        return Image(path, reader.size, status.st_mode & 0o7777, (status.st_uid, status.st_gid), digest, tree, segments)
+        return Image(path, reader.size, status.st_mode & 0o7777, owner=(status.st_uid, status.st_gid), digest=digest, tree=tree, segments=segments)
 
 
 def checksum(host: Host, path: str) -> Tuple[int, str]:

@@ -35,7 +35,7 @@ def lines(host: Host, path: str) -> Iterator[str]:
                                              printable(name + target))
 
 
-def modules(host: Host, path: str, release: str, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
+def modules(host: Host, path: str, release: str, *, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
     """The copy of each named module that an image's own modprobe would load: ``{name: {"path": path, "sha256": of the uncompressed file}}``."""
     copies: Dict[str, Any] = {}
     texts: Dict[str, Any] = {}

@@ -59,7 +59,7 @@ class Wants(NamedTuple):
                 and isinstance(base.size, int) and all(names.is_module(name) for name, _sha256 in modules)):
             raise ValueError("not written here")
         other = tuple(sorted((key, value) for key, value in data.items() if key not in cls._fields))
-        return cls(data["kernel"], tuple(data["drivers"]), data["early_load"], modules, base, other)
+        return cls(data["kernel"], tuple(data["drivers"]), data["early_load"], modules=modules, base=base, other=other)
 
     @property
     def identity(self) -> str:
@@ -153,8 +153,9 @@ def find(host: Host, path: str) -> Optional[Variant]:
         data = json.loads(tail[data_at:data_at + member.size].decode("ascii"))
         if hashlib.sha256(_dumped({key: value for key, value in data.items() if key != "sha256"})).hexdigest() != data["sha256"]:
             return None
-        variant = Variant(path, size, Wants.from_dict(data["wants"]), data["method"], tuple(data["head"]), tuple(data["segment"]),
-                          Added.from_dict(data["contents"]), behind + b"\0" * cpio.padding(start + head_at + len(behind), cpio.BLOCK))
+        variant = Variant(path, size, Wants.from_dict(data["wants"]), data["method"], head=tuple(data["head"]), segment=tuple(data["segment"]),
+                          added=Added.from_dict(data["contents"]),
+                          tail=behind + b"\0" * cpio.padding(start + head_at + len(behind), cpio.BLOCK))
         ours = data["format"] == FORMAT and data["method"] in METHODS and variant.head[0] + variant.segment[0] == start + head_at
     except (KmodError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None

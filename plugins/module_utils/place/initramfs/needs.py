@@ -150,7 +150,7 @@ def firmware(host: Host, release: str, tree: Tree, *, modules: Sequence[KernelMo
     found: Dict[str, cpio.Item] = {}
     absent = []
     for name in sorted({name for module in modules for name in module.firmware}):
-        wanted = _named(host, tree, places, name)
+        wanted = _named(host, tree, name, places=places)
         if not wanted:
             absent.append(name.encode("unicode_escape").decode("ascii"))
         for each in wanted:
@@ -161,7 +161,7 @@ def firmware(host: Host, release: str, tree: Tree, *, modules: Sequence[KernelMo
     return list(found.values()), absent
 
 
-def _named(host: Host, tree: Tree, places: Sequence[str], name: str) -> List[str]:
+def _named(host: Host, tree: Tree, name: str, *, places: Sequence[str]) -> List[str]:
     """The files that a name stands for, in the image or on the host. It may be a pattern (``foo-*.bin``); all of it is the module's to say."""
     parts_of = name.split("/")
     if not re.match(r"[\x21-\x7e]{1,250}\Z", name) or any(part in ("", ".", "..") for part in parts_of):
@@ -182,8 +182,11 @@ def _below_of(host: Host, place: str, pattern: Sequence[str]) -> List[str]:
     """The host's files below a directory that a pattern stands for, one level of it after the other."""
     found = [""]
     for depth, part in enumerate(pattern):
-        found = [_plain(below + name) if depth + 1 == len(pattern) else below + name + "/" for below in found
-                 for name in _listed(host, "/" + place + below) if fnmatch.fnmatchcase(_plain(name) if depth + 1 == len(pattern) else name, part)]
+        last = depth + 1 == len(pattern)
+        above, found = found, []
+        for below in above:
+            listed = [_plain(name) if last else name for name in _listed(host, "/" + place + below)]
+            found += [below + name + ("" if last else "/") for name in listed if fnmatch.fnmatchcase(name, part)]
         if len(found) > PATTERN_FILES * 4:
             return found
     return found

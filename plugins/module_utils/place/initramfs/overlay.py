@@ -149,7 +149,7 @@ def seal(image: Image, files: Sequence[cpio.Item], wants: Wants, *, method: str,
 
     written = {entry.name for entry, _head in built}
     untouched = {path: fact for path, fact in _facts(image.tree).items() if path not in written}
-    unpack(watched(), image.path, image.tree, wanted, image.size + (cpio.padding(image.size) if alone else 0))
+    unpack(watched(), image.path, image.tree, wanted=wanted, offset=image.size + (cpio.padding(image.size) if alone else 0))
     after = _facts(image.tree)
     refuse(image.path, [path for path, fact in untouched.items() if after.get(path) != fact])
     overlay = Overlay(len(nuls) + cpio.size(built), whole, chunks, added)

@@ -38,7 +38,7 @@ class Node:
 
     __slots__ = ("mode", "owner", "size", "target", "segment")
 
-    def __init__(self, mode: int, owner: Tuple[int, int], target: str = "", segment: int = 0) -> None:
+    def __init__(self, mode: int, owner: Tuple[int, int], target: str = "", *, segment: int = 0) -> None:
         self.mode = mode
         self.owner = owner
         self.size = 0
@@ -153,10 +153,10 @@ class Tree:
             node.mode, node.owner, node.segment = member.mode, (member.uid, member.gid), self.segment
 
     def _node(self, member: cpio.Member, target: str) -> Node:
-        return Node(member.mode, (member.uid, member.gid), target, self.segment)
+        return Node(member.mode, (member.uid, member.gid), target, segment=self.segment)
 
 
-def unpack(pieces: Iterable[bytes], what: str, tree: Tree, wanted: Optional[Wanted] = None, offset: int = 0) -> List[Segment]:
+def unpack(pieces: Iterable[bytes], what: str, tree: Tree, *, wanted: Optional[Wanted] = None, offset: int = 0) -> List[Segment]:
     """Unpack the bytes of an image, or of what follows its first ``offset`` bytes, into ``tree``.
 
     ``wanted`` is asked for every regular file, by its real path, and may answer with a function that is given the data piece by piece.

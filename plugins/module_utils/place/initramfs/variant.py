@@ -228,16 +228,16 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
     wants = Wants(release, tuple(sorted(recipe.drivers)), recipe.early_load, tuple((module.name, module.sha256) for module in modules),
                   Base(base, 0, ""))
     old = next((variant for variant in existing.found(host) if variant.base == base and variant.wants.drivers == wants.drivers), None)
-    kept = _kept(host, old, wants, recipe.method) if old else None
-    if kept:
-        return kept
+    unchanged = _unchanged(host, old, wants, method=recipe.method) if old else None
+    if unchanged:
+        return unchanged
     if not recipe.ignore_tpm:
         tpm.check(host)
     path = old.path if old else free_name(host, base, taken)
     steps = Plan(host)
     with scratch() as directory:
-        store = Kept(directory, release)
-        shipped = image.read(host, base, store.wanted)
+        kept = Kept(directory, release)
+        shipped = image.read(host, base, kept.wanted)
         wants = wants._replace(base=Base(base, shipped.size, shipped.sha256))
         if old and not old.tail:
             steps.put(old.path, None, keep=False)  # by its mark alone it is ours, and that is about to be another one
@@ -246,7 +246,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
             content = rebuild.content(host, wants, modules, shipped=shipped)
             mark = witness.Mark(wants, row.method)
         else:
-            made = overlay.build(host, wants, modules, image=shipped, kept=store, method=row.method)
+            made = overlay.build(host, wants, modules, image=shipped, kept=kept, method=row.method)
             chunks = made.chunks if row.method == "segment" else lambda: overlay.appended(host, base, made)
             row = row._replace(size=made.size + (shipped.size if row.method == "overlay" else 0), sha256=made.digest.hexdigest(),
                                added=made.added)
@@ -259,7 +259,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
     return steps, row
 
 
-def _kept(host: Host, old: Variant, wants: Wants, method: str) -> Optional[Tuple[Plan, Made]]:
+def _unchanged(host: Host, old: Variant, wants: Wants, *, method: str) -> Optional[Tuple[Plan, Made]]:
     """The plan for a variant that is what is wanted: nothing, or a mark that it lacks. None where it has to be made again."""
     size, sha256 = image.checksum(host, wants.base.path)
     if old.wants != wants._replace(base=Base(wants.base.path, size, sha256)) or method not in ("auto", old.method):

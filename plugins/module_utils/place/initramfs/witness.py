@@ -54,7 +54,7 @@ def path_of(variant: str) -> str:
 
 def of(wants: Wants, method: str, size: int, *, digest: Digest) -> Mark:
     """The mark of a file of ``size`` bytes, all of which ``digest`` has been given."""
-    return Mark(wants, method, size, digest.hexdigest(), digest.start.hex(), digest.piece, digest.pieces)
+    return Mark(wants, method, size, digest.hexdigest(), start=digest.start.hex(), piece=digest.piece, pieces=digest.pieces)
 
 
 def for_file(host: Host, variant: Variant) -> Mark:

@@ -7,14 +7,14 @@ import re
 import struct
 import subprocess
 
-import machines
 import pytest
-from machines import DRIVER, NEW, OLD
-from test_entry import absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, detect, entry, grubenv
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import FALLBACK_ARGS, View
+from tests.forge import machines
+from tests.forge.machines import DRIVER, NEW, OLD
+from tests.unit.place.boot.test_entry import absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 
 def change(root, pattern, replacement):
@@ -69,7 +69,7 @@ def test_what_is_for_init_in_a_variable_that_grub_cfg_sets_counts(tmp_path):
 
 
 def test_a_variable_behind_that_overrides_the_way_back_makes_no_trial(tmp_path, monkeypatch):
-    from test_entry import Running
+    from tests.unit.place.boot.test_entry import Running
 
     kernels = variants(machines.el8(tmp_path), NEW)
     Running(tmp_path, "el8", monkeypatch)

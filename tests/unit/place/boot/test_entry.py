@@ -8,14 +8,14 @@ import re
 import stat
 import types
 
-import machines
 import pytest
-from machines import DRIVER, MACHINE, NEW, OLD, write
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry, grubenv, storage, systemd_boot, trials
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from tests.forge import machines
+from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, write
 
 
 def snapshot(root):

@@ -5,14 +5,14 @@
 """Whatever happens to a host that the role deploys to with kmod_boot=default, its default entry is one that starts."""
 import random
 
-import machines
 import pytest
-from machines import DRIVER, NEW, OLD, write
-from test_entry import Running, absent, menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
+from tests.forge import machines
+from tests.forge.machines import DRIVER, NEW, OLD, write
+from tests.unit.place.boot.test_entry import Running, absent, menu, present, snapshot, variants
 
 
 class CutOff(Exception):

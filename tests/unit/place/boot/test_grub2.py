@@ -7,15 +7,15 @@ import os
 import shutil
 import subprocess
 
-import machines
 import pytest
-from machines import DRIVER, MACHINE, NEW, OLD, UUID, grubenv, write
-from test_entry import absent, identity, menu, present, refused, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import bls, detect, entry, script, storage
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grubenv as env
+from tests.forge import machines
+from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, UUID, grubenv, write
+from tests.unit.place.boot.test_entry import absent, identity, menu, present, refused, snapshot, variants
 
 CFG, CUSTOM, ENV = "boot/grub/grub.cfg", "boot/grub/custom.cfg", "boot/grub/grubenv"
 

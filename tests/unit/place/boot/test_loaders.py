@@ -3,13 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The other loaders, and telling which one a host has."""
-import machines
 import pytest
-from machines import DRIVER, MACHINE, NEW, OLD, write
-from test_entry import absent, identity, menu, present, refused, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry, shipped, systemd_boot
+from tests.forge import machines
+from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, write
+from tests.unit.place.boot.test_entry import absent, identity, menu, present, refused, snapshot, variants
 
 CONF, ENTRIES, LOADER = "boot/grub/grub.conf", "boot/efi/loader/entries", "boot/efi/loader/loader.conf"
 

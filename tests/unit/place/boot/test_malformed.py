@@ -6,15 +6,15 @@
 import os
 import time
 
-import machines
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machines import DRIVER, NEW, OLD, write
-from test_entry import absent, menu, present, snapshot, variants
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import blocks
+from tests.forge import machines
+from tests.forge.machines import DRIVER, NEW, OLD, write
+from tests.unit.place.boot.test_entry import absent, menu, present, snapshot, variants
 
 CONFIGURATIONS = ("boot/grub*/grub.cfg", "boot/grub*/custom.cfg", "boot/grub*/grubenv", "boot/grub/grub.conf", "boot/extlinux/extlinux.conf",
                   "boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "boot/efi/loader/loader.conf")

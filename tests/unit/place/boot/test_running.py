@@ -5,13 +5,13 @@
 """What is told of a system that an entry started: whether it came up, with what, and whether anything asked for the driver."""
 import types
 
-import machines
 import pytest
-from machines import DRIVER, NEW, OLD, write
-from test_entry import Running, apply, menu, present, refused, trier, variants  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, trials
+from tests.forge import machines
+from tests.forge.machines import DRIVER, NEW, OLD, write
+from tests.unit.place.boot.test_entry import Running, apply, menu, present, refused, trier, variants  # noqa: F401
 
 
 @pytest.fixture

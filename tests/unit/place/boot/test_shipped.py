@@ -3,13 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Which entries start an image, and how boots are kept from an image that is about to change."""
-import machines
 import pytest
-from machines import DRIVER, NEW, OLD, write
-from test_entry import machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, grubenv, shipped
+from tests.forge import machines
+from tests.forge.machines import DRIVER, NEW, OLD, write
+from tests.unit.place.boot.test_entry import machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 
 def starting(root, path):

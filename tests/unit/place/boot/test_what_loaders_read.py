@@ -7,17 +7,17 @@ import os
 import re
 import subprocess
 
-import machines
 import pytest
-from machines import DRIVER, MACHINE, NEW, OLD, UUID, write
-from test_cmdline import change, lines
-from test_entry import Running, absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import started
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, detect, entry, grub2, grubenv, script, systemd_boot
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import MANY, Verified, View
+from tests.forge import machines
+from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, UUID, write
+from tests.unit.place.boot.test_cmdline import change, lines
+from tests.unit.place.boot.test_entry import Running, absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
 
 # Ubuntu's images for clouds: /etc/default/grub.d/40-force-partuuid.cfg, 10_linux
 
@@ -466,10 +466,10 @@ def test_a_stale_variant_is_not_made_the_default_anew_and_stays_it(machine):  # 
 
 
 def test_images_that_were_given_are_unpacked_as_a_whole(tmp_path):
-    import build_initramfs
+    from tests.forge.cpio import cpio
 
     machines.debian(tmp_path)
-    whole = build_initramfs.cpio({"init": b"#!/bin/sh\n" * 100})
+    whole = cpio({"init": b"#!/bin/sh\n" * 100})
     for name, content in (("whole", whole), ("cut", whole[:-300]), ("none", b""), ("text", b"initramfs")):
         (tmp_path / "boot" / name).write_bytes(content)
     host = Host(str(tmp_path))

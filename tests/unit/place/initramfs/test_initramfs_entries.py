@@ -6,21 +6,19 @@
 import gzip
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from build_initramfs import DEPMOD, cpio, ko
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "boot"))
-import machines  # noqa: E402
-from machines import DRIVER, NEW, OLD  # noqa: E402
-
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import started  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, shipped  # noqa: E402
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, variant  # noqa: E402
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import started
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, shipped
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, variant
+from tests.forge import machines
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD
+from tests.forge.ko import ko
+from tests.forge.machines import DRIVER, NEW, OLD
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 REQUEST = variant.Recipe((DRIVER,))

@@ -8,14 +8,16 @@ import os
 import subprocess
 from pathlib import Path
 
-import build_ko
-import kernel_simulator
 import pytest
-from build_initramfs import DEPMOD, LAYOUT, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD, Machine, modules
+from tests.forge.ko import LAYOUT, RELEASE, ko
+from tests.forge.symvers import EXPORTS, symvers
+from tests.unit.place.initramfs import kernel_simulator
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -30,11 +32,11 @@ def machine(tmp_path):
     """A kernel with an ib_core, which its image holds too, and a driver for another one."""
     made = Machine(tmp_path / "host")
     made.module("kernel/ib_core.ko", CORE)
-    symvers = made.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
-    symvers.parent.mkdir(parents=True)
-    symvers.write_bytes(build_ko.symvers([(*LAYOUT, False, "", "vmlinux"), (*OLD, False, "", "kernel/ib_core")]))
-    image(made, tmp_path, {"kernel/ib_core.ko": CORE, "kernel/user.ko": ko("user", depends="ib_core", needs=[OLD])})
-    made.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[NEW]))
+    table = made.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
+    table.parent.mkdir(parents=True)
+    table.write_bytes(symvers([*EXPORTS, (*OLD, False, "", "kernel/ib_core")]))
+    image(made, tmp_path, {"kernel/ib_core.ko": CORE, "kernel/user.ko": ko("user", depends="ib_core", needs=[LAYOUT, OLD])})
+    made.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[LAYOUT, NEW]))
     return made
 
 
@@ -103,36 +105,36 @@ def test_a_provider_that_the_kernel_no_longer_has_is_not_taken_from_the_image(ma
 
 def test_a_provider_that_only_a_symbol_tells_of_comes_along(machine):
     machine.module("kernel/helper.ko", ko("helper", exports=[("help_me", 5)]))
-    symvers = machine.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
-    symvers.write_bytes(symvers.read_bytes() + build_ko.symvers([("help_me", 5, False, "", "kernel/helper")]))
-    machine.module("extra/acme/acme.ko", ko("acme", needs=[("help_me", 5)]))
+    table = machine.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
+    table.write_bytes(table.read_bytes() + symvers([("help_me", 5, False, "", "kernel/helper")]))
+    machine.module("extra/acme/acme.ko", ko("acme", needs=[LAYOUT, ("help_me", 5)]))
     assert run(machine)["dependencies"] == ["helper"]
     assert index(machine)["updates/acme.ko"].split() == ["kernel/helper.ko"]
 
 
 def test_a_symbol_that_another_module_of_the_stack_has_by_now_is_had_from_there(machine):
     machine.module("updates/stack/compat.ko", ko("compat", exports=[NEW]))
-    machine.module("extra/acme/acme.ko", ko("acme", depends="compat", needs=[NEW]))
+    machine.module("extra/acme/acme.ko", ko("acme", depends="compat", needs=[LAYOUT, NEW]))
     assert run(machine)["dependencies"] == ["compat"]
     assert index(machine)["updates/acme.ko"].split() == ["updates/stack/compat.ko"]
 
 
 def test_a_link_that_dangles_is_no_provider(machine):
-    machine.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[OLD]))
+    machine.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[LAYOUT, OLD]))
     index_of = machine.root / "lib/modules" / RELEASE / "modules.dep"
     index_of.write_text(index_of.read_text().replace("kernel/ib_core.ko:", "weak-updates/ib_core.ko:"))
     assert run(machine)["dependencies"] == []
 
 
 def test_a_module_that_was_built_with_other_options_is_refused(machine):
-    machine.module("kernel/own.ko", build_ko.ko("own", [LAYOUT], release=RELEASE, modinfo={"intree": "Y"}))
-    machine.module("extra/acme/acme.ko", build_ko.ko("acme", [LAYOUT], release=RELEASE, flags=" mod_unload "))
+    machine.module("kernel/own.ko", ko("own", [LAYOUT], release=RELEASE, modinfo={"intree": "Y"}))
+    machine.module("extra/acme/acme.ko", ko("acme", [LAYOUT], release=RELEASE, flags=" mod_unload "))
     assert refused(machine)[0] == "VARIANT_REFUSED"
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "a;reboot", "a\nb", "x" * 60, "\u00e9"])
 def test_names_of_modules_are_input(machine, name):
-    data = build_ko.ko("acme", [LAYOUT], release=RELEASE, modinfo={"name": name})
+    data = ko("acme", [LAYOUT], release=RELEASE, modinfo={"name": name})
     (machine.root / "x.ko").write_bytes(data)
     with pytest.raises(KmodError) as caught:
         variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/x.ko",)), [RELEASE])
@@ -144,7 +146,7 @@ def test_names_of_modules_are_input(machine, name):
 @pytest.mark.parametrize("file, path", [("acme-1.07.02.ko", "updates/acme.ko"), ("acme x;y.ko", "updates/acme.ko"), ("ac-me.ko", "updates/ac-me.ko")])
 def test_a_module_lies_under_the_name_that_it_is_loaded_by(machine, file, path):
     name = "ac_me" if file == "ac-me.ko" else "acme"
-    (machine.root / file).write_bytes(ko(name, alias="pci:x"))
+    (machine.root / file).write_bytes(ko(name, aliases=["pci:x"]))
     plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/" + file,)), [RELEASE])
     result = answer.applied(plan.apply()).as_dict()
     assert result["variants"][0]["modules"][0]["path"] == TREE + "/" + path

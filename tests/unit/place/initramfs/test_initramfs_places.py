@@ -7,11 +7,13 @@ import errno
 import gzip
 
 import pytest
-from build_initramfs import DEPMOD, RELEASE, cpio, ko
-from test_initramfs_variant import REQUEST, content, error_of, machine, run, unpacked  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, kept, listing, variant
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD
+from tests.forge.ko import RELEASE, ko
+from tests.unit.place.initramfs.test_initramfs_variant import REQUEST, content, error_of, machine, run, unpacked  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 

@@ -8,12 +8,14 @@ import hashlib
 import os
 
 import pytest
-from build_initramfs import DEPMOD, RELEASE, cpio, ko
-from test_initramfs_variant import REQUEST, content, machine, run, unpacked  # noqa: F401
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, manifest
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD
+from tests.forge.ko import RELEASE, ko
+from tests.unit.place.initramfs.test_initramfs_variant import REQUEST, content, machine, run, unpacked  # noqa: F401
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 

@@ -8,14 +8,17 @@ import hashlib
 import os
 import subprocess
 
-import kernel_simulator
 import pytest
-from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, initramfs_tools, listing, rebuild, variant
+from tests.forge.compressors import COMPRESSIONS
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD, Machine, modules
+from tests.forge.ko import RELEASE, ko
+from tests.unit.place.initramfs import kernel_simulator
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -216,7 +219,7 @@ def test_the_copy_that_an_image_would_load_is_told_by_its_digest(tmp_path, pack)
     files[TREE + "/updates/acme.ko" + suffix] = pack(DRIVER)
     files[TREE + "/modules.dep"] = ("updates/acme.ko%s:\n" % suffix).encode()
     machine.image(gzip.compress(cpio(files)))
-    found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, ["acme", "other"])
+    found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, names=["acme", "other"])
     assert found == {"acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}}
 
 

@@ -10,18 +10,21 @@ import json
 import os
 import shutil
 
-import kernel_simulator
 import pytest
-from build_initramfs import COMPRESSIONS, DEPMOD, RELEASE, Machine, cpio, ko, modules
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, image, manifest, variant
+from tests.forge.compressors import COMPRESSIONS
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD, Machine, modules
+from tests.forge.ko import RELEASE, ko
+from tests.unit.place.initramfs import kernel_simulator
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
-DRIVER = ko("acme", alias="pci:v00001234d000011E8sv*sd*bc*sc*i*", filler=b"driver 1")
+DRIVER = ko("acme", aliases=["pci:v00001234d000011E8sv*sd*bc*sc*i*"], filler=b"driver 1")
 TREE = "usr/lib/modules/" + RELEASE
 REQUEST = variant.Recipe(("acme",))
 
@@ -29,7 +32,7 @@ REQUEST = variant.Recipe(("acme",))
 @pytest.fixture
 def content(tmp_path):
     """What a shipped image holds: a merged /usr, a few modules with their indexes, an init."""
-    files = {"kernel/a.ko": ko("a", alias="pci:a"), "kernel/b.ko": ko("b", depends="a")}
+    files = {"kernel/a.ko": ko("a", aliases=["pci:a"]), "kernel/b.ko": ko("b", depends="a")}
     found = {"init": b"#!/bin/sh\n", "lib": "usr/lib", "usr/lib/systemd/systemd-udevd": b"udevd", "etc/hostname": b"x\n"}
     found.update(modules(TREE, files, tmp_path, modules_order=b"kernel/b.ko\nkernel/a.ko\n", modules_builtin=b"kernel/crypto/sha1.ko\n"))
     return found

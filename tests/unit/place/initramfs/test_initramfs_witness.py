@@ -10,11 +10,13 @@ import random
 import shutil
 
 import pytest
-from build_initramfs import DEPMOD, RELEASE, Machine, cpio, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, variant, witness
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD, Machine
+from tests.forge.ko import RELEASE, ko
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 

@@ -16,6 +16,11 @@ import subprocess
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from tests.forge import families
+from tests.forge.cpio import of_tree
+from tests.forge.ko import ko
+from tests.forge.symvers import EXPORTS, symvers
+
 
 class Kernel(NamedTuple):
     """An unpacked kernel: ``tree`` holds boot/ and lib/modules/RELEASE; ``symvers`` is its symbol versions, None where they are not at hand."""
@@ -73,22 +78,36 @@ def initramfs(kernel: Kernel, drivers: list[Path]) -> bytes:
             shutil.copyfile(source, modules / name)
     write(scratch / "init", "#!/bin/sh\nexec /sbin/init\n", 0o755)
     subprocess.run(["depmod", "-b", str(scratch), kernel.release], check=True)
-    names = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
-    image = b"".join(newc(name, scratch / name, number) for number, name in enumerate(names, 1)) + newc("TRAILER!!!", None, 0)
+    image = of_tree(scratch)
     shutil.rmtree(scratch)
     return gzip.compress(image, 6, mtime=0)
 
 
-def newc(name: str, path: Path | None, number: int) -> bytes:
-    """One member of a cpio archive in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
-    mode, data = 0, b""
-    if path is not None:
-        mode = path.lstat().st_mode
-        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-    label = name.encode() + b"\0"
-    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + label
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+NEEDS = ("module_layout", "printk", "kfree")
+
+
+def exports(change: int) -> list:
+    return [(symbol, crc + change * (symbol == "kfree"), *rest) for symbol, crc, *rest in EXPORTS]
+
+
+def kernel(directory: Path, release: str, change: int = 0) -> Kernel:
+    """A kernel that takes what was built for another one of the same ``change`` and no other."""
+    tree = directory / release
+    top = families.kernel(tree, release, exports=exports(change),
+                          in_tree={"drivers/block/disk.ko": ko("disk", [("module_layout", 0x11)], release=release)})
+    (top / "modules.builtin.modinfo").touch()
+    subprocess.run(["depmod", "-b", str(tree), release], check=True)
+    made = Kernel(release, tree, symvers(exports(change)), generated=True)
+    (tree / "initramfs").write_bytes(initramfs(made, sorted(tree.rglob("disk.ko"))))
+    return made
+
+
+def build(directory: Path, driver: str, release: str, change: int = 0) -> Path:
+    """The driver's module, built for a release, at RELEASE/DRIVER.ko."""
+    path = directory / release / (driver + ".ko")
+    needs = [(symbol, crc) for symbol, crc, *_rest in exports(change) if symbol in NEEDS]
+    write(path, ko(driver, needs, release=release))
+    return path
 
 
 ROOT = "root=UUID=11111111-2222-3333-4444-555555555555 ro"

@@ -3,73 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Images, modules and hosts for the tests, from nothing."""
-import bz2
-import gzip
-import lzma
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple, Union
+from typing import Dict, List, Tuple, Union
 
-import build_ko
+from tests.forge.ko import RELEASE
 
-FILE, DIRECTORY, LINK = 0o100644, 0o040755, 0o120777
-RELEASE = "6.1.0-1-test"
-LAYOUT = ("module_layout", 0x11)
 DEPMOD = shutil.which("depmod") or ""
-
-
-def member(name: str, mode: int = FILE, data: bytes = b"", inode: int = 0, links: int = 1) -> bytes:
-    label = name.encode() + b"\0"
-    fields = (inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(label), 0)
-    head = b"070701" + b"".join(b"%08x" % field for field in fields) + label
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
-
-
-def cpio(files: Dict[str, Union[bytes, str, None]], trailer: bool = True) -> bytes:
-    """Bytes are a file, a str is a symlink's target, None a directory; the directories above a path are made."""
-    seen: Dict[str, Union[bytes, str, None]] = {}
-    for path, content in files.items():
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            seen.setdefault("/".join(parts[:depth]), None)
-        seen[path] = content
-    out = b""
-    for number, (path, content) in enumerate(seen.items(), 1):
-        mode = DIRECTORY if content is None else LINK if isinstance(content, str) else FILE
-        out += member(path, mode, content.encode() if isinstance(content, str) else content or b"", number)
-    return out + (member("TRAILER!!!", 0) if trailer else b"")
-
-
-def tool(*argv: str) -> Callable[[bytes], bytes]:
-    """A compressor of this machine; a test that needs one which is not there is skipped."""
-    def compress(data: bytes) -> bytes:
-        if shutil.which(argv[0]) is None:
-            import pytest
-
-            pytest.skip("no %s on this machine" % argv[0])
-        return subprocess.run(argv, input=data, stdout=subprocess.PIPE, check=True).stdout
-
-    return compress
-
-
-COMPRESSIONS: Dict[str, Callable[[bytes], bytes]] = {
-    "gzip": lambda data: gzip.compress(data, 6),
-    "bzip2": bz2.compress,
-    "xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32),
-    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
-    "zstd": tool("zstd", "-qc"),
-    "lz4": tool("lz4", "-lqc"),
-    "lzo": tool("lzop", "-c"),
-}
-
-
-def ko(name: str, depends: str = "", alias: str = "", firmware: Sequence[str] = (), filler: bytes = b"", release: str = RELEASE,
-       needs: Sequence[Tuple[str, int]] = (), exports: Sequence[Tuple[str, int]] = ()) -> bytes:
-    """A module that the kernel of ``Machine`` loads. ``needs`` and ``exports``: (symbol, crc)."""
-    return build_ko.ko(name, [LAYOUT, *needs], release=release, modinfo={"depends": depends, "version": "1"}, firmware=firmware,
-                       aliases=[alias] if alias else [], exports=[build_ko.Export(*each) for each in exports],
-                       extra=[build_ko.Section(".data", filler or b"\0")])
 
 
 def modules(path: str, files: Dict[str, bytes], work: Path, **more: bytes) -> Dict[str, Union[bytes, str, None]]:

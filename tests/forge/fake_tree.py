@@ -9,10 +9,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import build_ko
-
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from tests.forge import families
+from tests.forge.ko import LAYOUT, ko
 
 SEARCH = {
     "el": ("etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n"),
@@ -20,7 +20,6 @@ SEARCH = {
     "ubuntu": ("etc/depmod.d/ubuntu.conf", "search updates ubuntu built-in\n"),
     "debian": None,
 }
-LAYOUT = ("module_layout", 0x11)
 ONE, TWO, THREE, FOUR = RELEASES = "5.14.0-1", "5.14.0-2", "5.14.0-3", "5.14.0-4"
 
 
@@ -28,7 +27,7 @@ def module(name, release, version="", fits=None, depends="", note=""):
     """A module for ``release`` that loads on the kernels of ``fits``: it needs a symbol that those export and no others."""
     needs = [LAYOUT] + ([(_takes(fits), 0x77)] if fits is not None else [])
     modinfo = {"depends": depends, "note": note, "version": version or None, "name": name.replace("-", "_")}
-    return build_ko.ko(name, needs, release=release, modinfo=modinfo)
+    return ko(name, needs, release=release, modinfo=modinfo)
 
 
 def _takes(releases):
@@ -56,7 +55,7 @@ class FakeTree:
         masks = [[each for place, each in enumerate(RELEASES) if number >> place & 1] for number in range(1 << len(RELEASES))]
         exports = [LAYOUT + (False, "", "vmlinux")] + [(_takes(mask), 0x77, False, "", "vmlinux") for mask in masks if takes and release in mask]
         in_tree = {"drivers/net/%s.ko" % name: module(name, release, "in-tree") for name in self.in_tree}
-        build_ko.kernel(Path(self.root), release, exports=exports, family="el" if self.family == "ubuntu" else self.family, in_tree=in_tree)
+        families.kernel(Path(self.root), release, exports=exports, family="el" if self.family == "ubuntu" else self.family, in_tree=in_tree)
         for directory in ("extra", "updates", "weak-updates") if self.family == "el" else ():
             os.makedirs(self.path("/lib/modules/%s/%s" % (release, directory)), exist_ok=True)
         self.depmod(release)

@@ -5,9 +5,10 @@
 """Signed modules for tests: a certificate and PKCS#7 messages as the kernel's sign-file makes them, with a small key made on the spot."""
 import hashlib
 import random
-from typing import NamedTuple
+import struct
+from typing import NamedTuple, Optional
 
-from build_ko import ko, signed
+from tests.forge.ko import ko
 
 _PREFIX = bytes.fromhex("3031300d060960864801650304020105000420")
 
@@ -104,6 +105,11 @@ def _inverse(value: int, modulus: int) -> int:
     while b:
         a, b, x, y = b, a % b, y, x - a // b * y
     return x % modulus
+
+
+def signed(module: bytes, pkcs7: bytes, *, kind: int = 2, size: Optional[int] = None, algo: int = 0) -> bytes:
+    """A module with a signature appended."""
+    return module + pkcs7 + struct.pack(">BBBBB3xI", algo, 0, kind, 0, 0, len(pkcs7) if size is None else size) + b"~Module signature appended~\n"
 
 
 PKCS7 = signer(b"Vendor signing key", 0x1234567890, 1)
