@@ -167,12 +167,14 @@ def opened(
         found: List[UninstalledKernel] = []
         for source in sources:
             found += _of_source(whence or host, source, stack, host)
-        by_release: Dict[str, UninstalledKernel] = {}
-        for kernel in found:
-            other = by_release.setdefault(kernel.release, kernel)
-            if other is not kernel:
-                raise _two_builds(kernel.release, other.origin[0], kernel.origin[0])
-        yield sorted(found, key=lambda kernel: (version_key(kernel.release), kernel.release))
+        origins: Dict[str, Tuple[str, ...]] = {}
+        for release, origin in [(kernel.release, kernel.origin) for kernel in found]:
+            if release in origins:
+                raise _two_builds(release, origins[release][0], origin[0])
+            origins[release] = origin
+        ordered = [sorted(found, key=lambda kernel: (version_key(kernel.release), kernel.release))]
+        del found[:]
+        yield ordered.pop()  # none is kept here: who is done with one lets go of some 10 MiB
 
 
 def _of_source(
