@@ -19,14 +19,16 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge.loader import
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_package, package
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as reader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_package import KernelSource
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import Runtime
 from tests.forge import families
 from tests.forge.families import CONFIG
-from tests.forge.ko import RELEASE, ko
+from tests.forge.ko import RELEASE, Export, ko
 from tests.forge.package import deb, rpm
+from tests.forge.signature import OTHER, SIGNED, signed
 from tests.forge.symvers import EXPORTS, symvers
 
 X86 = CONFIG + "CONFIG_X86_64=y\nCONFIG_SMP=y\nCONFIG_PREEMPT_BUILD=y\n"
-OTHER = RELEASE.replace("-9-", "-10-")
+NEWER = RELEASE.replace("-9-", "-10-")
 
 
 def headers_of(release=RELEASE, exports=EXPORTS, config=X86, at="usr/src/linux-headers-%s"):
@@ -204,11 +206,11 @@ def test_what_is_listed_and_not_there_is_taken_from_where_it_is(tmp_path):
 
 def test_several_kernels_are_told_apart(tmp_path):
     different = [(symbol, crc + 1, *rest) for symbol, crc, *rest in EXPORTS]
-    packages = sources(tmp_path, a=deb(files=headers_of(OTHER, different)), b=deb(files=headers_of()))
+    packages = sources(tmp_path, a=deb(files=headers_of(NEWER, different)), b=deb(files=headers_of()))
     with opened(tmp_path, *packages) as kernels:
         assert [
             (kernel.release, kernel.origin, verdict(kernel, CASES["fits"][0])[0]) for kernel in kernels
-        ] == [(RELEASE, ("/b",), "compatible"), (OTHER, ("/a",), "incompatible")]
+        ] == [(RELEASE, ("/b",), "compatible"), (NEWER, ("/a",), "incompatible")]
 
 
 def test_two_builds_of_one_kernel_are_refused(tmp_path):
@@ -283,11 +285,11 @@ def test_a_directory_of_packages(tmp_path):
     saved(
         tmp_path / "offer",
         a__deb=deb(files=headers_of()),
-        b__deb=deb(files=headers_of(OTHER)),
+        b__deb=deb(files=headers_of(NEWER)),
         notes=b"no package",
     )
     with opened(tmp_path, KernelSource(packages=("/offer",))) as kernels:
-        assert [each.release for each in kernels] == [RELEASE, OTHER]
+        assert [each.release for each in kernels] == [RELEASE, NEWER]
 
 
 @pytest.mark.parametrize(
@@ -460,3 +462,32 @@ def test_a_package_that_names_too_much(tmp_path):
         with pytest.raises(KmodError) as caught, opened(tmp_path, *sources(tmp_path, a=damaged)):
             pass
         assert caught.value.code == "PACKAGE_DAMAGED"
+
+
+def test_a_refusal_by_what_only_its_modules_tell_for_certain_is_not(tmp_path):
+    """Whether a kernel of 7.x wants flags of exports is seen in what its modules export; whether it has a key, by who signed them."""
+    release = "7.0.1-amd64"
+    giver = ko("vendor", release=release, exports=[Export("given", 1)])
+    with opened(tmp_path, *sources(tmp_path, a=deb(files=headers_of(release)))) as kernels:
+        assert verdict(kernels[0], giver) == ("incompatible", ["EXPORT_NO_FLAGS"], False)
+    own = {
+        "a/first.ko": ko(
+            "first", release=release, modinfo={"intree": "Y"}, exports=[Export("own", 1)], export_form="flags"
+        )
+    }
+    exports = (*EXPORTS, ("own", 1, False, "", "a/first"))
+    files = image_of(tmp_path, release, in_tree=own, exports=exports)
+    with opened(tmp_path, *sources(tmp_path, b=deb(files=files))) as kernels:
+        assert verdict(kernels[0], giver) == ("incompatible", ["EXPORT_NO_FLAGS"], True)
+
+
+def test_a_key_is_only_unknown_where_the_kernels_own_signer_is_seen(tmp_path):
+    strict = Runtime(sig_enforce=True, keys=frozenset({"Somebody else: 11"}))
+    module = reader.parse(signed(ko(), OTHER.sign(ko())), "/vendor.ko")
+    own = {"a/first.ko": SIGNED}
+    whole = deb(files=dict(image_of(tmp_path, in_tree=own), **headers_of()))
+    for data, expected in (deb(files=headers_of()), False), (whole, True):
+        with opened(tmp_path, *sources(tmp_path, a=data)) as kernels:
+            (found,) = judge(kernels[0], [module], strict)
+            assert [each.code for each in found.findings if each.effect == "refuse"] == ["SIG_UNKNOWN_KEY"]
+            assert exact(kernels[0], module, found) is expected
