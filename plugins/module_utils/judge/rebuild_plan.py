@@ -89,7 +89,7 @@ def least(request: Request) -> RebuildPlan:
     serves = {
         number: frozenset(target for target in targets if classes.serves(number, target))
         for number, release in candidates.items()
-        if release is not None and classes.known(number)
+        if release is not None
     }
     chosen = _fewest(targets & frozenset().union(*serves.values()), serves)
     builds = [

@@ -319,6 +319,16 @@ def test_truncated_anywhere_is_an_error_that_names_it(tmp_path, make):
         assert caught.value.what == "/cut.deb"
 
 
+@pytest.mark.parametrize("make", [deb, rpm])
+def test_damage_behind_the_last_file_that_is_needed_is_an_error(tmp_path, make):
+    """The checksum of the compressed data is behind the archive's end."""
+    whole = bytearray(make(files=headers_of()))
+    whole[-7 if whole[-1:] != b"\n" else -8] ^= 1
+    with pytest.raises(KmodError) as caught, opened(tmp_path, *sources(tmp_path, a=bytes(whole))):
+        pass
+    assert caught.value.code == "COMP_CORRUPT"
+
+
 def test_links_of_a_package_lead_nowhere(tmp_path):
     """Neither a symlink that a later file would go through, nor one that stands for a file that is needed."""
     tar = io.BytesIO()
@@ -451,15 +461,14 @@ def test_an_item():
     ) == KernelSource(symvers="/a", release="6.1")
 
 
-def test_a_package_that_names_too_much(tmp_path):
-    """A name of more than any path's length, and sections of an rpm that end outside of it."""
-    whole = rpm(bytes, {"boot/config-" + RELEASE: b"x"})
+def test_a_package_that_says_too_much(tmp_path):
+    """A name of more than any path's length, and an rpm's header that ends outside of it."""
+    whole = rpm(bytes, {"boot/config-" + RELEASE: bytes(1 << 16)})
     at = whole.index(b"070701")
-    for damaged in (
-        whole[: at + 94] + b"7FFFFFFF" + whole[at + 102 :],
-        whole[:104] + struct.pack(">II", 1 << 31, 1 << 31) + whole[112:],
-    ):
-        with pytest.raises(KmodError) as caught, opened(tmp_path, *sources(tmp_path, a=damaged)):
+    named = whole[: at + 94] + b"%08X" % (1 << 15) + whole[at + 102 :]
+    cut = whole[:104] + struct.pack(">II", 1 << 31, 1 << 31) + whole[112:]
+    for damaged, words in (named, "a name of 32768 bytes"), (cut, "ends too early"):
+        with pytest.raises(KmodError, match=words) as caught, opened(tmp_path, *sources(tmp_path, a=damaged)):
             pass
         assert caught.value.code == "PACKAGE_DAMAGED"
 
