@@ -53,7 +53,8 @@ def opened(packages):
 
 def in_tree(kernel, target, every):
     """In-tree modules as if they were somebody's drivers: as they are, unsigned, and as if built with the target's module_layout."""
-    layout = from_symvers(debian.symvers(target).read_bytes())["module_layout"].crc
+    exports = from_symvers(debian.symvers(target).read_bytes())  # without module_layout where no versions are kept
+    layout = exports["module_layout"].crc if "module_layout" in exports else None
     for name, path in list(machine.modules(kernel).items())[::every]:
         data = machine.read(path)
         yield "%s of %s" % (name, kernel.release), [data]

@@ -54,7 +54,7 @@ def image_of(tmp_path, release=RELEASE, **options):
 
 def el_core(tmp_path):
     """The files of kernel-core and kernel-modules-core: all below /lib/modules."""
-    files = image_of(tmp_path, family="el")
+    files = image_of(tmp_path, family="el9")
     top = "lib/modules/%s/" % RELEASE
     files.update(
         {top + "vmlinuz": files["boot/vmlinuz-" + RELEASE], top + "config": files["boot/config-" + RELEASE]}
