@@ -64,10 +64,22 @@ def check(options: argparse.Namespace) -> int:
     host.keeps_cache = True
     _plan, answer = command.run(host, command.Options(
         described=tuple(modules), kernels=tuple(options.kernel) or command.ALL, each=options.each, structs=options.structs, as_given=True,
-        boots=False, exports=exports))
-    rows = [[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in answer.checks]
+        boots=False, exports=exports, kernel=_sources(here, options.package), whence=HERE))
+    rows = [[verdict.name, verdict.kernel, verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
+             verdict.errno or "", verdict.short] for verdict in answer.checks]
     _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
+
+
+def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
+    """Packages are one set; a directory without any is what some were unpacked in."""
+    from .read import names
+    from .read.kernel_package import KernelSource
+
+    full = [os.path.abspath(path) for path in paths]
+    roots = [path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))]
+    packages = tuple(path for path in full if path not in roots)
+    return tuple(KernelSource(root=path) for path in roots) + ((KernelSource(packages),) if packages else ())
 
 
 def status(options: argparse.Namespace) -> int:
