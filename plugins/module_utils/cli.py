@@ -118,14 +118,13 @@ def variant(options: argparse.Namespace) -> int:
 
 
 def entry(options: argparse.Namespace) -> int:
-    from .place import started
-    from .place.boot import entry as entries
+    from .commands import entry as command
 
-    request = entries.Request(options.driver, options.args, boot=options.boot, copy_of=options.copy_of)
-    _answer, result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
-                     else started.present(host, request, options.kernel))
-    rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
-    _show(options, result, "\n".join([result["msg"]] + ([columns(rows)] if rows else [])))
+    asked = command.Options(options.driver, state="absent" if options.absent else "present", kernels=tuple(options.kernel), boot=options.boot,
+                            args=options.args, copy_of=options.copy_of)
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    rows = [[row.kernel, row.state, row.title] for row in answer.menu.rows]
+    _show(options, result, "\n".join([answer.menu.msg] + ([columns(rows)] if rows else [])))
     return OK
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from tests.forge import families
+from tests.forge.cpio import of_tree
 from tests.forge.ko import ko
 from tests.forge.symvers import EXPORTS, symvers
 
@@ -77,22 +78,9 @@ def initramfs(kernel: Kernel, drivers: list[Path]) -> bytes:
             shutil.copyfile(source, modules / name)
     write(scratch / "init", "#!/bin/sh\nexec /sbin/init\n", 0o755)
     subprocess.run(["depmod", "-b", str(scratch), kernel.release], check=True)
-    names = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
-    image = b"".join(newc(name, scratch / name, number) for number, name in enumerate(names, 1)) + newc("TRAILER!!!", None, 0)
+    image = of_tree(scratch)
     shutil.rmtree(scratch)
     return gzip.compress(image, 6, mtime=0)
-
-
-def newc(name: str, path: Path | None, number: int) -> bytes:
-    """One member of a cpio archive in the kernel's format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
-    mode, data = 0, b""
-    if path is not None:
-        mode = path.lstat().st_mode
-        data = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-    label = name.encode() + b"\0"
-    fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(label), 0)
-    head = b"070701" + b"".join(b"%08X" % field for field in fields) + label
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
 
 
 NEEDS = ("module_layout", "printk", "kfree")

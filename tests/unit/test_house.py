@@ -31,7 +31,7 @@ MAY_IMPORT: Dict[str, str] = {
     "read": LOOK,
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
-    "place/boot": GROUND + " read place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
+    "place/boot": GROUND + " read place/texts place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
     "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
     "make": GROUND + " read judge",  # from source to .ko
     "turns": GROUND + " lock task",

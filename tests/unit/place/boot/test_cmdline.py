@@ -10,8 +10,9 @@ import subprocess
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, detect, entry, grubenv
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import FALLBACK_ARGS, View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, grubenv, loaders
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import FALLBACK_ARGS
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD
 from tests.unit.place.boot.test_entry import absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
@@ -26,9 +27,8 @@ def change(root, pattern, replacement):
 def lines(root):
     """What the kernel would get of each entry of ours."""
     host = Host(str(root))
-    loader = detect.detect(host)
-    module = entry.LOADERS[loader.kind]
-    return [line for each in menu(root).entries if each.driver for line in module.lines(View(host), loader, each)]
+    at = loaders.detect(host)
+    return [line for each in menu(root).entries if each.driver for line in at.loader.lines(View(host), at, each)]
 
 
 SHIPPED_LINE = r"^([ \t]*(?:linux(?:16)?[ \t]+/\S*vmlinuz-\S+ root|kernel[ \t]|append[ \t]|options[ \t]).*)$"
@@ -52,7 +52,7 @@ def test_what_is_for_init_in_a_variable_of_grubs_counts(tmp_path, variable):
     kernels = variants(machines.el8(tmp_path), OLD, NEW)
     path = tmp_path / "boot/grub2/grubenv"
     name, _equals, value = variable.partition("=")
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", name, value))
+    path.write_text(grubenv.set_(path.read_text(), name, value, path="grubenv"))
     present(tmp_path, kernels)[0].apply()
     for line in lines(tmp_path):
         assert set(FALLBACK_ARGS.split()) <= set(cmdline.words(line)) and " -- " in line + " "
@@ -74,7 +74,7 @@ def test_a_variable_behind_that_overrides_the_way_back_makes_no_trial(tmp_path, 
     kernels = variants(machines.el8(tmp_path), NEW)
     Running(tmp_path, "el8", monkeypatch)
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", "kernelopts", "root=/dev/sda1 panic=0 -- 3"))
+    path.write_text(grubenv.set_(path.read_text(), "kernelopts", "root=/dev/sda1 panic=0 -- 3", path="grubenv"))
     before = snapshot(tmp_path)
     assert "panic=0" in refused("TRIAL_NO_RETURN", present, tmp_path, kernels, boot="once").why
     assert snapshot(tmp_path) == before
@@ -85,7 +85,7 @@ def test_an_entry_without_options_keeps_those_that_grub_has_for_it(tmp_path):
     kernels = variants(machines.el9(tmp_path), NEW)
     change(tmp_path, r"^options .*\n", "")
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", "default_kernelopts", "root=/dev/sda1 ro"))
+    path.write_text(grubenv.set_(path.read_text(), "default_kernelopts", "root=/dev/sda1 ro", path="grubenv"))
     present(tmp_path, kernels)[0].apply()
     assert [cmdline.words(line)[1:3] for line in lines(tmp_path)] == [["root=/dev/sda1", "ro"]]
 

@@ -12,8 +12,18 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import started
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, detect, entry, grub2, grubenv, script, systemd_boot
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import MANY, Verified, View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
+    cmdline,
+    entry,
+    grub_cfg,
+    grub_text,
+    grubenv,
+    loaders,
+    script,
+    systemd_boot,
+)
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import MANY, View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, UUID, write
 from tests.unit.place.boot.test_cmdline import change, lines
@@ -70,7 +80,7 @@ def test_after_a_trial_that_failed_the_menu_does_not_wait(tmp_path):
     ("if [ a ]; then linux k; initrd i; elif [ b ]; then linux k; else linux k; initrd i; fi", 1), ("linux k\nif [ a ]; then\ninitrd i\nfi", 1),
     ("linux k\nif [ a ]; then\ninitrd i\nelse\ninitrd j i\nfi", 0), ("linux k\nif a; then\nif b; then\ninitrd i\nfi\nelse\ninitrd i\nfi", 1)])
 def test_ways_through_conditions(text, bare):
-    assert len(grub2._bare(script.parse("menuentry x {\n%s\n}\n" % text, "text")[0], "i")) == bare
+    assert len(grub_text.without_initrd(script.parse("menuentry x {\n%s\n}\n" % text, "text")[0], "i")) == bare
 
 
 # Proxmox: proxmox-boot-tool
@@ -190,7 +200,7 @@ def test_conditions_come_to_what_is_known(words, comes_to):
     ("set x=1\nif [ \"$x\" = 1 ]; then set default=yes; fi", "yes"), ("if [ \"$x\" ]; then set default=no; fi\nset x=1", "")])
 def test_settings_in_conditions(tmp_path, text, default):
     write(tmp_path, "/boot/grub/grub.cfg", text + "\nmenuentry a {\nlinux /vmlinuz-1\n}\n")
-    assert grub2.config(View(Host(str(tmp_path))), detect.detect(Host(str(tmp_path)))).default == default
+    assert grub_cfg.config(View(Host(str(tmp_path))), loaders.detect(Host(str(tmp_path)))).default == default
 
 
 # Unified kernel images
@@ -313,7 +323,7 @@ def test_what_is_written_between_reading_and_planning_is_noticed_too(tmp_path, m
     def late(view):
         text = path.read_text()
         os.utime(str(path), ns=(1, 1))
-        path.write_text(grubenv.set_(text, "grubenv", "boot_success", "1"))
+        path.write_text(grubenv.set_(text, "boot_success", "1", path="grubenv"))
         return kept(view)
 
     monkeypatch.setattr(View, "plan", late)
@@ -345,7 +355,7 @@ def test_what_bootctl_says_is_read_back_and_taken_back(tmp_path, monkeypatch):
     host.run(step.argv)
     assert step.proof(host) is None
     step.inverse(host)
-    assert systemd_boot._variable(host, "LoaderEntryOneShot") == "somebody.conf"
+    assert systemd_boot.ONCE.text(host) == "somebody.conf"
 
 
 # Odd files and names
@@ -416,7 +426,8 @@ def test_titles_of_shipped_entries_stay_titles(tmp_path, title):
 # The kernel that is meant, and images that are whole
 
 def all_of(root, kernels, boot):
-    return entry.present(Host(str(root)), entry.Request(DRIVER, boot=boot, all_kernels=True), kernels)
+    plan, answer = entry.present(Host(str(root)), entry.Request(DRIVER, boot=boot, all_kernels=True), kernels)
+    return plan, answer.as_dict()
 
 
 @pytest.mark.parametrize("boot", ["once", "default"])
@@ -474,11 +485,11 @@ def test_images_that_were_given_are_unpacked_as_a_whole(tmp_path):
         (tmp_path / "boot" / name).write_bytes(content)
     host = Host(str(tmp_path))
     for name in ("cut", "none", "text"):
-        refused("VARIANT_DAMAGED", started.present, host, entry.Request(DRIVER), [NEW], ["/boot/" + name])
-    refused("VARIANT_MISSING", started.present, host, entry.Request(DRIVER), [NEW], ["/boot/missing"])
-    refused("ARGS_INVALID", started.present, host, entry.Request(DRIVER), [], ["/boot/whole"])
-    assert started.present(host, entry.Request(DRIVER), [NEW], ["/boot/whole"])[0]
-    assert detect.detect(host).kind == "grub2"
+        refused("VARIANT_DAMAGED", started.present, host, entry.Request(DRIVER), [NEW], initrd=["/boot/" + name])
+    refused("VARIANT_MISSING", started.present, host, entry.Request(DRIVER), [NEW], initrd=["/boot/missing"])
+    refused("ARGS_INVALID", started.present, host, entry.Request(DRIVER), [], initrd=["/boot/whole"])
+    assert started.present(host, entry.Request(DRIVER), [NEW], initrd=["/boot/whole"])[0]
+    assert loaders.detect(host).loader.name == "grub2"
 @pytest.mark.parametrize("family", ["el9", "systemd-boot"])
 def test_a_copy_of_another_entry_takes_the_place_of_the_first(tmp_path, family):
     kernels = variants(machines.FAMILIES[family](tmp_path), NEW, family=family)
