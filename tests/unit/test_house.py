@@ -24,9 +24,10 @@ GROUND = LOOK + " plan"
 MAY_IMPORT: Dict[str, str] = {
     "errors": "",
     "compression": "errors",
-    "host": "errors",
+    "tools": "errors",
+    "host": "errors tools",
     "lock": "errors host",
-    "plan": "errors host",
+    "plan": "errors host tools",
     "task": "errors host lock plan",
     "read": LOOK,
     "judge": LOOK + " read",
