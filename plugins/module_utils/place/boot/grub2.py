@@ -198,7 +198,10 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
     saved = grubenv.get(variables, "saved_entry")
     if remembered is not None and saved == name(found.entries, entry):
         text = grubenv.set_(text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path)
-    if remembered is not None and not any(each.driver and name(found.entries, each) == saved != name(found.entries, entry) for each in found.entries):
+    names = {name(found.entries, each) for each in found.entries if each.driver} - {name(found.entries, entry)}
+    kept = texts.kept(view.text(texts.KEPT))  # by a default that is kept it is remembered, too
+    is_kept = entry.driver != texts.MARKER and (saved or "").rpartition(">")[2] == kept != ""
+    if remembered is not None and saved not in names and not is_kept:
         text = grubenv.set_(text, REMEMBERED, None, path=path)
     if text != view.text(path):
         view.put(path, text)
