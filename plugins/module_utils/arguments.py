@@ -39,7 +39,11 @@ def _check_parser(commands: Any) -> argparse.ArgumentParser:
                       help="module, compressed or not, or a directory or package of them; they may use each other's symbols")
     each.add_argument("--each", action="store_true", help="judge every module on its own")
     each.add_argument("--structs", action="store_true", help="also note which structures have changed (BTF; some seconds a kernel)")
-    each.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
+    instead = each.add_mutually_exclusive_group()
+    instead.add_argument("--symvers", metavar="FILE", help="take the kernel's exports from this file; its kernel need not be installed")
+    instead.add_argument("--package", action="append", default=[], metavar="FILE",
+                         help="judge against the kernels in these packages (.deb, .rpm; may be given several times), in a directory of them, or "
+                              "in one that they were unpacked in, instead of those that are installed")
     _kernels_option(each)
     return each
 

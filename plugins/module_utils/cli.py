@@ -66,10 +66,22 @@ def check(options: argparse.Namespace) -> int:
     host.keeps_cache = True
     _plan, answer = command.run(host, command.Options(
         described=tuple(modules), kernels=tuple(options.kernel) or command.ALL, each=options.each, structs=options.structs, as_given=True,
-        boots=False, exports=exports))
-    rows = [[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in answer.checks]
+        boots=False, exports=exports, kernel=_sources(here, options.package), whence=HERE))
+    rows = [[verdict.name, verdict.kernel, verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
+             verdict.errno or "", verdict.short] for verdict in answer.checks]
     _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
+
+
+def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
+    """Packages are one set; a directory without any is what some were unpacked in."""
+    from .read import names
+    from .read.kernel_package import KernelSource
+
+    full = [os.path.abspath(path) for path in paths]
+    roots = [path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))]
+    packages = tuple(path for path in full if path not in roots)
+    return tuple(KernelSource(root=path) for path in roots) + ((KernelSource(packages),) if packages else ())
 
 
 def status(options: argparse.Namespace) -> int:
@@ -118,14 +130,13 @@ def variant(options: argparse.Namespace) -> int:
 
 
 def entry(options: argparse.Namespace) -> int:
-    from .place import started
-    from .place.boot import entry as entries
+    from .commands import entry as command
 
-    request = entries.Request(options.driver, options.args, boot=options.boot, copy_of=options.copy_of)
-    _answer, result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
-                     else started.present(host, request, options.kernel))
-    rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
-    _show(options, result, "\n".join([result["msg"]] + ([columns(rows)] if rows else [])))
+    asked = command.Options(options.driver, state="absent" if options.absent else "present", kernels=tuple(options.kernel), boot=options.boot,
+                            args=options.args, copy_of=options.copy_of)
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    rows = [[row.kernel, row.state, row.title] for row in answer.menu.rows]
+    _show(options, result, "\n".join([answer.menu.msg] + ([columns(rows)] if rows else [])))
     return OK
 
 

@@ -103,16 +103,13 @@ def run(module: Any, command: Any) -> None:
 
     Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides.
     """
-    if not hasattr(command, "run"):
-        _run_dicts(module, command)
-        return
     with _failing(module):
         options = command.Options.from_params(module.params)
         if getattr(command, "LOOKS", False):
             host = Host(module.params["root"])
             host.keeps_cache = not module.check_mode
             _plan, answer = command.run(host, options)
-            told = dict(answer.as_dict(), changed=False)
+            told = dict({"changed": False}, **answer.as_dict())
         else:
             done = carry_out(module.params["root"], module.check_mode, lambda host: command.run(host, options))
             answer = done.answer
@@ -121,12 +118,6 @@ def run(module: Any, command: Any) -> None:
     if failed:
         module.fail_json(**_sendable(answer.as_dict()))
     module.exit_json(**_sendable(told))
-
-
-def _run_dicts(module: Any, work: Any) -> None:
-    with _failing(module):
-        done = carry_out(module.params["root"], module.check_mode, lambda host: work(host, module.params))
-    module.exit_json(**_sendable(dict(done.answer, changed=done.changed, diff=done.diff)))
 
 
 def _sendable(answer: Any) -> Any:

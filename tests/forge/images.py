@@ -3,14 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Builds small kernel images: symbol tables of every generation, in every container that a boot loader starts."""
-import bz2
-import ctypes
-import gzip
-import lzma
 import struct
 from typing import Dict, List, NamedTuple, Tuple
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import Export
+from tests.forge.compressors import BY_LIBRARY
 
 S390_BASE = 0x100000
 RISCV_BASE = 0xffffffff80000000
@@ -154,37 +151,6 @@ def s390(payload: bytes, size: int) -> bytes:
     return bytes(head) + b"\xfd7zXZ\0 is compared with\x1f\x8b\x08" + payload + struct.pack("<I", size) + b"\0" * 100
 
 
-def zstd(data: bytes) -> bytes:
-    library = ctypes.CDLL("libzstd.so.1")
-    library.ZSTD_compressBound.restype = library.ZSTD_compress.restype = ctypes.c_size_t
-    room = library.ZSTD_compressBound(ctypes.c_size_t(len(data)))
-    output = ctypes.create_string_buffer(room)
-    size = library.ZSTD_compress(output, ctypes.c_size_t(room), data, ctypes.c_size_t(len(data)), 3)
-    return output.raw[:size]
-
-
-def lz4(data: bytes) -> bytes:
-    """The legacy frame that the kernel's own decompressor reads."""
-    library = ctypes.CDLL("liblz4.so.1")
-    framed = b"\x02\x21\x4c\x18"
-    for start in range(0, len(data), 8 << 20):
-        block = data[start:start + (8 << 20)]
-        output = ctypes.create_string_buffer(len(block) * 2 + 64)
-        size = library.LZ4_compress_default(block, output, len(block), len(output))
-        framed += struct.pack("<I", size) + output.raw[:size]
-    return framed
-
-
-COMPRESSIONS = {
-    "gzip": gzip.compress,
-    "bzip2": bz2.compress,
-    "xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32),
-    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
-    "zstd": zstd,
-    "lz4": lz4,
-}
-
-
 def payload(kind: str, data: bytes) -> bytes:
     """What the kernel build puts into an image: compressed, and but for gzip with the unpacked size behind it."""
-    return COMPRESSIONS[kind](data) + (b"" if kind == "gzip" else struct.pack("<I", len(data)))
+    return BY_LIBRARY[kind](data) + (b"" if kind == "gzip" else struct.pack("<I", len(data)))

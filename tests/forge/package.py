@@ -8,6 +8,8 @@ import io
 import struct
 import tarfile
 
+from tests.forge.cpio import TRAILER, member
+
 FILES = {"lib/modules/5.14.0-1/extra/vendor/vendor.ko": b"module", "lib/modules/5.14.0-1/extra/vendor/helper.ko.xz": b"helper!",
          "usr/share/doc/vendor/README": b"text"}
 
@@ -25,12 +27,7 @@ def deb(compress=gzip.compress, name="data.tar.gz", files=FILES):  # pylint: dis
 
 
 def rpm(compress=gzip.compress, files=FILES):  # pylint: disable=dangerous-default-value
-    body = b""
-    for name, data in list(files.items()) + [("TRAILER!!!", b"")]:
-        fields = (1, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 3, 0)
-        head = b"070701" + b"".join(b"%08X" % field for field in fields) + b"./" + name.encode() + b"\0"
-        head = head if name != "TRAILER!!!" else head.replace(b"./", b"").replace(b"%08X" % (len(name) + 3), b"%08X" % (len(name) + 1))
-        body += head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
+    body = b"".join(member("./" + name, data=data, inode=1) for name, data in files.items()) + TRAILER
     signature = struct.pack(">4s4xII", b"\x8e\xad\xe8\x01", 1, 5) + bytes(16) + b"12345"
     header = struct.pack(">4s4xII", b"\x8e\xad\xe8\x01", 2, 3) + bytes(32) + b"abc"
     return b"\xed\xab\xee\xdb" + bytes(92) + signature + b"\0" * (-(96 + len(signature)) % 8) + header + compress(body)

@@ -30,6 +30,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module 
 from tests.forge import families, images
 from tests.forge import ko as forged
 from tests.forge.btf import btf, btf_array, btf_function, btf_struct
+from tests.forge.compressors import BY_LIBRARY
 from tests.forge.elf import Section
 from tests.forge.ko import RELEASE, Export
 from tests.forge.signature import signed
@@ -85,17 +86,17 @@ def targets(root: Path) -> Dict[str, Target]:
     raw = [images.arm64(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.relative]
     raw += [images.riscv(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
     raw += [images.loongarch(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
-    packed = [images.bzimage(images.payload(kind, linked[0])) for kind in images.COMPRESSIONS]
-    packed += [images.zboot(pack(raw[0])) for pack in images.COMPRESSIONS.values()]
+    packed = [images.bzimage(images.payload(kind, linked[0])) for kind in BY_LIBRARY]
+    packed += [images.zboot(pack(raw[0])) for pack in BY_LIBRARY.values()]
     mainframe = images.raw(images.LAYOUTS["6.1 s390x"], tables["6.1 s390x"], images.S390_BASE)
-    packed += [images.s390(images.COMPRESSIONS[kind](mainframe), len(mainframe)) for kind in ("gzip", "xz", "zstd")]
+    packed += [images.s390(BY_LIBRARY[kind](mainframe), len(mainframe)) for kind in ("gzip", "xz", "zstd")]
     return {
         "module": Target(modules, module),
         "verdict": Target(modules, verdict_of(kernel)),
         "image": Target(linked + raw, image),
         "packed image": Target(packed, image),
         "symvers": Target([symvers(EXPORTS)], exports.from_symvers),
-        "compressed": Target([pack(modules[0]) for pack in images.COMPRESSIONS.values()], lambda data: compression.decompress(data, "fuzz")),
+        "compressed": Target([pack(modules[0]) for pack in BY_LIBRARY.values()], lambda data: compression.decompress(data, "fuzz")),
     }
 
 

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from tests.forge.cpio import Content, Device
 from tests.lab import debian, qemu
 
 HERE = Path(__file__).resolve().parent
@@ -70,7 +71,7 @@ def _batches(attempts: Sequence[Attempt]) -> Iterable[List[Attempt]]:
 
 
 def _boot(kernel: debian.Image, attempts: Sequence[Attempt], append: str, timeout: float) -> List[Answer]:
-    files: Dict[str, object] = {"proc": "", "dev/console": "c 5 1", "dev/kmsg": "c 1 11", "init": _init()}
+    files: Dict[str, Content] = {"proc": None, "dev/console": Device(5, 1), "dev/kmsg": Device(1, 11), "init": _init()}
     lines = []
     for number, attempt in enumerate(attempts):
         files["m/%d" % number] = attempt.data
@@ -79,7 +80,7 @@ def _boot(kernel: debian.Image, attempts: Sequence[Attempt], append: str, timeou
     size = sum(len(attempt.data) for attempt in attempts)
     with tempfile.TemporaryDirectory(prefix="kmod-judge-") as directory:
         initrd = Path(directory, "initrd")
-        initrd.write_bytes(qemu.cpio(files))  # type: ignore[arg-type]
+        initrd.write_bytes(qemu.initramfs(files))
         text = qemu.boot(debian.vmlinuz(kernel), initrd, "quiet loglevel=1 log_buf_len=16M " + append, timeout,
                          memory=1024 + 3 * size // (1 << 20), stop=r"(?m)^= end$")
     return _read(text, attempts)

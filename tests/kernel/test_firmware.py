@@ -15,6 +15,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, runtime
+from tests.forge.cpio import Device
 from tests.kernel import machine, verdicts
 from tests.kernel.test_verdicts import releases
 from tests.lab import debian, qemu
@@ -35,9 +36,9 @@ def booted(kernel, directory, files, script):
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
     lines = ["#!/bin/sh", "b=/bin/busybox", "$b mkdir /proc /sys", "$b mount -t proc proc /proc", "$b mount -t sysfs sysfs /sys", "echo"]
     lines += script + ["echo '= end'", "$b poweroff -f"]
-    contents = dict(files, **{"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": "c 5 1",
+    contents = dict(files, **{"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": Device(5, 1),
                               "init": "\n".join(lines).encode() + b"\n"})
-    (directory / "initrd").write_bytes(qemu.cpio(contents))
+    (directory / "initrd").write_bytes(qemu.initramfs(contents))
     firmware = ["-machine", "q35", "-drive", "if=pflash,format=raw,readonly=on,file=%s" % CODE, "-drive", "if=pflash,format=raw,file=%s" % variables]
     return qemu.boot(debian.vmlinuz(kernel), directory / "initrd", "quiet loglevel=4", 600, r"(?m)^= end$|Kernel panic", memory=1024, extra=firmware)
 

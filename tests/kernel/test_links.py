@@ -22,6 +22,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.commands import lin
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko
 from tests import COLLECTIONS
+from tests.forge.cpio import Device
 from tests.lab import debian, drivers, qemu
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
@@ -194,10 +195,10 @@ def boot(root, kernel, files):
     contents = {"m/" + Path(path).name: (root / path[1:]).read_bytes() for path in order}
     script = "#!/bin/sh\n" + "".join("insmod /m/%s && echo kmod: loaded || echo kmod: refused\n" % Path(path).name for path in order)
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
-    made = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "bin/insmod": "busybox", "bin/poweroff": "busybox", "dev/console": "c 5 1",
+    made = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "bin/insmod": "busybox", "bin/poweroff": "busybox", "dev/console": Device(5, 1),
             "init": (script + "echo kmod: end\npoweroff -f\n").encode()}
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory, "initrd")
-        initrd.write_bytes(qemu.cpio(dict(made, **contents)))
+        initrd.write_bytes(qemu.initramfs(dict(made, **contents)))
         text = qemu.boot(debian.vmlinuz(kernel), initrd, "quiet", stop=r"(?m)^kmod: end")
     return re.findall(r"(?m)^kmod: (loaded|refused)", text)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import CHECKOUT
+from tests.forge.cpio import Device
 from tests.lab import debian, drivers, qemu
 from tests.molecule import images
 
@@ -82,7 +83,7 @@ def test_loading_into_the_running_kernel(machines, tmp_path):
 def boot(kernel, root, initrd, disk):
     """Run /run.py of the disk's system as the only process of a booted kernel."""
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
-    files = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": "c 5 1", "root": "", "m": ""}
+    files = {"bin/busybox": busybox.read_bytes(), "bin/sh": "busybox", "dev/console": Device(5, 1), "root": None, "m": None}
     lines = ["#!/bin/sh", "b=/bin/busybox", "$b mount -t devtmpfs dev /dev"]
     for name in DISK:
         path = next((root / "usr/lib/modules" / kernel.release).rglob(name + ".ko"))
@@ -91,6 +92,6 @@ def boot(kernel, root, initrd, disk):
     lines += ["$b sleep 2", "$b mount -t ext4 /dev/vda /root", "for d in proc sys; do $b mount -t ${d}fs $d /root/$d || $b mount -t $d $d /root/$d; done",
               "export PATH=/usr/sbin:/usr/bin:/sbin:/bin", "$b chroot /root /usr/bin/python3 -B /run.py", "$b poweroff -f"]
     files["init"] = "\n".join(lines + [""]).encode()
-    initrd.write_bytes(qemu.cpio(files))
+    initrd.write_bytes(qemu.initramfs(files))
     return qemu.boot(debian.vmlinuz(kernel), initrd, "quiet", timeout=600, memory=1024, stop=r"(?m)^kmod: end",
                      extra=["-drive", "file=%s,if=virtio,format=raw" % disk])

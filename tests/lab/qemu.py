@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Union
 
+from tests.forge.cpio import Content, cpio
 from tests.lab.debian import LabError, run
 
 
@@ -82,32 +83,9 @@ def _decode(text: Union[bytes, bytearray]) -> str:
     return text.decode("utf-8", "replace").replace("\r", "")
 
 
-def cpio(files: Dict[str, Union[bytes, str]]) -> bytes:
-    """An initramfs of relative paths: bytes are an executable file, a str is a symlink's target, "" a directory, and "c 5 1" a character
-    device. The directories above a path are made."""
-    entries: Dict[str, Union[bytes, str]] = {}
-    for path in sorted(files):
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            entries.setdefault("/".join(parts[:depth]), "")
-        entries[path] = files[path]
-    out = [_entry(number, path, content) for number, (path, content) in enumerate(entries.items(), 1)]
-    return b"".join(out) + _entry(0, "TRAILER!!!", b"")
-
-
-def _entry(inode: int, path: str, content: Union[bytes, str]) -> bytes:
-    major = minor = 0
-    device = re.match(r"c (\d+) (\d+)$", content) if isinstance(content, str) else None
-    if isinstance(content, bytes):
-        mode, data = 0o100755, content
-    elif device:
-        mode, data, major, minor = 0o020600, b"", int(device.group(1)), int(device.group(2))
-    else:
-        mode, data = (0o120777, content.encode()) if content else (0o040755, b"")
-    name = path.encode() + b"\0"
-    fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name), 0)
-    head = b"070701" + b"".join(b"%08x" % field for field in fields) + name
-    return head + b"\0" * (-len(head) % 4) + data + b"\0" * (-len(data) % 4)
+def initramfs(files: Mapping[str, Content]) -> bytes:
+    """An archive of relative paths, whose files can all be executed; see tests.forge.cpio."""
+    return cpio(files, permissions=0o755)
 
 
 def static(source: Path, output: Path) -> Path:

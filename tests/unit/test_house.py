@@ -24,14 +24,15 @@ GROUND = LOOK + " plan"
 MAY_IMPORT: Dict[str, str] = {
     "errors": "",
     "compression": "errors",
-    "host": "errors",
+    "tools": "errors",
+    "host": "errors tools",
     "lock": "errors host",
-    "plan": "errors host",
+    "plan": "errors host tools",
     "task": "errors host lock plan",
     "read": LOOK,
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
-    "place/boot": GROUND + " read place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
+    "place/boot": GROUND + " read place/texts place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
     "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
     "make": GROUND + " read judge",  # from source to .ko
     "turns": GROUND + " lock task",

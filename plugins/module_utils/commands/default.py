@@ -8,16 +8,17 @@ A kernel that arrives by itself never makes anything unproven of ours the defaul
 default is the newest entry that has proved itself, until this one has. With ``keep_default`` a kernel that takes no build of a driver does
 not become the default: the newest that does stays it, by the entry that was proved, or else the shipped one.
 """
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import started
-from ..place.boot import entry, hold
+from ..place.boot import hold
+from ..place.boot.answer import EntryAnswer
 from ..place.boot.menu import release as release_of
 from ..place.settings import Followed
 from ..read.kernels import version_key
 from ..turns import Turns
+from . import entry
 
 NO_LOADER = ("LOADER_MISSING", "LOADER_AMBIGUOUS")
 # What somebody has to know, and nothing that a later run could do
@@ -31,9 +32,10 @@ class Decided(NamedTuple):
     undecided: bool = False  # whether a trial goes on right now
 
 
-def request(driver: str, followed: Followed, boot: str = "none") -> entry.Request:
+def options(driver: str, followed: Followed, boot: str = "none", kernels: Sequence[str] = ()) -> entry.Options:
     fallback = None if followed.fallback_args == "auto" else followed.fallback_args
-    return entry.Request(driver, followed.args, fallback, boot, followed.copy_of)
+    return entry.Options(driver, kernels=tuple(kernels), boot=boot, args=followed.args, fallback_args=fallback, loader=followed.loader,
+                         copy_of=followed.copy_of)
 
 
 def settle(turns: Turns, drivers: Mapping[str, Followed], wanted: Mapping[str, Set[str]], served: Mapping[str, Set[str]]) -> Decided:
@@ -112,7 +114,7 @@ def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided
             if turns.writes != writes:  # what was the default gets the arguments back by which it comes back by itself
                 _start(turns, driver, followed, "none")
         failed = state == "failed"
-        undecided = failed and answer["running"]["booted"] == release and answer["running"]["verdict"] in ("idle", "unloaded")
+        undecided = failed and answer.running.booted == release and answer.running.verdict in ("idle", "unloaded")
         note = "%s was tried on %s, and the host was not seen running the driver after that. It is not tried again until the driver or the image " \
             "changes, or its entry is removed" % (driver, release)
         return Decided(notes=(note,) if failed and not undecided else (), undecided=undecided or state == "idle")
@@ -120,10 +122,10 @@ def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided
         return _told(error)
 
 
-def _start(turns: Turns, driver: str, followed: Followed, boot: str, release: str = "") -> Dict[str, Any]:
-    asked = request(driver, followed, boot)
-    answer: Dict[str, Any] = turns.carry(lambda host: started.present(host, asked, [release] if release else [], None, followed.loader))
-    return answer
+def _start(turns: Turns, driver: str, followed: Followed, boot: str, release: str = "") -> EntryAnswer:
+    asked = options(driver, followed, boot, [release] if release else [])
+    answer: entry.Answer = turns.carry(lambda host: entry.run(host, asked))
+    return answer.menu
 
 
 def _proven(turns: Turns, driver: str, followed: Followed) -> Optional[str]:
@@ -133,9 +135,9 @@ def _proven(turns: Turns, driver: str, followed: Followed) -> Optional[str]:
     return _newest_passed(_start(turns, driver, followed, "none"))
 
 
-def _newest_passed(answer: Mapping[str, Any]) -> Optional[str]:
-    return max((release for release, state in _trials(answer).items() if state == "passed"), key=version_key, default=None)
+def _newest_passed(answer: EntryAnswer) -> Optional[str]:
+    return max(answer.on_trial("passed"), key=version_key, default=None)
 
 
-def _trials(answer: Mapping[str, Any]) -> Dict[str, str]:
-    return {row["kernel"]: row["trial"] for row in answer["kernels"]}
+def _trials(answer: EntryAnswer) -> Dict[str, str]:
+    return {row.kernel: row.trial for row in answer.rows}

@@ -14,17 +14,17 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, image_mode, notice, settings, started, store, weak_links
+from ..place import bulletin, image_mode, notice, settings, store, weak_links
 from ..place import driver as drivers
-from ..place.boot import entry, leaks
+from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
 from ..place.initramfs import image
 from ..place.settings import Followed, Settings
-from ..plan import Plan
+from ..plan import Plan, stamp
 from ..read import kernels, names
-from ..read.kernels import Kernel
+from ..read.kernels import Kernel, modules_root
 from ..turns import Turns
-from . import default, link, variant
+from . import default, entry, link, variant
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
 FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
@@ -97,8 +97,9 @@ def run(turns: Turns, options: Options) -> Answer:
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
     rows: List[Row] = []
+    there = Installed(turns)
     for driver, followed in every.items():
-        rows += _leave(turns, driver, options.kernel or "") if leaving else _serve(turns, driver, followed, options)
+        rows += _leave(turns, driver, options.kernel or "") if leaving else _serve(turns, there, driver, followed, options)
     if told is None or options.early:
         return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
     return _settle(turns, told, options, rows, errors)
@@ -131,13 +132,29 @@ def stays(host: Host, release: str) -> bool:
 
 # One driver
 
-def _serve(turns: Turns, driver: str, followed: Followed, options: Options) -> List[Row]:
+class Installed:
+    """The installed kernels, and what was read of them, which is much; read again once their modules have changed."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.state: Any = None
+        self.known: List[Kernel] = []
+
+    def kernels(self) -> List[Kernel]:
+        host = self.turns.host
+        state = [(release, stamp(host, "%s/%s/modules.dep" % (modules_root(host), release))) for release in store.releases(host)]
+        if state != self.state:
+            self.state, self.known = state, store.installed(host)
+        return self.known
+
+
+def _serve(turns: Turns, there: Installed, driver: str, followed: Followed, options: Options) -> List[Row]:
     """Link a driver, and unless it is ``early`` make its variants and entries, for one kernel or for all that it is meant for."""
     rows: List[Row] = []
     try:
-        chosen = meant(store.installed(turns.host), followed, options.kernel)
+        chosen = meant(there.kernels(), followed, options.kernel)
         if chosen:
-            linked = turns.carry(lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen))))
+            linked = turns.carry(lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen)), there.kernels()))
             rows = [Row(driver, each.kernel, each.verdict, each.reason, each.build.release if each.build else None)
                     for each in linked.outcome.kernels]
         served = [row.kernel for row in rows if row.build is not None]
@@ -163,15 +180,15 @@ def _with_variants(turns: Turns, driver: str, followed: Followed, asked: Sequenc
 
 
 def _with_entries(turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]) -> List[Row]:
-    made = turns.carry(lambda host: started.present(host, default.request(driver, followed), asked, None, followed.loader))
-    states = {each["kernel"]: each["state"] for each in made["kernels"]}
+    made = turns.carry(lambda host: entry.run(host, default.options(driver, followed, kernels=asked)))
+    states = {each.kernel: each.state for each in made.menu.rows}
     return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
 
 
 def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links. Builds that lie below it stay."""
     works: List[Callable[[Host], Tuple[Plan, Any]]] = [
-        lambda host: entry.absent(host, driver, [release]),
+        lambda host: entry.run(host, entry.Options(driver, state="absent", kernels=(release,))),
         lambda host: variant.run(host, variant.Options((driver,), (release,), entries="remove", state="absent")),
         lambda host: _unlink(host, driver, release)]
     errors = [error for error in (_failing(turns, work) for work in works) if error]

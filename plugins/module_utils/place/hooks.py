@@ -22,10 +22,10 @@ from ..host import Host
 from ..plan import Content, Directory, File, Link, Plan
 from . import bulletin, settings, zipapp
 from . import hook_texts as texts
-from .boot.menu import KEPT
 from .hook_texts import HOOK, KMODCTL
 from .manual import MANUAL_PAGE
 from .settings import Followed, Settings
+from .texts import KEPT
 
 INSTALL_D = "/etc/kernel/install.d"
 POSTINST_D = "/etc/kernel/postinst.d"

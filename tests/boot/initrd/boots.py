@@ -19,6 +19,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import segments, variant
 from tests.boot.initrd import images
 from tests.boot.initrd.images import COMPRESSIONS, MODULES, SUITES, Base
+from tests.forge.cpio import cpio
 from tests.lab import debian, drivers, qemu
 from tests.unit.place.initramfs import kernel_simulator
 
@@ -122,7 +123,7 @@ def booted_image(case: Case, work: Path) -> Path:
 
 
 def evil() -> bytes:
-    return qemu.cpio({"lib/new": b"x"})  # with a directory entry for lib
+    return cpio({"lib/new": b"x"})  # with a directory entry for lib
 
 
 def agrees(image: bytes, sound: bool) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow, link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import loaders
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed, Settings
 from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
 from tests.forge import families, initramfs, machines
@@ -95,8 +95,7 @@ class Follower:
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob(self.initrd % "*" + ".[0-9]"))
 
     def menu(self):
-        loader = detect.detect(self.host)
-        return entry.LOADERS[loader.kind].menu(View(self.host), loader)
+        return loaders.detect(self.host).menu(View(self.host))
 
     def ours(self):
         return sorted((each.driver, each.kernel) for each in self.menu().entries if each.driver)

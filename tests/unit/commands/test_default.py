@@ -10,7 +10,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, grub2, grubenv, storage, systemd_boot, trials
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grub_cfg, grubenv, loaders, storage, systemd_boot, trials
 from tests.unit.commands.follower import NEW, OLD, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
@@ -23,11 +23,10 @@ class Machine(Follower):
     def __init__(self, root, family, monkeypatch, refuses=False):
         super().__init__(root, family, refuses)
         self.release, self.cmdline, self.states = OLD, "quiet", {}
-        variables = root / systemd_boot.VARIABLES.lstrip("/")
-        variables.parent.mkdir(parents=True)
+        self.once = root / systemd_boot.ONCE.path.lstrip("/")
+        self.once.parent.mkdir(parents=True)
         if family == "systemd-boot":
-            (root / (systemd_boot.VARIABLES % "LoaderInfo").lstrip("/")).write_bytes(b"\x07\0\0\0" + "systemd-boot 252\0".encode("utf-16-le"))
-        self.once = root / (systemd_boot.VARIABLES % "LoaderEntryOneShot").lstrip("/")
+            (root / systemd_boot.INFO.path.lstrip("/")).write_bytes(b"\x07\0\0\0" + "systemd-boot 252\0".encode("utf-16-le"))
         run = Host.run
         monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=self.release))
         monkeypatch.setattr(trials, "_cmdline", lambda host: self.cmdline)
@@ -52,7 +51,7 @@ class Machine(Follower):
         started = next((each for each in menu.entries if each.id == menu.once), None) or menu.default
         self.bootctl("")
         for path in self.root.glob("boot/*/grubenv"):
-            path.write_text(grubenv.set_(path.read_text(), "grubenv", "next_entry", None))
+            path.write_text(grubenv.set_(path.read_text(), "next_entry", None, path="grubenv"))
         if started.driver and not works:
             started = self.menu().default
             works = True
@@ -93,7 +92,7 @@ class Machine(Follower):
         self.set_default(NEW)
 
     def set_default(self, release):
-        loader = detect.detect(self.host)
+        loader = loaders.detect(self.host)
         if self.family == "systemd-boot":
             path = self.root / loader.config.lstrip("/")
             kept = [line for line in path.read_text().splitlines(True) if not line.startswith("default")]
@@ -116,8 +115,8 @@ class Machine(Follower):
             assert top in text
             path.write_text(text[:start] + text[start:end].replace(other, release) + text[end:])
             return
-        path = self.root / grub2.environment(loader)[1:]
-        path.write_text(grubenv.set_(path.read_text(), "grubenv", "saved_entry", entry.id))
+        path = self.root / grub_cfg.environment(loader)[1:]
+        path.write_text(grubenv.set_(path.read_text(), "saved_entry", entry.id, path="grubenv"))
 
 
 @pytest.fixture(params=TRIERS)

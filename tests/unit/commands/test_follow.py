@@ -215,9 +215,8 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
     host.deploy()
     host.follow(vendor={})
     host.run("refresh", None)
-    from ansible_collections.outoftree.kmod.plugins.module_utils.place import started
-    from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
-    started.present(host.host, entry.Request("vendor", boot="default"), [NEW])[0].apply()
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
+    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
     assert host.started() == (NEW, "vendor")
     host.leave()
     host.run("remove-kernel")

@@ -14,6 +14,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import Export
 from tests.forge import families, images
 from tests.forge import ko as forged
+from tests.forge.compressors import BY_LIBRARY
 from tests.forge.ko import RELEASE
 
 LAYOUT = images.LAYOUTS["6.1"]
@@ -111,7 +112,7 @@ def test_a_vendors_module_written_over_the_kernels_own_is_no_witness(tmp_path):
 @pytest.mark.parametrize("symvers", [SYMVERS, None])
 def test_a_module_in_updates_shadows_the_kernels_own(tmp_path, symvers):
     machine = Machine(tmp_path, symvers=symvers)
-    machine.add("updates/scsi_mod.ko.xz", images.COMPRESSIONS["xz"](own("scsi_mod", [forged.Export("scsi_new", 0x77, True)])))
+    machine.add("updates/scsi_mod.ko.xz", BY_LIBRARY["xz"](own("scsi_mod", [forged.Export("scsi_new", 0x77, True)])))
     exports = machine.kernel().exports
     assert "scsi_add_host" not in exports
     assert exports["scsi_new"] == Export(0x77, True, "", "scsi_mod")

@@ -13,9 +13,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image
 from tests.forge import images
+from tests.forge.compressors import BY_LIBRARY
 
 EVERY_LAYOUT = pytest.mark.parametrize("name", sorted(images.LAYOUTS))
-EVERY_COMPRESSION = pytest.mark.parametrize("kind", sorted(images.COMPRESSIONS))
+EVERY_COMPRESSION = pytest.mark.parametrize("kind", sorted(BY_LIBRARY))
 NEW = images.LAYOUTS["6.1"]
 
 
@@ -57,7 +58,7 @@ def test_riscv_image_of_every_generation(name):
 @pytest.mark.parametrize("name", [name for name, layout in images.LAYOUTS.items() if layout.order == "<"])
 def test_loongarch_image_of_every_generation(name):
     exports = images.symbols(images.LAYOUTS[name])
-    assert read(images.zboot(images.COMPRESSIONS["zstd"](images.loongarch(images.LAYOUTS[name], exports)))) == exports
+    assert read(images.zboot(BY_LIBRARY["zstd"](images.loongarch(images.LAYOUTS[name], exports)))) == exports
 
 
 @pytest.mark.parametrize("name", [name for name, layout in images.LAYOUTS.items() if layout.order == ">"])
@@ -65,7 +66,7 @@ def test_loongarch_image_of_every_generation(name):
 def test_s390x_image(name, kind):
     exports = images.symbols(images.LAYOUTS[name])
     kernel = images.raw(images.LAYOUTS[name], exports, images.S390_BASE)
-    assert read(images.s390(images.COMPRESSIONS[kind](kernel), len(kernel))) == exports
+    assert read(images.s390(BY_LIBRARY[kind](kernel), len(kernel))) == exports
 
 
 @EVERY_COMPRESSION
@@ -77,13 +78,13 @@ def test_bzimage_of_every_compression(kind):
 @EVERY_COMPRESSION
 def test_zboot_image_of_every_compression(kind):
     exports = images.symbols(NEW)
-    assert read(images.zboot(images.COMPRESSIONS[kind](images.arm64(NEW, exports)))) == exports
+    assert read(images.zboot(BY_LIBRARY[kind](images.arm64(NEW, exports)))) == exports
 
 
 @EVERY_COMPRESSION
 def test_image_compressed_as_a_whole(kind):
     exports = images.symbols(NEW)
-    assert read(images.COMPRESSIONS[kind](images.arm64(NEW, exports))) == exports
+    assert read(BY_LIBRARY[kind](images.arm64(NEW, exports))) == exports
 
 
 def test_one_name_may_be_the_tail_of_another():
@@ -108,7 +109,7 @@ def test_what_cannot_be_unpacked_here_is_named(monkeypatch):
 def test_s390x_payload_is_found_behind_the_magic_of_what_cannot_be_read(monkeypatch):
     exports = images.symbols(images.LAYOUTS["6.1 s390x"])
     kernel = images.raw(images.LAYOUTS["6.1 s390x"], exports, images.S390_BASE)
-    image = images.s390(b"\x28\xb5\x2f\xfd" + images.COMPRESSIONS["xz"](kernel), len(kernel))
+    image = images.s390(b"\x28\xb5\x2f\xfd" + BY_LIBRARY["xz"](kernel), len(kernel))
     real = kernel_image.compression.Decoder
 
     def decoder(kind, what):
@@ -118,7 +119,7 @@ def test_s390x_payload_is_found_behind_the_magic_of_what_cannot_be_read(monkeypa
 
     monkeypatch.setattr(kernel_image.compression, "Decoder", decoder)
     assert read(image) == exports
-    assert refused(images.s390(images.zstd(kernel), len(kernel))) == "COMP_UNSUPPORTED"
+    assert refused(images.s390(BY_LIBRARY["zstd"](kernel), len(kernel))) == "COMP_UNSUPPORTED"
 
 
 def test_a_payload_that_unpacks_without_end_is_stopped(monkeypatch):
@@ -134,7 +135,7 @@ def test_what_is_no_kernel_is_refused(data):
 def test_compressed_layers_have_an_end():
     data = images.arm64(NEW, images.symbols(NEW))
     for _unused in range(9):
-        data = images.COMPRESSIONS["gzip"](data)
+        data = BY_LIBRARY["gzip"](data)
     assert refused(data) == "KERNEL_IMAGE_UNKNOWN"
 
 

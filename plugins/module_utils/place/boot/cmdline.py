@@ -59,7 +59,7 @@ def _machine(head: bytes) -> int:
     return struct.unpack_from("<H", head, at + 4)[0] if head[at:at + 4] == b"PE\0\0" and at + 6 <= len(head) else 0  # type: ignore[no-any-return]
 
 
-def check(title: str, line: str, most: int, ours: Sequence[str]) -> None:
+def check(title: str, line: str, *, most: int, ours: Sequence[str]) -> None:
     """Refuse a line that would not reach the kernel as it was meant: ``ours`` among its own words, and nothing cut off."""
     if line.count('"') % 2:
         raise KmodError(title, "a quote in its arguments is not closed, so that what is added would be part of one of them: %s" % line,

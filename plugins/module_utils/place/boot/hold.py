@@ -14,9 +14,13 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Content, File, Plan
-from . import blocks, detect, grub2
-from .menu import KEPT, MARKER, Entry, Loader, Menu, View
-from .shipped import LOADERS, choose
+from .. import texts
+from ..texts import KEPT, MARKER
+from . import grub2, grub_cfg, loaders
+from .boot_loader import Installation
+from .menu import Entry, Menu
+from .shipped import choose
+from .view import View
 
 HOLDER = MARKER  # in the place of a driver's name: none can be called so
 
@@ -50,33 +54,31 @@ def in_force(menu: Menu, held: Optional[Held]) -> bool:
 
 def wished(host: Host, kind: str = "auto") -> Optional[Entry]:
     """What boots would start if nothing of ours were the default: what the distribution means them to start. Errors: those of the loader's menu."""
-    loader = detect.detect(host, kind)
-    view = View(host)
-    _without_ours(view, loader, read(host))
-    return LOADERS[loader.kind].menu(view, loader).default  # type: ignore[no-any-return]
+    at, view = loaders.detect(host, kind), View(host)
+    _without_ours(view, at, read(host))
+    return at.menu(view).default
 
 
 def now(host: Host, kind: str = "auto") -> Optional[Entry]:
     """What boots start today. Errors as of ``wished``."""
-    loader = detect.detect(host, kind)
-    return LOADERS[loader.kind].menu(View(host), loader).default  # type: ignore[no-any-return]
+    return loaders.detect(host, kind).menu(View(host)).default
 
 
 def hold(host: Host, release: str, kind: str = "auto", copy_of: str = "") -> Tuple[Plan, Held]:
     """Plan that boots start the shipped entry of a kernel. Errors: those of ``shipped.choose`` and of setting a default, DEFAULT_KEPT."""
-    loader = detect.detect(host, kind)
-    detect.check_known(host)
-    module, view = LOADERS[loader.kind], View(host)
-    before = module.menu(view, loader)
-    entry = choose(host, before, release, loader, copy_of)
-    held = Held(release, entry.id, loader.kind)
+    at = loaders.detect(host, kind)
+    loaders.check_known(host)
+    view = View(host)
+    before = at.menu(view)
+    entry = choose(host, at, before, release=release, copy_of=copy_of)
+    held = Held(release, entry.id, at.loader.name)
     if read(host) != held or not in_force(before, held):
-        _without_ours(view, loader, read(host))
-        wanted = _held(module.menu(view, loader), entry, release)
-        _in_block(view, loader, wanted)
-        after = module.menu(view, loader)
+        _without_ours(view, at, read(host))
+        wanted = _held(at.menu(view), entry, release)
+        _in_block(view, at, wanted)
+        after = at.menu(view)
         if after.default is None or after.default.id != entry.id or _foreign(before) != _foreign(after):
-            raise KmodError(loader.config, "would go on to start %r instead of %r" % (after.default and after.default.title, entry.title),
+            raise KmodError(at.config, "would go on to start %r instead of %r" % (after.default and after.default.title, entry.title),
                             "Set the default by hand", "DEFAULT_KEPT")
     plan = Plan(host)
     plan.put(KEPT, File(Content.of(held.text.encode())))  # first: a run that is cut off leaves a note of what is not so, and no default without one
@@ -87,31 +89,29 @@ def hold(host: Host, release: str, kind: str = "auto", copy_of: str = "") -> Tup
 def release(host: Host) -> Plan:
     """Plan that nothing is kept any more: the default is what it was before, or what others have made it since."""
     held, plan = read(host), Plan(host)
-    for loader in detect.installed(host) if held else []:
+    for at in loaders.installed(host) if held else []:
         view = View(host)
-        if held and loader.kind == held.loader:
-            _let_go(view, loader, held)
+        if held and at.loader.name == held.loader:
+            _let_go(view, at, held)
         plan.extend(view.plan())
     plan.put(KEPT, None)
     return plan
 
 
-def _without_ours(view: View, loader: Loader, held: Optional[Held]) -> None:
+def _without_ours(view: View, at: Installation, held: Optional[Held]) -> None:
     """Have nothing of ours be the default: neither an entry nor what is kept."""
-    _let_go(view, loader, held)
-    module = LOADERS[loader.kind]
-    for entry in module.menu(view, loader).entries:
-        default = module.menu(view, loader).default
+    _let_go(view, at, held)
+    for entry in at.menu(view).entries:
+        default = at.menu(view).default
         if entry.driver and default and (default.driver, default.kernel) == (entry.driver, entry.kernel):
-            module.forget(view, loader, entry)
+            at.loader.forget(view, at, entry)
 
 
-def _let_go(view: View, loader: Loader, held: Optional[Held]) -> None:
-    module = LOADERS[loader.kind]
-    menu = module.menu(view, loader)
+def _let_go(view: View, at: Installation, held: Optional[Held]) -> None:
+    menu = at.menu(view)
     if held and menu.default and in_force(menu, held):
-        module.forget(view, loader, _held(menu, menu.default, held.kernel))
-    _without_block(view, loader)
+        at.loader.forget(view, at, _held(menu, menu.default, held.kernel))
+    _without_block(view, at)
 
 
 def _held(menu: Menu, entry: Entry, release: str) -> Entry:
@@ -133,28 +133,28 @@ def _above(entries: List[Entry], entry: Entry) -> List[Entry]:
     return [by_place[place] for place in places if place in by_place]
 
 
-def _in_block(view: View, loader: Loader, wanted: Entry) -> None:
+def _in_block(view: View, at: Installation, wanted: Entry) -> None:
     """Make it the default. Where GRUB has a fixed one, a block in custom.cfg says so, as the block of an entry of ours does."""
-    if loader.kind not in ("grub2", "bls"):
-        LOADERS[loader.kind].set_default(view, loader, wanted)
+    if at.loader not in (grub2.GRUB, grub2.BLS):
+        at.loader.set_default(view, at, wanted)
         return
-    path = grub2.custom(loader)
+    path = grub_cfg.custom(at)
     before = view.text(path)
-    view.put(path, blocks.put(before, HOLDER, wanted.kernel or "", ""), like=loader.config)
-    grub2.set_default(view, loader, wanted)
-    mine = [block for block in blocks.each(view.text(path) or "") if blocks.whose(block)[0] == HOLDER]
+    view.put(path, texts.put(before, HOLDER, wanted.kernel or "", body=""), like=at.config)
+    at.loader.set_default(view, at, wanted)
+    mine = [block for block in texts.blocks(view.text(path) or "") if texts.whose(block)[0] == HOLDER]
     if not any(block.group("body") for block in mine):
-        view.put(path, before, like=loader.config)
+        view.put(path, before, like=at.config)
 
 
-def _without_block(view: View, loader: Loader) -> None:
-    if loader.kind not in ("grub2", "bls"):
+def _without_block(view: View, at: Installation) -> None:
+    if at.loader not in (grub2.GRUB, grub2.BLS):
         return
-    path = grub2.custom(loader)
-    for block in list(blocks.each(view.text(path) or "")):
-        driver, kernel = blocks.whose(block)
+    path = grub_cfg.custom(at)
+    for block in list(texts.blocks(view.text(path) or "")):
+        driver, kernel = texts.whose(block)
         if driver == HOLDER:
-            view.put(path, blocks.cut(view.text(path) or "", driver, kernel))
+            view.put(path, texts.cut(view.text(path) or "", HOLDER, kernel or ""))
 
 
 def _foreign(menu: Menu) -> List[Tuple[str, str]]:

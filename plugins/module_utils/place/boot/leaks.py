@@ -15,9 +15,10 @@ from typing import Dict, List, Tuple
 from ...errors import forgiving
 from ...host import Host
 from ...plan import Plan
-from . import detect
-from .menu import MARKER, Entry, View, without_ours
-from .shipped import LOADERS
+from ..texts import MARKER
+from . import loaders
+from .menu import Entry, without_ours
+from .view import View
 
 CMDLINE = "/etc/kernel/cmdline"
 _OURS = re.compile(r"(^|\s)%s[.=]" % re.escape(MARKER))
@@ -33,8 +34,8 @@ def rewritten(host: Host) -> List[str]:
     """The entries of ours whose arguments others have written anew, by their files and titles: the next look writes them as they are to be."""
     view, changed = View(host), []
     with forgiving():
-        for loader in detect.installed(host):
-            changed += ["%s (%s)" % (entry.path, entry.title) for entry in LOADERS[loader.kind].menu(view, loader).entries
+        for at in loaders.installed(host):
+            changed += ["%s (%s)" % (entry.path, entry.title) for entry in at.menu(view).entries
                         if entry.driver and "%s=%s" % (MARKER, entry.driver) not in entry.args.split()]
     return changed
 
@@ -55,8 +56,8 @@ def _mended(host: Host, view: View) -> Dict[str, str]:
     if text and _OURS.search(text):
         paths[CMDLINE] = without_ours(text.strip()) + ("\n" if text.endswith("\n") else "")
     with forgiving():  # no boot loader, or a menu that cannot be read, has no entries to mend
-        for loader in detect.installed(host):
-            for entry in LOADERS[loader.kind].menu(view, loader).entries:
+        for at in loaders.installed(host):
+            for entry in at.menu(view).entries:
                 if entry.driver is None and entry.path.endswith(".conf") and _OURS.search(entry.args) and not _starts_variant(entry):
                     paths[entry.path] = _options(view.text(entry.path) or "")
     return paths

@@ -18,8 +18,8 @@ from ...plan import Change, Command, Content, File, Plan
 from ...read import ko, names
 from ...read.kernel_module import KernelModule
 from .. import depmod
-from ..boot import entry as boot_entry
 from ..boot import shipped as shipped_entry
+from ..boot import withdraw
 from ..boot.menu import Entry
 from . import early, existing, image, manifest, overlay, rebuild, tpm, witness
 from .kept import Kept
@@ -123,7 +123,7 @@ def present(host: Host, recipe: Recipe, kernels: Sequence[str] = (), *, before: 
     for path in written:
         chosen += [GivenBack(path, entry.title) for entry in shipped_entry.starting(host, path) if entry.chosen]
     pruned = _prunable(host, recipe.drivers) if not kernels else []
-    whole = _for_good(boot_entry.give_back(host, written)) if chosen else Plan(host)
+    whole = _for_good(withdraw.give_back(host, written)) if chosen else Plan(host)
     whole.extend(_removal(host, pruned))
     foreign = []
     for path, mark in existing.marks_alone(host):
@@ -192,7 +192,7 @@ def _removal(host: Host, variants: Sequence[Variant], with_entries: bool = True)
         raise KmodError(in_the_way[0][0].path, "is started by boot entries: %s" % "; ".join(_told(entry) for _variant, entry in in_the_way),
                         "Take those that are not of this collection out yourself" if theirs else
                         "Remove them first (grub_entry, state: absent), or along with it (entries: remove)", "VARIANT_STARTED")
-    steps = _for_good(boot_entry.without(host, [variant.path for variant in variants])) if started else Plan(host)
+    steps = _for_good(withdraw.without(host, [variant.path for variant in variants])) if started else Plan(host)
     for variant in variants:
         steps.put(variant.path, None, keep=False)
         steps.put(witness.path_of(variant.path), None, keep=False)

@@ -6,7 +6,7 @@
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, grub2, grubenv, hold
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grub_cfg, grubenv, hold, loaders
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import release
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD
@@ -87,10 +87,10 @@ def test_an_entry_of_ours_that_was_the_default_is_again_what_others_remember(mac
 def test_a_default_that_others_set_since_stays_theirs(tmp_path):
     machines.FAMILIES["el9"](tmp_path)
     keep(tmp_path, OLD)
-    loader = detect.detect(Host(str(tmp_path)))
-    path = tmp_path / grub2.environment(loader)[1:]
+    loader = loaders.detect(Host(str(tmp_path)))
+    path = tmp_path / grub_cfg.environment(loader)[1:]
     newest = next(entry for entry in menu(tmp_path).entries if release(entry) == NEW)
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", "saved_entry", newest.id))  # as 20-grub does for a new kernel
+    path.write_text(grubenv.set_(path.read_text(), "saved_entry", newest.id, path="grubenv"))  # as 20-grub does for a new kernel
     assert not hold.in_force(menu(tmp_path), hold.read(Host(str(tmp_path))))
     assert hold.wished(Host(str(tmp_path))).id == newest.id
     let_go(tmp_path)

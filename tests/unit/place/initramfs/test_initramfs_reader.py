@@ -116,12 +116,12 @@ def test_a_file_without_its_directory_vanishes():
 
 
 def test_hard_links_share_what_the_last_one_brings():
-    image = member("a", FILE, b"", 7, 2) + member("b", FILE, b"shared", 7, 2) + END
+    image = member("a", FILE, b"", inode=7, links=2) + member("b", FILE, b"shared", inode=7, links=2) + END
     assert agree(image)["a"][1] == agree(image)["b"][1] == b"shared"
 
 
 def test_the_trailer_ends_the_hard_links():
-    image = member("a", FILE, b"one", 7, 2) + END + member("b", FILE, b"two", 7, 2) + END
+    image = member("a", FILE, b"one", inode=7, links=2) + END + member("b", FILE, b"two", inode=7, links=2) + END
     assert agree(image)["a"][1] == b"one"
 
 
@@ -209,7 +209,7 @@ def test_random_trees_agree(seed):
             kind = choose.choice([FILE, FILE, DIRECTORY, LINK])
             data = b"" if kind == DIRECTORY else choose.choice(names).encode() if kind == LINK else b"%d" % choose.randint(0, 10 ** 9)
             inode = choose.randint(1, 3)
-            body += member(choose.choice(names), kind, data, inode, choose.choice([1, 1, 2]) if kind == FILE else 1)
+            body += member(choose.choice(names), kind, data, inode=inode, links=choose.choice([1, 1, 2]) if kind == FILE else 1)
         body += END
         packed = choose.choice([lambda data: data, COMPRESSIONS["gzip"], COMPRESSIONS["xz"], COMPRESSIONS["bzip2"]])(body)
         image += packed + bytes(4 * choose.randint(0, 5) + -(len(image) + len(packed)) % 4)

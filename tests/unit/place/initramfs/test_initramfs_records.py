@@ -7,14 +7,16 @@ import gzip
 import json
 
 import pytest
-from build_initramfs import DEPMOD, RELEASE, Machine, cpio, ko
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, manifest, variant
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.manifest import Added, Wants
+from tests.forge.cpio import cpio
+from tests.forge.initramfs import DEPMOD, Machine
+from tests.forge.ko import RELEASE, ko
 
-WANTS = {"kernel": RELEASE, "drivers": ["acme"], "early_load": False, "modules": [["acme", "aa"]],
+WANTS = {"kernel": "6.1.0-1-test", "drivers": ["acme"], "early_load": False, "modules": [["acme", "aa"]],
          "base": {"path": "/boot/initrd", "size": 7, "sha256": "bb"}}
 CONTENTS = {"modules": [{"name": "acme", "path": "lib/acme.ko", "sha256": "aa", "version": None}], "dependencies": ["dep"],
             "firmware": ["lib/firmware/x"], "firmware_missing": [], "mark": "cc"}
