@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional, Tuple
 
-import debian
-from debian import LabError, run
+from tests.lab import debian
+from tests.lab.debian import LabError, run
 
 # A machine on which packages are installed without a question, no service is started, and nothing looks for a disk.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root",
@@ -168,33 +168,3 @@ def scratch() -> Iterator[Path]:
             yield Path(directory)
         finally:
             run(["umount", "--lazy", directory])
-
-
-def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        write(self.path, path, text, mode)
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory in memory, and nothing left of what was changed."""
-    with tempfile.TemporaryDirectory(prefix="transactions-") as directory:
-        run(["mount", "-t", "tmpfs", "-o", "size=8g", "tmpfs", directory])
-        try:
-            yield Path(directory)
-        finally:
-            shutil.rmtree(str(boots()))
-            run(["umount", "--lazy", directory])
-
-
-def boots() -> Path:
-    """Where the /boot of changed systems lie: on the file system of the cache."""
-    place = debian.cache() / "transactions" / ("boots-%s" % os.environ["PRIVATE_MOUNTS"])
-    place.mkdir(parents=True, exist_ok=True)
-    return place
-
-
-def write(root: Path, path: str, text: str, mode: int = 0o644) -> None:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
-    target.chmod(mode)

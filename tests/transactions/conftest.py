@@ -2,14 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes the lab importable, and skips what cannot be had here with a word."""
+"""Skips what cannot be had here with a word."""
 import os
-import sys
 
 import pytest
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "lab")]
 FAST = os.environ.get("ONLY") == "fast"
 
 
@@ -26,7 +23,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    import debian
+    from tests.lab import debian
 
     try:
         return (yield)
@@ -37,7 +34,7 @@ def pytest_runtest_call(item):
 @pytest.fixture(scope="session")
 def memory():
     """A directory in memory for what tests change, thrown away with all mounts at the end; skips where that cannot be."""
-    import chroot
+    from tests.transactions import chroot
 
     reason = chroot.missing()
     if reason:

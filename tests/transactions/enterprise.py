@@ -10,11 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional, Tuple
 
-import chroot
-import debian
-import rpms
-import systems
-from debian import Image, run, say
+from tests.lab import debian
+from tests.lab.debian import Image, run, say
+from tests.transactions import chroot, rpms, systems
 
 PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "zstd", "dracut", "grub2-common", "cpio", "rpm")
 
@@ -133,7 +131,8 @@ fi
 ### END /etc/grub.d/41_custom ###
 """
 SETTINGS: Dict[str, str] = {
-    "usr/lib/os-release": 'NAME="Lab Enterprise Linux"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="%(el)d.4"\nPRETTY_NAME="Lab Enterprise Linux %(el)d.4"\n',
+    "usr/lib/os-release": 'NAME="Lab Enterprise Linux"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="%(el)d.4"\n'
+                          'PRETTY_NAME="Lab Enterprise Linux %(el)d.4"\n',
     "etc/dnf/dnf.conf": "[main]\ngpgcheck=0\ninstallonly_limit=3\nclean_requirements_on_remove=True\nbest=True\nplugins=0\n",
     "etc/yum.repos.d/lab.repo": "[lab]\nname=lab\nbaseurl=file:///%s\nenabled=1\ngpgcheck=0\n" % chroot.SHARED,
     "etc/sysconfig/kernel": "UPDATEDEFAULT=yes\nDEFAULTKERNEL=kernel-core\n",

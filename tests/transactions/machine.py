@@ -13,15 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-import menus
-from chroot import Layers, Root
-
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import following
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import hooks
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content
+from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+from tests import CHECKOUT
+from tests.transactions import menus
+from tests.transactions.chroot import Layers, Root
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DRIVER = "ootedu"
 # What no promise is made about: caches of tools, logs, databases of the package manager, what is in memory on a machine.
 PASSING = re.compile(r"/(proc|dev|run|tmp|srv|root|var/(cache|log|tmp|lib/(dpkg|apt|systemd|rpm|dnf|initramfs-tools)))(/|$)"
@@ -50,7 +51,8 @@ class Machine(Root):
                       kmodctl=Content.of(self.command.read_bytes())).apply()
 
     def follow_no_more(self, driver: str = DRIVER) -> None:
-        hooks.absent(Host(str(self.path)), driver).apply()
+        with Turns(str(self.path)) as turns:
+            following.run(turns, following.Options(driver, "absent"))
 
     def give(self, builds: Dict[str, List[Path]], options: str = "", driver: str = DRIVER) -> None:
         """Store a driver's builds, by the kernel that each is for, and link it."""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
-from debian import natural
+from tests.lab.debian import natural
 
 
 class Entry(NamedTuple):

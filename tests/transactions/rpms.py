@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-import debian
-from debian import Image, run
+from tests.lab import debian
+from tests.lab.debian import Image, run
 
 STATE = "/var/lib/rpm-state/kernel"
 # Here kernel-modules has these, and what comes before it all else.
@@ -77,8 +77,9 @@ def packages(image: Image, el: int) -> List[Package]:
     top = "/lib/modules/%s" % release
     packed = "symvers.xz" if el >= 10 else "symvers.gz"
     symvers = "symvers-%s.%s" % (release, packed[8:])
-    files = {"%s/%s" % (top, path.relative_to(modules)): path for path in sorted(modules.rglob("*")) if path.is_file() and not path.is_symlink()
-             and path.name not in ("vmlinuz", "config", "System.map", *("modules." + name for name in MADE))}
+    others = ("vmlinuz", "config", "System.map", *("modules." + name for name in MADE))
+    found_there = [path for path in sorted(modules.rglob("*")) if path.is_file() and not path.is_symlink() and path.name not in others]
+    files = {"%s/%s" % (top, path.relative_to(modules)): path for path in found_there}
     core = {top + "/vmlinuz": debian.vmlinuz(image), top + "/config": tree / "boot" / ("config-" + release), "%s/%s" % (top, packed): _symvers(image, packed)}
     more = {path: source for path, source in files.items() if MORE.search(path)}
     first = {path: source for path, source in files.items() if path not in more}

@@ -5,14 +5,13 @@
 """Debian systems with one kernel, made once and kept in the lab's cache, and the packages that the tests install in them."""
 import hashlib
 import os
-import re
 import shutil
 from pathlib import Path
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Tuple
 
-import chroot
-import debian
-from debian import Image, run, say
+from tests.lab import debian
+from tests.lab.debian import Image, run, say
+from tests.transactions import chroot
 
 FLAVOUR = "cloud-amd64"
 DRIVER = "ootedu"
@@ -35,7 +34,7 @@ case $target in
   device) echo /dev/vda1 ;; fs_uuid) echo %s ;; fs) echo ext2 ;; partmap) echo gpt ;; drive) echo '(hd0,gpt1)' ;;
   compatibility_hint) echo hd0,gpt1 ;; hints_string) echo "--hint='hd0,gpt1'" ;; partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
 esac
-""" % chroot.UUID
+""" % chroot.UUID  # noqa: E501
 ANSWERED = {
     "usr/sbin/grub-probe": GRUB_PROBE,
     "usr/bin/systemd-detect-virt": "#!/bin/sh\necho none\nexit 1\n",  # the hooks of GRUB do nothing in a container

@@ -4,8 +4,8 @@
 
 """What apt and dpkg do with kernels, on hosts that follow them with a driver.
 
-Each system has one kernel that the driver was built for and is deployed to, and is offered a second that takes the same build and a third that refuses
-it. In sid the third is of several packages.
+Each system has one kernel that the driver was built for and is deployed to, and is offered a second that takes the same build and
+a third that refuses it. In sid the third is of several packages.
 """
 import contextlib
 import os
@@ -14,14 +14,12 @@ import signal
 import time
 from pathlib import Path
 
-import chroot
-import debian
-import drivers
-import machine
 import pytest
-import systems
-from machine import DRIVER, Machine, changes
-from systems import META, System
+
+from tests.lab import debian, drivers
+from tests.transactions import chroot, machine, systems
+from tests.transactions.machine import DRIVER, Machine, changes
+from tests.transactions.systems import META, System
 
 SYSTEMS = (  # the first alone in the fast run
     System("bookworm", "initramfs-tools", "grub2"),

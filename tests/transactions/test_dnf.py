@@ -4,15 +4,15 @@
 
 """What rpm and dnf do with kernels that are packaged as Enterprise Linux's are, on hosts that follow them with a driver.
 
-The kernels are three, as in test_apt.py. The plugins of kernel-install and the packages' scripts are EL's, as far as they matter to the order of things.
+The kernels are three, as in test_apt.py. The plugins of kernel-install and the packages' scripts are EL's, as far as they matter to
+the order of things.
 """
-import drivers
-import enterprise
-import machine
 import pytest
-import rpms
-from enterprise import Enterprise
-from machine import DRIVER, Machine, changes
+
+from tests.lab import drivers
+from tests.transactions import enterprise, machine, rpms
+from tests.transactions.enterprise import Enterprise
+from tests.transactions.machine import DRIVER, Machine, changes
 
 SYSTEMS = (  # the first alone in the fast run
     Enterprise(9, "bookworm"),  # kernel-install 252
