@@ -160,8 +160,9 @@ class Machine(Root):
     def settled(self) -> None:
         """Nothing is left to do: a look at everything changes nothing."""
         before = self.files()
-        assert self.asked("refresh")["changed"] is False
+        answer = self.asked("refresh")
         assert changes(before, self.files()) == []
+        assert answer["changed"] is False, answer
         assert self.marks() == []
 
     def files(self) -> Dict[str, str]:
