@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Several plans one after another, each made of what the one before has left, in one process and under one lock.
+"""Several plans one after another, each made of what the one before has left, in one process and under one
+lock.
 
 The lock is taken with the first plan that changes something: a look that finds all well makes no file.
 """
+
 import contextlib
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -19,7 +21,10 @@ Work = Callable[[Host], Tuple[Plan, Any]]
 
 
 class Turns(contextlib.ExitStack):
-    """``carry`` plans and applies; with ``check`` it only plans, of what is there now. Errors: LOCKED, those of planning and applying."""
+    """``carry`` plans and applies; with ``check`` it only plans, of what is there now.
+
+    Errors: LOCKED, those of planning and applying.
+    """
 
     def __init__(self, root: str, check: bool = False, wait: Optional[float] = None) -> None:
         super().__init__()
@@ -37,7 +42,10 @@ class Turns(contextlib.ExitStack):
         return self.writes > 0
 
     def carry(self, work: Work) -> Any:
-        """What ``work`` answers, once what it planned is done. Where someone else has changed the host meanwhile, it is planned again."""
+        """What ``work`` answers, once what it planned is done.
+
+        Where someone else has changed the host meanwhile, it is planned again.
+        """
         plan, answer = work(self.host)
         for attempt in range(ATTEMPTS):
             if not plan:
