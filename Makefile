@@ -45,7 +45,7 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 	@touch $@
 
 demo: $(VENV)/.demo
-	@$(BIN)/python -m demo.demo
+	@$(BIN)/python -m demo
 
 test: $(VENV)/.test
 	$(BIN)/pytest tests/unit

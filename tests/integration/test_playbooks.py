@@ -26,7 +26,7 @@ def deploy(tmp_path, collections):
     hosts = {}
     for name, crc in (("canary", 1), ("other", 0)):
         exports = [(symbol, value + crc, *rest) for symbol, value, *rest in EXPORTS]
-        families.kernel(tmp_path / name, RELEASE, exports=exports, family="el")
+        families.kernel(tmp_path / name, RELEASE, exports=exports, family="el9")
         hosts[name] = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "kmod_root": str(tmp_path / name)}
     (tmp_path / "inventory.json").write_text(json.dumps({"all": {"hosts": hosts}}))
     (tmp_path / "vendor.ko").write_bytes(ko())

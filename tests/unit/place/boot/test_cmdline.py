@@ -15,7 +15,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu imp
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD
-from tests.unit.place.boot.test_entry import absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
+from tests.unit.place.boot.test_entry import absent, menu, present, refused, snapshot, variants
 
 
 def change(root, pattern, replacement):
@@ -34,7 +34,7 @@ def lines(root):
 SHIPPED_LINE = r"^([ \t]*(?:linux(?:16)?[ \t]+/\S*vmlinuz-\S+ root|kernel[ \t]|append[ \t]|options[ \t]).*)$"
 
 
-def test_arguments_are_put_in_front_of_what_is_for_init(machine):  # noqa: F811
+def test_arguments_are_put_in_front_of_what_is_for_init(machine):
     root, kernels = machine
     change(root, SHIPPED_LINE, r"\1 -- 3 text")
     before = snapshot(root)
@@ -91,7 +91,7 @@ def test_an_entry_without_options_keeps_those_that_grub_has_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("size, fits", [(2047, True), (2048, False)])
-def test_a_line_that_the_kernel_would_cut_off_is_refused(machine, size, fits):  # noqa: F811
+def test_a_line_that_the_kernel_would_cut_off_is_refused(machine, size, fits):
     root, kernels = machine
     kernels = {NEW: kernels[NEW]}
     present(root, kernels)[0].apply()
@@ -152,7 +152,7 @@ def test_a_quote_that_is_not_closed_would_swallow_what_is_added(tmp_path):
 
 
 @pytest.mark.parametrize("waits", ["init=/bin/sh", "rd.break", "break=premount", "systemd.unit=rescue.target", "rdinit=/bin/bash"])
-def test_an_entry_that_waits_at_the_console_is_not_tried(trier, waits):  # noqa: F811
+def test_an_entry_that_waits_at_the_console_is_not_tried(trier, waits):
     root, kernels, _reboot = trier
     before = snapshot(root)
     assert waits in refused("TRIAL_NO_RETURN", present, root, kernels, boot="once", args=waits).why
@@ -167,21 +167,21 @@ def shown(root):
     return next(each.id for each in menu(root).entries if NEW in each.linux and "recovery" not in each.id)
 
 
-def test_arguments_in_the_shipped_line_that_ours_come_behind_do_not_matter(trier):  # noqa: F811
+def test_arguments_in_the_shipped_line_that_ours_come_behind_do_not_matter(trier):
     root, kernels, _reboot = trier
     change(root, SHIPPED_LINE, r"\1 panic=0 rd.shell=1")
     present(root, kernels, boot="once")[0].apply()
     assert [cmdline.words(line)[-4:] for line in lines(root)] == [FALLBACK_ARGS.split()] * 2
 
 
-def test_arguments_of_a_trial_that_were_asked_for_are_there_once(trier):  # noqa: F811
+def test_arguments_of_a_trial_that_were_asked_for_are_there_once(trier):
     root, kernels, _reboot = trier
     present(root, kernels, boot="once", args="oops=panic panic=10")[0].apply()
     for line in lines(root):
         assert line.count("panic=10") == line.count("oops=panic") == 1
 
 
-def test_arguments_that_are_for_init_or_for_us_are_refused(machine):  # noqa: F811
+def test_arguments_that_are_for_init_or_for_us_are_refused(machine):
     root, kernels = machine
     for bad in ("--", "a -- b", "outoftree.kmod=other", "outoftree.kmod.id=123"):
         refused("ARGS_INVALID", present, root, kernels, args=bad)

@@ -12,7 +12,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import e
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD, write
-from tests.unit.place.boot.test_entry import Running, apply, menu, present, refused, trier, variants  # noqa: F401
+from tests.unit.place.boot.test_entry import Running, apply, menu, present, refused, variants
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_mark_that_is_no_file_blocks_nothing(started):
     assert started({"vendor": "this"}, marks=("a" * 64, None))["running"]["verdict"] == "image"
 
 
-def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):  # noqa: F811
+def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):
     root, kernels, reboot = trier
     assert not present(root, kernels)[1]["reboot_needed"]
     plan, result = present(root, kernels, boot="once")
@@ -127,7 +127,7 @@ def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):  # noqa: F811
     assert (result["reboot_needed"], result["pending"], result["trial"]) == (False, [], "passed")
 
 
-def test_what_failed_its_trial_is_not_made_the_default(trier):  # noqa: F811
+def test_what_failed_its_trial_is_not_made_the_default(trier):
     root, kernels, reboot = trier
     present(root, kernels, boot="once")[0].apply()
     reboot(works=False)

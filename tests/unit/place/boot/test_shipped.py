@@ -9,39 +9,39 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, grubenv, shipped, withdraw
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD, write
-from tests.unit.place.boot.test_entry import machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
+from tests.unit.place.boot.test_entry import menu, present, refused, snapshot, variants
 
 
 def starting(root, path):
     return [(each.driver, each.kernel, each.chosen) for each in shipped.starting(Host(str(root)), path)]
 
 
-def test_no_entry_starts_a_variant_before_ours_is_made(machine):  # noqa: F811
+def test_no_entry_starts_a_variant_before_ours_is_made(machine):
     root, kernels = machine
     assert starting(root, kernels[NEW][0]) == []
 
 
-def test_ours_start_the_variant_each_its_own(machine):  # noqa: F811
+def test_ours_start_the_variant_each_its_own(machine):
     root, kernels = machine
     present(root, kernels)[0].apply()
     for release in (OLD, NEW):
         assert starting(root, kernels[release][0]) == [(DRIVER, release, ())]
 
 
-def test_the_default_is_told(machine):  # noqa: F811
+def test_the_default_is_told(machine):
     root, kernels = machine
     present(root, kernels, boot="default")[0].apply()
     assert ("default",) in [chosen for release in kernels for _driver, _kernel, chosen in starting(root, kernels[release][0])]
 
 
-def test_an_image_that_is_gone_is_started_all_the_same(machine):  # noqa: F811
+def test_an_image_that_is_gone_is_started_all_the_same(machine):
     root, kernels = machine
     present(root, kernels)[0].apply()
     (root / kernels[NEW][0].lstrip("/")).unlink()
     assert starting(root, kernels[NEW][0]) == [(DRIVER, NEW, ())]
 
 
-def test_what_the_next_boot_alone_starts_is_told(trier):  # noqa: F811
+def test_what_the_next_boot_alone_starts_is_told(trier):
     root, kernels, _reboot = trier
     present(root, kernels, boot="once")[0].apply()
     assert starting(root, kernels[NEW][0]) == [(DRIVER, NEW, ("once",))]
@@ -66,7 +66,7 @@ def test_a_host_without_a_loader_starts_nothing(tmp_path):
     assert starting(tmp_path, "/boot/initrd.1") == []
 
 
-def test_the_old_default_is_had_back_and_nothing_else_changes(machine):  # noqa: F811
+def test_the_old_default_is_had_back_and_nothing_else_changes(machine):
     root, kernels = machine
     present(root, kernels, fallback_args="")[0].apply()
     before = snapshot(root)
@@ -77,14 +77,14 @@ def test_the_old_default_is_had_back_and_nothing_else_changes(machine):  # noqa:
     assert not withdraw.give_back(Host(str(root)), [path for paths in kernels.values() for path in paths])
 
 
-def test_other_images_than_those_that_change_stay_the_default(machine):  # noqa: F811
+def test_other_images_than_those_that_change_stay_the_default(machine):
     root, kernels = machine
     present(root, kernels, boot="default")[0].apply()
     started = NEW if menu(root).default.kernel == NEW else OLD
     assert not withdraw.give_back(Host(str(root)), kernels[OLD if started == NEW else NEW])
 
 
-def test_a_trial_that_has_not_begun_is_given_up_and_cut_off_anywhere_is_not_taken_for_one_that_failed(trier):  # noqa: F811
+def test_a_trial_that_has_not_begun_is_given_up_and_cut_off_anywhere_is_not_taken_for_one_that_failed(trier):
     root, kernels, _reboot = trier
     present(root, kernels, boot="once")[0].apply()
     steps = len(withdraw.give_back(Host(str(root)), kernels[NEW]).steps)
@@ -109,7 +109,7 @@ def test_a_default_that_somebody_else_set_is_not_changed_and_said(tmp_path):
 
 
 @pytest.mark.parametrize("boot", ["shipped", "once"])
-def test_a_run_that_gives_up_a_trial_and_is_cut_off_is_not_taken_for_one_that_failed(trier, boot):  # noqa: F811
+def test_a_run_that_gives_up_a_trial_and_is_cut_off_is_not_taken_for_one_that_failed(trier, boot):
     root, kernels, _reboot = trier
     present(root, kernels, boot="once")[0].apply()
     options = {"boot": boot, "args": "" if boot == "shipped" else "quiet"}

@@ -27,7 +27,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view imp
 from tests.forge import machines
 from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, UUID, write
 from tests.unit.place.boot.test_cmdline import change, lines
-from tests.unit.place.boot.test_entry import Running, absent, machine, menu, present, refused, snapshot, trier, variants  # noqa: F401
+from tests.unit.place.boot.test_entry import Running, absent, menu, present, refused, snapshot, variants
 
 # Ubuntu's images for clouds: /etc/default/grub.d/40-force-partuuid.cfg, 10_linux
 
@@ -277,7 +277,7 @@ def test_of_two_entries_the_one_whose_kernel_is_there_is_copied(tmp_path, family
     assert all("elsewhere" not in each.linux for each in menu(tmp_path).entries if each.driver)
 
 
-def test_the_entry_to_copy_is_named_for_its_own_kernel_and_others_go_by_the_rule(machine):  # noqa: F811
+def test_the_entry_to_copy_is_named_for_its_own_kernel_and_others_go_by_the_rule(machine):
     root, kernels = machine
     shipped = next(each for each in menu(root).entries if NEW in each.linux and "single" not in each.args)
     assert present(root, kernels, copy_of=shipped.id)[0].steps
@@ -301,7 +301,7 @@ def test_the_shipped_default_comes_back_whatever_is_wrong_with_an_entry(tmp_path
 
 # What somebody else writes meanwhile
 
-def test_what_somebody_writes_after_it_was_read_is_not_lost(machine):  # noqa: F811
+def test_what_somebody_writes_after_it_was_read_is_not_lost(machine):
     root, kernels = machine
     plan = present(root, kernels, boot="default")[0]
     for step in plan.steps:
@@ -395,7 +395,7 @@ def test_a_huge_entry_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b", "a;reboot", "a'b", "a$b", "a{b", "ä", "a\x1bb", "a\nb", "a,b"])
-def test_images_with_names_that_a_loader_would_take_apart(machine, name):  # noqa: F811
+def test_images_with_names_that_a_loader_would_take_apart(machine, name):
     root, kernels = machine
     path = os.path.dirname(kernels[NEW][0]) + "/" + name
     write(root, path)
@@ -403,7 +403,7 @@ def test_images_with_names_that_a_loader_would_take_apart(machine, name):  # noq
 
 
 @pytest.mark.parametrize("release", ["6.1;reboot", "6.1 0", "6.1'", "../6.1", "6.1\n7", "6.1\x1b[2J"])
-def test_kernels_with_names_that_no_kernel_has(machine, release):  # noqa: F811
+def test_kernels_with_names_that_no_kernel_has(machine, release):
     root, kernels = machine
     refused("RELEASE_NAME", present, root, {release: kernels[NEW]})
 
@@ -431,7 +431,7 @@ def all_of(root, kernels, boot):
 
 
 @pytest.mark.parametrize("boot", ["once", "default"])
-def test_where_the_kernel_that_boots_start_has_no_variant_no_older_one_is_meant_in_silence(machine, monkeypatch, boot):  # noqa: F811
+def test_where_the_kernel_that_boots_start_has_no_variant_no_older_one_is_meant_in_silence(machine, monkeypatch, boot):
     root, kernels = machine
     change(root, r"^default=1$", "default=0")
     before = snapshot(root)
@@ -441,7 +441,7 @@ def test_where_the_kernel_that_boots_start_has_no_variant_no_older_one_is_meant_
 
 
 @pytest.mark.parametrize("boot", ["none", "once", "default"])
-def test_where_the_default_starts_what_is_no_whole_variant_any_more_nothing_is_moved(machine, boot):  # noqa: F811
+def test_where_the_default_starts_what_is_no_whole_variant_any_more_nothing_is_moved(machine, boot):
     root, kernels = machine
     present(root, kernels, boot="default")[0].apply()
     started_now, before = menu(root).default.kernel, snapshot(root)
@@ -454,7 +454,7 @@ def test_where_the_default_starts_what_is_no_whole_variant_any_more_nothing_is_m
 
 @pytest.mark.parametrize("boot", ["none", "once", "default"])
 @pytest.mark.parametrize("there", [False, True])
-def test_damaged_images_are_refused_whatever_is_asked_for(machine, boot, there):  # noqa: F811
+def test_damaged_images_are_refused_whatever_is_asked_for(machine, boot, there):
     root, kernels = machine
     if there:
         present(root, kernels)[0].apply()
@@ -467,7 +467,7 @@ def test_damaged_images_are_refused_whatever_is_asked_for(machine, boot, there):
         assert [row["kernel"] for row in all_of(root, damaged, "shipped")[1]["kernels"]] == [OLD]
 
 
-def test_a_stale_variant_is_not_made_the_default_anew_and_stays_it(machine):  # noqa: F811
+def test_a_stale_variant_is_not_made_the_default_anew_and_stays_it(machine):
     root, kernels = machine
     stale = {release: Verified(tuple(images), stale="was made of another image") for release, images in kernels.items()}
     all_of(root, stale, "none")[0].apply()
