@@ -239,12 +239,11 @@ def follow(options: argparse.Namespace) -> int:
 def _change(options: argparse.Namespace, work: Work) -> Tuple[Any, Dict[str, Any]]:
     """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    result = done.answer.as_dict() if hasattr(done.answer, "as_dict") else done.answer
-    others = result.get("other_drivers")
+    others = done.answer.other_drivers
     if others:
         named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
         warn("there is nothing of a driver called %s here, but of %s" % (named, ", ".join(others)))
-    return done.answer, dict(result, changed=done.changed)
+    return done.answer, dict(done.answer.as_dict(), changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:

@@ -9,13 +9,10 @@ Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils 
 """
 
 import contextlib
-import signal
-import threading
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple
 
-from . import lock
-from .errors import Interrupted, KmodError, from_oserror
+from .errors import KmodError, from_oserror
 from .host import Host
 from .plan import Plan
 
@@ -123,6 +120,10 @@ def run(module: Any, command: Any) -> None:
             host.keeps_cache = not module.check_mode
             _plan, answer = command.run(host, options)
             told = dict({"changed": False}, **answer.as_dict())
+        elif getattr(command, "TURNS", False):
+            with Turns(module.params["root"], module.check_mode) as turns:
+                answer = command.run(turns, options)
+            told = dict(answer.as_dict(), changed=turns.changed, diff=turns.diff)
         else:
             done = carry_out(
                 module.params["root"], module.check_mode, lambda host: command.run(host, options)

@@ -9,15 +9,18 @@ The lock is taken with the first plan that changes something: a look that finds 
 """
 
 import contextlib
-from typing import Any, Callable, Dict, List, Optional, Tuple
+import signal
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import lock
-from .errors import KmodError
+from .errors import Interrupted, KmodError
 from .host import Host
 from .plan import Plan
-from .task import ATTEMPTS, _failing, _sendable, _signals_as_errors
 
+# what a command's ``run`` makes of a host: the plan, and its Answer
 Work = Callable[[Host], Tuple[Plan, Any]]
+ATTEMPTS = 3  # at a host that others change at the same time
 
 
 class Turns(contextlib.ExitStack):
@@ -54,6 +57,8 @@ class Turns(contextlib.ExitStack):
                 self.writes += 1
                 self.diff += plan.diff()
                 return answer
+            if getattr(answer, "waits", False):
+                return answer
             if self._take() or attempt:
                 plan, answer = work(self.host)
             assert self.turn is not None
@@ -79,11 +84,29 @@ class Turns(contextlib.ExitStack):
         return self.turn.another
 
 
-def run(module: Any, command: Any) -> None:
-    """Carry out a command that goes by turns for an AnsibleModule (see ``task.run``)."""
-    with _failing(module):
-        options = command.Options.from_params(module.params)
-        with Turns(module.params["root"], module.check_mode) as turns:
-            answer = command.run(turns, options).as_dict()
-        answer.update(changed=turns.changed, diff=turns.diff)
-    module.exit_json(**_sendable(answer))
+@contextlib.contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving
+    it half.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # the first is enough: what is taken back is taken back whole
+        raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    # nohup, a job in the background
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    except Interrupted as ended:
+        raise ended.as_error() from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -19,6 +19,8 @@ from . import follow
 
 FIELDS = tuple(name for name in Followed._fields if name != "kernels")
 
+TURNS = True  # ``run`` is handed Turns: what is installed first is what the rest is planned with
+
 
 class Options(NamedTuple):
     """Those of the module kmod_follow.

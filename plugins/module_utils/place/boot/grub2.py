@@ -178,11 +178,11 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     path = environment(at)
     text, variables = _environment_to_write(view, at), environment_of(view, at)
     old = grubenv.get(variables, "saved_entry")
-    if old == name(found.entries, entry):
+    if old == name(entry):
         return
-    if not any(each.driver and name(found.entries, each) == old for each in found.entries):
+    if not any(each.driver and name(each) == old for each in found.entries):
         text = grubenv.set_(text, REMEMBERED, "none" if old is None else "=" + old, path=path)
-    view.put(path, grubenv.set_(text, "saved_entry", name(found.entries, entry), path=path))
+    view.put(path, grubenv.set_(text, "saved_entry", name(entry), path=path))
 
 
 def _without_ours(view: View, at: Installation) -> GrubConfig:
@@ -260,7 +260,7 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
     if text is None:
         return
     variables, found = grubenv.parse(text, path), config(view, at)
-    if grubenv.get(variables, "next_entry") == name(found.entries, entry):
+    if grubenv.get(variables, "next_entry") == name(entry):
         text = grubenv.set_(text, "next_entry", None, path=path)
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")

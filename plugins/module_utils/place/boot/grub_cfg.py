@@ -9,7 +9,7 @@ variables.
 
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from .. import texts
@@ -243,8 +243,8 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
     return found
 
 
-def name(entries: Sequence[Entry], entry: Entry) -> str:
-    """What to set default to: the submenus that it is in, and itself. ``resolve`` is the other way round.
+def name(entry: Entry) -> str:
+    """What to set default to.
 
     GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a
     number; a title of ours never does.

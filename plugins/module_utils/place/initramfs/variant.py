@@ -57,6 +57,10 @@ class Made(NamedTuple):
     phases: Tuple[rebuild.Phase, ...] = ()
 
     @property
+    def kernel(self) -> str:
+        return self.wants.kernel
+
+    @property
     def initrds(self) -> Tuple[str, ...]:
         """What a boot entry loads, in that order."""
         return existing.loaded(self.path, self.wants.base.path, self.method)
