@@ -173,11 +173,12 @@ def variant(options: argparse.Namespace) -> int:
         entries=options.entries,
         state="absent" if options.absent else "present",
     )
-    _answer, result = _change(options, lambda host: command.run(host, asked))
-    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [
-        ["", "pruned", path] for path in result["pruned"]
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    made = answer.variants
+    lines = [[row.kernel, row.status, row.path] for row in made.rows] + [
+        ["", "pruned", path] for path in made.pruned
     ]
-    lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
+    lines += [["", "no longer started", row.entry] for row in made.given_back]
     _show(options, result, columns(lines))
     return OK
 

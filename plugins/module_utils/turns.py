@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Several plans one after another, each made of what the one before has left, in one process and under one
-lock.
+"""Plans carried out, one run a host at a time.
+
+Several one after another are each made of what the one before has left, under one lock.
 
 The lock is taken with the first plan that changes something: a look that finds all well makes no file.
 """
@@ -48,6 +49,9 @@ class Turns(contextlib.ExitStack):
         """What ``work`` answers, once what it planned is done.
 
         Where someone else has changed the host meanwhile, it is planned again.
+
+        An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be
+        ``applied`` takes what Plan.apply found out.
         """
         plan, answer = work(self.host)
         for attempt in range(ATTEMPTS):

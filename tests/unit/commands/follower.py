@@ -38,7 +38,7 @@ class Follower:
         self.initrd = machines.FAMILIES[family](root)
         for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants
             path.unlink()
-        layout = "debian" if self.initrd.startswith("initrd.img") else "el"
+        layout = family if family in families.FAMILIES else "debian"  # others are boot loaders
         for directory in (
             "etc/ansible/facts.d",
             "usr/lib",

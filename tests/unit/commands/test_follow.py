@@ -160,7 +160,7 @@ def test_what_came_later_is_judged_again(host):
         families.kernel(
             host.root,
             release,
-            family="el",
+            family="el9",
             exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
             in_tree={"drivers/giver.ko": ko("giver", release=release, exports=[Export("needed", 0x77)])},
         )
@@ -177,7 +177,7 @@ def test_what_came_later_is_judged_again(host):
     families.kernel(
         host.root,
         NEW,
-        family="el",
+        family="el9",
         exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
         in_tree={"drivers/giver.ko": ko("giver", release=NEW, exports=[Export("needed", 0x77)])},
     )

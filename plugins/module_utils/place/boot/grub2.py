@@ -166,7 +166,7 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     _check_unattended(view, at, entry)
     found = config(view, at)
     if "saved_entry" not in _without_ours(view, at).default:
-        if entry.path.endswith(".conf") or entry.driver is None:
+        if entry.path.endswith(".conf"):
             raise KmodError(
                 at.config,
                 "has a fixed default and does not look at the saved one",
@@ -227,13 +227,8 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
             "ONCE_NOT_SAFE",
         )
     path = environment(at)
-    if grubenv.get(environment_of(view, at), "next_entry") != name(found.entries, entry):
-        view.put(
-            path,
-            grubenv.set_(
-                _environment_to_write(view, at), "next_entry", name(found.entries, entry), path=path
-            ),
-        )
+    if grubenv.get(environment_of(view, at), "next_entry") != name(entry):
+        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(entry), path=path))
 
 
 def forget(view: View, at: Installation, entry: Entry) -> None:
@@ -264,13 +259,11 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
         text = grubenv.set_(text, "next_entry", None, path=path)
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")
-    if remembered is not None and saved == name(found.entries, entry):
+    if remembered is not None and saved == name(entry):
         text = grubenv.set_(
             text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path
         )
-    names = {name(found.entries, each) for each in found.entries if each.driver} - {
-        name(found.entries, entry)
-    }
+    names = {name(each) for each in found.entries if each.driver} - {name(entry)}
     kept = texts.kept(view.text(texts.KEPT))  # by a default that is kept it is remembered, too
     is_kept = entry.driver != texts.MARKER and (saved or "").rpartition(">")[2] == kept != ""
     if remembered is not None and saved not in names and not is_kept:

@@ -247,16 +247,8 @@ def name(entry: Entry) -> str:
     """What to set default to.
 
     GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a
-    number; a title of ours never does.
-    """
-    above = [
-        each
-        for each in entries
-        if each.position == entry.position[: len(each.position)] and each.position != entry.position
-    ]
-    return ">".join(
-        (each.title if each.id[:1].isdigit() else each.id).replace(">", ">>") for each in above + [entry]
-    )
+    number; a title of ours never does."""
+    return entry.title.replace(">", ">>") if entry.id[:1].isdigit() else entry.id
 
 
 def variables_of(view: View, at: Installation) -> Dict[str, str]:

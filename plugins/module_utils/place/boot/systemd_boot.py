@@ -194,8 +194,7 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
             "Unset it: bootctl set-default ''",
             "DEFAULT_OVERRIDDEN",
         )
-    if entry.driver:
-        _uncount(view, entry)
+    _uncount(view, entry)
     text = view.text(at.config)
     old = list(_DEFAULT.finditer(text or ""))
     line = "default %s.conf\n" % entry.id

@@ -68,7 +68,7 @@ class Made(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         wants, alone = self.wants, self.method == "segment"
         row = {
-            "kernel": wants.kernel,
+            "kernel": self.kernel,
             "drivers": list(wants.drivers),
             "base": wants.base.path,
             "early_load": wants.early_load,
