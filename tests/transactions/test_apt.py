@@ -137,6 +137,7 @@ def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kerne
     host.settled()
 
 
+@pytest.mark.full
 def test_the_kernel_that_a_build_lies_below_leaves(host, system, kernels):
     host.ok(APT + "install " + package(system, 1))
     host.ok(APT + "purge %s %s" % (META, package(system, 0)))

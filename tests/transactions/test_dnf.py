@@ -112,6 +112,7 @@ def test_a_kernel_leaves(host, system, kernels):
     host.settled()
 
 
+@pytest.mark.full
 def test_a_kernel_is_installed_again(host, system, kernels):
     dnf(host, system, "reinstall", 0, "kernel-core")
     host.served(kernels[0])
@@ -226,6 +227,7 @@ def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the
     host.settled()
 
 
+@pytest.mark.full
 def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, kernels):
     host = Machine(deployed, memory, enterprise.shared(system), command)
     try:

@@ -132,7 +132,7 @@ def run(turns: Turns, options: Options) -> Answer:
         )
     if told is None or options.early:
         return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
-    return _settle(turns, told, options, rows, errors)
+    return _settle(turns, told, options, rows, errors=errors, gone=options.kernel if leaving else None)
 
 
 def _settings(host: Host) -> Tuple[Optional[Settings], List[str]]:
@@ -302,12 +302,20 @@ def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str
 # The host as a whole
 
 
-def _settle(turns: Turns, told: Settings, options: Options, rows: List[Row], errors: List[str]) -> Answer:
+def _settle(
+    turns: Turns,
+    told: Settings,
+    options: Options,
+    rows: List[Row],
+    *,
+    errors: List[str],
+    gone: Optional[str],
+) -> Answer:
     """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and
-    what was pending.
+    what was pending. ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
     """
     error = _failing(turns, lambda host: leaks.mend(host))
-    installed = store.installed(turns.host)
+    installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
     decided = default.settle(turns, told.drivers, wanted, served)
