@@ -4,7 +4,8 @@
 
 """What a kernel's headers tell of it: kernel-devel, linux-headers, or a tree that it was built in.
 
-They are 2-3 MB where the kernel itself is 100, and enough for most of what the loader asks. What they do not show is None.
+They are 2-3 MB where the kernel itself is 100, and enough for most of what the loader asks. What they do not
+show is None.
 """
 
 import re
@@ -24,7 +25,10 @@ FILES = (
 
 
 class ModuleStruct(NamedTuple):
-    """The kernel's own ``struct module``, in bytes. ``exit`` is None in a kernel that cannot unload modules."""
+    """The kernel's own ``struct module``, in bytes.
+
+    ``exit`` is None in a kernel that cannot unload modules.
+    """
 
     size: int
     init: int
@@ -37,7 +41,10 @@ def directories(host: Host) -> Iterator[Tuple[str, str]]:
     level = ["/usr/src"]
     for _unused in range(
         3
-    ):  # SUSE's are /usr/src/linux-VERSION-obj/ARCH/FLAVOUR; what has a Makefile is not such a place, but a whole tree
+        # SUSE's are /usr/src/linux-VERSION-obj/ARCH/FLAVOUR; what has a Makefile is not such a place, but a
+        # whole
+        # tree
+    ):
         level = [
             "%s/%s" % (above, name)
             for above in level
@@ -94,9 +101,9 @@ def machine(config: Dict[str, str]) -> Optional[str]:
 def vermagic(release: str, config: Dict[str, str]) -> Optional[str]:
     """The version magic of a kernel with this configuration; None where it cannot be told for certain.
 
-    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. Of the two flags for preemption one is written: the
-    real-time one in 7.2, the other one until 6.12, and which one between is not known here. A randomized layout has a digest
-    that no configuration shows.
+    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. Of the two flags for preemption
+    one is written: the real-time one in 7.2, the other one until 6.12, and which one between is not known
+    here. A randomized layout has a digest that no configuration shows.
     """
     arch = _arch_vermagic(machine(config), config)
     realtime = option(config, "PREEMPT_RT")
