@@ -20,7 +20,8 @@ def parsed(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine.")
+    top = argparse.ArgumentParser(prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine.",
+                                  epilog="Packages' scripts may call weak-modules, which is kmodctl weak-modules: see its --help.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
     for add in (_check_parser, _status_parser, _link_parser, _variant_parser, _entry_parser):

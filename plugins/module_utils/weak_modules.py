@@ -121,14 +121,14 @@ def _carried_out(asked: Asked, root: str, listed: Tuple[str, ...]) -> int:
     for warning in done.answer.warnings:
         _warn(warning)
     _tell(asked, done.answer)
-    if asked.has("no-initramfs") or dry:
+    if asked.has("no-initramfs") or dry or asked.verb == "remove-kernel":
         return OK
     program = asked.given.get("check-initramfs-prog")
     if program is None:
         _refresh(root, done.answer.changed)
         return OK
     status = OK
-    for release in done.answer.concerned if asked.verb != "remove-kernel" else ():
+    for release in done.answer.concerned:
         status = _run([*program.split(), release])
     return status
 

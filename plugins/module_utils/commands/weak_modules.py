@@ -8,17 +8,19 @@ Whatever is asked, what comes of it is told by what lies on disk: a kernel gets,
 else the one for the newest release that it takes; all modules of one directory below extra/ (a driver), or none of them.
 """
 import posixpath
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple, Union
 
-from ..errors import KmodError, SystemFailed
+from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
 from ..judge.loader import judge
 from ..judge.verdict import INCOMPATIBLE, REFUSE, Verdict
 from ..place import depmod, packaged, store
+from ..place.initramfs import existing, image, variant
 from ..place.packaged import Source, WeakLink
 from ..plan import Link, Plan
 from ..read import depmod as listing
 from ..read import ko, names
+from ..read.exports import find_symvers
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel, modules_root
 
@@ -93,6 +95,28 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     return _Work(host, options).done()
 
 
+def refresh(host: Host, kernels: Sequence[str]) -> Tuple[Plan, variant.Variants]:
+    """Make the variants of these kernels again of which something has changed. Errors: those of ``variant.present``."""
+    plan = Plan(host)
+    rows: List[Union[variant.Made, variant.Touched]] = []
+    for each in existing.found(host):
+        if each.wants.kernel in kernels and not existing.gone(host, each):
+            recipe = variant.Recipe(each.wants.drivers, method=each.method, early_load=each.wants.early_load, ignore_tpm=True)
+            steps, made = variant.present(host, recipe, [each.wants.kernel], before=plan)
+            plan.extend(steps)
+            rows += made.rows
+    return plan, variant.Variants(tuple(rows))
+
+
+def shipped(host: Host, kernels: Sequence[str]) -> List[str]:
+    """The images of these kernels that are the distribution's."""
+    found = []
+    for release in kernels:
+        with forgiving():
+            found.append(image.shipped(host, release))
+    return found
+
+
 class _Work:
     """One request: what was read for it."""
 
@@ -109,7 +133,7 @@ class _Work:
 
     def done(self) -> Tuple[Plan, Answer]:
         kernels = self.installed if self.options.verb != "add-kernel" else [self._arrived()]
-        named = self._named()
+        self.there = named = self._named()
         lies = {self._plain(each) for each in named}
         every = named + [each for each in packaged.sources(self.host) if each.path not in lies]
         self.every = packaged.joined(self._readable(every, lies), self.modules)
@@ -133,6 +157,8 @@ class _Work:
     def _arrived(self) -> Kernel:
         for kernel in self.installed:
             if kernel.release == self.options.kernel:
+                if find_symvers(self.host, kernel.release) is None:
+                    self.warnings.append("kernel %s has no symvers: what it exports is read from its image" % kernel.release)
                 return kernel
         raise KmodError(self.options.kernel, "no such kernel is installed",
                         "Installed: %s" % (", ".join(kernel.release for kernel in self.installed) or "none"), "NO_SUCH_KERNEL")
@@ -143,13 +169,9 @@ class _Work:
         self.warnings += ["%s does not exist" % each.path for each in self.listed if each not in self.there]
         odd = [each for each in self.there if not packaged.can_be_listed(each) or not names.is_module_file(each.path)]
         self.warnings += ["%s is not called as depmod can list it" % each.path for each in odd]
-        ours = set()
-        for each in self.there:
-            directory, name = posixpath.split(each.path)
-            if name in dict(store.marked(self.host, directory)):
-                ours.add(each)
-        self.warnings += ["%s belongs to a driver that outoftree.kmod manages, and is left to that" % each.path for each in self.there if each in ours]
-        return [each for each in dict.fromkeys(self.there) if each not in odd and each not in ours]
+        ours = [each for each in self.there if posixpath.basename(each.path) in dict(store.marked(self.host, posixpath.dirname(each.path)))]
+        self.warnings += ["%s is left to outoftree.kmod, which has put it there" % each.path for each in ours]
+        return [each for each in self.there if each not in odd and each not in ours]
 
     def _readable(self, found: Sequence[Source], named: Set[str]) -> List[Source]:
         """Those that are modules; of the others those are told of that are asked for."""
@@ -173,21 +195,21 @@ class _Work:
     def _for(self, kernel: Kernel, trees: Set[str]) -> Found:
         """``trees``: those of the modules that were named, which come first."""
         host = self.host
-        existing = packaged.links(host, kernel)
-        dangling = {each for each in existing if self._dangles(each)}
+        there = packaged.links(host, kernel)
+        dangling = {each for each in there if self._dangles(each)}
         scope = self._scope(kernel, dangling)
         concerned = [each for each in self.every if each.name in scope]
         others = [each for each in concerned if each.tree != kernel.release]
         order = [[each._replace(unit=each.path) for each in concerned if each.tree == kernel.release]]
         order += packaged.rounds(each for each in others if each.tree in trees)
         order += packaged.rounds(each for each in others if each.tree not in trees)
-        choice = self._choose(kernel, order, existing=existing, scope=scope)
+        choice = self._choose(kernel, order, there=there, scope=scope)
         links, blocked = self._made(kernel, choice.chosen)
-        for each in existing:  # one that leads there already stays as it is written
+        for each in there:  # one that leads there already stays as it is written
             if each.path in links and packaged.plain(host, links[each.path]) == each.means and host.exists(each.path):
                 links[each.path] = each.text
         known = set(map(self._plain, self.every))
-        gone = [each for each in existing if each.path not in links and (
+        gone = [each for each in there if each.path not in links and (
             each in dangling or (each.name in scope and each.means in known and (each.name in choice.chosen or each.means in choice.unfit)))]
         rows = tuple(row._replace(used=row.source in choice.chosen.values()) for row in choice.rows if row.source.tree != kernel.release)
         return Found(kernel, links, tuple(gone), names=set(choice.chosen), rows=rows, blocked=tuple(blocked),
@@ -223,11 +245,11 @@ class _Work:
         gone = self.options.verb == "remove-modules" and link.means in map(self._plain, self.listed)
         return link.means.startswith(modules_root(self.host) + "/") or gone
 
-    def _choose(self, kernel: Kernel, order: Sequence[Sequence[Source]], *, existing: Sequence[WeakLink], scope: Set[str]) -> "Choice":
+    def _choose(self, kernel: Kernel, order: Sequence[Sequence[Source]], *, there: Sequence[WeakLink], scope: Set[str]) -> "Choice":
         chosen: Dict[str, Source] = {}
         rows: List[Row] = []
         unfit: Set[str] = set()
-        beside = self._beside(kernel, existing, scope)
+        beside = self._beside(kernel, there, scope)
 
         def replaced(path: str) -> bool:
             return "/weak-updates/" in path and names.module_of(path) in scope
@@ -250,15 +272,16 @@ class _Work:
             rows += [Row(each, self.modules[each.path].built_for, judged[each.path], used=False) for each in found if each.path in judged]
         return Choice(chosen, tuple(rows), unfit)
 
-    def _beside(self, kernel: Kernel, existing: Sequence[WeakLink], scope: Set[str]) -> List[KernelModule]:
+    def _beside(self, kernel: Kernel, there: Sequence[WeakLink], scope: Set[str]) -> List[KernelModule]:
         """Modules that are there for this kernel and that its modules.dep does not list yet."""
         found = [self.modules[each.path] for each in self.every if each.tree == kernel.release]
-        found += [self.modules[each.path] for each in self.every if each.path in {link.means for link in existing}]
+        found += [self.modules[each.path] for each in self.every if each.path in {link.means for link in there}]
         return [module for module in found if module.name not in scope and module.name not in kernel.modules]
 
     def _links(self, plan: Plan, found: Found) -> bool:
         """Whether this kernel's links change."""
-        return any([plan.put(path, Link(text)) for path, text in sorted(found.links.items())]) or bool(found.gone)
+        put = [plan.put(path, Link(text)) for path, text in sorted(found.links.items())]
+        return any(put) or bool(found.gone)
 
     def _depmod(self, plan: Plan, found: Found, changed: Sequence[str]) -> None:
         directory = "%s/%s" % (modules_root(self.host), found.kernel.release)
