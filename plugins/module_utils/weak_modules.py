@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from .errors import KmodError, printable
 from .host import MODULES, Host
 from .output import let_go, open_streams, say
+from .read.names import is_release
 from .task import carry_out
 
 NAME = "weak-modules"
@@ -104,7 +105,7 @@ def _done(asked: Asked) -> int:
         return FAILED
     root = os.path.abspath(asked.given.get("basedir") or "/")
     listed = _listed(root) if asked.verb in ("add-modules", "remove-modules") else ()
-    if asked.verb == "add-kernel" and not any(Host(root).is_dir("%s/%s" % (place, asked.kernel)) for place in MODULES):
+    if asked.verb == "add-kernel" and not (is_release(asked.kernel) and any(Host(root).is_dir("%s/%s" % (place, asked.kernel)) for place in MODULES)):
         _warn("%s: no such kernel is installed" % asked.kernel)
         return FAILED
     if not listed and asked.verb in ("add-modules", "remove-modules"):

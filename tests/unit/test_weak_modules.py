@@ -113,7 +113,7 @@ def test_b6_nothing_fits_is_no_failure_and_is_said(tree):
     paths = tree.package(TWO, [])
     called = tree.add(*paths)
     assert (called.status, called.out, tree.links()) == (0, "", {})
-    assert "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols: takes_" % (TWO, ONE) in called.err
+    assert "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols:  takes_" % (TWO, ONE) in called.err
 
 
 def test_verbose_says_what_callers_look_for(tree):
@@ -121,7 +121,7 @@ def test_verbose_says_what_callers_look_for(tree):
     before = tree.snapshot()
     called = tree.call("--verbose", "--dry-run", "--no-initramfs", "--add-modules", lines=paths)
     assert called.out == ("Module vendor.ko from kernel %s is compatible with kernel %s\n"
-                          "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols: takes_0_1\n" % (TWO, ONE, TWO, THREE))
+                          "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols:  takes_0_1\n" % (TWO, ONE, TWO, THREE))
     assert (called.status, tree.snapshot()) == (0, before)
 
 

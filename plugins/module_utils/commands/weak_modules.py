@@ -53,7 +53,7 @@ class Row(NamedTuple):
             posixpath.basename(self.source.path), self.built_for, "" if self.verdict.compatible else "not ", self.verdict.kernel)
         if self.verdict.compatible:
             return text
-        return text + (" in symbols: %s" % " ".join(self.symbols) if self.symbols else ": %s" % self.verdict.short)
+        return text + (" in symbols: " + "".join(" " + symbol for symbol in self.symbols) if self.symbols else ": %s" % self.verdict.short)
 
 
 class Choice(NamedTuple):
