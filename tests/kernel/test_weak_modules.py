@@ -297,14 +297,51 @@ def test_a_call_comes_to_the_same_as_the_scripts_or_is_listed_with_the_reason(na
     assert (found["script"] != found["front"]) == (name in DIFFERS)
 
 
+def script_at_home(tree, *argv, lines=()):
+    """The script without --basedir, for which the tree's kernels are this machine's, in a name space of its own."""
+    work = tree.root + ".work"
+    os.makedirs(work, exist_ok=True)
+    mount = ("mount -t overlay -o lowerdir=/usr/lib,upperdir=%s/lib,workdir=%s overlay /usr/lib && mount --bind %s/boot /boot || exit 99\n"
+             'exec bash "$@"' % (tree.root, work, tree.root))
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", str(SCRIPT), *argv, "--dracut", "/bin/true"],
+                          input="".join(line.replace(tree.root, "", 1) + "\n" for line in lines).encode(), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    if done.returncode == 99:
+        pytest.skip("needs to mount an overlay: %s" % done.stderr.decode())
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def as_package(tree, giver):
+    front(tree.root, *ADD, lines=[tree.put(TWO, "vendor/vendor.ko", data=giver)])
+
+
+def as_stored_driver(tree, giver):
+    tree.write("/build/vendor.ko", giver)
+    tree.deploy("/build")
+
+
 @beside
-def test_the_script_sees_through_our_links_and_leaves_them(tmp_path):
-    """It copies all of weak-updates into a sandbox, looks there, and writes it back."""
+@pytest.mark.parametrize("deploy", [as_package, as_stored_driver])
+def test_the_script_sees_what_our_links_lead_to_and_leaves_them(deploy, tmp_path):
+    """It copies weak-updates of all kernels into a sandbox, looks there, and writes it back: both forms of links have to come through that."""
     tree = Tree(tmp_path / "root")
-    front(tree.root, *ADD, lines=chain(tree, [ONE, TWO, THREE]))
+    deploy(tree, ko("vendor", [LAYOUT, ("takes_0_1_2", 0x77)], release=TWO, exports=[Export("given", 0x5)], export_form="symbols"))
     before = tree.links()
-    assert len(before) == 4
-    needy = tree.put(TWO, "needy/needy.ko", data=ko("needy", [LAYOUT, ("given", 0x5)], release=TWO, modinfo={"depends": "giver"}))
-    script(tree.root, *ADD, lines=[needy])
-    after = tree.links()
-    assert {key: after.get(key) for key in before} == before
+    assert len(before) == 2
+    needy = tree.put(TWO, "needy/needy.ko", data=ko("needy", [LAYOUT, ("given", 0x5)], release=TWO, modinfo={"depends": "vendor"}))
+    script_at_home(tree, *ADD, lines=[needy])
+    added = {(release, "needy/needy.ko"): ("/lib/modules/%s/extra/needy/needy.ko" % TWO, True) for release in (ONE, THREE)}
+    assert tree.links() == {**before, **added}
+    os.remove(needy)
+    script_at_home(tree, *REMOVE, lines=[needy])
+    assert tree.links() == before
+
+
+@beside
+def test_the_script_removes_our_links_when_the_package_goes(tmp_path):
+    tree = Tree(tmp_path / "root")
+    path = tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])
+    front(tree.root, *ADD, lines=[path])
+    os.remove(path)
+    script_at_home(tree, *REMOVE, lines=[path])
+    assert tree.links() == {}
