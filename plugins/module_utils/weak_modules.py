@@ -138,7 +138,7 @@ def _listed(root: str) -> Tuple[str, ...]:
     """The paths on standard input, one a line, as paths inside the root."""
     data = sys.stdin.buffer.read(LIMIT + 1) if sys.stdin is not None else b""
     if len(data) > LIMIT:
-        raise KmodError("standard input", "is longer than %d MiB" % (LIMIT >> 20), "Give the paths of modules, one a line", "STDIN_LONG")
+        raise KmodError("standard input", "is longer than %d MiB" % (LIMIT >> 20), "Give the paths of modules, one a line", "ARGS_INVALID")
     found: List[str] = []
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if not line.strip() or "\0" in line:

@@ -8,7 +8,7 @@ Whatever is asked, what comes of it is told by what lies on disk: a kernel gets,
 else the one for the newest release that it takes; all modules of one directory below extra/ (a driver), or none of them.
 """
 import posixpath
-from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import Host
@@ -177,20 +177,24 @@ class _Work:
         """Those that are modules; of the others those are told of that are asked for."""
         good = []
         for each in found:
-            try:
-                module = ko.read(self.host, each.path)
-                if module.faults or not module.built_for:
-                    why = module.faults[0].message if module.faults else "it does not say for which"
-                    raise KmodError(each.path, "is not a module that a kernel would load: %s" % why, "", "NO_MODULE")
-            except SystemFailed:
-                raise
-            except KmodError as error:
-                if self.options.verb == "add-kernel" or self._plain(each) in named:
-                    self.warnings.append("%s: %s" % (error.what, error.why))
-                continue
-            self.modules[each.path] = module
-            good.append(each)
+            why = self._read(each.path)
+            if why is None:
+                good.append(each)
+            elif self.options.verb == "add-kernel" or self._plain(each) in named:
+                self.warnings.append("%s: %s" % (each.path, why))
         return good
+
+    def _read(self, path: str) -> Optional[str]:
+        """Why a file is not one that a kernel would load; None where it is."""
+        try:
+            module = self.modules[path] = ko.read(self.host, path)
+        except SystemFailed:
+            raise
+        except KmodError as error:
+            return error.why
+        if module.faults:
+            return "is not a module that a kernel would load: %s" % module.faults[0].message
+        return None if module.built_for else "does not say which kernel it was built for (no vermagic)"
 
     def _for(self, kernel: Kernel, trees: Set[str]) -> Found:
         """``trees``: those of the modules that were named, which come first."""
