@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Put the core and the installed pyelftools into one file that any Python from 3.6 on runs: kmodctl."""
+
 import importlib.util
 import io
 import marshal
@@ -15,7 +16,8 @@ from typing import Iterator, Tuple
 
 CORE = Path(__file__).resolve().parent.parent / "plugins" / "module_utils"
 PACKAGE = "outoftree_kmod"
-MAIN = """import sys
+MAIN = (
+    """import sys
 
 try:
     from %s.cli import main
@@ -24,7 +26,9 @@ try:
 except KeyboardInterrupt:
     status = 130
 sys.exit(status)
-""" % PACKAGE
+"""
+    % PACKAGE
+)
 SHEBANG = b"#!/usr/bin/env python3\n"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same input gives the same bytes
 ELFTOOLS = ("__init__.py", "common", "construct", "elf")  # not dwarf and ehabi, which nothing here uses
@@ -67,12 +71,19 @@ def contents() -> Iterator[Tuple[str, bytes]]:
 
 
 def compiled(name: str, source: bytes) -> bytes:
-    """The module's bytecode: a Python of the version that builds need not compile it at each start, any other ignores it and does.
+    """The module's bytecode: a Python of the version that builds need not compile it at each start, any other
+    ignores it and does.
 
-    ``Lib/importlib/_bootstrap_external.py: _code_to_hash_pyc``, unchecked: a time would not survive the archive's two seconds and no zone.
+    ``Lib/importlib/_bootstrap_external.py: _code_to_hash_pyc``, unchecked: a time would not survive the
+    archive's two seconds and no zone.
     """
     code = compile(source, "kmodctl/" + name, "exec", dont_inherit=True, optimize=2)
-    return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + importlib.util.source_hash(source) + marshal.dumps(code)
+    return (
+        importlib.util.MAGIC_NUMBER
+        + struct.pack("<I", 1)
+        + importlib.util.source_hash(source)
+        + marshal.dumps(code)
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmodctl, the host's own command: the same core as the modules', so it gives the same answers."""
+
 import argparse
 import json
 import os
@@ -48,7 +49,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except Exception as error:
         if "KMODCTL_DEBUG" in os.environ:
             raise
-        return _failed("%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error))
+        return _failed(
+            "%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error)
+        )
 
 
 def _failed(why: str, status: int = FAILED) -> int:
@@ -63,15 +66,34 @@ def check(options: argparse.Namespace) -> int:
     from .read.exports import read_symvers
 
     here = Host(HERE)
-    modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
-               for path in options.files for module, _packed in inputs.modules(here, [os.path.abspath(path)])]
-    exports = SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ()) if options.symvers else None
+    modules = [
+        module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)) :])
+        for path in options.files
+        for module, _packed in inputs.modules(here, [os.path.abspath(path)])
+    ]
+    exports = (
+        SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ())
+        if options.symvers
+        else None
+    )
     host = Host(options.root)
     host.keeps_cache = True
-    _plan, answer = command.run(host, command.Options(
-        described=tuple(modules), kernels=tuple(options.kernel) or command.ALL, each=options.each, structs=options.structs, as_given=True,
-        boots=False, exports=exports))
-    rows = [[verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short] for verdict in answer.checks]
+    _plan, answer = command.run(
+        host,
+        command.Options(
+            described=tuple(modules),
+            kernels=tuple(options.kernel) or command.ALL,
+            each=options.each,
+            structs=options.structs,
+            as_given=True,
+            boots=False,
+            exports=exports,
+        ),
+    )
+    rows = [
+        [verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short]
+        for verdict in answer.checks
+    ]
     _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
@@ -88,10 +110,21 @@ def link(options: argparse.Namespace) -> int:
     from .commands import link as command
 
     asked = command.Options(
-        options.driver, path=tuple(os.path.abspath(path) for path in options.files), whence=HERE, kernels=tuple(options.kernel) or command.ALL,
-        state="absent" if options.absent else "present", version=options.version, build=options.build, load=options.load, heal=options.heal)
+        options.driver,
+        path=tuple(os.path.abspath(path) for path in options.files),
+        whence=HERE,
+        kernels=tuple(options.kernel) or command.ALL,
+        state="absent" if options.absent else "present",
+        version=options.version,
+        build=options.build,
+        load=options.load,
+        heal=options.heal,
+    )
     answer, result = _change(options, lambda host: command.run(host, asked))
-    rows = [[row.kernel, row.verdict, row.build.release if row.build else "", row.reason] for row in answer.outcome.kernels]
+    rows = [
+        [row.kernel, row.verdict, row.build.release if row.build else "", row.reason]
+        for row in answer.outcome.kernels
+    ]
     _show(options, result, "\n".join([answer.outcome.msg] + ([columns(rows)] if rows else [])))
     return OK if options.absent or answer.served else NOT_ALL
 
@@ -105,13 +138,24 @@ def variant(options: argparse.Namespace) -> int:
         return OK
     if not options.driver:
         rows = command.overview(Host(options.root))
-        _show(options, [row.as_dict() for row in rows],
-              columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]))
+        _show(
+            options,
+            [row.as_dict() for row in rows],
+            columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]),
+        )
         return OK if all(row.state == "current" for row in rows) else NOT_ALL
-    asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
-                            entries=options.entries, state="absent" if options.absent else "present")
+    asked = command.Options(
+        tuple(options.driver),
+        tuple(options.kernel),
+        method=options.method,
+        early_load=options.early_load,
+        entries=options.entries,
+        state="absent" if options.absent else "present",
+    )
     _answer, result = _change(options, lambda host: command.run(host, asked))
-    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
+    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [
+        ["", "pruned", path] for path in result["pruned"]
+    ]
     lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
     _show(options, result, columns(lines))
     return OK
@@ -122,8 +166,14 @@ def entry(options: argparse.Namespace) -> int:
     from .place.boot import entry as entries
 
     request = entries.Request(options.driver, options.args, boot=options.boot, copy_of=options.copy_of)
-    _answer, result = _change(options, lambda host: entries.absent(host, options.driver, options.kernel) if options.absent
-                     else started.present(host, request, options.kernel))
+    _answer, result = _change(
+        options,
+        lambda host: (
+            entries.absent(host, options.driver, options.kernel)
+            if options.absent
+            else started.present(host, request, options.kernel)
+        ),
+    )
     rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
     _show(options, result, "\n".join([result["msg"]] + ([columns(rows)] if rows else [])))
     return OK

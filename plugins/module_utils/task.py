@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How a request is carried out: plan, then apply unless in check mode; and what every module does around its one call into the core.
+"""How a request is carried out: plan, then apply unless in check mode; and what every module does around its
+one call into the core.
 
 Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils is private to this collection.
 """
+
 import contextlib
 import signal
 import threading
@@ -17,7 +19,8 @@ from .errors import Interrupted, KmodError, from_oserror
 from .host import Host
 from .plan import Plan
 
-Work = Callable[[Host], Tuple[Plan, Any]]  # what a command's ``run`` makes of a host: the plan, and its Answer
+# what a command's ``run`` makes of a host: the plan, and its Answer
+Work = Callable[[Host], Tuple[Plan, Any]]
 ATTEMPTS = 3  # at a host that others change at the same time
 
 
@@ -30,9 +33,12 @@ class Done(NamedTuple):
 
 
 def carry_out(root: str, check: bool, work: Work) -> Done:
-    """Do what ``work`` plans, one run a host at a time. Where someone else has changed the host meanwhile, it is planned again.
+    """Do what ``work`` plans, one run a host at a time.
 
-    An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be ``applied`` takes what Plan.apply found out.
+    Where someone else has changed the host meanwhile, it is planned again.
+
+    An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be ``applied``
+    takes what Plan.apply found out.
     """
     host = Host(root)
     host.keeps_cache = not check
@@ -60,7 +66,9 @@ def carry_out(root: str, check: bool, work: Work) -> Done:
 
 @contextlib.contextmanager
 def _signals_as_errors() -> Iterator[None]:
-    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving it half."""
+    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving
+    it half.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -71,7 +79,8 @@ def _signals_as_errors() -> Iterator[None]:
         raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}  # nohup, a job in the background
+    # nohup, a job in the background
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for each in before:
         signal.signal(each, stop)
     try:
@@ -94,12 +103,16 @@ def _failing(module: Any) -> Iterator[None]:
         failed = from_oserror(str(error.filename or module.params["root"]), error, "go on")
         module.fail_json(msg=str(failed), code=failed.code, exception=traceback.format_exc())
     except Exception as error:
-        module.fail_json(msg="%s: %s. Report this as a bug, with what -vvv shows" % (type(error).__name__, error), code="BUG",
-                         exception=traceback.format_exc())
+        module.fail_json(
+            msg="%s: %s. Report this as a bug, with what -vvv shows" % (type(error).__name__, error),
+            code="BUG",
+            exception=traceback.format_exc(),
+        )
 
 
 def run(module: Any, command: Any) -> None:
-    """Carry out one of ``commands`` with the module's parameters, and exit with its answer, as a failure where that is a refusal.
+    """Carry out one of ``commands`` with the module's parameters, and exit with its answer, as a failure
+    where that is a refusal.
 
     Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides.
     """
@@ -114,7 +127,9 @@ def run(module: Any, command: Any) -> None:
             _plan, answer = command.run(host, options)
             told = dict(answer.as_dict(), changed=False)
         else:
-            done = carry_out(module.params["root"], module.check_mode, lambda host: command.run(host, options))
+            done = carry_out(
+                module.params["root"], module.check_mode, lambda host: command.run(host, options)
+            )
             answer = done.answer
             told = dict(answer.as_dict(), changed=done.changed, diff=done.diff)
         failed = getattr(answer, "failed", False)
@@ -130,7 +145,9 @@ def _run_dicts(module: Any, work: Any) -> None:
 
 
 def _sendable(answer: Any) -> Any:
-    """The answer, with bytes of the host's files and names that are no UTF-8 as escapes: Ansible refuses an answer with surrogates as a whole."""
+    """The answer, with bytes of the host's files and names that are no UTF-8 as escapes: Ansible refuses an
+    answer with surrogates as a whole.
+    """
     if isinstance(answer, str):
         return answer.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(answer, dict):

@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``kmodctl weak-modules``: the command line, standard input, texts and exit statuses of weak-modules, which packages' scripts rely on.
+"""``kmodctl weak-modules``: the command line, standard input, texts and exit statuses of weak-modules, which
+packages' scripts rely on.
 
-A kernel's package ends without a boot entry if the call for it fails: so of what can go wrong with add-kernel and remove-kernel nothing but a
-wrong command line is a failure. The rest is said on standard error.
+A kernel's package ends without a boot entry if the call for it fails: so of what can go wrong with add-kernel
+and remove-kernel nothing but a wrong command line is a failure. The rest is said on standard error.
 """
+
 import getopt
 import os
 import subprocess
@@ -54,7 +56,10 @@ class Asked(NamedTuple):
 
 
 def parsed(argv: Sequence[str]) -> Asked:
-    """As getopt(1) reads it: any order, names cut short, ``--opt=V`` or ``--opt V``. Error: getopt.GetoptError."""
+    """As getopt(1) reads it: any order, names cut short, ``--opt=V`` or ``--opt V``.
+
+    Error: getopt.GetoptError.
+    """
     pairs, rest = getopt.gnu_getopt(list(argv), "h", [*VERBS, *SWITCHES, *(name + "=" for name in VALUES)])
     given = {"help" if option == "-h" else option[2:]: value for option, value in pairs}
     verb = "help" if "help" in given else next((verb for verb in VERBS if verb in given), "")
@@ -100,12 +105,20 @@ def _done(asked: Asked) -> int:
     if asked.has("delete-modules"):
         say("WARNING: --delete-modules is deprecated, no effect")
     dracut = asked.given.get("dracut")
-    if dracut and not asked.has("no-initramfs") and asked.verb != "remove-kernel" and not os.access(dracut, os.X_OK):
+    if (
+        dracut
+        and not asked.has("no-initramfs")
+        and asked.verb != "remove-kernel"
+        and not os.access(dracut, os.X_OK)
+    ):
         say("weak-modules: could not find dracut at %s" % dracut)
         return FAILED
     root = os.path.abspath(asked.given.get("basedir") or "/")
     listed = _listed(root) if asked.verb in ("add-modules", "remove-modules") else ()
-    if asked.verb == "add-kernel" and not (is_release(asked.kernel) and any(Host(root).is_dir("%s/%s" % (place, asked.kernel)) for place in MODULES)):
+    if asked.verb == "add-kernel" and not (
+        is_release(asked.kernel)
+        and any(Host(root).is_dir("%s/%s" % (place, asked.kernel)) for place in MODULES)
+    ):
         _warn("%s: no such kernel is installed" % asked.kernel)
         return FAILED
     if not listed and asked.verb in ("add-modules", "remove-modules"):
@@ -138,20 +151,27 @@ def _listed(root: str) -> Tuple[str, ...]:
     """The paths on standard input, one a line, as paths inside the root."""
     data = sys.stdin.buffer.read(LIMIT + 1) if sys.stdin is not None else b""
     if len(data) > LIMIT:
-        raise KmodError("standard input", "is longer than %d MiB" % (LIMIT >> 20), "Give the paths of modules, one a line", "ARGS_INVALID")
+        raise KmodError(
+            "standard input",
+            "is longer than %d MiB" % (LIMIT >> 20),
+            "Give the paths of modules, one a line",
+            "ARGS_INVALID",
+        )
     found: List[str] = []
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if not line.strip() or "\0" in line:
             continue
         path = os.path.normpath(os.path.join(os.getcwd(), line))
         if root != "/" and path.startswith(root + "/"):
-            path = path[len(root):]
+            path = path[len(root) :]
         found.append("/" + path.lstrip("/"))
     return tuple(dict.fromkeys(found))
 
 
 def _tell(asked: Asked, answer: Any) -> None:
-    """Verbosely what fits and what does not, on standard output; else on standard error what no build of fits."""
+    """Verbosely what fits and what does not, on standard output; else on standard error what no build of
+    fits.
+    """
     for found in answer.kernels:
         release = found.kernel.release
         if asked.has("verbose"):
@@ -170,7 +190,10 @@ def _tell(asked: Asked, answer: Any) -> None:
 
 
 def _refresh(root: str, changed: Sequence[str]) -> None:
-    """Make variants of these kernels again whose modules have changed. What a distribution has shipped is left, and told of."""
+    """Make variants of these kernels again whose modules have changed.
+
+    What a distribution has shipped is left, and told of.
+    """
     from .commands import weak_modules as command
 
     if not changed:
@@ -184,7 +207,10 @@ def _refresh(root: str, changed: Sequence[str]) -> None:
         _warn("variants of the initramfs are not made again: %s" % error)
     shipped = command.shipped(Host(root), changed)
     if shipped:
-        _warn("left as shipped: %s. If one of these has to hold the modules, run dracut -f for that kernel" % ", ".join(shipped))
+        _warn(
+            "left as shipped: %s. If one of these has to hold the modules, run dracut -f for that kernel"
+            % ", ".join(shipped)
+        )
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What ``kmodctl weak-modules`` costs, beside the script where OUTOFTREE_KMOD_WEAK_MODULES names a copy: user and system seconds.
+"""What ``kmodctl weak-modules`` costs, beside the script where OUTOFTREE_KMOD_WEAK_MODULES names a copy: user
+and system seconds.
 
-16 real drivers (a kernel's own, moved to extra/) and six kernels: copies of one, so that all take them. Initramfs images are left out.
-Goal: 20 times as fast with --add-kernel, and with --add-modules on all six.
+16 real drivers (a kernel's own, moved to extra/) and six kernels: copies of one, so that all take them.
+Initramfs images are left out. Goal: 20 times as fast with --add-kernel, and with --add-modules on all six.
 """
+
 import gzip
 import os
 import shutil
@@ -28,14 +30,24 @@ def independent(top: Path) -> List[Path]:
     """Network drivers that need no other module and that none needs."""
     rows = [line.partition(":") for line in (top / "modules.dep").read_text().splitlines()]
     needed = {path for _path, _colon, needs in rows for path in needs.split()}
-    found = [path for path, _colon, needs in rows if path.startswith("kernel/drivers/") and not needs.split() and path not in needed]
+    found = [
+        path
+        for path, _colon, needs in rows
+        if path.startswith("kernel/drivers/") and not needs.split() and path not in needed
+    ]
     return [top / path for path in sorted(found)[:DRIVERS]]
 
 
 def lay_out(root: Path, kernel: debian.Image) -> List[str]:
-    """The kernels and drivers below ``root``; answers with the drivers' paths and leaves the releases in lib/modules."""
+    """The kernels and drivers below ``root``; answers with the drivers' paths and leaves the releases in
+    lib/modules.
+    """
     tree = debian.tree(kernel)
-    source = next(path for path in (tree / "usr/lib/modules" / kernel.release, tree / "lib/modules" / kernel.release) if path.is_dir())
+    source = next(
+        path
+        for path in (tree / "usr/lib/modules" / kernel.release, tree / "lib/modules" / kernel.release)
+        if path.is_dir()
+    )
     (root / "etc/depmod.d").mkdir(parents=True)
     (root / "etc/depmod.d/dist.conf").write_text("search updates extra built-in weak-updates\n")
     (root / "boot").mkdir()
@@ -83,19 +95,36 @@ def bench(kernel: debian.Image) -> None:
         print("%s, %d kernels, %d drivers" % (kernel.release, KERNELS, DRIVERS))
         for call in (["--add-kernel", newest], ["--add-modules"]):
             words = [*call, "--no-initramfs", "--basedir", str(root)]
-            ours = ["sh", "-c", 'lines=$1; shift; exec "$@" < "$lines"', "sh", str(lines), sys.executable, kmodctl, "weak-modules", *words]
+            ours = [
+                "sh",
+                "-c",
+                'lines=$1; shift; exec "$@" < "$lines"',
+                "sh",
+                str(lines),
+                sys.executable,
+                kmodctl,
+                "weak-modules",
+                *words,
+            ]
             first, again = [], []
             for _unused in range(RUNS):
                 cleared(root)
                 first.append(cost(ours)[0])
                 again.append(cost(ours)[0])
             made = len([path for path in root.rglob("*.ko*") if "/weak-updates/" in str(path)])
-            print("  %-14s %2d links   here %7.2f s   again %5.2f s" % (call[0], made, min(first), min(again)), end="")
+            print(
+                "  %-14s %2d links   here %7.2f s   again %5.2f s" % (call[0], made, min(first), min(again)),
+                end="",
+            )
             if SCRIPT:
                 cleared(root)
                 theirs = cost([*ours[:5], "bash", SCRIPT, *words, "--dracut", "/bin/true"])[0]
                 linked = len([path for path in root.rglob("*.ko*") if "/weak-updates/" in str(path)])
-                print("   script %7.2f s, %2d links: %.1f times as long" % (theirs, linked, theirs / min(first)), end="")
+                print(
+                    "   script %7.2f s, %2d links: %.1f times as long"
+                    % (theirs, linked, theirs / min(first)),
+                    end="",
+                )
             print()
 
 

@@ -2,12 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The same trees through weak-modules, kmod_link and our own front for packages' scripts (kmodctl weak-modules).
+"""The same trees through weak-modules, kmod_link and our own front for packages' scripts (kmodctl
+weak-modules).
 
-OUTOFTREE_KMOD_WEAK_MODULES names a copy of the script. Where a real module is linked by one and not by the other, the booted kernel says who
-is right. The calls that packages make are tried on small trees: DIFFERS says of each where and why it does not come to the same.
-Prints a table with what each linked and the time it took.
+OUTOFTREE_KMOD_WEAK_MODULES names a copy of the script. Where a real module is linked by one and not by the
+other, the booted kernel says who is right. The calls that packages make are tried on small trees: DIFFERS
+says of each where and why it does not come to the same. Prints a table with what each linked and the time it
+took.
 """
+
 import atexit
 import functools
 import gzip
@@ -30,22 +33,35 @@ from tests.kernel import machine
 from tests.lab import debian, drivers, qemu
 
 SCRIPT = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
-NEED = debian.available() or qemu.available() or (None if SCRIPT else "OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
+NEED = (
+    debian.available()
+    or qemu.available()
+    or (None if SCRIPT else "OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
+)
 real = pytest.mark.skipif(NEED is not None, reason=str(NEED))
-beside = pytest.mark.skipif(not SCRIPT or not shutil.which("depmod"), reason="OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
+beside = pytest.mark.skipif(
+    not SCRIPT or not shutil.which("depmod"),
+    reason="OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules",
+)
 CASES = {
     "as built": lambda data: data,
-    "one symbol of another version": lambda data: machine.with_crc(data, sorted(set(machine.versions(data)) - {"module_layout"})[0], 1),
+    "one symbol of another version": lambda data: machine.with_crc(
+        data, sorted(set(machine.versions(data)) - {"module_layout"})[0], 1
+    ),
     "other flags in vermagic": lambda data: data.replace(b" SMP preempt ", b" SMP PREEMPT "),
     "no versions at all": lambda data: data.replace(b"\0__versions\0", b"\0__nothings\0"),
-    "needs a symbol that nothing exports": lambda data: data.replace(b"\0pci_unregister_driver\0", b"\0pci_unregister_driveX\0"),
+    "needs a symbol that nothing exports": lambda data: data.replace(
+        b"\0pci_unregister_driver\0", b"\0pci_unregister_driveX\0"
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def kernels():
     every = debian.kernels("bookworm", flavour="cloud-amd64")
-    return [kernel for kernel in every if kernel.release.split(".")[:2] == every[0].release.split(".")[:2]][-4:]
+    return [kernel for kernel in every if kernel.release.split(".")[:2] == every[0].release.split(".")[:2]][
+        -4:
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +73,22 @@ def stock(kernels, tmp_path_factory):
     (root / "boot").mkdir()
     for kernel in kernels:
         tree = debian.tree(kernel)
-        top = next(path for path in (tree / "usr/lib/modules" / kernel.release, tree / "lib/modules" / kernel.release) if path.is_dir())
+        top = next(
+            path
+            for path in (tree / "usr/lib/modules" / kernel.release, tree / "lib/modules" / kernel.release)
+            if path.is_dir()
+        )
         shutil.copytree(str(top), str(root / "lib/modules" / kernel.release), symlinks=True)
         for path in (tree / "boot").iterdir():
             shutil.copy2(str(path), str(root / "boot"))
-        (root / "boot" / ("symvers-%s.gz" % kernel.release)).write_bytes(gzip.compress(debian.symvers(kernel).read_bytes()))
-        subprocess.run(["depmod", "-b", str(root), kernel.release], check=True, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+        (root / "boot" / ("symvers-%s.gz" % kernel.release)).write_bytes(
+            gzip.compress(debian.symvers(kernel).read_bytes())
+        )
+        subprocess.run(
+            ["depmod", "-b", str(root), kernel.release],
+            check=True,
+            env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
+        )
     return root
 
 
@@ -71,9 +97,23 @@ def by_weak_modules(root, release, data):
     path = root / "lib/modules" / release / "extra/case/ootedu.ko"
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
-    subprocess.run(["bash", str(SCRIPT), "--add-modules", "--no-initramfs", "--dracut", "/bin/true", "--basedir", str(root)],
-                   input=("%s\n" % path).encode(), check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                   env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    subprocess.run(
+        [
+            "bash",
+            str(SCRIPT),
+            "--add-modules",
+            "--no-initramfs",
+            "--dracut",
+            "/bin/true",
+            "--basedir",
+            str(root),
+        ],
+        input=("%s\n" % path).encode(),
+        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
+    )
     return {each.parent.parent.parent.name for each in root.glob("lib/modules/*/weak-updates/case/ootedu.ko")}
 
 
@@ -95,22 +135,34 @@ def by_front(root, release, data):
 
 
 def front(root, *argv, lines=()):
-    return subprocess.run([sys.executable, kmodctl(), "weak-modules", *argv, "--basedir", str(root)],
-                          input="".join(line + "\n" for line in lines).encode(), check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.run(
+        [sys.executable, kmodctl(), "weak-modules", *argv, "--basedir", str(root)],
+        input="".join(line + "\n" for line in lines).encode(),
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @functools.lru_cache(maxsize=None)
 def kmodctl():
     directory = tempfile.mkdtemp(prefix="kmodctl-")
     atexit.register(shutil.rmtree, directory)
-    subprocess.run([sys.executable, str(CHECKOUT / "tools" / "build_kmodctl.py"), directory + "/kmodctl"], check=True)
+    subprocess.run(
+        [sys.executable, str(CHECKOUT / "tools" / "build_kmodctl.py"), directory + "/kmodctl"], check=True
+    )
     return directory + "/kmodctl"
 
 
 def script(root, *argv, lines=()):
-    return subprocess.run(["bash", str(SCRIPT), *argv, "--dracut", "/bin/true", "--basedir", str(root)],
-                          input="".join(line + "\n" for line in lines).encode(), check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    return subprocess.run(
+        ["bash", str(SCRIPT), *argv, "--dracut", "/bin/true", "--basedir", str(root)],
+        input="".join(line + "\n" for line in lines).encode(),
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
+    )
 
 
 @real
@@ -119,28 +171,41 @@ def test_where_they_differ_the_kernel_agrees_with_us(case, kernels, stock, tmp_p
     built_for = kernels[-2]
     data = CASES[case](next(path for path in drivers.edu(built_for) if path.name == "ootedu.ko").read_bytes())
     found = {}
-    for name, judge in (("weak-modules", lambda root: by_weak_modules(root, built_for.release, data)),
-                        ("kmod_link", lambda root: by_kmod_link(root, data)),
-                        ("our front", lambda root: by_front(root, built_for.release, data))):
+    for name, judge in (
+        ("weak-modules", lambda root: by_weak_modules(root, built_for.release, data)),
+        ("kmod_link", lambda root: by_kmod_link(root, data)),
+        ("our front", lambda root: by_front(root, built_for.release, data)),
+    ):
         root = tmp_path / name
         subprocess.run(["cp", "-al", str(stock), str(root)], check=True)
         begun = time.monotonic()
         found[name] = (judge(root), time.monotonic() - begun)
         shutil.rmtree(str(root))
     assert found["our front"][0] == found["kmod_link"][0]
-    differ = [kernel for kernel in kernels if kernel is not built_for and
-              (kernel.release in found["weak-modules"][0]) != (kernel.release in found["kmod_link"][0])]
+    differ = [
+        kernel
+        for kernel in kernels
+        if kernel is not built_for
+        and (kernel.release in found["weak-modules"][0]) != (kernel.release in found["kmod_link"][0])
+    ]
     with capsys.disabled():
         for name, (linked, took) in found.items():
-            print("\n%-36s %-13s %5.1f s  %s" % (case, name, took, ", ".join(sorted(linked)) or "none"), end="")
+            print(
+                "\n%-36s %-13s %5.1f s  %s" % (case, name, took, ", ".join(sorted(linked)) or "none"), end=""
+            )
     for kernel in differ:
         (answer,) = machine.judge(kernel, [machine.Attempt(case, data)])
         with capsys.disabled():
-            print("\n%-36s %-13s %7s  %s" % ("", "the kernel", "", "%s: %s" % (kernel.release, answer.errno or "taken")), end="")
+            print(
+                "\n%-36s %-13s %7s  %s"
+                % ("", "the kernel", "", "%s: %s" % (kernel.release, answer.errno or "taken")),
+                end="",
+            )
         assert (answer.errno is None) == (kernel.release in found["kmod_link"][0])
 
 
 # The calls that packages make
+
 
 class Tree(FakeTree):
     def kernel(self, release, takes=True):
@@ -156,12 +221,18 @@ class Tree(FakeTree):
         return self.root + path
 
     def links(self):
-        """(release, path below weak-updates) -> the path inside the root that the link means, and whether that is there."""
+        """(release, path below weak-updates) -> the path inside the root that the link means, and whether
+        that is there.
+        """
         found = {}
         for release in os.listdir(self.path("/lib/modules")):
             top = self.path("/lib/modules/%s/weak-updates" % release)
             for directory, names, files in os.walk(top):
-                for path in [os.path.join(directory, name) for name in names + files if os.path.islink(os.path.join(directory, name))]:
+                for path in [
+                    os.path.join(directory, name)
+                    for name in names + files
+                    if os.path.islink(os.path.join(directory, name))
+                ]:
                     target = os.readlink(path).replace(self.root, "", 1)
                     found[release, os.path.relpath(path, top)] = (target, os.path.exists(self.path(target)))
         return found
@@ -170,8 +241,19 @@ class Tree(FakeTree):
 def chain(tree, fits):
     """Two modules, of which one needs the other."""
     given = [LAYOUT, ("takes_" + "_".join(str((ONE, TWO, THREE, FOUR).index(each)) for each in fits), 0x77)]
-    one = tree.put(TWO, "pair/giver.ko", data=ko("giver", given, release=TWO, exports=[Export("given", 0x5)], export_form="symbols"))
-    return [one, tree.put(TWO, "pair/taker.ko", data=ko("taker", [LAYOUT, ("given", 0x5)], release=TWO, modinfo={"depends": "giver"}))]
+    one = tree.put(
+        TWO,
+        "pair/giver.ko",
+        data=ko("giver", given, release=TWO, exports=[Export("given", 0x5)], export_form="symbols"),
+    )
+    return [
+        one,
+        tree.put(
+            TWO,
+            "pair/taker.ko",
+            data=ko("taker", [LAYOUT, ("given", 0x5)], release=TWO, modinfo={"depends": "giver"}),
+        ),
+    ]
 
 
 def added(tree, paths):
@@ -202,7 +284,12 @@ def without_symvers(tree):
 
 
 def tree_files(tree, word):
-    return [os.path.join(directory, name) for directory, _names, files in os.walk(tree.root) for name in files if word in name]
+    return [
+        os.path.join(directory, name)
+        for directory, _names, files in os.walk(tree.root)
+        for name in files
+        if word in name
+    ]
 
 
 def packed_otherwise(tree):
@@ -210,13 +297,18 @@ def packed_otherwise(tree):
     for release in (ONE, TWO, THREE):
         table = tree.path("/boot/symvers-%s.gz" % release)
         with gzip.open(table) as plain:
-            tree.write("/lib/modules/%s/symvers.xz" % release, lzma.compress(plain.read(), check=lzma.CHECK_CRC32))
+            tree.write(
+                "/lib/modules/%s/symvers.xz" % release, lzma.compress(plain.read(), check=lzma.CHECK_CRC32)
+            )
         os.remove(table)
     return [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]
 
 
 def damaged(tree):
-    return [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO]), tree.root + "/lib/modules/%s/extra/missing/missing.ko" % TWO]
+    return [
+        tree.put(TWO, "vendor/vendor.ko", [ONE, TWO]),
+        tree.root + "/lib/modules/%s/extra/missing/missing.ko" % TWO,
+    ]
 
 
 def upgraded(tree):
@@ -236,29 +328,61 @@ CALLS = {  # name: (what is there, the call)
     "kmodtool %post": (lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])], ("--add-modules",)),
     "nothing fits": (lambda tree: [tree.put(TWO, "vendor/vendor.ko", [TWO])], ADD),
     "two that need each other": (lambda tree: chain(tree, [ONE, TWO]), ADD),
-    "one of two does not fit": (lambda tree: [*chain(tree, [ONE, TWO, THREE]), tree.put(TWO, "pair/other.ko", [ONE, TWO])], ADD),
+    "one of two does not fit": (
+        lambda tree: [*chain(tree, [ONE, TWO, THREE]), tree.put(TWO, "pair/other.ko", [ONE, TWO])],
+        ADD,
+    ),
     "outside of any tree": (lambda tree: outside(tree), ("--verbose", "--no-initramfs", "--add-modules")),
     "empty list": (lambda tree: [], ADD),
     "one empty line": (lambda tree: [""], ADD),
-    "kmodtool %postun": (lambda tree: removed(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO, THREE])]), REMOVE),
-    "%postun of an upgrade": (lambda tree: added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]), REMOVE),
-    "MLNX_OFED uninstall": (lambda tree: added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]), (*REMOVE, "--delete-modules")),
+    "kmodtool %postun": (
+        lambda tree: removed(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO, THREE])]),
+        REMOVE,
+    ),
+    "%postun of an upgrade": (
+        lambda tree: added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]),
+        REMOVE,
+    ),
+    "MLNX_OFED uninstall": (
+        lambda tree: added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]),
+        (*REMOVE, "--delete-modules"),
+    ),
     "kernel %posttrans": (arriving, ("--add-kernel", FOUR)),
-    "kernel %preun": (lambda tree: added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]) and [], ("--remove-kernel", ONE)),
+    "kernel %preun": (
+        lambda tree: added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])]) and [],
+        ("--remove-kernel", ONE),
+    ),
     "unknown kernel leaves": (lambda tree: [], ("--remove-kernel", "5.5.5")),
     "unknown kernel arrives": (lambda tree: [], ("--add-kernel", "5.5.5")),
     "usage": (lambda tree: [], ("--nonsense",)),
     "no action": (lambda tree: [], ("--verbose",)),
-    "dry run": (lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])], ("--verbose", "--dry-run", *ADD)),
-    "check-initramfs-prog": (lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])], ("--add-modules", "--check-initramfs-prog", "/bin/false")),
-    "several kmods at once": (lambda tree: [tree.put(TWO, "good/good.ko", [ONE, TWO]), tree.put(TWO, "bad/bad.ko", [TWO])], ADD),
+    "dry run": (
+        lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])],
+        ("--verbose", "--dry-run", *ADD),
+    ),
+    "check-initramfs-prog": (
+        lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])],
+        ("--add-modules", "--check-initramfs-prog", "/bin/false"),
+    ),
+    "several kmods at once": (
+        lambda tree: [tree.put(TWO, "good/good.ko", [ONE, TWO]), tree.put(TWO, "bad/bad.ko", [TWO])],
+        ADD,
+    ),
     "upgrade in place": (upgraded, ADD),
     "build kernel is gone": (lost, ("--add-kernel", ONE)),
     "kernel without symvers": (without_symvers, ("--add-kernel", FOUR)),
     "symvers.xz": (packed_otherwise, ADD),
     "a path that is not there": (damaged, ADD),
-    "other flags in vermagic": (lambda tree: [tree.put(TWO, "rt/rt.ko", data=ko("rt", [LAYOUT], release=TWO, flags=" SMP preempt_rt mod_unload "
-                                                                                                             "modversions "))], ADD),
+    "other flags in vermagic": (
+        lambda tree: [
+            tree.put(
+                TWO,
+                "rt/rt.ko",
+                data=ko("rt", [LAYOUT], release=TWO, flags=" SMP preempt_rt mod_unload modversions "),
+            )
+        ],
+        ADD,
+    ),
 }
 DIFFERS = {
     "outside of any tree": "with --basedir, the link goes below weak-updates with the root's own path",
@@ -290,22 +414,40 @@ def test_a_call_comes_to_the_same_as_the_scripts_or_is_listed_with_the_reason(na
         compat = sorted(line for line in done.stdout.decode().splitlines() if " with kernel " in line)
         found[who] = (tree.links(), done.returncode, compat if "--verbose" in argv else [])
         with capsys.disabled():
-            print("\n%-26s %-7s %5.2f s  status %d  %s" % (name, who, time.monotonic() - begun, done.returncode,
-                                                         ", ".join("%s %s" % key for key in sorted(found[who][0])) or "none"), end="")
+            print(
+                "\n%-26s %-7s %5.2f s  status %d  %s"
+                % (
+                    name,
+                    who,
+                    time.monotonic() - begun,
+                    done.returncode,
+                    ", ".join("%s %s" % key for key in sorted(found[who][0])) or "none",
+                ),
+                end="",
+            )
     with capsys.disabled():
         print("  " + DIFFERS.get(name, ""), end="")
     assert (found["script"] != found["front"]) == (name in DIFFERS)
 
 
 def script_at_home(tree, *argv, lines=()):
-    """The script without --basedir, for which the tree's kernels are this machine's, in a name space of its own."""
+    """The script without --basedir, for which the tree's kernels are this machine's, in a name space of its
+    own.
+    """
     work = tree.root + ".work"
     os.makedirs(work, exist_ok=True)
-    mount = ("mount -t overlay -o lowerdir=/usr/lib,upperdir=%s/lib,workdir=%s overlay /usr/lib && mount --bind %s/boot /boot || exit 99\n"
-             'exec bash "$@"' % (tree.root, work, tree.root))
-    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", str(SCRIPT), *argv, "--dracut", "/bin/true"],
-                          input="".join(line.replace(tree.root, "", 1) + "\n" for line in lines).encode(), check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"))
+    mount = (
+        "mount -t overlay -o lowerdir=/usr/lib,upperdir=%s/lib,workdir=%s overlay /usr/lib && mount --bind %s/boot /boot || exit 99\n"
+        'exec bash "$@"' % (tree.root, work, tree.root)
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", str(SCRIPT), *argv, "--dracut", "/bin/true"],
+        input="".join(line.replace(tree.root, "", 1) + "\n" for line in lines).encode(),
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
+    )
     if done.returncode == 99:
         pytest.skip("needs to mount an overlay: %s" % done.stderr.decode())
     assert done.returncode == 0, done.stderr.decode()
@@ -323,14 +465,32 @@ def as_stored_driver(tree, giver):
 @beside
 @pytest.mark.parametrize("deploy", [as_package, as_stored_driver])
 def test_the_script_sees_what_our_links_lead_to_and_leaves_them(deploy, tmp_path):
-    """It copies weak-updates of all kernels into a sandbox, looks there, and writes it back: both forms of links have to come through that."""
+    """It copies weak-updates of all kernels into a sandbox, looks there, and writes it back: both forms of
+    links have to come through that.
+    """
     tree = Tree(tmp_path / "root")
-    deploy(tree, ko("vendor", [LAYOUT, ("takes_0_1_2", 0x77)], release=TWO, exports=[Export("given", 0x5)], export_form="symbols"))
+    deploy(
+        tree,
+        ko(
+            "vendor",
+            [LAYOUT, ("takes_0_1_2", 0x77)],
+            release=TWO,
+            exports=[Export("given", 0x5)],
+            export_form="symbols",
+        ),
+    )
     before = tree.links()
     assert len(before) == 2
-    needy = tree.put(TWO, "needy/needy.ko", data=ko("needy", [LAYOUT, ("given", 0x5)], release=TWO, modinfo={"depends": "vendor"}))
+    needy = tree.put(
+        TWO,
+        "needy/needy.ko",
+        data=ko("needy", [LAYOUT, ("given", 0x5)], release=TWO, modinfo={"depends": "vendor"}),
+    )
     script_at_home(tree, *ADD, lines=[needy])
-    added = {(release, "needy/needy.ko"): ("/lib/modules/%s/extra/needy/needy.ko" % TWO, True) for release in (ONE, THREE)}
+    added = {
+        (release, "needy/needy.ko"): ("/lib/modules/%s/extra/needy/needy.ko" % TWO, True)
+        for release in (ONE, THREE)
+    }
     assert tree.links() == {**before, **added}
     os.remove(needy)
     script_at_home(tree, *REMOVE, lines=[needy])

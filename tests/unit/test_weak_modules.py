@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What weak-modules promises those who call it, on trees with the real depmod. Bn are the findings on the script that each test is the answer to."""
+"""What weak-modules promises those who call it, on trees with the real depmod.
+
+Bn are the findings on the script that each test is the answer to.
+"""
+
 import io
 import os
 import shutil
@@ -38,7 +42,9 @@ class Packages(FakeTree):
 
     def call(self, *argv, lines=(), root=True):
         """One call, with these lines on standard input."""
-        stdin = io.TextIOWrapper(io.BytesIO("".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape")))
+        stdin = io.TextIOWrapper(
+            io.BytesIO("".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
+        )
         streams = sys.stdin, sys.stdout, sys.stderr
         out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
         sys.stdin, sys.stdout, sys.stderr = stdin, out, err
@@ -74,11 +80,16 @@ def tree(tmp_path):
 
 # Modules arrive
 
+
 def test_a_packages_modules_are_linked_into_the_kernels_that_take_them(tree):
     paths = tree.package(TWO, [ONE, TWO])
     assert tree.add(*paths).status == 0
     assert tree.links() == {(ONE, "vendor/vendor.ko"): paths[0]}
-    assert [tree.loads(release) for release in (ONE, TWO, THREE)] == ["weak-updates/vendor/vendor.ko", "extra/vendor/vendor.ko", None]
+    assert [tree.loads(release) for release in (ONE, TWO, THREE)] == [
+        "weak-updates/vendor/vendor.ko",
+        "extra/vendor/vendor.ko",
+        None,
+    ]
 
 
 def test_b12_a_second_call_writes_nothing(tree):
@@ -91,8 +102,12 @@ def test_b12_a_second_call_writes_nothing(tree):
 
 
 def written(tree):
-    return {os.path.join(directory, name): os.lstat(os.path.join(directory, name)).st_ctime_ns
-            for directory, _names, files in os.walk(tree.root) for name in files if "/var/cache/" not in directory}
+    return {
+        os.path.join(directory, name): os.lstat(os.path.join(directory, name)).st_ctime_ns
+        for directory, _names, files in os.walk(tree.root)
+        for name in files
+        if "/var/cache/" not in directory
+    }
 
 
 def test_paths_below_usr_lib_are_the_same_and_relative_ones_are_made_absolute(tree, monkeypatch):
@@ -113,15 +128,21 @@ def test_b6_nothing_fits_is_no_failure_and_is_said(tree):
     paths = tree.package(TWO, [])
     called = tree.add(*paths)
     assert (called.status, called.out, tree.links()) == (0, "", {})
-    assert "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols:  takes_" % (TWO, ONE) in called.err
+    assert (
+        "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols:  takes_" % (TWO, ONE)
+        in called.err
+    )
 
 
 def test_verbose_says_what_callers_look_for(tree):
     paths = tree.package(TWO, [ONE, TWO])
     before = tree.snapshot()
     called = tree.call("--verbose", "--dry-run", "--no-initramfs", "--add-modules", lines=paths)
-    assert called.out == ("Module vendor.ko from kernel %s is compatible with kernel %s\n"
-                          "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols:  takes_0_1\n" % (TWO, ONE, TWO, THREE))
+    assert called.out == (
+        "Module vendor.ko from kernel %s is compatible with kernel %s\n"
+        "Module vendor.ko from kernel %s is not compatible with kernel %s in symbols:  takes_0_1\n"
+        % (TWO, ONE, TWO, THREE)
+    )
     assert (called.status, tree.snapshot()) == (0, before)
 
 
@@ -183,7 +204,9 @@ def test_b13_a_zstd_module_is_linked_and_listed(tree):
 def test_a_module_outside_of_any_tree_goes_below_weak_updates_as_a_whole(tree):
     tree.write("/opt/acfs/oracleacfs.ko", module("oracleacfs", TWO, fits=[ONE, TWO]))
     tree.add("/opt/acfs/oracleacfs.ko")
-    assert tree.links() == {(release, "opt/acfs/oracleacfs.ko"): "/opt/acfs/oracleacfs.ko" for release in (ONE, TWO)}
+    assert tree.links() == {
+        (release, "opt/acfs/oracleacfs.ko"): "/opt/acfs/oracleacfs.ko" for release in (ONE, TWO)
+    }
 
 
 def test_what_lacks_a_module_that_comes_in_the_next_call_is_linked_by_that(tree):
@@ -193,12 +216,17 @@ def test_what_lacks_a_module_that_comes_in_the_next_call_is_linked_by_that(tree)
     assert tree.links() == {}
     tree.write(kcl, ko("amdkcl", [LAYOUT], release=TWO, exports=[Export("kcl_symbol", 0x5)]))
     tree.add(kcl)
-    assert set(tree.links()) == {(release, name) for release in (ONE, THREE) for name in ("amdgpu.ko", "amdkcl.ko")}
+    assert set(tree.links()) == {
+        (release, name) for release in (ONE, THREE) for name in ("amdgpu.ko", "amdkcl.ko")
+    }
 
 
 def test_a_provider_may_lie_in_extra_already(tree):
     for release in (ONE, TWO):
-        tree.write("/lib/modules/%s/extra/lib/provider.ko" % release, ko("provider", [LAYOUT], release=release, exports=[Export("given", 0x5)]))
+        tree.write(
+            "/lib/modules/%s/extra/lib/provider.ko" % release,
+            ko("provider", [LAYOUT], release=release, exports=[Export("given", 0x5)]),
+        )
         tree.depmod(release)
     path = "/lib/modules/%s/extra/vendor/vendor.ko" % TWO
     tree.write(path, ko("vendor", [LAYOUT, ("given", 0x5)], release=TWO))
@@ -220,7 +248,10 @@ def test_depmod_runs_for_the_modules_own_kernel(tree):
 
 # Bad input
 
-@pytest.mark.parametrize("data,word", [(None, "does not exist"), (b"", "vendor.ko"), (b"\x7fELF no module", "vendor.ko")])
+
+@pytest.mark.parametrize(
+    "data,word", [(None, "does not exist"), (b"", "vendor.ko"), (b"\x7fELF no module", "vendor.ko")]
+)
 def test_what_is_no_module_is_told_of_and_linked_nowhere(tree, data, word):
     path = "/lib/modules/%s/extra/vendor/vendor.ko" % TWO
     if data is not None:
@@ -248,7 +279,9 @@ def test_a_newline_in_a_name_is_two_paths_that_do_not_exist(tree):
     assert tree.links() == {}
 
 
-@pytest.mark.parametrize("argv", [("--nonsense",), (), ("--add",), ("--basedir",), ("--verbose",), ("--add-modules=x",)])
+@pytest.mark.parametrize(
+    "argv", [("--nonsense",), (), ("--add",), ("--basedir",), ("--verbose",), ("--add-modules=x",)]
+)
 def test_a_wrong_command_line_is_1_with_the_usage(tree, argv):
     called = tree.call(*argv, root=False)
     assert called.status == 1
@@ -261,7 +294,10 @@ def test_help_is_0(tree):
 
 def test_options_may_be_cut_short_and_come_in_any_order(tree):
     paths = tree.package(TWO, [ONE, TWO])
-    assert tree.call("--basedir=" + tree.root, "--no-init", "--verb", "--add-m", lines=paths, root=False).status == 0
+    assert (
+        tree.call("--basedir=" + tree.root, "--no-init", "--verb", "--add-m", lines=paths, root=False).status
+        == 0
+    )
     assert set(tree.links()) == {(ONE, "vendor/vendor.ko")}
 
 
@@ -279,12 +315,16 @@ def test_delete_modules_is_warned_of_and_ignored(tree):
     assert set(tree.links()) == {(ONE, "vendor/vendor.ko")}
 
 
-@pytest.mark.parametrize("argv,status", [(["--add-kernel", ONE], 1), (["--add-kernel", ONE, "--no-initramfs"], 0), (["--remove-kernel", ONE], 0)])
+@pytest.mark.parametrize(
+    "argv,status",
+    [(["--add-kernel", ONE], 1), (["--add-kernel", ONE, "--no-initramfs"], 0), (["--remove-kernel", ONE], 0)],
+)
 def test_a_dracut_that_cannot_be_run_matters_where_images_are_meant(tree, argv, status):
     assert tree.call("--dracut", "/no/such/dracut", *argv).status == status
 
 
 # Modules leave
+
 
 def test_removed_modules_lose_their_links_and_the_directories_left_empty(tree):
     before = tree.snapshot()
@@ -339,13 +379,17 @@ def test_a_link_to_a_disk_that_is_not_there_now_stays(tree):
 
 # Kernels arrive and leave
 
+
 def test_a_kernel_that_arrives_gets_the_newest_build_that_it_takes(tree):
     tree.package(ONE, [ONE, FOUR])
     tree.package(TWO, [TWO, FOUR])
     tree.package(THREE, [THREE])
     tree.kernel(FOUR)
     called = tree.call("--add-kernel", FOUR)
-    assert (called.status, tree.links()) == (0, {(FOUR, "vendor/vendor.ko"): "/lib/modules/%s/extra/vendor/vendor.ko" % TWO})
+    assert (called.status, tree.links()) == (
+        0,
+        {(FOUR, "vendor/vendor.ko"): "/lib/modules/%s/extra/vendor/vendor.ko" % TWO},
+    )
     assert tree.loads(FOUR) == "weak-updates/vendor/vendor.ko"
 
 
@@ -360,7 +404,10 @@ def test_b15_an_older_whole_pair_is_linked_where_the_newest_does_not_fit(tree):
 
 def test_b14_b3_a_kernel_without_symvers_keeps_its_boot_entry(tree):
     tree.package(TWO, [ONE, TWO])
-    for path in [*Path(tree.root).rglob("symvers*%s*" % ONE), *Path(tree.path("/lib/modules/" + ONE)).glob("symvers*")]:
+    for path in [
+        *Path(tree.root).rglob("symvers*%s*" % ONE),
+        *Path(tree.path("/lib/modules/" + ONE)).glob("symvers*"),
+    ]:
         path.unlink()
     called = tree.call("--add-kernel", ONE)
     assert called.status == 0
@@ -399,7 +446,10 @@ def test_without_a_release_the_running_kernel_is_meant(tree):
 def test_what_goes_wrong_with_a_kernel_fails_no_scriptlet_and_with_modules_does(tree, monkeypatch):
     paths = tree.package(TWO, [ONE, TWO])
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("ansible_collections.outoftree.kmod.plugins.module_utils.host.Host.tool", staticmethod(lambda name: None))
+    monkeypatch.setattr(
+        "ansible_collections.outoftree.kmod.plugins.module_utils.host.Host.tool",
+        staticmethod(lambda name: None),
+    )
     kernel, modules = tree.call("--add-kernel", ONE), tree.add(*paths)
     assert (kernel.status, modules.status) == (0, 1)
     assert "depmod" in kernel.err and "depmod" in modules.err
@@ -407,6 +457,7 @@ def test_what_goes_wrong_with_a_kernel_fails_no_scriptlet_and_with_modules_does(
 
 
 # Drivers that are stored here
+
 
 def test_stored_drivers_are_not_disturbed(tree):
     tree.vendor(TWO, [ONE, TWO, THREE])
@@ -428,16 +479,24 @@ def test_a_package_with_a_module_of_a_stored_driver_gets_no_link_beside_it(tree)
 
 # Images
 
-def test_the_program_that_checks_images_is_called_for_each_kernel_concerned_and_its_last_status_is_ours(tree, tmp_path):
+
+def test_the_program_that_checks_images_is_called_for_each_kernel_concerned_and_its_last_status_is_ours(
+    tree, tmp_path
+):
     program = tmp_path / "check"
-    program.write_text("#!/bin/sh\necho \"$@\" >> %s.log\n[ $2 = %s ] && exit 3\nexit 7\n" % (program, TWO))
+    program.write_text('#!/bin/sh\necho "$@" >> %s.log\n[ $2 = %s ] && exit 3\nexit 7\n' % (program, TWO))
     program.chmod(0o755)
     paths = tree.package(TWO, [ONE, TWO])
     assert tree.call("--add-modules", "--check-initramfs-prog", "%s word" % program, lines=paths).status == 3
     assert Path(str(program) + ".log").read_text() == "word %s\nword %s\n" % (ONE, TWO)
     tree.call("--add-modules", "--dry-run", "--check-initramfs-prog", str(program), lines=paths)
     assert len(Path(str(program) + ".log").read_text().splitlines()) == 2
-    assert tree.call("--add-modules", "--no-initramfs", "--check-initramfs-prog", str(program), lines=paths).status == 0
+    assert (
+        tree.call(
+            "--add-modules", "--no-initramfs", "--check-initramfs-prog", str(program), lines=paths
+        ).status
+        == 0
+    )
     assert tree.call("--add-modules", "--check-initramfs-prog", "/no/such", lines=paths).status == 127
 
 
@@ -451,14 +510,22 @@ def test_b1_b2_b11_shipped_images_are_left_and_that_is_said(tree):
 
 # By which name
 
+
 def test_kmodctl_is_weak_modules_by_that_name_too(tree, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/usr/sbin/weak-modules", "--remove-kernel", "5.5.5", "--basedir", tree.root])
+    monkeypatch.setattr(
+        sys, "argv", ["/usr/sbin/weak-modules", "--remove-kernel", "5.5.5", "--basedir", tree.root]
+    )
     assert cli.main() == 0
-    monkeypatch.setattr(sys, "argv", ["/usr/local/sbin/kmodctl", "weak-modules", "--add-kernel", "5.5.5", "--basedir", tree.root])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["/usr/local/sbin/kmodctl", "weak-modules", "--add-kernel", "5.5.5", "--basedir", tree.root],
+    )
     assert cli.main() == 1
 
 
 # Where stock weak-modules wrote before
+
 
 def test_links_that_the_script_has_made_are_kept_as_they_are(tree):
     (path,) = tree.package(TWO, [ONE, TWO])

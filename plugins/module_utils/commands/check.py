@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Say which kernels would load a driver's modules, and why not."""
+
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
@@ -21,7 +22,9 @@ ALL = ("all",)
 
 
 class Options(NamedTuple):
-    """Those of the module kmod_compat, which says what they mean; the modules come from ``path``, and are ``described`` besides."""
+    """Those of the module kmod_compat, which says what they mean; the modules come from ``path``, and are
+    ``described`` besides.
+    """
 
     path: Tuple[str, ...] = ()
     described: Tuple[KernelModule, ...] = ()
@@ -29,9 +32,11 @@ class Options(NamedTuple):
     require: str = "all"
     each: bool = False
     structs: bool = False
-    as_given: bool = False  # all are one build, for whichever releases they were made; also what is no module is judged
+    # all are one build, for whichever releases they were made; also what is no module is judged
+    as_given: bool = False
     boots: bool = True  # also find out which kernels boots are expected to start
-    exports: Optional[SourcedExports] = None  # those of the one kernel that is meant, which need not be installed then
+    # those of the one kernel that is meant, which need not be installed then
+    exports: Optional[SourcedExports] = None
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
@@ -46,7 +51,9 @@ class Options(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """``compatible`` are the kernels that take every module, all releases oldest first; ``checks`` go by module and kernel."""
+    """``compatible`` are the kernels that take every module, all releases oldest first; ``checks`` go by
+    module and kernel.
+    """
 
     msg: str
     compatible: Tuple[str, ...]
@@ -69,10 +76,14 @@ Judged = Tuple[Tuple[Verdict, ...], ...]  # on each build of a driver
 
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
-    """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of reading and grouping them."""
+    """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of
+    reading and grouping them.
+    """
     modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
     if not modules:
-        raise KmodError("path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES")
+        raise KmodError(
+            "path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES"
+        )
     chosen, booting = _kernels(host, options)
     drivers = _drivers(modules, options)
     releases = tuple(kernel.release for kernel in chosen)
@@ -81,8 +92,20 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         kernel = chosen.pop(0)  # and let go of, since a kernel's exports take some 10 MiB
         judged[kernel.release] = [_judged(kernel, driver, options) for driver in drivers]
     takers = tuple(release for release, answers in judged.items() if all(map(_takes, answers)))
-    met = {"all": len(takers) == len(releases), "any": bool(takers), "booting": set(booting) <= set(takers), "none": True}
-    return Plan(host), Answer(_message(modules, judged, takers), takers, booting, releases, _sorted(judged), failed=not met[options.require])
+    met = {
+        "all": len(takers) == len(releases),
+        "any": bool(takers),
+        "booting": set(booting) <= set(takers),
+        "none": True,
+    }
+    return Plan(host), Answer(
+        _message(modules, judged, takers),
+        takers,
+        booting,
+        releases,
+        _sorted(judged),
+        failed=not met[options.require],
+    )
 
 
 def _kernels(host: Host, options: Options) -> Tuple[List[Kernel], Tuple[str, ...]]:
@@ -102,7 +125,12 @@ def _kernel_of(host: Host, exports: SourcedExports, named: Sequence[str]) -> Ker
     """The kernel that exports are those of, by name or as the only one that is installed."""
     releases = [kernel.release for kernel in kernels.installed(host)] if named == ALL else named
     if len(releases) != 1:
-        raise KmodError(exports.origin or "", "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
+        raise KmodError(
+            exports.origin or "",
+            "is the symvers of one kernel",
+            "Say of which: --kernel REL",
+            "SYMVERS_OF_WHICH",
+        )
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, releases[0]))), MODULES[0])
     return Kernel(host, releases[0], "%s/%s" % (directory, releases[0]), given=exports)
 
@@ -115,7 +143,9 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
 
 
 def _judged(kernel: Kernel, driver: Sequence[Build], options: Options) -> Judged:
-    return tuple(explained(judge(kernel, build.modules, structs=options.structs), build, driver) for build in driver)
+    return tuple(
+        explained(judge(kernel, build.modules, structs=options.structs), build, driver) for build in driver
+    )
 
 
 def _takes(answer: Judged) -> bool:
@@ -131,8 +161,12 @@ def _sorted(judged: Mapping[str, Sequence[Judged]]) -> Tuple[Verdict, ...]:
     return tuple(sorted(found, key=lambda verdict: verdict.module))
 
 
-def _message(modules: Sequence[KernelModule], judged: Mapping[str, Sequence[Judged]], takers: Sequence[str]) -> str:
-    """One line: ``3w-9xxx: 1 of 4 kernels; 6.1.0-54: 1 symbol differs (scsi_host_alloc)``, with what is nearest to fitting for each kernel."""
+def _message(
+    modules: Sequence[KernelModule], judged: Mapping[str, Sequence[Judged]], takers: Sequence[str]
+) -> str:
+    """One line: ``3w-9xxx: 1 of 4 kernels; 6.1.0-54: 1 symbol differs (scsi_host_alloc)``, with what is
+    nearest to fitting for each kernel.
+    """
     names = sorted({module.name for module in modules})
     more = " and %d more" % (len(names) - 3) if len(names) > 3 else ""
     line = "%s: %d of %d kernels" % (", ".join(names[:3]) + more, len(takers), len(judged))

@@ -2,11 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What weak-modules does: modules that packages bring are linked into the weak-updates of the kernels that take them.
+"""What weak-modules does: modules that packages bring are linked into the weak-updates of the kernels that
+take them.
 
-Whatever is asked, what comes of it is told by what lies on disk: a kernel gets, of each module, the build that was named if it takes that,
-else the one for the newest release that it takes; all modules of one directory below extra/ (a driver), or none of them.
+Whatever is asked, what comes of it is told by what lies on disk: a kernel gets, of each module, the build
+that was named if it takes that, else the one for the newest release that it takes; all modules of one
+directory below extra/ (a driver), or none of them.
 """
+
 import posixpath
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
@@ -45,15 +48,27 @@ class Row(NamedTuple):
     def symbols(self) -> List[str]:
         """The symbols that refuse it; none where it is refused for anything else."""
         found = [finding for finding in self.verdict.findings if finding.effect == REFUSE]
-        return [finding.symbol for finding in found if finding.symbol] if all(finding.symbol for finding in found) else []
+        return (
+            [finding.symbol for finding in found if finding.symbol]
+            if all(finding.symbol for finding in found)
+            else []
+        )
 
     def as_text(self) -> str:
         """The lines that callers look for in what weak-modules prints (Oracle's ACFS decides by them)."""
         text = "Module %s from kernel %s is %scompatible with kernel %s" % (
-            posixpath.basename(self.source.path), self.built_for, "" if self.verdict.compatible else "not ", self.verdict.kernel)
+            posixpath.basename(self.source.path),
+            self.built_for,
+            "" if self.verdict.compatible else "not ",
+            self.verdict.kernel,
+        )
         if self.verdict.compatible:
             return text
-        return text + (" in symbols: " + "".join(" " + symbol for symbol in self.symbols) if self.symbols else ": %s" % self.verdict.short)
+        return text + (
+            " in symbols: " + "".join(" " + symbol for symbol in self.symbols)
+            if self.symbols
+            else ": %s" % self.verdict.short
+        )
 
 
 class Choice(NamedTuple):
@@ -65,7 +80,9 @@ class Choice(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is for one kernel: ``links`` are all that it shall have, path to what they say; ``gone`` those that go."""
+    """What there is for one kernel: ``links`` are all that it shall have, path to what they say; ``gone``
+    those that go.
+    """
 
     kernel: Kernel
     links: Dict[str, str]
@@ -77,7 +94,9 @@ class Found(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """``changed``: kernels whose modules change, oldest first; ``concerned``: those and all that have a module that was named."""
+    """``changed``: kernels whose modules change, oldest first; ``concerned``: those and all that have a
+    module that was named.
+    """
 
     kernels: Tuple[Found, ...]
     changed: Tuple[str, ...]
@@ -96,12 +115,17 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
 
 
 def refresh(host: Host, kernels: Sequence[str]) -> Tuple[Plan, variant.Variants]:
-    """Make the variants of these kernels again of which something has changed. Errors: those of ``variant.present``."""
+    """Make the variants of these kernels again of which something has changed.
+
+    Errors: those of ``variant.present``.
+    """
     plan = Plan(host)
     rows: List[Union[variant.Made, variant.Touched]] = []
     for each in existing.found(host):
         if each.wants.kernel in kernels and not existing.gone(host, each):
-            recipe = variant.Recipe(each.wants.drivers, method=each.method, early_load=each.wants.early_load, ignore_tpm=True)
+            recipe = variant.Recipe(
+                each.wants.drivers, method=each.method, early_load=each.wants.early_load, ignore_tpm=True
+            )
             steps, made = variant.present(host, recipe, [each.wants.kernel], before=plan)
             plan.extend(steps)
             rows += made.rows
@@ -146,9 +170,17 @@ class _Work:
         for each in found:
             _sweep(plan, each)
         mine = {each.name for each in named}
-        having = {each.kernel.release for each in found if mine & each.names} | {each.tree for each in self.listed} | set(changed)
+        having = (
+            {each.kernel.release for each in found if mine & each.names}
+            | {each.tree for each in self.listed}
+            | set(changed)
+        )
         concerned = tuple(kernel.release for kernel in self.installed if kernel.release in having)
-        self.warnings += ["%s is in the way, so that no link is made there" % path for each in found for path in each.blocked]
+        self.warnings += [
+            "%s is in the way, so that no link is made there" % path
+            for each in found
+            for path in each.blocked
+        ]
         return plan, Answer(tuple(found), tuple(changed), concerned, tuple(self.warnings))
 
     def _plain(self, each: Source) -> str:
@@ -158,18 +190,32 @@ class _Work:
         for kernel in self.installed:
             if kernel.release == self.options.kernel:
                 if find_symvers(self.host, kernel.release) is None:
-                    self.warnings.append("kernel %s has no symvers: what it exports is read from its image" % kernel.release)
+                    self.warnings.append(
+                        "kernel %s has no symvers: what it exports is read from its image" % kernel.release
+                    )
                 return kernel
-        raise KmodError(self.options.kernel, "no such kernel is installed",
-                        "Installed: %s" % (", ".join(kernel.release for kernel in self.installed) or "none"), "NO_SUCH_KERNEL")
+        raise KmodError(
+            self.options.kernel,
+            "no such kernel is installed",
+            "Installed: %s" % (", ".join(kernel.release for kernel in self.installed) or "none"),
+            "NO_SUCH_KERNEL",
+        )
 
     def _named(self) -> List[Source]:
         if self.options.verb != "add-modules":
             return []
         self.warnings += ["%s does not exist" % each.path for each in self.listed if each not in self.there]
-        odd = [each for each in self.there if not packaged.can_be_listed(each) or not names.is_module_file(each.path)]
+        odd = [
+            each
+            for each in self.there
+            if not packaged.can_be_listed(each) or not names.is_module_file(each.path)
+        ]
         self.warnings += ["%s is not called as depmod can list it" % each.path for each in odd]
-        ours = [each for each in self.there if posixpath.basename(each.path) in dict(store.marked(self.host, posixpath.dirname(each.path)))]
+        ours = [
+            each
+            for each in self.there
+            if posixpath.basename(each.path) in dict(store.marked(self.host, posixpath.dirname(each.path)))
+        ]
         self.warnings += ["%s is left to outoftree.kmod, which has put it there" % each.path for each in ours]
         return [each for each in self.there if each not in odd and each not in ours]
 
@@ -210,17 +256,46 @@ class _Work:
         choice = self._choose(kernel, order, there=there, scope=scope)
         links, blocked = self._made(kernel, choice.chosen)
         for each in there:  # one that leads there already stays as it is written
-            if each.path in links and packaged.plain(host, links[each.path]) == each.means and host.exists(each.path):
+            if (
+                each.path in links
+                and packaged.plain(host, links[each.path]) == each.means
+                and host.exists(each.path)
+            ):
                 links[each.path] = each.text
         known = set(map(self._plain, self.every))
-        gone = [each for each in there if each.path not in links and (
-            each in dangling or (each.name in scope and each.means in known and (each.name in choice.chosen or each.means in choice.unfit)))]
-        rows = tuple(row._replace(used=row.source in choice.chosen.values()) for row in choice.rows if row.source.tree != kernel.release)
-        return Found(kernel, links, tuple(gone), names=set(choice.chosen), rows=rows, blocked=tuple(blocked),
-                     fell_back=any(row.verdict.compatible and self._plain(row.source) in choice.unfit for row in rows))
+        gone = [
+            each
+            for each in there
+            if each.path not in links
+            and (
+                each in dangling
+                or (
+                    each.name in scope
+                    and each.means in known
+                    and (each.name in choice.chosen or each.means in choice.unfit)
+                )
+            )
+        ]
+        rows = tuple(
+            row._replace(used=row.source in choice.chosen.values())
+            for row in choice.rows
+            if row.source.tree != kernel.release
+        )
+        return Found(
+            kernel,
+            links,
+            tuple(gone),
+            names=set(choice.chosen),
+            rows=rows,
+            blocked=tuple(blocked),
+            fell_back=any(row.verdict.compatible and self._plain(row.source) in choice.unfit for row in rows),
+        )
 
     def _scope(self, kernel: Kernel, dangling: Set[WeakLink]) -> Set[str]:
-        """The modules whose links are looked at. Where some are removed, only what leads nowhere by now: rpm calls with what it has replaced."""
+        """The modules whose links are looked at.
+
+        Where some are removed, only what leads nowhere by now: rpm calls with what it has replaced.
+        """
         wanted = {each.name for each in dangling}
         if self.options.verb == "add-kernel":
             wanted |= {each.name for each in self.every}
@@ -243,13 +318,18 @@ class _Work:
         return links, blocked
 
     def _dangles(self, link: WeakLink) -> bool:
-        """Whether a link leads nowhere: into a tree of modules, or to what was named as gone. Elsewhere may be a disk that is not mounted."""
+        """Whether a link leads nowhere: into a tree of modules, or to what was named as gone.
+
+        Elsewhere may be a disk that is not mounted.
+        """
         if self.host.exists(link.means):
             return False
         gone = self.options.verb == "remove-modules" and link.means in map(self._plain, self.listed)
         return link.means.startswith(modules_root(self.host) + "/") or gone
 
-    def _choose(self, kernel: Kernel, order: Sequence[Sequence[Source]], *, there: Sequence[WeakLink], scope: Set[str]) -> "Choice":
+    def _choose(
+        self, kernel: Kernel, order: Sequence[Sequence[Source]], *, there: Sequence[WeakLink], scope: Set[str]
+    ) -> "Choice":
         chosen: Dict[str, Source] = {}
         rows: List[Row] = []
         unfit: Set[str] = set()
@@ -263,7 +343,9 @@ class _Work:
             judged: Dict[str, Verdict] = {}
             while todo:  # without a driver that is refused, others may lack what it gives
                 given = [*chosen.values(), *todo]
-                verdicts = judge(kernel, [self.modules[each.path] for each in given] + beside, without=replaced)
+                verdicts = judge(
+                    kernel, [self.modules[each.path] for each in given] + beside, without=replaced
+                )
                 now = dict(zip([each.path for each in given], verdicts))
                 judged.update((each.path, now[each.path]) for each in todo)
                 refused = {each.unit for each in todo if not now[each.path].compatible}
@@ -273,13 +355,19 @@ class _Work:
                 worst = {each.unit for each in todo if now[each.path].verdict == INCOMPATIBLE}
                 unfit.update(self._plain(each) for each in todo if each.unit in worst)
                 todo = [each for each in todo if each.unit not in refused]
-            rows += [Row(each, self.modules[each.path].built_for, judged[each.path], used=False) for each in found if each.path in judged]
+            rows += [
+                Row(each, self.modules[each.path].built_for, judged[each.path], used=False)
+                for each in found
+                if each.path in judged
+            ]
         return Choice(chosen, tuple(rows), unfit)
 
     def _beside(self, kernel: Kernel, there: Sequence[WeakLink], scope: Set[str]) -> List[KernelModule]:
         """Modules that are there for this kernel and that its modules.dep does not list yet."""
         found = [self.modules[each.path] for each in self.every if each.tree == kernel.release]
-        found += [self.modules[each.path] for each in self.every if each.path in {link.means for link in there}]
+        found += [
+            self.modules[each.path] for each in self.every if each.path in {link.means for link in there}
+        ]
         return [module for module in found if module.name not in scope and module.name not in kernel.modules]
 
     def _links(self, plan: Plan, found: Found) -> bool:
@@ -293,7 +381,9 @@ class _Work:
             depmod.refresh(plan, directory, {}, without=[each.path for each in found.gone])
 
     def _stale(self, directory: str, found: Found) -> bool:
-        """Whether modules.dep does not know what lies there: a run was cut off, or a module was replaced in its place."""
+        """Whether modules.dep does not know what lies there: a run was cut off, or a module was replaced in
+        its place.
+        """
         host = self.host
         lists = listing.listed(host, directory)
         places = tuple("%s/%s/" % (directory, place) for place in ("extra", "weak-updates"))
@@ -304,8 +394,11 @@ class _Work:
         if not files or index is None:
             return bool(files)
         times = [status.st_ctime for status in map(host.stat, files) if status]
-        return (any(names.module_of(path) not in lists for path in files) or any(index.st_mtime < when for when in times)
-                or depmod.damaged(host, directory))
+        return (
+            any(names.module_of(path) not in lists for path in files)
+            or any(index.st_mtime < when for when in times)
+            or depmod.damaged(host, directory)
+        )
 
 
 def _sweep(plan: Plan, found: Found) -> None:
@@ -319,7 +412,11 @@ def _sweep(plan: Plan, found: Found) -> None:
         directory = max(todo, key=len)
         todo.remove(directory)
         left = {"%s/%s" % (directory, name) for name in host.listdir(directory)} - gone
-        if posixpath.basename(directory) == "weak-updates" or left or any(path.startswith(directory + "/") for path in found.links):
+        if (
+            posixpath.basename(directory) == "weak-updates"
+            or left
+            or any(path.startswith(directory + "/") for path in found.links)
+        ):
             continue
         plan.put(directory, None)
         gone.add(directory)
@@ -327,7 +424,9 @@ def _sweep(plan: Plan, found: Found) -> None:
 
 
 def _remove_kernel(host: Host, release: str) -> Tuple[Plan, Answer]:
-    """All links to packages' modules go; depmod runs while the kernel has indexes: what they list beyond would make dracut fail."""
+    """All links to packages' modules go; depmod runs while the kernel has indexes: what they list beyond
+    would make dracut fail.
+    """
     plan = Plan(host)
     kernel = Kernel(host, release, "%s/%s" % (modules_root(host), release))
     gone = tuple(packaged.links(host, kernel)) if names.is_release(release) else ()
@@ -337,4 +436,3 @@ def _remove_kernel(host: Host, release: str) -> Tuple[Plan, Answer]:
     _sweep(plan, found)
     changed = (release,) if gone else ()
     return plan, Answer((found,), changed, changed, ())
-

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What is said of a module and a kernel."""
+
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 COMPATIBLE, INCOMPATIBLE, UNKNOWN = "compatible", "incompatible", "unknown"
@@ -36,14 +37,19 @@ class Finding(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         """code, effect and message always; symbol, wanted and found where they say something."""
         answer = {"code": self.code, "effect": self.effect, "message": self.message}
-        answer.update((name, value) for name, value in (("symbol", self.symbol), ("wanted", self.wanted), ("found", self.found)) if value is not None)
+        answer.update(
+            (name, value)
+            for name, value in (("symbol", self.symbol), ("wanted", self.wanted), ("found", self.found))
+            if value is not None
+        )
         return answer
 
 
 class Verdict(NamedTuple):
     """The answer for one module (its path and name) on one kernel (its release).
 
-    ``errno`` is that of the refusing loader, None unless incompatible; ``dmesg`` is the first line that it prints then.
+    ``errno`` is that of the refusing loader, None unless incompatible; ``dmesg`` is the first line that it
+    prints then.
     """
 
     module: str
@@ -69,16 +75,26 @@ class Verdict(NamedTuple):
 
     @property
     def short(self) -> str:
-        """That finding in a few words, told with all others of its kind: ``3 symbols differ (pci_enable_device, skb_put, ...)``."""
+        """That finding in a few words, told with all others of its kind: ``3 symbols differ
+        (pci_enable_device, skb_put, ...)``.
+        """
         first = self.reason
         if first is None:
             return ""
-        symbols = [finding.symbol for finding in self.findings if finding.code == first.code and finding.symbol]
+        symbols = [
+            finding.symbol for finding in self.findings if finding.code == first.code and finding.symbol
+        ]
         if first.code not in _COUNTED or not symbols:
             return first.message
         shown = ", ".join(symbols[:2]) + (", ..." if len(symbols) > 2 else "")
         return "%s (%s)" % (_COUNTED[first.code][len(symbols) > 1].format(len(symbols)), shown)
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"module": self.module, "name": self.name, "kernel": self.kernel, "verdict": self.verdict, "errno": self.errno,
-                "findings": [finding.as_dict() for finding in self.findings]}
+        return {
+            "module": self.module,
+            "name": self.name,
+            "kernel": self.kernel,
+            "verdict": self.verdict,
+            "errno": self.errno,
+            "findings": [finding.as_dict() for finding in self.findings],
+        }

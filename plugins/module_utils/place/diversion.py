@@ -2,11 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""kmodctl in the place of weak-modules, so that packages' scripts call it; the script itself lies beside it until it is put back.
+"""kmodctl in the place of weak-modules, so that packages' scripts call it; the script itself lies beside it
+until it is put back.
 
-The script is copied and moved by the host's own cp and mv: they keep owner, times, label and attributes, so that rpm --verify finds
-nothing once it is back. An update of its package (kmod) writes the script anew over ours: then that is the one to keep.
+The script is copied and moved by the host's own cp and mv: they keep owner, times, label and attributes, so
+that rpm --verify finds nothing once it is back. An update of its package (kmod) writes the script anew over
+ours: then that is the one to keep.
 """
+
 import functools
 import shlex
 from typing import Optional
@@ -20,7 +23,8 @@ BESIDE = ".distrib"
 MADE_BY = "Made by outoftree.kmod"
 LIMIT = 1 << 20  # bytes; the script has 40 KiB
 
-# Python or kmodctl may be gone or half replaced in the very transaction that calls: then the script does what it did before.
+# Python or kmodctl may be gone or half replaced in the very transaction that calls: then the script does what
+# it did before.
 TEXT = """#!/bin/sh
 # %(made_by)s (kmod_weak_modules: divert), which puts the distribution's script back from %(beside)s.
 runs='import json, sys, zipfile, zlib; sys.exit(sys.version_info < (3, 6) or not zipfile.is_zipfile(sys.argv[1]))'
@@ -42,18 +46,29 @@ def present(host: Host, kmodctl: str, python: str) -> Plan:
     place = find(host)
     if place is None:
         return plan
-    words = {"made_by": MADE_BY, "kmodctl": shlex.quote(kmodctl), "python": shlex.quote(python), "beside": place + BESIDE}
+    words = {
+        "made_by": MADE_BY,
+        "kmodctl": shlex.quote(kmodctl),
+        "python": shlex.quote(python),
+        "beside": place + BESIDE,
+    }
     if not ours(host, place):
         _refuse_odd(host, place)
         _refuse_odd(host, place + BESIDE)
-        plan.run(place + BESIDE, ["cp", "-a", "-f", "-T", "--", host.real(place), host.real(place + BESIDE)],
-                 inverse=functools.partial(_back, place=place))
+        plan.run(
+            place + BESIDE,
+            ["cp", "-a", "-f", "-T", "--", host.real(place), host.real(place + BESIDE)],
+            inverse=functools.partial(_back, place=place),
+        )
     plan.put(place, File(Content.of((TEXT % words).encode("utf-8", "surrogateescape")), 0o755))
     return plan
 
 
 def absent(host: Host) -> Plan:
-    """Put the script back as it was. Where its package has written it anew, that one stays and the older copy goes."""
+    """Put the script back as it was.
+
+    Where its package has written it anew, that one stays and the older copy goes.
+    """
     plan = Plan(host)
     for place in PLACES:
         beside = place + BESIDE
@@ -61,8 +76,11 @@ def absent(host: Host) -> Plan:
         if ours(host, place):
             if there:
                 was = host.read(place, LIMIT)
-                plan.run(place, ["mv", "-f", "-T", "--", host.real(beside), host.real(place)],
-                         inverse=functools.partial(_again, place=place, was=was))
+                plan.run(
+                    place,
+                    ["mv", "-f", "-T", "--", host.real(beside), host.real(place)],
+                    inverse=functools.partial(_again, place=place, was=was),
+                )
             else:
                 plan.put(place, None)
             return plan
@@ -98,5 +116,10 @@ def came_back(host: Host) -> bool:
 
 def _refuse_odd(host: Host, path: str) -> None:
     if host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path)):
-        raise KmodError(path, "is no file, but %s" % ("a symlink to %s" % host.readlink(path) if host.is_link(path) else "something else"),
-                        "Put the script of the kmod package there, or leave kmod_weak_modules out", "WEAK_MODULES_ODD")
+        raise KmodError(
+            path,
+            "is no file, but %s"
+            % ("a symlink to %s" % host.readlink(path) if host.is_link(path) else "something else"),
+            "Put the script of the kmod package there, or leave kmod_weak_modules out",
+            "WEAK_MODULES_ODD",
+        )

@@ -2,12 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Modules that packages put under /lib/modules/REL/extra: what there is of them, and of the links to them in weak-updates.
+"""Modules that packages put under /lib/modules/REL/extra: what there is of them, and of the links to them in
+weak-updates.
 
-The tree is the only record. A link to a package's module is absolute, as weak-modules writes it: so that script sees through it in its
-sandbox (a relative one leads nowhere there), copies it back as it is, and drops it when its package goes; ours to stored drivers, which
-are relative, are never among these.
+The tree is the only record. A link to a package's module is absolute, as weak-modules writes it: so that
+script sees through it in its sandbox (a relative one leads nowhere there), copies it back as it is, and drops
+it when its package goes; ours to stored drivers, which are relative, are never among these.
 """
+
 import posixpath
 import re
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -25,7 +27,8 @@ _TREE = re.compile(r"(?:/usr)?/lib/modules/([^/]+)/([^/]+)/(.+)", re.DOTALL)
 class Source(NamedTuple):
     """A module file that is to serve other kernels, too.
 
-    ``unit``: what is installed together and of use only together, the first directory below extra/ (or a file that lies there alone).
+    ``unit``: what is installed together and of use only together, the first directory below extra/ (or a file
+    that lies there alone).
     """
 
     path: str  # as a link says it
@@ -39,7 +42,9 @@ class Source(NamedTuple):
 
 
 class WeakLink(NamedTuple):
-    """A link to a module in a kernel's weak-updates, and the path that it means (see ``plain``), there or not."""
+    """A link to a module in a kernel's weak-updates, and the path that it means (see ``plain``), there or
+    not.
+    """
 
     path: str
     text: str
@@ -101,7 +106,11 @@ def _links(host: Host, directory: str, depth: int = 0) -> Iterator[WeakLink]:
         path = "%s/%s" % (directory, name)
         if host.is_link(path):
             text = host.readlink(path)
-            if names.may_be_module(name) and not name.startswith(".") and not _is_stored_drivers(host, path, text):
+            if (
+                names.may_be_module(name)
+                and not name.startswith(".")
+                and not _is_stored_drivers(host, path, text)
+            ):
                 yield WeakLink(path, text, meant(host, path, text))
         elif depth < DEPTH and host.is_dir(path):
             yield from _links(host, path, depth + 1)
@@ -110,7 +119,7 @@ def _links(host: Host, directory: str, depth: int = 0) -> Iterator[WeakLink]:
 def meant(host: Host, path: str, text: str) -> str:
     """Where a link leads. weak-modules --basedir has written the root's own path into it."""
     if not host.live and text.startswith(host.root.rstrip("/") + "/"):
-        text = text[len(host.root.rstrip("/")):]
+        text = text[len(host.root.rstrip("/")) :]
     return plain(host, posixpath.join(posixpath.dirname(path), text))
 
 
@@ -120,7 +129,9 @@ def _is_stored_drivers(host: Host, path: str, text: str) -> bool:
 
 
 def stored_names(host: Host) -> Dict[str, Set[str]]:
-    """The modules that each kernel has of stored drivers, by release: those are served, and nobody's link gets in their way."""
+    """The modules that each kernel has of stored drivers, by release: those are served, and nobody's link
+    gets in their way.
+    """
     found: Dict[str, Set[str]] = {}
     builds = store.builds(host)
     for build in builds:
@@ -136,8 +147,11 @@ def stored_names(host: Host) -> Dict[str, Set[str]]:
 
 # What belongs together
 
+
 def joined(found: Sequence[Source], modules: Dict[str, KernelModule]) -> List[Source]:
-    """The same, where files that lie in extra/ itself and need each other are one unit (DKMS puts all drivers there)."""
+    """The same, where files that lie in extra/ itself and need each other are one unit (DKMS puts all drivers
+    there).
+    """
     flat = [each for each in found if each.tree and "/" not in each.below]
     heads: Dict[str, str] = {}
 
@@ -165,7 +179,8 @@ def _uses(found: Sequence[Source], modules: Dict[str, KernelModule]) -> Iterator
 
 
 def concerned(found: Sequence[Source], modules: Dict[str, KernelModule], wanted: Iterable[str]) -> Set[str]:
-    """The names of all modules whose links may change with those ``wanted``: of the same unit in any tree, and who needs or gives symbols.
+    """The names of all modules whose links may change with those ``wanted``: of the same unit in any tree,
+    and who needs or gives symbols.
 
     So what one call could not link for want of a module is linked by the call that brings that one.
     """
@@ -184,7 +199,9 @@ def concerned(found: Sequence[Source], modules: Dict[str, KernelModule], wanted:
 
 
 def rounds(found: Iterable[Source]) -> List[List[Source]]:
-    """In which order builds are tried: one tree after the other, the newest first, and no module twice in one round."""
+    """In which order builds are tried: one tree after the other, the newest first, and no module twice in one
+    round.
+    """
     by_tree: Dict[str, Dict[str, List[Source]]] = {}
     for each in found:
         by_tree.setdefault(each.tree, {}).setdefault(each.unit, []).append(each)
@@ -207,7 +224,9 @@ def link_path(host: Host, release: str, source: Source) -> str:
 
 
 def taken_by(host: Host, path: str, top: str) -> Optional[str]:
-    """What is in the way of a link at ``path`` below ``top``: no directory where one has to be, or a file that is no link."""
+    """What is in the way of a link at ``path`` below ``top``: no directory where one has to be, or a file
+    that is no link.
+    """
     parent = posixpath.dirname(path)
     while len(parent) > len(top):
         if host.is_link(parent) or (host.lstat(parent) is not None and not host.is_dir(parent)):

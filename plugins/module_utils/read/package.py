@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Files out of .deb and .rpm packages, without the tools of either family and without installing anything."""
+
 import io
 import struct
 import tarfile
@@ -19,15 +20,26 @@ _AGAIN = "Copy the package again"
 
 
 def modules(host: Host, path: str) -> List[Tuple[str, bytes]]:
-    """(path in the package, bytes) of the kernel modules in it, as they are packed. Errors: those of ``files``; NO_MODULES."""
+    """(path in the package, bytes) of the kernel modules in it, as they are packed.
+
+    Errors: those of ``files``; NO_MODULES.
+    """
     found = list(files(host, path, names.is_readable_module))
     if not found:
-        raise KmodError(path, "there is no .ko file in this package", "Give the package that has the modules", "NO_MODULES")
+        raise KmodError(
+            path,
+            "there is no .ko file in this package",
+            "Give the package that has the modules",
+            "NO_MODULES",
+        )
     return found
 
 
 def files(host: Host, path: str, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """(path in the package, bytes) of the regular files whose path is ``wanted``. Errors: PACKAGE_DAMAGED, those of ``decompress``."""
+    """(path in the package, bytes) of the regular files whose path is ``wanted``.
+
+    Errors: PACKAGE_DAMAGED, those of ``decompress``.
+    """
     data = host.read(path)
     try:
         if data.startswith(b"!<arch>\n"):
@@ -46,9 +58,11 @@ def _deb(data: bytes, path: str, wanted: Callable[[str], bool]) -> Iterator[Tupl
     """deb(5): an ar archive with, among others, data.tar in some compression."""
     at = 8
     while at + 60 <= len(data):
-        name, size = data[at:at + 16].decode("latin-1").rstrip(" /"), int(data[at + 48:at + 58])
+        name, size = data[at : at + 16].decode("latin-1").rstrip(" /"), int(data[at + 48 : at + 58])
         if name.startswith("data.tar"):
-            with tarfile.open(fileobj=io.BytesIO(decompress(data[at + 60:at + 60 + size], path)), mode="r:") as archive:
+            with tarfile.open(
+                fileobj=io.BytesIO(decompress(data[at + 60 : at + 60 + size], path)), mode="r:"
+            ) as archive:
                 for member in archive:
                     content = archive.extractfile(member) if member.isreg() and wanted(member.name) else None
                     if content is not None:
@@ -59,7 +73,9 @@ def _deb(data: bytes, path: str, wanted: Callable[[str], bool]) -> Iterator[Tupl
 
 
 def _rpm_payload(data: bytes) -> bytes:
-    """Behind the lead of 96 bytes lie two headers, of which the first is padded to 8 (rpm: docs/manual/format_v4.md)."""
+    """Behind the lead of 96 bytes lie two headers, of which the first is padded to 8 (rpm:
+    docs/manual/format_v4.md).
+    """
     at = 96
     for padded in (True, False):
         magic, entries, size = struct.unpack_from(">4s4xII", data, at)
@@ -72,17 +88,20 @@ def _rpm_payload(data: bytes) -> bytes:
 
 
 def _cpio(data: bytes, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """cpio(5), the "new ASCII" format: the sizes are padded to 4. Hard links carry their data with the last of them, modules have none."""
+    """cpio(5), the "new ASCII" format: the sizes are padded to 4.
+
+    Hard links carry their data with the last of them, modules have none.
+    """
     at = 0
-    while data[at:at + 6] in (b"070701", b"070702"):
-        mode, size, name_size = (int(data[at + start:at + start + 8], 16) for start in (14, 54, 94))
-        name = data[at + 110:at + 110 + name_size - 1].decode("utf-8", "surrogateescape")
+    while data[at : at + 6] in (b"070701", b"070702"):
+        mode, size, name_size = (int(data[at + start : at + start + 8], 16) for start in (14, 54, 94))
+        name = data[at + 110 : at + 110 + name_size - 1].decode("utf-8", "surrogateescape")
         start = at + 110 + name_size + -(110 + name_size) % 4
         if name == "TRAILER!!!":
             return
         if start + size > len(data):
             break
         if mode >> 12 == 8 and wanted(name):
-            yield name, data[start:start + size]
+            yield name, data[start : start + size]
         at = start + size + -size % 4
     raise ValueError("its archive ends too early")

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmodctl in the place of weak-modules, and the script back as it was."""
+
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import diversion
 
-SCRIPT = "#!/bin/sh\necho the script \"$@\"\n"
+SCRIPT = '#!/bin/sh\necho the script "$@"\n'
 PLACE = "usr/sbin/weak-modules"
 
 
@@ -36,8 +37,11 @@ def divert(root, kmodctl="/usr/local/sbin/kmodctl", python=sys.executable):
 
 
 def seen(root):
-    return {str(path.relative_to(root)): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.read_text()) for path in (root / "usr").rglob("*")
-            if path.is_file()}
+    return {
+        str(path.relative_to(root)): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.read_text())
+        for path in (root / "usr").rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_script_lies_beside_and_comes_back_exactly(root):
@@ -123,7 +127,9 @@ def test_a_failure_takes_it_all_back(root):
     plan.run("/x", ["false"])
     with pytest.raises(KmodError):
         plan.apply()
-    assert {path: what[::2] for path, what in seen(root).items()} == {path: what[::2] for path, what in before.items()}
+    assert {path: what[::2] for path, what in seen(root).items()} == {
+        path: what[::2] for path, what in before.items()
+    }
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -135,5 +141,7 @@ def test_where_kmodctl_cannot_be_run_the_script_is(root, works):
         kmodctl.write_bytes(kmodctl.read_bytes()[:20])
     divert(root, str(kmodctl))
     text = (root / PLACE).read_text().replace("/usr/sbin/", str(root) + "/usr/sbin/")
-    done = subprocess.run(["sh", "-c", text, "weak-modules", "--add-kernel", "a b"], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        ["sh", "-c", text, "weak-modules", "--add-kernel", "a b"], stdout=subprocess.PIPE, check=True
+    )
     assert done.stdout.decode() == ("ours weak-modules" if works else "the script") + " --add-kernel a b\n"

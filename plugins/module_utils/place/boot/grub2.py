@@ -4,9 +4,11 @@
 
 """GRUB 2: entries in a custom.cfg beside grub.cfg, which 41_custom has grub.cfg source at boot.
 
-So nothing is generated again, and grub-mkconfig leaves ours alone. The default and the entry for the next boot alone are those that
-grub.cfg takes from the environment block. Used for the menu of GRUB with Boot Loader Specification entries as well.
+So nothing is generated again, and grub-mkconfig leaves ours alone. The default and the entry for the next
+boot alone are those that grub.cfg takes from the environment block. Used for the menu of GRUB with Boot
+Loader Specification entries as well.
 """
+
 import os
 import re
 from typing import Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
@@ -15,16 +17,22 @@ from ...errors import KmodError
 from . import blocks, bls, grubenv, script, storage
 from .menu import Entry, Loader, Menu, New, View, number, trial
 
-_SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M)
+_SECTION = re.compile(
+    r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M
+)
 _DEFAULT = re.compile(r'^if \[ -z "\$\{boot_once\}" \]; then set default=\'.*\'; fi\n', re.M)
 LINUX = ("linux", "linux16", "linuxefi")
 INITRD = ("initrd", "initrd16", "initrdefi")
-# What an entry of ours does not do: become the default because it was tried by hand, or be tried twice (Ubuntu's images for clouds)
+# What an entry of ours does not do: become the default because it was tried by hand, or be tried twice
+# (Ubuntu's images for clouds)
 LEAVE_OUT = ("savedefault", "initrdfail")
-WAIT = "recordfail"  # Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
+# Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
+WAIT = "recordfail"
 XEN = ("multiboot", "multiboot2", "xen_hypervisor")
 DEFAULT_OPTIONS = "$default_kernelopts"  # of an entry in a file that has none
-GRUBS_OWN = re.compile(r"feature_|grub_|config_|net_|pxe|efi|shim|lockdown|(root|prefix|cmdpath|lang|chosen|timeout|timeout_style|[0-9?#*@])$")
+GRUBS_OWN = re.compile(
+    r"feature_|grub_|config_|net_|pxe|efi|shim|lockdown|(root|prefix|cmdpath|lang|chosen|timeout|timeout_style|[0-9?#*@])$"
+)
 REMEMBERED = "outoftree_kmod_default"  # the saved_entry that ours replaced
 
 
@@ -57,11 +65,23 @@ def config(view: View, loader: Loader) -> Config:
 def _config(view: View, loader: Loader) -> Config:
     text = view.text(loader.config)
     if text is None:
-        raise KmodError(loader.config, "is not there", "Generate it: grub-mkconfig -o %s" % loader.config, "CONFIG_MISSING")
+        raise KmodError(
+            loader.config,
+            "is not there",
+            "Generate it: grub-mkconfig -o %s" % loader.config,
+            "CONFIG_MISSING",
+        )
     reader = _Reader(view, loader)
     reader.read(script.parse(text, loader.config), _Source(loader.config, text), ())
-    return Config(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users,
-                  dict(reader.later, **reader.variables))
+    return Config(
+        reader.entries,
+        reader.default,
+        reader.custom,
+        "${next_entry}" in text,
+        reader.superusers,
+        reader.users,
+        dict(reader.later, **reader.variables),
+    )
 
 
 class _Source:
@@ -77,8 +97,8 @@ class _Source:
 class _Reader:
     """Walks a configuration in the order in which GRUB would run it.
 
-    All entries are taken, whatever their conditions; settings are not where a condition tells for certain that they are not made: where
-    Fedora counts failed boots down, ``default`` is set to 1 in the end.
+    All entries are taken, whatever their conditions; settings are not where a condition tells for certain
+    that they are not made: where Fedora counts failed boots down, ``default`` is set to 1 in the end.
     """
 
     def __init__(self, view: View, loader: Loader) -> None:
@@ -106,11 +126,21 @@ class _Reader:
                 if command.name == "submenu":
                     self.read(command.body, source, entry.position)
             elif command.name == "blscfg" and self.loader.entries:
-                self.entries.extend(each._replace(position=self.place(parent)) for each in bls.entries(self.view, self.loader))
-            elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
+                self.entries.extend(
+                    each._replace(position=self.place(parent)) for each in bls.entries(self.view, self.loader)
+                )
+            elif (
+                command.name in ("source", ".")
+                and len(command.words) > 1
+                and command.words[1].value.endswith("/custom.cfg")
+            ):
                 self.source_custom(parent)
             elif command.name == "function":  # called somewhere, and sets what entries use (vt_handoff)
-                self.later.update(each.words[1].value.partition("=")[::2] for each in command.walk() if each.name == "set" and len(each.words) > 1)
+                self.later.update(
+                    each.words[1].value.partition("=")[::2]
+                    for each in command.walk()
+                    if each.name == "set" and len(each.words) > 1
+                )
             elif command.name == "set" and len(command.words) > 1:
                 name, _unused, value = command.words[1].value.partition("=")
                 if taken:
@@ -122,8 +152,12 @@ class _Reader:
                 self.superusers = self.superusers or name == "superusers" and bool(value)
 
     def holds(self, condition: script.Command) -> Optional[bool]:
-        """Whether a condition is true on a boot for which nobody asked for another entry; None where files do not tell."""
-        environment = {name: value for name, value in self.environment if name not in ("next_entry", "prev_saved_entry")}
+        """Whether a condition is true on a boot for which nobody asked for another entry; None where files do
+        not tell.
+        """
+        environment = {
+            name: value for name, value in self.environment if name not in ("next_entry", "prev_saved_entry")
+        }
         known = dict(environment, **self.variables)
         named = set(re.findall(r"\$\{?(\w+)", " ".join(word.raw for word in condition.words)))
         if condition.name not in ("[", "test") or any(GRUBS_OWN.match(name) for name in named - set(known)):
@@ -134,7 +168,8 @@ class _Reader:
     def source_custom(self, parent: Tuple[int, ...]) -> None:
         path = custom(self.loader)
         text = self.view.text(path)
-        if text is not None and not self.custom:  # 41_custom names it twice, for GRUBs with and without config_directory
+        # 41_custom names it twice, for GRUBs with and without config_directory
+        if text is not None and not self.custom:
             self.custom = True
             self.read(script.parse(text, path), _Source(path, text), parent)
         self.custom = True
@@ -155,9 +190,21 @@ def _entry(command: script.Command, source: _Source, position: Tuple[int, ...]) 
     line = source.text.rfind("\n", 0, command.start) + 1
     block, section = source.ours.at(command.start), source.sections.at(command.start)
     driver, kernel = blocks.whose(block) if block else (None, None)
-    return Entry(ident or title, title, linux[0] if linux else "", initrd, " ".join(linux[1:]), source.path,
-                 source.text[line:command.stop] + "\n", position, section.group("name") if section else "", driver, kernel,
-                 trial(block.group("body")) if block else "", xen)
+    return Entry(
+        ident or title,
+        title,
+        linux[0] if linux else "",
+        initrd,
+        " ".join(linux[1:]),
+        source.path,
+        source.text[line : command.stop] + "\n",
+        position,
+        section.group("name") if section else "",
+        driver,
+        kernel,
+        trial(block.group("body")) if block else "",
+        xen,
+    )
 
 
 def _head(command: script.Command) -> Tuple[str, str]:
@@ -181,7 +228,9 @@ def _head(command: script.Command) -> Tuple[str, str]:
 def menu(view: View, loader: Loader) -> Menu:
     found = config(view, loader)
     variables = environment_of(view, loader)
-    default = re.sub(r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default)
+    default = re.sub(
+        r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default
+    )
     once = grubenv.get(variables, "next_entry")
     following = resolve(found.entries, once) if once and found.once else None
     return Menu(found.entries, resolve(found.entries, default), following.id if following else once or None)
@@ -193,9 +242,11 @@ def environment_of(view: View, loader: Loader) -> List[Tuple[str, str]]:
 
 
 def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
-    """The entry that a value of ``default`` means: numbers, titles or ids, one a level; the first where it means none.
+    """The entry that a value of ``default`` means: numbers, titles or ids, one a level; the first where it
+    means none.
 
-    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as in the GRUB of Fedora and Enterprise Linux.
+    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as in the GRUB
+    of Fedora and Enterprise Linux.
     """
     parent: Tuple[int, ...] = ()
     found: Optional[Entry] = None
@@ -206,32 +257,43 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
             break
         named = [entry for entry in level if part in (entry.title, entry.id)]
         place = number(part)
-        numbered = level[place:place + 1] if place is not None else []
+        numbered = level[place : place + 1] if place is not None else []
         found = (numbered or named or level)[0]
         parent = found.position
     return found
 
 
 def name(entry: Entry) -> str:
-    """What to set default to. GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number;
-    a title of ours never does."""
+    """What to set default to.
+
+    GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a
+    number; a title of ours never does."""
     return entry.title.replace(">", ">>") if entry.id[:1].isdigit() else entry.id
 
 
 # Changing
 
+
 def compose(shipped: Entry, new: New, variables: Mapping[str, str]) -> str:
     """The shipped entry's own text with another title, id and initrd, and with arguments added."""
-    indent = shipped.text[:len(shipped.text) - len(shipped.text.lstrip(" \t"))]
-    text = "".join(line[len(indent):] if line.startswith(indent) else line for line in shipped.text.splitlines(True))
+    indent = shipped.text[: len(shipped.text) - len(shipped.text.lstrip(" \t"))]
+    text = "".join(
+        line[len(indent) :] if line.startswith(indent) else line for line in shipped.text.splitlines(True)
+    )
     command = script.parse(text, shipped.path)[0]
     edits = _edit_head(command, new, shipped)
     bare = _bare(command, new.replaces)
     images = ""
     for each in command.walk():
         if each.name in INITRD and new.replaces in [word.value for word in each.words]:
-            images = " ".join(" ".join(new.initrd) if word.value == new.replaces else word.raw for word in each.words[1:])
-            edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
+            images = " ".join(
+                " ".join(new.initrd) if word.value == new.replaces else word.raw for word in each.words[1:]
+            )
+            edits += [
+                (word.start, word.stop, " ".join(new.initrd))
+                for word in each.words[1:]
+                if word.value == new.replaces
+            ]
         elif each.name in LEAVE_OUT or each.name == WAIT and new.returns or each.name in INITRD and bare:
             edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
     for each in command.walk():
@@ -249,7 +311,9 @@ def compose(shipped: Entry, new: New, variables: Mapping[str, str]) -> str:
 
 
 def _end(linux: script.Command, variables: Mapping[str, str]) -> int:
-    """Where the kernel's own arguments end: in front of a -- that stands alone, or of a variable that has one."""
+    """Where the kernel's own arguments end: in front of a -- that stands alone, or of a variable that has
+    one.
+    """
     return next((word.start for word in linux.words[2:] if "--" in word.expanded(variables)), linux.stop)
 
 
@@ -263,7 +327,9 @@ def _linux(path: str, options: str) -> script.Command:
 
 
 def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
-    """The command lines that the kernel may get, one for each way through the entry, as GRUB puts them together (grub-core/lib/cmdline.c)."""
+    """The command lines that the kernel may get, one for each way through the entry, as GRUB puts them
+    together (grub-core/lib/cmdline.c).
+    """
     variables = variables_of(view, loader)
     if entry.path.endswith(".conf"):
         commands = [_linux(entry.linux, entry.args)]
@@ -272,7 +338,11 @@ def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
     found = []
     for command in commands:
         words = [field for word in command.words[1:] for field in word.expanded(variables)]
-        found.append(" ".join(["BOOT_IMAGE=" + word if number == 0 else _passed(word) for number, word in enumerate(words)]))
+        found.append(
+            " ".join(
+                ["BOOT_IMAGE=" + word if number == 0 else _passed(word) for number, word in enumerate(words)]
+            )
+        )
     return found
 
 
@@ -282,15 +352,19 @@ def _passed(word: str) -> str:
 
 
 def variables_of(view: View, loader: Loader) -> Dict[str, str]:
-    """What GRUB's variables are when an entry starts, as far as files tell: those of the environment block come last."""
+    """What GRUB's variables are when an entry starts, as far as files tell: those of the environment block
+    come last.
+    """
     return dict(config(view, loader).variables, **dict(environment_of(view, loader)))
 
 
 def _bare(command: script.Command, image: str) -> Set[int]:
     """Where the commands stand that, by some way through the entry, start the kernel without its initramfs.
 
-    Ubuntu's images for clouds (GRUB_FORCE_PARTUUID) try that first, and an initramfs only on the boot after one that failed.
+    Ubuntu's images for clouds (GRUB_FORCE_PARTUUID) try that first, and an initramfs only on the boot after
+    one that failed.
     """
+
     def step(each: script.Command, state: Tuple[int, bool]) -> Tuple[int, bool]:
         if each.name in LINUX:
             return each.start, False
@@ -319,16 +393,31 @@ def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
     """Our block in custom.cfg; beside an entry that is a file of its own, another such file."""
     if shipped.path.endswith(".conf"):
         variables = variables_of(view, loader)
-        composed = bls.compose(shipped, new, end=lambda options: _end_of_options(options, variables), default=DEFAULT_OPTIONS)
+        composed = bls.compose(
+            shipped, new, end=lambda options: _end_of_options(options, variables), default=DEFAULT_OPTIONS
+        )
         bls.put(view, bls.path(shipped, new), composed, shipped, new)
         return
     if not config(view, loader).custom:
-        raise KmodError(loader.config, "does not source custom.cfg, where new entries go", "Add what 41_custom of GRUB writes, or run grub-mkconfig",
-                        "GRUB_NO_CUSTOM")
+        raise KmodError(
+            loader.config,
+            "does not source custom.cfg, where new entries go",
+            "Add what 41_custom of GRUB writes, or run grub-mkconfig",
+            "GRUB_NO_CUSTOM",
+        )
     text = view.text(custom(loader))
-    old = next((block.group("body") for block in blocks.each(text or "") if blocks.whose(block) == (new.driver, new.kernel)), "")
+    old = next(
+        (
+            block.group("body")
+            for block in blocks.each(text or "")
+            if blocks.whose(block) == (new.driver, new.kernel)
+        ),
+        "",
+    )
     default = _DEFAULT.search(old)
-    body = compose(shipped, new, variables_of(view, loader)) + new.remark + (default.group() if default else "")
+    body = (
+        compose(shipped, new, variables_of(view, loader)) + new.remark + (default.group() if default else "")
+    )
     view.put(custom(loader), blocks.put(text, new.driver, new.kernel, body), like=loader.config)
 
 
@@ -340,13 +429,19 @@ def drop(view: View, loader: Loader, entry: Entry) -> None:
 
 
 def set_default(view: View, loader: Loader, entry: Entry) -> None:
-    """Make our entry the default, in the way that this grub.cfg takes it from; only the one that is replaced is remembered."""
+    """Make our entry the default, in the way that this grub.cfg takes it from; only the one that is replaced
+    is remembered.
+    """
     _check_unattended(view, loader, entry)
     found = config(view, loader)
     if "saved_entry" not in _without_ours(view, loader).default:
         if entry.path.endswith(".conf"):
-            raise KmodError(loader.config, "has a fixed default and does not look at the saved one",
-                            "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig", "DEFAULT_FIXED")
+            raise KmodError(
+                loader.config,
+                "has a fixed default and does not look at the saved one",
+                "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig",
+                "DEFAULT_FIXED",
+            )
         _set_in_custom(view, loader, entry)
         return
     path = environment(loader)
@@ -369,7 +464,9 @@ def _without_ours(view: View, loader: Loader) -> Config:
 
 
 def _set_in_custom(view: View, loader: Loader, entry: Entry) -> None:
-    """For a grub.cfg with a fixed default: custom.cfg, which comes last, sets it, except where the next boot alone has an entry of its own."""
+    """For a grub.cfg with a fixed default: custom.cfg, which comes last, sets it, except where the next boot
+    alone has an entry of its own.
+    """
     text = view.text(custom(loader)) or ""
     for driver, kernel, body in [blocks.whose(block) + (block.group("body"),) for block in blocks.each(text)]:
         wanted = _DEFAULT.sub("", body)
@@ -383,12 +480,20 @@ def set_once(view: View, loader: Loader, entry: Entry) -> None:
     """Have the next boot alone start our entry; GRUB itself takes that back before it does."""
     _check_unattended(view, loader, entry)
     if not config(view, loader).once:
-        raise KmodError(loader.config, "does not look at next_entry, so no entry can be started only once", "Run grub-mkconfig",
-                        "GRUB_NO_ONCE")
+        raise KmodError(
+            loader.config,
+            "does not look at next_entry, so no entry can be started only once",
+            "Run grub-mkconfig",
+            "GRUB_NO_ONCE",
+        )
     why = storage.unwritable(view.host, environment(loader), "" if loader.entries else entry.text)
     if why:
-        raise KmodError(environment(loader), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
-                        "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
+        raise KmodError(
+            environment(loader),
+            "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
+            "Choose the entry in the boot menu, or put the file on a plain partition",
+            "ONCE_NOT_SAFE",
+        )
     path = environment(loader)
     if grubenv.get(environment_of(view, loader), "next_entry") != name(entry):
         view.put(path, grubenv.set_(_environment_to_write(view, loader), path, "next_entry", name(entry)))
@@ -401,7 +506,12 @@ def forget(view: View, loader: Loader, entry: Entry) -> None:
     text = view.text(path)
     for block in blocks.each(text or ""):
         if blocks.whose(block) == (entry.driver, entry.kernel) and _DEFAULT.search(block.group("body")):
-            view.put(path, blocks.put(text, entry.driver or "", entry.kernel or "", _DEFAULT.sub("", block.group("body"))))
+            view.put(
+                path,
+                blocks.put(
+                    text, entry.driver or "", entry.kernel or "", _DEFAULT.sub("", block.group("body"))
+                ),
+            )
 
 
 def _forget_in_environment(view: View, loader: Loader, entry: Entry) -> None:
@@ -416,7 +526,9 @@ def _forget_in_environment(view: View, loader: Loader, entry: Entry) -> None:
     saved = grubenv.get(variables, "saved_entry")
     if remembered is not None and saved == name(entry):
         text = grubenv.set_(text, path, "saved_entry", remembered[1:] if remembered.startswith("=") else None)
-    if remembered is not None and not any(each.driver and name(each) == saved != name(entry) for each in config(view, loader).entries):
+    if remembered is not None and not any(
+        each.driver and name(each) == saved != name(entry) for each in config(view, loader).entries
+    ):
         text = grubenv.set_(text, path, REMEMBERED, None)
     if text != view.text(path):
         view.put(path, text)
@@ -426,23 +538,38 @@ def _environment_to_write(view: View, loader: Loader) -> str:
     path = environment(loader)
     text = view.text(path)
     if text is None:
-        raise KmodError(path, "is not there, so GRUB remembers nothing from one boot to the next", "Make it: grub-editenv %s create" % path,
-                        "ENV_MISSING")
+        raise KmodError(
+            path,
+            "is not there, so GRUB remembers nothing from one boot to the next",
+            "Make it: grub-editenv %s create" % path,
+            "ENV_MISSING",
+        )
     return text
 
 
 def _check_unattended(view: View, loader: Loader, entry: Entry) -> None:
     found = config(view, loader)
-    if entry.path.endswith(".conf"):  # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
-        free, then = _users(view, loader, found, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
+    # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
+    if entry.path.endswith(".conf"):
+        free, then = (
+            _users(view, loader, found, entry) is None,
+            "Take grub_users out of the shipped entries, or unset it, first",
+        )
     else:
         free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
     if found.superusers and not free:
-        raise KmodError(loader.config, "the menu is protected by a password, which %r would wait for" % entry.title, then, "GRUB_PASSWORD")
+        raise KmodError(
+            loader.config,
+            "the menu is protected by a password, which %r would wait for" % entry.title,
+            then,
+            "GRUB_PASSWORD",
+        )
 
 
 def _users(view: View, loader: Loader, found: Config, entry: Entry) -> Optional[str]:
-    """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to nothing at all."""
+    """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to
+    nothing at all.
+    """
     value = next((line.value for line in bls.lines(entry.text) if line.key == "grub_users"), None)
     if value != "$grub_users":  # blscfg knows no braces
         return value

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""GRUB legacy: one menu in grub.conf or menu.lst, whose ``default`` counts its titles. So ours goes to the end."""
+"""GRUB legacy: one menu in grub.conf or menu.lst, whose ``default`` counts its titles.
+
+So ours goes to the end.
+"""
+
 import itertools
 import re
 from typing import List, Optional
@@ -40,12 +44,27 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
         end = titles[place + 1].start() if place + 1 < len(titles) else len(text)
         block = ours.at(title.start())
         driver, kernel_of = blocks.whose(block) if block else (None, None)
-        body = own(text[title.start():end])
+        body = own(text[title.start() : end])
         kernel = _command(body, "kernel")
         initrd = _command(body, "initrd")
-        words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))  # kernel --type=, --no-mem-option
-        found.append(Entry(str(place), title.group("title"), words[0] if words else "", tuple(initrd), " ".join(words[1:]), loader.config,
-                           body, (place,), "", driver, kernel_of, xen=_line(body, "module") is not None))
+        # kernel --type=, --no-mem-option
+        words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))
+        found.append(
+            Entry(
+                str(place),
+                title.group("title"),
+                words[0] if words else "",
+                tuple(initrd),
+                " ".join(words[1:]),
+                loader.config,
+                body,
+                (place,),
+                "",
+                driver,
+                kernel_of,
+                xen=_line(body, "module") is not None,
+            )
+        )
     return found
 
 
@@ -69,15 +88,30 @@ def _command(body: str, command: str) -> List[str]:
 def compose(shipped: Entry, new: New) -> str:
     """The shipped entry's own lines with another title and initrd, and with arguments appended."""
     text = shipped.text if shipped.text.endswith("\n") else shipped.text + "\n"
-    text = re.sub(r"^([ \t]*title[ \t=]+).*$", lambda line: line.group(1) + new.title(shipped.title), text, count=1, flags=re.M)
-    text = re.sub(r"^[ \t]*savedefault.*\n", "", text, flags=re.M)  # to try an entry by hand must not make it the default
+    text = re.sub(
+        r"^([ \t]*title[ \t=]+).*$",
+        lambda line: line.group(1) + new.title(shipped.title),
+        text,
+        count=1,
+        flags=re.M,
+    )
+    # to try an entry by hand must not make it the default
+    text = re.sub(r"^[ \t]*savedefault.*\n", "", text, flags=re.M)
     kernel, initrd = _line(text, "kernel"), _line(text, "initrd")
     if kernel is None or initrd is None:
-        raise KmodError(shipped.path, "the entry %r has no kernel with an initrd" % shipped.title, "Correct it", "ENTRY_MALFORMED")
+        raise KmodError(
+            shipped.path,
+            "the entry %r has no kernel with an initrd" % shipped.title,
+            "Correct it",
+            "ENTRY_MALFORMED",
+        )
     words = [" ".join(new.initrd) if word == new.replaces else word for word in initrd.group("words").split()]
-    for found, value in sorted([(initrd, " ".join(words)), (kernel, cmdline.insert(kernel.group("words"), new.args))],
-                               key=lambda edit: edit[0].start(), reverse=True):
-        text = text[:found.start("words")] + value + text[found.end("words"):]
+    for found, value in sorted(
+        [(initrd, " ".join(words)), (kernel, cmdline.insert(kernel.group("words"), new.args))],
+        key=lambda edit: edit[0].start(),
+        reverse=True,
+    ):
+        text = text[: found.start("words")] + value + text[found.end("words") :]
     return text
 
 
@@ -101,12 +135,16 @@ def set_default(view: View, loader: Loader, entry: Entry) -> None:
         line = "%s%s%s\n" % (found.group("head"), entry.id, found.group("tail"))
         if not _REMEMBERED.search(text):
             line = "# %s default %s" % (MARKER, found.group()) + line
-        view.put(loader.config, text[:found.start()] + line + text[found.end():])
+        view.put(loader.config, text[: found.start()] + line + text[found.end() :])
 
 
 def set_once(view: View, loader: Loader, entry: Entry) -> None:
-    raise KmodError(loader.config, "GRUB legacy is told what to start once from its own shell alone",
-                    "Run: grub, then savedefault --default=%s --once" % entry.id, "ONCE_NOT_SAFE")
+    raise KmodError(
+        loader.config,
+        "GRUB legacy is told what to start once from its own shell alone",
+        "Run: grub, then savedefault --default=%s --once" % entry.id,
+        "ONCE_NOT_SAFE",
+    )
 
 
 def forget(view: View, loader: Loader, entry: Entry) -> None:
@@ -119,6 +157,8 @@ def forget(view: View, loader: Loader, entry: Entry) -> None:
         return
     if remembered and found.group("value") == entry.id:
         old = remembered.group("line")
-        view.put(loader.config, text[:remembered.start()] + (old + "\n" if old else "") + text[found.end():])
+        view.put(
+            loader.config, text[: remembered.start()] + (old + "\n" if old else "") + text[found.end() :]
+        )
     elif counted > int(entry.id):
-        view.put(loader.config, text[:found.start("value")] + str(counted - 1) + text[found.end("value"):])
+        view.put(loader.config, text[: found.start("value")] + str(counted - 1) + text[found.end("value") :])

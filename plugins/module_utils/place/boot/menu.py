@@ -4,9 +4,10 @@
 
 """What all boot loaders have in common here: entries in a menu, read from and planned as texts.
 
-A loader's module turns a View into a Menu. Since a View shows planned texts in place of those on disk, the menu that a plan would
-leave behind is read by the same code before anything is written.
+A loader's module turns a View into a Menu. Since a View shows planned texts in place of those on disk, the
+menu that a plan would leave behind is read by the same code before anything is written.
 """
+
 import re
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -14,12 +15,15 @@ from ...errors import KmodError
 from ...host import Host
 from ...plan import Content, File, Plan, Stamp, stamp
 
-# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of initramfs-tools reboot instead of
-# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
+# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of
+# initramfs-tools reboot instead of
+# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one,
+# leaves what it died of on the console.
 FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
 TEXT_LIMIT = 4 << 20  # bytes of a loader's file
 MANY = 4096  # files with entries: a menu that nobody reads
-MARKER = "outoftree.kmod"  # on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
+# on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
+MARKER = "outoftree.kmod"
 
 
 class Loader(NamedTuple):
@@ -46,7 +50,8 @@ class Entry(NamedTuple):
     kernel: Optional[str] = None  # the release that it is ours for
     trial: str = ""  # of ours: "started", "passed" or "idle", and the digest of what was tried
     xen: bool = False  # whether it starts a hypervisor, which starts the kernel
-    chosen: Tuple[str, ...] = ()  # how boots come to start it, where that was asked (shipped.starting): "default", "once"
+    # how boots come to start it, where that was asked (shipped.starting): "default", "once"
+    chosen: Tuple[str, ...] = ()
 
 
 class Menu(NamedTuple):
@@ -58,12 +63,15 @@ class Menu(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The images that an entry of a kernel is to start, as they were found just now by who can tell whether they are whole."""
+    """The images that an entry of a kernel is to start, as they were found just now by who can tell whether
+    they are whole.
+    """
 
     paths: Tuple[str, ...]  # on the host, in the order in which they are loaded
     damage: Optional[KmodError] = None  # why they must not be started
     stale: Optional[str] = None  # why they are not what would be made today
-    mark: str = ""  # what the variant leaves for trials.MARK when it is unpacked at boot, "" where it promises nothing
+    # what the variant leaves for trials.MARK when it is unpacked at boot, "" where it promises nothing
+    mark: str = ""
 
 
 class New(NamedTuple):
@@ -84,7 +92,11 @@ class New(NamedTuple):
     def title(self, shipped: str) -> str:
         """What tells it from the others comes first: menus cut long titles off at the right."""
         shipped = re.sub(r"[\x00-\x1f\x7f]+", " ", shipped)
-        return "With driver %s: %s%s" % (self.driver, shipped, "" if self.kernel in shipped else ", with Linux " + self.kernel)
+        return "With driver %s: %s%s" % (
+            self.driver,
+            shipped,
+            "" if self.kernel in shipped else ", with Linux " + self.kernel,
+        )
 
     @property
     def mark(self) -> str:
@@ -111,7 +123,9 @@ def forgotten(text: str) -> str:
 
 
 class Command(NamedTuple):
-    """A tool of the host's, what takes back what it does, and what tells whether it did it (see plan.Command)."""
+    """A tool of the host's, what takes back what it does, and what tells whether it did it (see
+    plan.Command).
+    """
 
     path: str
     argv: List[str]
@@ -128,7 +142,10 @@ class Stage:
 
 
 class View:
-    """The host's small text files as they will be once what is planned has been written. Each is read once, so that a plan is made of one state."""
+    """The host's small text files as they will be once what is planned has been written.
+
+    Each is read once, so that a plan is made of one state.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -164,12 +181,19 @@ class View:
             if path.rsplit("/", 1)[0] == directory:
                 (names.discard if text is None else names.add)(path.rsplit("/", 1)[1])
         if len(names) > MANY:
-            raise KmodError(directory, "has %d files, more than the %d that are read" % (len(names), MANY), "Remove what no kernel needs",
-                            "ENTRIES_TOO_MANY")
+            raise KmodError(
+                directory,
+                "has %d files, more than the %d that are read" % (len(names), MANY),
+                "Remove what no kernel needs",
+                "ENTRIES_TOO_MANY",
+            )
         return sorted(names)
 
     def put(self, path: str, text: Optional[str], like: str = "") -> None:
-        """Plan a text (None: no file). A new file gets the mode and owner of ``like``, so that secrets in it stay as secret."""
+        """Plan a text (None: no file).
+
+        A new file gets the mode and owner of ``like``, so that secrets in it stay as secret.
+        """
         self.text(path)
         self.kept.clear()
         path = self.resolve(path)
@@ -191,7 +215,12 @@ class View:
                 if text is None or status is None:
                     plan.put(path, None if text is None else File(Content.of(encode(text))))
                 else:
-                    plan.put(path, File(Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)))
+                    plan.put(
+                        path,
+                        File(
+                            Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)
+                        ),
+                    )
             if stage.command:
                 plan.run(*stage.command)
         return plan
@@ -212,8 +241,8 @@ def release(entry: Entry) -> Optional[str]:
 
 
 def _releases(entry: Entry) -> List[str]:
-    """What an entry's kernel may be the release of: ``vmlinuz-REL``, ``…/REL/linux`` as kernel-install lays it out, ``…/REL/linux-DIGEST`` of
-    SUSE's sdbootutil."""
+    """What an entry's kernel may be the release of: ``vmlinuz-REL``, ``…/REL/linux`` as kernel-install lays
+    it out, ``…/REL/linux-DIGEST`` of SUSE's sdbootutil."""
     parts = entry.linux.split("/")
     kind, _unused, behind = parts[-1].partition("-")
     found = [behind] if kind.isalpha() and behind else []
@@ -228,19 +257,30 @@ def number(text: str) -> Optional[int]:
 
 
 def without_ours(args: str) -> str:
-    """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install took the running system's for it."""
+    """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install
+    took the running system's for it.
+    """
     ours = [word for word in args.split() if word.startswith((MARKER + "=", MARKER + "."))]
-    return " ".join(word for word in args.split() if word not in ours + FALLBACK_ARGS.split()) if ours else args
+    return (
+        " ".join(word for word in args.split() if word not in ours + FALLBACK_ARGS.split()) if ours else args
+    )
 
 
 def check_args(args: str) -> str:
     """Arguments that mean the same to every loader, and are the kernel's: words without quoting or expansion."""
     bad = re.search(r"[^ !%()*+,\-./0-9:;=?@A-Z\[\]^_a-z~]", args)
     if bad:
-        raise KmodError("args", "not every boot loader passes %r on as it is" % bad.group(), "Leave it out", "ARGS_INVALID")
+        raise KmodError(
+            "args",
+            "not every boot loader passes %r on as it is" % bad.group(),
+            "Leave it out",
+            "ARGS_INVALID",
+        )
     words = args.split()
     if "--" in words:
-        raise KmodError("args", "what follows -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID")
+        raise KmodError(
+            "args", "what follows -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID"
+        )
     own = [word for word in words if word.startswith((MARKER + "=", MARKER + "."))]
     if own:
         raise KmodError("args", "%s is for this collection to set" % own[0], "Leave it out", "ARGS_INVALID")

@@ -2,12 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""systemd-boot: entries of the Boot Loader Specification, a default in loader.conf, one for the next boot alone in a variable of the firmware.
+"""systemd-boot: entries of the Boot Loader Specification, a default in loader.conf, one for the next boot
+alone in a variable of the firmware.
 
-An entry's file may be named with a count (``ID+3.conf``, ``ID+2-1.conf``, ``ID+0-3.conf`` when all tries have failed), which the loader
-counts down and systemd-bless-boot takes off. Ours have none: the variable is forgotten before the entry starts, and loaders do not agree
-on whether the count belongs to the id that the variable holds (to 252 it does, to 262 it does not).
+An entry's file may be named with a count (``ID+3.conf``, ``ID+2-1.conf``, ``ID+0-3.conf`` when all tries have
+failed), which the loader counts down and systemd-bless-boot takes off. Ours have none: the variable is
+forgotten before the entry starts, and loaders do not agree on whether the count belongs to the id that the
+variable holds (to 252 it does, to 262 it does not).
 """
+
 import fnmatch
 import functools
 import re
@@ -32,22 +35,29 @@ def menu(view: View, loader: Loader) -> Menu:
     if default.startswith("@"):  # @saved: whatever was started last
         chosen = None
     else:
-        good = [entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())]
-        others = [] if good else unified(view.host, loader)  # which has its place in the menu by what is in it
+        good = [
+            entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())
+        ]
+        # which has its place in the menu by what is in it
+        others = [] if good else unified(view.host, loader)
         chosen = None if others else (good or entries or [None])[0]  # type: ignore[list-item]
     once = _once(view)
-    return Menu(entries, chosen, once[:-len(".conf")] if once.endswith(".conf") else once or None)
+    return Menu(entries, chosen, once[: -len(".conf")] if once.endswith(".conf") else once or None)
 
 
 def unified(host: Host, loader: Loader) -> List[str]:
-    """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2). They are in the menu and not in these files."""
+    """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2).
+
+    They are in the menu and not in these files.
+    """
     places = {path.rsplit("/loader/", 1)[0] + "/EFI/Linux" for path in (loader.config, loader.entries)}
     return [name for place in sorted(places) for name in host.listdir(place) if name.lower().endswith(".efi")]
 
 
 def _once(view: View) -> str:
     """What the next boot alone starts, once what is planned has been done."""
-    planned = [stage.command.argv[-1] for stage in view.stages if stage.command]  # each of them is of _start_once
+    # each of them is of _start_once
+    planned = [stage.command.argv[-1] for stage in view.stages if stage.command]
     return planned[-1] if planned else _variable(view.host, "LoaderEntryOneShot")
 
 
@@ -60,7 +70,14 @@ def _start_once(view: View, name: str) -> None:
         now = _variable(host, "LoaderEntryOneShot")
         return None if now == name else "the firmware has %r for the next boot" % now
 
-    view.run(Command(VARIABLES % "LoaderEntryOneShot", [*SET_ONCE, name], lambda host: host.run([*SET_ONCE, before]), proof))
+    view.run(
+        Command(
+            VARIABLES % "LoaderEntryOneShot",
+            [*SET_ONCE, name],
+            lambda host: host.run([*SET_ONCE, before]),
+            proof,
+        )
+    )
 
 
 def _variable(host: Host, name: str) -> str:
@@ -81,7 +98,11 @@ def _entries(view: View, loader: Loader) -> List[Entry]:
     found = []
     for name in view.names(loader.entries):
         path = loader.entries + "/" + name
-        entry = bls.entry(path, view.text(path) or "", ("linux", "efi")) if name.lower().endswith(".conf") else None
+        entry = (
+            bls.entry(path, view.text(path) or "", ("linux", "efi"))
+            if name.lower().endswith(".conf")
+            else None
+        )
         if entry is not None:
             found.append((_order(entry), entry._replace(id=_COUNT.sub("", entry.id))))
     found.sort(key=functools.cmp_to_key(_compare))
@@ -100,12 +121,20 @@ class Order(NamedTuple):
 def _order(entry: Entry) -> Order:
     keys = {line.key: line.value for line in bls.lines(entry.text)}
     count = _COUNT.search(entry.id)
-    return Order(count is not None and count.group("left") == "0", "sort-key" not in keys, keys.get("sort-key", ""), keys.get("machine-id", ""),
-                 keys.get("version", ""), _COUNT.sub("", entry.id))
+    return Order(
+        count is not None and count.group("left") == "0",
+        "sort-key" not in keys,
+        keys.get("sort-key", ""),
+        keys.get("machine-id", ""),
+        keys.get("version", ""),
+        _COUNT.sub("", entry.id),
+    )
 
 
 def _compare(one: Tuple[Order, Entry], other: Tuple[Order, Entry]) -> int:
-    """Tried and failed ones last; by sort-key, those without one after; the newest version first, then the highest name."""
+    """Tried and failed ones last; by sort-key, those without one after; the newest version first, then the
+    highest name.
+    """
     left, right = one[0], other[0]
     if left[:2] != right[:2]:
         return -1 if left[:2] < right[:2] else 1
@@ -121,15 +150,31 @@ def _path(entry: Entry) -> str:
 
 
 def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    """A copy of the shipped entry that never comes before it: the same sort-key, a lower version and a lower name."""
+    """A copy of the shipped entry that never comes before it: the same sort-key, a lower version and a lower
+    name.
+    """
     plain = shipped._replace(path=_path(shipped))
-    text = re.sub(r"^(version[ \t]+\S+)", r"\1~%s" % bls.safe(new.driver), bls.compose(shipped, new, "\ninitrd "), flags=re.M)
-    ours = next((entry for entry in _entries(view, loader) if (entry.driver, entry.kernel) == (new.driver, new.kernel)), None)
+    text = re.sub(
+        r"^(version[ \t]+\S+)",
+        r"\1~%s" % bls.safe(new.driver),
+        bls.compose(shipped, new, "\ninitrd "),
+        flags=re.M,
+    )
+    ours = next(
+        (
+            entry
+            for entry in _entries(view, loader)
+            if (entry.driver, entry.kernel) == (new.driver, new.kernel)
+        ),
+        None,
+    )
     bls.put(view, ours.path if ours else bls.path(plain, new), text, shipped, new)
 
 
 def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
-    """The command lines that the kernel may get: systemd-boot tells the kernel's EFI stub the images in words of their own in front."""
+    """The command lines that the kernel may get: systemd-boot tells the kernel's EFI stub the images in words
+    of their own in front.
+    """
     return [" ".join(["initrd=" + path for path in entry.initrd] + [entry.args])]
 
 
@@ -141,8 +186,12 @@ def set_default(view: View, loader: Loader, entry: Entry) -> None:
     """Have loader.conf name our entry, without a count; the line that was there is kept in a comment."""
     overriding = _variable(view.host, "LoaderEntryDefault")
     if overriding and overriding != entry.id + ".conf":
-        raise KmodError(loader.config, "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
-                        "Unset it: bootctl set-default ''", "DEFAULT_OVERRIDDEN")
+        raise KmodError(
+            loader.config,
+            "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
+            "Unset it: bootctl set-default ''",
+            "DEFAULT_OVERRIDDEN",
+        )
     _uncount(view, entry)
     text = view.text(loader.config)
     old = list(_DEFAULT.finditer(text or ""))
@@ -155,14 +204,18 @@ def set_default(view: View, loader: Loader, entry: Entry) -> None:
         view.put(loader.config, "# %s default\n%s%s" % (MARKER, line, text))
     else:
         remembered = "" if _REMEMBERED.search(text) else "# %s default %s" % (MARKER, old[-1].group())
-        view.put(loader.config, text[:old[-1].start()] + remembered + line + text[old[-1].end():])
+        view.put(loader.config, text[: old[-1].start()] + remembered + line + text[old[-1].end() :])
 
 
 def set_once(view: View, loader: Loader, entry: Entry) -> None:
     """Have the firmware remember it for the next boot, which the loader forgets before it starts the entry."""
     if not view.host.live or not view.host.exists(VARIABLES % "LoaderInfo"):
-        raise KmodError(loader.config, "which entry is started once is kept in variables of the firmware, which only the running machine has",
-                        "Choose the entry in the boot menu, or run this on the machine itself", "ONCE_NOT_SAFE")
+        raise KmodError(
+            loader.config,
+            "which entry is started once is kept in variables of the firmware, which only the running machine has",
+            "Choose the entry in the boot menu, or run this on the machine itself",
+            "ONCE_NOT_SAFE",
+        )
     _uncount(view, entry)
     _start_once(view, entry.id + ".conf")
 
@@ -183,5 +236,9 @@ def forget(view: View, loader: Loader, entry: Entry) -> None:
     current = _DEFAULT.search(text, remembered.end()) if remembered else None
     if remembered and current and current.group("value") == entry.id + ".conf":
         old = remembered.group("old")[1:]
-        whole = text[:remembered.start()] + (old + "\n" if old and old != "+file" else "") + text[current.end():]
+        whole = (
+            text[: remembered.start()]
+            + (old + "\n" if old and old != "+file" else "")
+            + text[current.end() :]
+        )
         view.put(loader.config, None if old == "+file" and not whole else whole)
