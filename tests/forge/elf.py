@@ -18,6 +18,7 @@ MACHINES = {
 ALLOC, WRITE, EXECUTE = 2, 1, 4
 NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS = 0, 1, 2, 3, 4, 8
 
+
 class Section(NamedTuple):
     name: str
     data: bytes = b""

@@ -490,6 +490,8 @@ def test_images_that_were_given_are_unpacked_as_a_whole(tmp_path):
     refused("ARGS_INVALID", started.present, host, entry.Request(DRIVER), [], initrd=["/boot/whole"])
     assert started.present(host, entry.Request(DRIVER), [NEW], initrd=["/boot/whole"])[0]
     assert loaders.detect(host).loader.name == "grub2"
+
+
 @pytest.mark.parametrize("family", ["el9", "systemd-boot"])
 def test_a_copy_of_another_entry_takes_the_place_of_the_first(tmp_path, family):
     kernels = variants(machines.FAMILIES[family](tmp_path), NEW, family=family)
