@@ -206,18 +206,11 @@ pending:
   type: list
   elements: str
   sample: [6.1.0-56-cloud-amd64]
-passed:
-  description: Releases of the kernels whose trial went well.
+trials:
+  description: Releases of the kernels by the state that their trial is in, under C(pending), C(failed), C(idle) and C(passed).
   returned: success
-  type: list
-  elements: str
-  sample: []
-failed:
-  description: Releases of the kernels whose trial failed.
-  returned: success
-  type: list
-  elements: str
-  sample: []
+  type: dict
+  sample: {pending: [6.1.0-56-cloud-amd64], failed: [], idle: [], passed: []}
 promote:
   description: Whether a trial went well and none waits for the next boot, so that O(boot=default) makes the default what has proved itself.
   returned: success

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 from tests.forge import families
 from tests.forge.ko import Export, ko
+from tests.forge.package import deb
 from tests.forge.symvers import EXPORTS, symvers
 
 NEWER = [("module_layout", 0x11, False, "", "vmlinux"), ("printk", 0x23, False, "", "vmlinux")]
@@ -87,6 +88,29 @@ def test_symvers_of_a_kernel_that_is_not_there(root: Path, tmp_path: Path, capsy
     (tmp_path / "symvers").write_bytes(symvers(NEWER))
     found = checks(capsys, "--root", str(root), "--kernel", "6.1.0-99-amd64", "--symvers", str(tmp_path / "symvers"), module(tmp_path))
     assert [(each["kernel"], each["verdict"]) for each in found] == [("6.1.0-99-amd64", "incompatible")]
+
+
+def test_packages_of_a_kernel_that_is_not_installed(root: Path, tmp_path: Path, capsys: Any) -> None:
+    release = "6.1.0-99-amd64"
+    files = {"usr/src/linux-headers-%s/%s" % (release, name): data for name, data in (
+        ("Module.symvers", symvers(NEWER)), (".config", b"CONFIG_X86_64=y\nCONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n"),
+        ("include/generated/utsrelease.h", b'#define UTS_RELEASE "%s"\n' % release.encode()))}
+    (tmp_path / "offer").mkdir()
+    (tmp_path / "offer" / "headers.deb").write_bytes(deb(files=files))
+    found = checks(capsys, "--root", str(root), "--package", str(tmp_path / "offer"), module(tmp_path))
+    assert [(each["kernel"], each["verdict"], each["exact"], each["origin"]) for each in found] == [
+        (release, "incompatible", True, [str(tmp_path / "offer" / "headers.deb")])]
+    fits = module(tmp_path, needs=(("module_layout", 0x11), ("kfree", 0x33)), weak=("kfree",), flags=" SMP modversions ")
+    for given in ["--package", str(tmp_path / "offer" / "headers.deb")], ["--package", unpacked(tmp_path / "tree", files)]:
+        assert cli.main(["check", *given, fits]) == 0
+        assert capsys.readouterr().out == "vendor  6.1.0-99-amd64  compatible (not exact)\n"
+
+
+def unpacked(directory: Path, files: Dict[str, bytes]) -> str:
+    for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    return str(directory)
 
 
 def test_one_file_that_runs_alone(root: Path, tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ MAY_IMPORT: Dict[str, str] = {
     "place/boot": GROUND + " read place/texts place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
     "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
     "make": GROUND + " read judge",  # from source to .ko
-    "commands": GROUND + " read judge make place",
+    "turns": GROUND + " lock task",
+    "commands": GROUND + " task turns read judge make place",
     "arguments": "errors",
     "output": "errors",
-    "cli": GROUND + " task arguments output read place commands",
+    "cli": GROUND + " task turns arguments output read place commands",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

@@ -9,6 +9,7 @@ whatever is taken out leaves the bytes that were there before. Files of earlier 
 forms are kept.
 """
 import bisect
+import json
 import re
 from typing import Iterator, Optional, Tuple
 
@@ -24,6 +25,7 @@ _MARK = re.compile(r"^# %s (?P<driver>\S+) (?P<kernel>\S+)$" % _OURS, re.M)
 _TRIAL = re.compile(r"^# %s trial ((?:started|passed|idle) [0-9a-f]{64})\n" % _OURS, re.M)
 _REMEMBERED = re.compile(r"^# %s default(?P<old>.*)\n" % _OURS, re.M)
 _WITH_FILE = "+file"
+KEPT = "/var/lib/outoftree-kmod/default"  # a file of ours: which shipped entry is kept the default (see boot/hold.py)
 
 
 # Blocks. The first one in a file says in its mark what else was added with it: ``+file`` the file itself, ``+newline`` an end for the
@@ -136,3 +138,11 @@ def with_old_default(text: str, ours: "re.Match[str]") -> Optional[str]:
     old = remembered.group("old")[1:]
     whole = text[:remembered.start()] + (old + "\n" if old and old != _WITH_FILE else "") + text[ours.end():]
     return None if old == _WITH_FILE and not whole else whole
+
+
+def kept(text: Optional[str]) -> str:
+    """The id of the shipped entry that is kept the default, by the file KEPT; "" where none is."""
+    try:
+        return str(json.loads(text or "{}").get("id", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""

@@ -43,7 +43,7 @@ def entry(path: str, text: str, starts: Sequence[str] = ("linux",)) -> Optional[
     program = next((first[key] for key in starts if key in first), None)
     if program is None:
         return None
-    initrd = tuple(word for each in found if each.key == "initrd" for word in each.value.split())
+    initrd = tuple(" ".join(each.value for each in found if each.key == "initrd").split())
     args = " ".join(each.value for each in found if each.key == "options")
     driver, kernel = texts.whose(texts.marked(text))
     return Entry(id=identity(path), title=first.get("title", program), linux=first.get("linux", ""), initrd=initrd, args=args, path=path,

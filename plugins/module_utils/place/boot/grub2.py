@@ -121,11 +121,11 @@ def drop(view: View, at: Installation, entry: Entry) -> None:
 
 
 def set_default(view: View, at: Installation, entry: Entry) -> None:
-    """Make our entry the default, in the way that this grub.cfg takes it from; only the one that is replaced is remembered."""
+    """Make an entry the default, in the way that this grub.cfg takes it from; only the one that is replaced is remembered."""
     _check_unattended(view, at, entry)
     found = config(view, at)
     if "saved_entry" not in _without_ours(view, at).default:
-        if entry.path.endswith(".conf"):
+        if entry.path.endswith(".conf") or entry.driver is None:
             raise KmodError(at.config, "has a fixed default and does not look at the saved one",
                             "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig", "DEFAULT_FIXED")
         _set_in_custom(view, at, entry)
@@ -133,11 +133,11 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     path = environment(at)
     text, variables = _environment_to_write(view, at), environment_of(view, at)
     old = grubenv.get(variables, "saved_entry")
-    if old == name(entry):
+    if old == name(found.entries, entry):
         return
-    if not any(each.driver and name(each) == old for each in found.entries):
+    if not any(each.driver and name(found.entries, each) == old for each in found.entries):
         text = grubenv.set_(text, REMEMBERED, "none" if old is None else "=" + old, path=path)
-    view.put(path, grubenv.set_(text, "saved_entry", name(entry), path=path))
+    view.put(path, grubenv.set_(text, "saved_entry", name(found.entries, entry), path=path))
 
 
 def _without_ours(view: View, at: Installation) -> GrubConfig:
@@ -163,7 +163,8 @@ def _set_in_custom(view: View, at: Installation, entry: Entry) -> None:
 def set_once(view: View, at: Installation, entry: Entry) -> None:
     """Have the next boot alone start our entry; GRUB itself takes that back before it does."""
     _check_unattended(view, at, entry)
-    if not config(view, at).once:
+    found = config(view, at)
+    if not found.once:
         raise KmodError(at.config, "does not look at next_entry, so no entry can be started only once", "Run grub-mkconfig",
                         "GRUB_NO_ONCE")
     why = storage.unwritable(view.host, environment(at), "" if at.entries else entry.text)
@@ -171,8 +172,8 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
         raise KmodError(environment(at), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
                         "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
     path = environment(at)
-    if grubenv.get(environment_of(view, at), "next_entry") != name(entry):
-        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(entry), path=path))
+    if grubenv.get(environment_of(view, at), "next_entry") != name(found.entries, entry):
+        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(found.entries, entry), path=path))
 
 
 def forget(view: View, at: Installation, entry: Entry) -> None:
@@ -190,14 +191,17 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
     text = view.text(path)
     if text is None:
         return
-    variables = grubenv.parse(text, path)
-    if grubenv.get(variables, "next_entry") == name(entry):
+    variables, found = grubenv.parse(text, path), config(view, at)
+    if grubenv.get(variables, "next_entry") == name(found.entries, entry):
         text = grubenv.set_(text, "next_entry", None, path=path)
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")
-    if remembered is not None and saved == name(entry):
+    if remembered is not None and saved == name(found.entries, entry):
         text = grubenv.set_(text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path)
-    if remembered is not None and not any(each.driver and name(each) == saved != name(entry) for each in config(view, at).entries):
+    names = {name(found.entries, each) for each in found.entries if each.driver} - {name(found.entries, entry)}
+    kept = texts.kept(view.text(texts.KEPT))  # by a default that is kept it is remembered, too
+    is_kept = entry.driver != texts.MARKER and (saved or "").rpartition(">")[2] == kept != ""
+    if remembered is not None and saved not in names and not is_kept:
         text = grubenv.set_(text, REMEMBERED, None, path=path)
     if text != view.text(path):
         view.put(path, text)
@@ -215,19 +219,20 @@ def _environment_to_write(view: View, at: Installation) -> str:
 def _check_unattended(view: View, at: Installation, entry: Entry) -> None:
     found = config(view, at)
     if entry.path.endswith(".conf"):  # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
-        free, then = _users(view, at, found, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
+        free, then = _users(view, at, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
     else:
         free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
     if found.superusers and not free:
         raise KmodError(at.config, "the menu is protected by a password, which %r would wait for" % entry.title, then, "GRUB_PASSWORD")
 
 
-def _users(view: View, at: Installation, found: GrubConfig, entry: Entry) -> Optional[str]:
+def _users(view: View, at: Installation, entry: Entry) -> Optional[str]:
     """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to nothing at all."""
     value = next((line.value for line in bls.lines(entry.text) if line.key == "grub_users"), None)
     if value != "$grub_users":  # blscfg knows no braces
         return value
-    return found.users if found.users is not None else grubenv.get(environment_of(view, at), "grub_users")
+    users = config(view, at).users
+    return users if users is not None else grubenv.get(environment_of(view, at), "grub_users")
 
 
 GRUB = BootLoader(

@@ -6,7 +6,7 @@
 """What a grub.cfg with all that it sources comes to, read as GRUB 2 would run it: entries, default, variables."""
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
 from .. import texts
@@ -54,8 +54,9 @@ def _config(view: View, at: Installation) -> GrubConfig:
         raise KmodError(at.config, "is not there", "Generate it: grub-mkconfig -o %s" % at.config, "CONFIG_MISSING")
     reader = _Walk(view, at)
     reader.read(script.parse(text, at.config), _Source(at.config, text), ())
-    return GrubConfig(reader.entries, reader.default, reader.custom, "${next_entry}" in text, reader.superusers, reader.users,
-                  dict(reader.later, **reader.variables))
+    return GrubConfig(
+        entries=reader.entries, default=reader.default, custom=reader.custom, once="${next_entry}" in text, superusers=reader.superusers,
+        users=reader.users, variables=dict(reader.later, **reader.variables))
 
 
 class _Source:
@@ -198,10 +199,13 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
     return found
 
 
-def name(entry: Entry) -> str:
-    """What to set default to. GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number;
-    a title of ours never does."""
-    return entry.title.replace(">", ">>") if entry.id[:1].isdigit() else entry.id
+def name(entries: Sequence[Entry], entry: Entry) -> str:
+    """What to set default to: the submenus that it is in, and itself. ``resolve`` is the other way round.
+
+    GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number; a title of ours never does.
+    """
+    above = [each for each in entries if each.position == entry.position[:len(each.position)] and each.position != entry.position]
+    return ">".join((each.title if each.id[:1].isdigit() else each.id).replace(">", ">>") for each in above + [entry])
 
 
 def variables_of(view: View, at: Installation) -> Dict[str, str]:

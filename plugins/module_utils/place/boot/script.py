@@ -96,13 +96,13 @@ def parse(text: str, path: str) -> List[Statement]:
     while position < len(text):
         found = _TOKEN.match(text, position)
         if found is None:
-            raise _malformed(path, text, position, "a quote that is not closed")
+            raise _malformed(path, text, position, what="a quote that is not closed")
         kind, token = found.lastgroup, found.group()
         if kind == "word":
             words.append(Word(token, position, found.end()))
         elif token == "{":
             if len(heads) == DEPTH:
-                raise _malformed(path, text, position, "more than %d blocks in one another" % DEPTH)
+                raise _malformed(path, text, position, what="more than %d blocks in one another" % DEPTH)
             heads.append(_plain(words))
             levels.append([])
             words = []
@@ -111,12 +111,12 @@ def parse(text: str, path: str) -> List[Statement]:
             words = []
             if token == "}":
                 if not heads:
-                    raise _malformed(path, text, position, "a } without its {")
+                    raise _malformed(path, text, position, what="a } without its {")
                 body, head = levels.pop(), heads.pop()
                 levels[-1].append(Statement(head, body, head[0].start if head else position, found.end()))
         position = found.end()
     if heads:
-        raise _malformed(path, text, heads[-1][0].start if heads[-1] else len(text), "a { that is not closed")
+        raise _malformed(path, text, heads[-1][0].start if heads[-1] else len(text), what="a { that is not closed")
     _finish(levels[-1], words)
     return levels[0]
 
@@ -210,7 +210,7 @@ def test(words: Sequence[str]) -> Optional[bool]:
     return words[0] != "" if len(words) == 1 else False if not words else None
 
 
-def _malformed(path: str, text: str, position: int, what: str) -> KmodError:
+def _malformed(path: str, text: str, position: int, *, what: str) -> KmodError:
     return KmodError(path, "line %d: %s" % (text.count("\n", 0, position) + 1, what),
                      "Correct the file, or have it generated again", "CONFIG_MALFORMED")
 

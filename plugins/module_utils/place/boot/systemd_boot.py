@@ -55,7 +55,8 @@ def menu(view: View, at: Installation) -> Menu:
 def unified(host: Host, at: Installation) -> List[str]:
     """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2). They are in the menu and not in these files."""
     places = {path.rsplit("/loader/", 1)[0] + "/EFI/Linux" for path in (at.config, at.entries)}
-    return [name for place in sorted(places) for name in host.listdir(place) if name.lower().endswith(".efi")]
+    names = [name for place in sorted(places) for name in host.listdir(place)]
+    return [name for name in names if name.lower().endswith(".efi")]
 
 
 def _once(view: View) -> str:
@@ -105,8 +106,9 @@ class Order(NamedTuple):
 def _order(entry: Entry) -> Order:
     keys = {line.key: line.value for line in bls.lines(entry.text)}
     count = _COUNT.search(entry.id)
-    return Order(count is not None and count.group("left") == "0", "sort-key" not in keys, keys.get("sort-key", ""), keys.get("machine-id", ""),
-                 keys.get("version", ""), _COUNT.sub("", entry.id))
+    return Order(
+        failed=count is not None and count.group("left") == "0", unsorted="sort-key" not in keys, sort_key=keys.get("sort-key", ""),
+        machine=keys.get("machine-id", ""), version=keys.get("version", ""), name=_COUNT.sub("", entry.id))
 
 
 def _compare(one: Tuple[Order, Entry], other: Tuple[Order, Entry]) -> int:
@@ -142,12 +144,13 @@ def drop(view: View, at: Installation, entry: Entry) -> None:
 
 
 def set_default(view: View, at: Installation, entry: Entry) -> None:
-    """Have loader.conf name our entry, without a count; the line that was there is kept in a comment."""
+    """Have loader.conf name an entry, ours without a count; the line that was there is kept in a comment."""
     overriding = DEFAULT.text(view.host)
     if overriding and overriding != entry.id + ".conf":
         raise KmodError(at.config, "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
                         "Unset it: bootctl set-default ''", "DEFAULT_OVERRIDDEN")
-    _uncount(view, entry)
+    if entry.driver:
+        _uncount(view, entry)
     text = view.text(at.config)
     old = list(_DEFAULT.finditer(text or ""))
     line = "default %s.conf\n" % entry.id
