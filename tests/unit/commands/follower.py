@@ -35,7 +35,7 @@ class Follower:
         self.initrd = machines.FAMILIES[family](root)
         for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants
             path.unlink()
-        layout = "debian" if self.initrd.startswith("initrd.img") else "el"
+        layout = family if family in families.FAMILIES else "debian"  # others are boot loaders
         for directory in ("etc/ansible/facts.d", "usr/lib", "var/tmp", "var/lib/outoftree-kmod", "run/motd.d"):
             (root / directory).mkdir(parents=True, exist_ok=True)
         for release in (OLD, NEW):

@@ -138,7 +138,7 @@ def test_what_came_later_is_judged_again(host):
     """modules-extra: a module that the driver needs came with another package than the kernel."""
     data = ko("vendor", [("module_layout", 0x11), ("needed", 0x77)], release=OLD, modinfo={"depends": "giver", "name": "vendor"})
     for release in (OLD,):
-        families.kernel(host.root, release, family="el", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+        families.kernel(host.root, release, family="el9", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
                         in_tree={"drivers/giver.ko": ko("giver", release=release, exports=[Export("needed", 0x77)])})
         os.system("depmod -b %s %s" % (host.root, release))
     (host.root / "vendor.ko").write_bytes(data)
@@ -148,7 +148,7 @@ def test_what_came_later_is_judged_again(host):
     assert host.run().refused and not host.links()
     (host.root / "lib/modules" / NEW / "kernel/drivers/giver.ko").write_bytes(
         ko("giver", release=NEW, exports=[Export("needed", 0x77)]))
-    families.kernel(host.root, NEW, family="el", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+    families.kernel(host.root, NEW, family="el9", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
                     in_tree={"drivers/giver.ko": ko("giver", release=NEW, exports=[Export("needed", 0x77)])})
     os.system("depmod -b %s %s" % (host.root, NEW))
     assert not host.run().refused and host.links() == ["vendor.ko"]
