@@ -122,9 +122,10 @@ def variant(options: argparse.Namespace) -> int:
         return OK if all(row.state == "current" for row in rows) else NOT_ALL
     asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
                             entries=options.entries, state="absent" if options.absent else "present")
-    _answer, result = _change(options, lambda host: command.run(host, asked))
-    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [["", "pruned", path] for path in result["pruned"]]
-    lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    made = answer.variants
+    lines = [[row.kernel, row.status, row.path] for row in made.rows] + [["", "pruned", path] for path in made.pruned]
+    lines += [["", "no longer started", row.entry] for row in made.given_back]
     _show(options, result, columns(lines))
     return OK
 
@@ -169,12 +170,11 @@ def follow(options: argparse.Namespace) -> int:
 def _change(options: argparse.Namespace, work: Work) -> Tuple[Any, Dict[str, Any]]:
     """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    result = done.answer.as_dict() if hasattr(done.answer, "as_dict") else done.answer
-    others = result.get("other_drivers")
+    others = done.answer.other_drivers
     if others:
         named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
         warn("there is nothing of a driver called %s here, but of %s" % (named, ", ".join(others)))
-    return done.answer, dict(result, changed=done.changed)
+    return done.answer, dict(done.answer.as_dict(), changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:

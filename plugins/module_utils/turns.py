@@ -2,20 +2,22 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Several plans one after another, each made of what the one before has left, in one process and under one lock.
+"""Plans carried out, one run a host at a time. Several one after another are each made of what the one before has left, under one lock.
 
 The lock is taken with the first plan that changes something: a look that finds all well makes no file.
 """
 import contextlib
-from typing import Any, Callable, Dict, List, Optional, Tuple
+import signal
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import lock
-from .errors import KmodError
+from .errors import Interrupted, KmodError
 from .host import Host
 from .plan import Plan
-from .task import ATTEMPTS, _failing, _sendable, _signals_as_errors
 
-Work = Callable[[Host], Tuple[Plan, Any]]
+Work = Callable[[Host], Tuple[Plan, Any]]  # what a command's ``run`` makes of a host: the plan, and its Answer
+ATTEMPTS = 3  # at a host that others change at the same time
 
 
 class Turns(contextlib.ExitStack):
@@ -37,7 +39,10 @@ class Turns(contextlib.ExitStack):
         return self.writes > 0
 
     def carry(self, work: Work) -> Any:
-        """What ``work`` answers, once what it planned is done. Where someone else has changed the host meanwhile, it is planned again."""
+        """What ``work`` answers, once what it planned is done. Where someone else has changed the host meanwhile, it is planned again.
+
+        An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be ``applied`` takes what Plan.apply found out.
+        """
         plan, answer = work(self.host)
         for attempt in range(ATTEMPTS):
             if not plan:
@@ -45,6 +50,8 @@ class Turns(contextlib.ExitStack):
             if self.check:
                 self.writes += 1
                 self.diff += plan.diff()
+                return answer
+            if getattr(answer, "waits", False):
                 return answer
             if self._take() or attempt:
                 plan, answer = work(self.host)
@@ -71,11 +78,26 @@ class Turns(contextlib.ExitStack):
         return self.turn.another
 
 
-def run(module: Any, command: Any) -> None:
-    """Carry out a command that goes by turns for an AnsibleModule (see ``task.run``)."""
-    with _failing(module):
-        options = command.Options.from_params(module.params)
-        with Turns(module.params["root"], module.check_mode) as turns:
-            answer = command.run(turns, options).as_dict()
-        answer.update(changed=turns.changed, diff=turns.diff)
-    module.exit_json(**_sendable(answer))
+@contextlib.contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving it half."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # the first is enough: what is taken back is taken back whole
+        raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}  # nohup, a job in the background
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    except Interrupted as ended:
+        raise ended.as_error() from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -186,7 +186,7 @@ msg:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import turns
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import following
 
 
@@ -213,7 +213,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    turns.run(module, following)
+    task.run(module, following)
 
 
 if __name__ == "__main__":

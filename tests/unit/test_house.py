@@ -28,15 +28,15 @@ MAY_IMPORT: Dict[str, str] = {
     "host": "errors tools",
     "lock": "errors host",
     "plan": "errors host tools",
-    "task": "errors host lock plan",
+    "turns": "errors host lock plan",
+    "task": "errors host turns",
     "read": LOOK,
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
     "place/boot": GROUND + " read place/texts place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
     "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
     "make": GROUND + " read judge",  # from source to .ko
-    "turns": GROUND + " lock task",
-    "commands": GROUND + " task turns read judge make place",
+    "commands": GROUND + " turns read judge make place",
     "arguments": "errors",
     "output": "errors",
     "cli": GROUND + " task turns arguments output read place commands",

@@ -18,6 +18,8 @@ from . import follow
 
 FIELDS = tuple(name for name in Followed._fields if name != "kernels")
 
+TURNS = True  # ``run`` is handed Turns: what is installed first is what the rest is planned with
+
 
 class Options(NamedTuple):
     """Those of the module kmod_follow. ``kmodctl`` is where its archive lies on the host, ``sources`` the digest of what it is made of."""

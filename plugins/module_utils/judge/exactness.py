@@ -34,7 +34,7 @@ def _may_be_taken_back(kernel: UninstalledKernel, module: KernelModule) -> Set[s
     found: Set[str] = set()
     if kernel.left_out:  # one of those modules may export it
         found.update(("SYMBOL_MISSING", "DEP_MISSING", "DEP_REFUSED"))
-    if kernel.traits.exports_flags is None:  # then it goes by the version
+    if not kernel.own:  # then whether it wants flags goes by the version
         found.add("EXPORT_NO_FLAGS")
     if kernel.traits.signature is None and module.signature is not None:  # it may be by the kernel's own key
         found.update(("SIG_UNKNOWN_KEY", "SIG_LOCKDOWN"))

@@ -182,7 +182,7 @@ def _of_source(
 ) -> List[UninstalledKernel]:
     if source.root:
         return _of_root(whence, source.root)
-    scratch = Host(stack.enter_context(lock.scratch(Host("/"))))  # on a disk: a kernel has up to 500 MB
+    scratch = Host(stack.enter_context(lock.scratch(Host("/"))))  # on a disk: a kernel has some 400 MB
     _configuration(host, scratch)
     if source.symvers:
         return [_of_symvers(whence, source, scratch)]

@@ -125,7 +125,7 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     _check_unattended(view, at, entry)
     found = config(view, at)
     if "saved_entry" not in _without_ours(view, at).default:
-        if entry.path.endswith(".conf") or entry.driver is None:
+        if entry.path.endswith(".conf"):
             raise KmodError(at.config, "has a fixed default and does not look at the saved one",
                             "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig", "DEFAULT_FIXED")
         _set_in_custom(view, at, entry)
@@ -133,11 +133,11 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     path = environment(at)
     text, variables = _environment_to_write(view, at), environment_of(view, at)
     old = grubenv.get(variables, "saved_entry")
-    if old == name(found.entries, entry):
+    if old == name(entry):
         return
-    if not any(each.driver and name(found.entries, each) == old for each in found.entries):
+    if not any(each.driver and name(each) == old for each in found.entries):
         text = grubenv.set_(text, REMEMBERED, "none" if old is None else "=" + old, path=path)
-    view.put(path, grubenv.set_(text, "saved_entry", name(found.entries, entry), path=path))
+    view.put(path, grubenv.set_(text, "saved_entry", name(entry), path=path))
 
 
 def _without_ours(view: View, at: Installation) -> GrubConfig:
@@ -172,8 +172,8 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
         raise KmodError(environment(at), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
                         "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
     path = environment(at)
-    if grubenv.get(environment_of(view, at), "next_entry") != name(found.entries, entry):
-        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(found.entries, entry), path=path))
+    if grubenv.get(environment_of(view, at), "next_entry") != name(entry):
+        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(entry), path=path))
 
 
 def forget(view: View, at: Installation, entry: Entry) -> None:
@@ -192,13 +192,13 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
     if text is None:
         return
     variables, found = grubenv.parse(text, path), config(view, at)
-    if grubenv.get(variables, "next_entry") == name(found.entries, entry):
+    if grubenv.get(variables, "next_entry") == name(entry):
         text = grubenv.set_(text, "next_entry", None, path=path)
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")
-    if remembered is not None and saved == name(found.entries, entry):
+    if remembered is not None and saved == name(entry):
         text = grubenv.set_(text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path)
-    names = {name(found.entries, each) for each in found.entries if each.driver} - {name(found.entries, entry)}
+    names = {name(each) for each in found.entries if each.driver} - {name(entry)}
     kept = texts.kept(view.text(texts.KEPT))  # by a default that is kept it is remembered, too
     is_kept = entry.driver != texts.MARKER and (saved or "").rpartition(">")[2] == kept != ""
     if remembered is not None and saved not in names and not is_kept:

@@ -6,7 +6,7 @@
 """What a grub.cfg with all that it sources comes to, read as GRUB 2 would run it: entries, default, variables."""
 import os
 import re
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from .. import texts
@@ -199,13 +199,10 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
     return found
 
 
-def name(entries: Sequence[Entry], entry: Entry) -> str:
-    """What to set default to: the submenus that it is in, and itself. ``resolve`` is the other way round.
-
-    GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number; a title of ours never does.
-    """
-    above = [each for each in entries if each.position == entry.position[:len(each.position)] and each.position != entry.position]
-    return ">".join((each.title if each.id[:1].isdigit() else each.id).replace(">", ">>") for each in above + [entry])
+def name(entry: Entry) -> str:
+    """What to set default to. GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number;
+    a title of ours never does."""
+    return entry.title.replace(">", ">>") if entry.id[:1].isdigit() else entry.id
 
 
 def variables_of(view: View, at: Installation) -> Dict[str, str]:

@@ -149,8 +149,7 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     if overriding and overriding != entry.id + ".conf":
         raise KmodError(at.config, "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
                         "Unset it: bootctl set-default ''", "DEFAULT_OVERRIDDEN")
-    if entry.driver:
-        _uncount(view, entry)
+    _uncount(view, entry)
     text = view.text(at.config)
     old = list(_DEFAULT.finditer(text or ""))
     line = "default %s.conf\n" % entry.id

@@ -51,13 +51,17 @@ class Made(NamedTuple):
     phases: Tuple[rebuild.Phase, ...] = ()
 
     @property
+    def kernel(self) -> str:
+        return self.wants.kernel
+
+    @property
     def initrds(self) -> Tuple[str, ...]:
         """What a boot entry loads, in that order."""
         return existing.loaded(self.path, self.wants.base.path, self.method)
 
     def as_dict(self) -> Dict[str, Any]:
         wants, alone = self.wants, self.method == "segment"
-        row = {"kernel": wants.kernel, "drivers": list(wants.drivers), "base": wants.base.path, "early_load": wants.early_load,
+        row = {"kernel": self.kernel, "drivers": list(wants.drivers), "base": wants.base.path, "early_load": wants.early_load,
                "path": self.path, "status": self.status, "base_sha256": wants.base.sha256, "method": self.method,
                "initrds": list(self.initrds), "sha256": self.sha256, "size": self.size,
                "bytes_added": self.size if alone or not self.size else self.size - wants.base.size}
