@@ -155,8 +155,12 @@ class Root:
     def start(self, script: str, **environment: str) -> "subprocess.Popen[str]":
         return start(self.path, script, **environment)
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        write(self.path, path, text, mode)
+def write(root: Path, path: str, text: str, mode: int = 0o644) -> None:
+    """Write a file of a system, and the directories above it."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+    target.chmod(mode)
 
 
 @contextlib.contextmanager

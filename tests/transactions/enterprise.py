@@ -53,7 +53,7 @@ def shared(system: Enterprise) -> Path:
         rpms.rpmbuild(rpms.HEAD.format(system.el, 1) + RELEASE % system.el, {}, directory)
         run(["createrepo_c", "--quiet", "--no-database", str(directory)])
 
-    recipe = systems.key(images, system.el, Path(rpms.__file__).read_text())
+    recipe = systems.key(images, system.el, rpms.OSTREE, rpms.CORE, rpms.MODULES, rpms.MADE, rpms.MORE.pattern, rpms.HEAD, rpms.LAYOUT, RELEASE)
     return debian.once(debian.cache() / "transactions" / ("rpms-el%d-%s" % (system.el, recipe)), make)
 
 
@@ -90,7 +90,7 @@ def base(system: Enterprise) -> chroot.Layers:
         shutil.move(str(root / "boot"), str(directory / "boot"))
         (root / "boot").mkdir()
 
-    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, repository.name)
+    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, kernels(system))
     place = debian.once(debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make)
     return chroot.Layers((place / "root",), place / "boot")
 

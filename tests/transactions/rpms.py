@@ -18,6 +18,7 @@ from typing import Dict, List, NamedTuple, Tuple
 from tests.lab import debian
 from tests.lab.debian import Image, run
 
+LAYOUT = 1  # to be raised when packages() or _section() makes other packages
 STATE = "/var/lib/rpm-state/kernel"
 # Here kernel-modules has these, and what comes before it all else.
 MORE = re.compile(r"/kernel/(net|sound|drivers/net)/")
@@ -80,7 +81,8 @@ def packages(image: Image, el: int) -> List[Package]:
     others = ("vmlinuz", "config", "System.map", *("modules." + name for name in MADE))
     found_there = [path for path in sorted(modules.rglob("*")) if path.is_file() and not path.is_symlink() and path.name not in others]
     files = {"%s/%s" % (top, path.relative_to(modules)): path for path in found_there}
-    core = {top + "/vmlinuz": debian.vmlinuz(image), top + "/config": tree / "boot" / ("config-" + release), "%s/%s" % (top, packed): _symvers(image, packed)}
+    core = {top + "/vmlinuz": debian.vmlinuz(image), top + "/config": tree / "boot" / ("config-" + release)}
+    core["%s/%s" % (top, packed)] = _symvers(image, packed)
     more = {path: source for path, source in files.items() if MORE.search(path)}
     first = {path: source for path, source in files.items() if path not in more}
     boot = ["/boot/vmlinuz-" + release, "/boot/config-" + release, "/boot/" + symvers, "/boot/initramfs-%s.img" % release]
