@@ -51,7 +51,8 @@ for word; do
 done
 case $target in
   device) echo /dev/vda1 ;; fs_uuid) echo %s ;; fs) echo ext2 ;; partmap) echo gpt ;; drive) echo '(hd0,gpt1)' ;;
-  compatibility_hint) echo hd0,gpt1 ;; hints_string) echo "--hint='hd0,gpt1'" ;; partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
+  compatibility_hint) echo hd0,gpt1 ;; hints_string) echo "--hint='hd0,gpt1'" ;;
+  partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
 esac
 """
     % chroot.UUID

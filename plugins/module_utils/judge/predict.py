@@ -87,9 +87,8 @@ class KernelFacts(NamedTuple):
     machine: Optional[str]
     vermagic: Optional[str]
     exports: Dict[str, Tuple[Optional[int], bool, str]]
-    unversioned: Optional[bool] = (
-        None  # whether a symbol of which a module has no version is taken; None where that cannot be told
-    )
+    # whether a symbol of which a module has no version is taken; None where that cannot be told
+    unversioned: Optional[bool] = None
     namespaces: Optional[bool] = None  # whether namespaces need not be imported
 
     def as_dict(self) -> Dict[str, Any]:
