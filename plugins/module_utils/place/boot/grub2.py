@@ -155,7 +155,7 @@ def _set_in_custom(view: View, at: Installation, entry: Entry) -> None:
     for block in list(texts.blocks(text)):
         wanted = _DEFAULT.sub("", block.group("body"))
         if texts.whose(block) == (entry.driver, entry.kernel):
-            wanted += "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % name(config(view, at).entries, entry)
+            wanted += "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % name(entry)
         text = texts.put(text, block.group("driver"), block.group("kernel"), body=wanted)
     view.put(custom(at), text)
 

@@ -9,7 +9,7 @@ was, in the loader's own files. Which entry is kept stands in a file of ours, si
 """
 import json
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ...host import Host
@@ -74,7 +74,7 @@ def hold(host: Host, release: str, kind: str = "auto", copy_of: str = "") -> Tup
     held = Held(release, entry.id, at.loader.name)
     if read(host) != held or not in_force(before, held):
         _without_ours(view, at, read(host))
-        wanted = _held(entry, release)
+        wanted = _held(at.menu(view), entry, release)
         _in_block(view, at, wanted)
         after = at.menu(view)
         if after.default is None or after.default.id != entry.id or _foreign(before) != _foreign(after):
@@ -110,20 +110,27 @@ def _without_ours(view: View, at: Installation, held: Optional[Held]) -> None:
 def _let_go(view: View, at: Installation, held: Optional[Held]) -> None:
     menu = at.menu(view)
     if held and menu.default and in_force(menu, held):
-        at.loader.forget(view, at, _held(menu.default, held.kernel))
+        at.loader.forget(view, at, _held(menu, menu.default, held.kernel))
     _without_block(view, at)
 
 
-def _held(entry: Entry, release: str) -> Entry:
+def _held(menu: Menu, entry: Entry, release: str) -> Entry:
     """The shipped entry, under the name that the default has to be set to, as if it were of ours.
 
-    GRUB with entries in files, where ids begin with the machine's, takes them for no numbers.
+    One in a submenu is named with what it is in. GRUB with entries in files, where ids begin with the machine's, takes them for no numbers.
     """
-    if not re.fullmatch(r"[\w.+~:@%>=,/ -]+", entry.id):
-        raise KmodError(entry.path, "the entry %r has an id that the default cannot be set to: %s" % (entry.title, entry.id[:80]),
+    name = ">".join([each.id.replace(">", ">>") for each in _above(menu.entries, entry)] + [entry.id])
+    if not re.fullmatch(r"[\w.+~:@%>=,/ -]+", name):
+        raise KmodError(entry.path, "the entry %r has an id that the default cannot be set to: %s" % (entry.title, name[:80]),
                         "Set the default by hand", "DEFAULT_KEPT")
     path = re.sub(r"\+\d+(-\d+)?(?=\.conf$)", "", entry.path)  # an entry with a count of tries keeps its file's name
-    return entry._replace(title=entry.id, driver=HOLDER, kernel=release, path=path)
+    return entry._replace(id=name, title=name, driver=HOLDER, kernel=release, path=path)
+
+
+def _above(entries: List[Entry], entry: Entry) -> List[Entry]:
+    by_place: Dict[Tuple[int, ...], Entry] = {each.position: each for each in entries}
+    places = [entry.position[:depth] for depth in range(1, len(entry.position))]
+    return [by_place[place] for place in places if place in by_place]
 
 
 def _in_block(view: View, at: Installation, wanted: Entry) -> None:
