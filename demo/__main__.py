@@ -4,9 +4,10 @@
 
 """make demo: a vendor's driver goes to a fleet of five directory hosts, and comes back from it.
 
-Everything happens below build/demo; nothing on this machine is changed. Ends with status 1 if a promise was not kept.
-With --generated nothing is downloaded: the kernels and the driver are generated.
+Everything happens below build/demo; nothing on this machine is changed. Ends with status 1 if a promise was
+not kept. With --generated nothing is downloaded: the kernels and the driver are generated.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -26,7 +27,8 @@ from tests import CHECKOUT
 from tests.forge import fleet
 
 WORK = CHECKOUT / "build/demo"
-HOSTS = {"el9": (1, 2, 3), "el7": (0, 1), "debian12": (2, 3), "sles15": (0, 3), "el6": (0, 1, 2)}  # which of the four kernels each has
+# which of the four kernels each has
+HOSTS = {"el9": (1, 2, 3), "el7": (0, 1), "debian12": (2, 3), "sles15": (0, 3), "el6": (0, 1, 2)}
 
 
 def main() -> int:
@@ -48,34 +50,82 @@ def main() -> int:
     fleet.el9(WORK / "fresh/el9", [stock.kernels[number] for number in HOSTS["el9"]])
     shipped = {name: snapshot(root) for name, root in roots.items()}
 
-    deploy = ["outoftree.kmod.deploy", "-e", "kmod_driver=" + stock.driver, "-e", "kmod_src=%s" % stock.builds.relative_to(CHECKOUT)]
+    deploy = [
+        "outoftree.kmod.deploy",
+        "-e",
+        "kmod_driver=" + stock.driver,
+        "-e",
+        "kmod_src=%s" % stock.builds.relative_to(CHECKOUT),
+    ]
     first = play(roots, *deploy)
     table(first["results"])
 
-    warned = [host for host in HOSTS for row in first["results"].get(host, {}).get("kmod_link", {}).get("unserved", []) if row["boots"]]
-    failed = [check("the host whose next boot is without the driver is named, and no other", warned == [fleet.HELD_BACK])]
+    warned = [
+        host
+        for host in HOSTS
+        for row in first["results"].get(host, {}).get("kmod_link", {}).get("unserved", [])
+        if row["boots"]
+    ]
+    failed = [
+        check(
+            "the host whose next boot is without the driver is named, and no other",
+            warned == [fleet.HELD_BACK],
+        )
+    ]
     failed.append(check("every host took its part", not trouble(first)))
-    failed.append(check("nothing that was shipped has changed", all(kept(root, shipped[name]) for name, root in roots.items())))
+    failed.append(
+        check(
+            "nothing that was shipped has changed",
+            all(kept(root, shipped[name]) for name, root in roots.items()),
+        )
+    )
 
     say("The same again, which changes nothing")
     deployed = {name: snapshot(root, times=True) for name, root in roots.items()}
     second = play(roots, *deploy)
-    failed.append(check("a second run changes nothing: no file was written", not trouble(second) and changed(second) == 0
-                        and all(snapshot(root, times=True) == deployed[name] for name, root in roots.items())))
+    failed.append(
+        check(
+            "a second run changes nothing: no file was written",
+            not trouble(second)
+            and changed(second) == 0
+            and all(snapshot(root, times=True) == deployed[name] for name, root in roots.items()),
+        )
+    )
 
     say("In check mode, on a host that has nothing yet")
     fresh = {"el9": WORK / "fresh/el9"}
     before = snapshot(fresh["el9"], times=True)
     checked = play(fresh, *deploy, "--check")
-    failed.append(check("check mode writes nothing", not trouble(checked) and snapshot(fresh["el9"], times=True) == before))
-    failed.append(check("and announces what the real run did", changed(checked) > 0 and links(checked, "el9") == links(first, "el9")))
+    failed.append(
+        check(
+            "check mode writes nothing", not trouble(checked) and snapshot(fresh["el9"], times=True) == before
+        )
+    )
+    failed.append(
+        check(
+            "and announces what the real run did",
+            changed(checked) > 0 and links(checked, "el9") == links(first, "el9"),
+        )
+    )
 
     removed = play(roots, "outoftree.kmod.remove", "-e", "kmod_driver=" + stock.driver)
-    failed.append(check("removal brings every tree back to the byte", not trouble(removed)
-                        and all(snapshot(root) == shipped[name] for name, root in roots.items())))
-    print("\n%d hosts, %d kernels, %.0f s (after %.0f s to fetch and unpack), %.0f MiB below %s" % (
-        len(roots), sum(map(len, HOSTS.values())), time.monotonic() - prepared, prepared - begun, size(WORK) / 2**20,
-        WORK.relative_to(CHECKOUT)))
+    failed.append(
+        check(
+            "removal brings every tree back to the byte",
+            not trouble(removed) and all(snapshot(root) == shipped[name] for name, root in roots.items()),
+        )
+    )
+    print(
+        "\n%d hosts, %d kernels, %.0f s (after %.0f s to fetch and unpack), %.0f MiB below %s"
+        % (
+            len(roots),
+            sum(map(len, HOSTS.values())),
+            time.monotonic() - prepared,
+            prepared - begun,
+            size(WORK) / 2**20,
+            WORK.relative_to(CHECKOUT),
+        )
+    )
     return 1 if any(failed) else 0
 
 
@@ -90,27 +140,48 @@ def check(promise: str, held: bool) -> bool:
 
 
 def play(roots: dict[str, Path], *command: str) -> dict:
-    """Print an ansible-playbook command and run it as it is printed, from the checkout, on hosts that are directories.
+    """Print an ansible-playbook command and run it as it is printed, from the checkout, on hosts that are
+    directories.
 
     Answers with {"results": {host: {module: result}}, "totals": {host: counts}}.
     """
     inventory = WORK / ("inventory.json" if len(roots) > 1 else "%s.json" % next(iter(roots)))
-    inventory.write_text(json.dumps({"all": {"hosts": {host: {"kmod_root": str(root)} for host, root in roots.items()}, "vars": {
-        "ansible_connection": "local", "ansible_python_interpreter": sys.executable}}}, indent=1))
+    inventory.write_text(
+        json.dumps(
+            {
+                "all": {
+                    "hosts": {host: {"kmod_root": str(root)} for host, root in roots.items()},
+                    "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+                }
+            },
+            indent=1,
+        )
+    )
     argv = ["ansible-playbook", "-i", str(inventory.relative_to(CHECKOUT)), *command]
     say(shlex.join(argv))
     results = WORK / "results.json"
     results.unlink(missing_ok=True)
-    environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(CHECKOUT / "build/collections"), ANSIBLE_STDOUT_CALLBACK="progress",
-                       ANSIBLE_CALLBACK_PLUGINS=str(CHECKOUT / "demo/callback_plugins"), ANSIBLE_FORKS=str(len(roots)), ANSIBLE_PIPELINING="true",
-                       ANSIBLE_LOCAL_TEMP=str(WORK / "tmp"), ANSIBLE_REMOTE_TEMP=str(WORK / "tmp"), DEMO_RESULTS=str(results),
-                       ANSIBLE_CONFIG=str(WORK / "ansible.cfg"), PATH=os.path.dirname(sys.executable) + ":" + os.environ["PATH"])
+    environment = dict(
+        os.environ,
+        ANSIBLE_COLLECTIONS_PATH=str(CHECKOUT / "build/collections"),
+        ANSIBLE_STDOUT_CALLBACK="progress",
+        ANSIBLE_CALLBACK_PLUGINS=str(CHECKOUT / "demo/callback_plugins"),
+        ANSIBLE_FORKS=str(len(roots)),
+        ANSIBLE_PIPELINING="true",
+        ANSIBLE_LOCAL_TEMP=str(WORK / "tmp"),
+        ANSIBLE_REMOTE_TEMP=str(WORK / "tmp"),
+        DEMO_RESULTS=str(results),
+        ANSIBLE_CONFIG=str(WORK / "ansible.cfg"),
+        PATH=os.path.dirname(sys.executable) + ":" + os.environ["PATH"],
+    )
     subprocess.run(argv, cwd=CHECKOUT, env=environment, check=False)
     return json.loads(results.read_text()) if results.exists() else {"results": {}, "totals": {}}
 
 
 def trouble(run: dict) -> bool:
-    return not run["totals"] or any(total["failures"] or total["unreachable"] for total in run["totals"].values())
+    return not run["totals"] or any(
+        total["failures"] or total["unreachable"] for total in run["totals"].values()
+    )
 
 
 def changed(run: dict) -> int:
@@ -118,11 +189,16 @@ def changed(run: dict) -> int:
 
 
 def links(run: dict, host: str) -> list[tuple]:
-    return [(row["kernel"], row.get("link")) for row in run["results"].get(host, {}).get("kmod_link", {}).get("kernels", [])]
+    return [
+        (row["kernel"], row.get("link"))
+        for row in run["results"].get(host, {}).get("kmod_link", {}).get("kernels", [])
+    ]
 
 
 def table(results: dict) -> None:
-    """What every kernel of every host got: verdict with its first reason, build, variant and boot entry. ! marks those that boots start in vain."""
+    """What every kernel of every host got: verdict with its first reason, build, variant and boot entry. !
+    marks those that boots start in vain.
+    """
     rows = [("host", "kernel", "verdict", "module from", "initramfs variant", "boot entry")]
     for host in HOSTS:
         answers = results.get(host, {})
@@ -132,9 +208,16 @@ def table(results: dict) -> None:
         for row in answers.get("kmod_link", {}).get("kernels", []):
             release = row["kernel"]
             verdict = row["verdict"] + (": " + row["reason"] if row.get("reason") else "")
-            rows.append((host, release + (" !" if release in vain else ""), verdict, row.get("build") or "-",
-                         os.path.basename(variants.get(release, {}).get("path") or "-"),
-                         re.sub("^[0-9a-f]{32}-", "", str(entries.get(release, {}).get("id") or "-"))))
+            rows.append(
+                (
+                    host,
+                    release + (" !" if release in vain else ""),
+                    verdict,
+                    row.get("build") or "-",
+                    os.path.basename(variants.get(release, {}).get("path") or "-"),
+                    re.sub("^[0-9a-f]{32}-", "", str(entries.get(release, {}).get("id") or "-")),
+                )
+            )
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     print()
     for row in rows:
@@ -146,7 +229,9 @@ def table(results: dict) -> None:
 
 
 def snapshot(root: Path, times: bool = False) -> dict[str, tuple]:
-    """Every path below a root with its type, mode and contents; with ``times``, also when it was written and as which inode."""
+    """Every path below a root with its type, mode and contents; with ``times``, also when it was written and
+    as which inode.
+    """
     seen = {}
     for directory, names, files in os.walk(root):
         for name in names + files:
@@ -173,9 +258,16 @@ def digest(path: str, status: os.stat_result) -> str:
 
 
 def kept(root: Path, before: dict[str, tuple]) -> bool:
-    """Whether all that was there still is as it was, depmod's own indexes apart. GRUB legacy has one menu, to which its entries are appended."""
+    """Whether all that was there still is as it was, depmod's own indexes apart.
+
+    GRUB legacy has one menu, to which its entries are appended.
+    """
     after = snapshot(root)
-    changed = {path for path, entry in before.items() if after.get(path) != entry and not os.path.basename(path).startswith("modules.")}
+    changed = {
+        path
+        for path, entry in before.items()
+        if after.get(path) != entry and not os.path.basename(path).startswith("modules.")
+    }
     menu = "boot/grub/grub.conf"
     if menu in changed:
         changed.remove(menu)

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the demo deploys and to what: real kernels of Debian packages and a real module, or generated ones where packages cannot be had."""
+"""What the demo deploys and to what: real kernels of Debian packages and a real module, or generated ones
+where packages cannot be had.
+"""
+
 from __future__ import annotations
 
 import shutil
@@ -17,7 +20,8 @@ from tests.forge.symvers import EXPORTS, symvers
 from tests.lab import debian
 
 COUNT = 4
-# Drivers that clouds ship out of tree as well: taken out of the kernel packages, they are what a vendor would hand out.
+# Drivers that clouds ship out of tree as well: taken out of the kernel packages, they are what a vendor would
+# hand out.
 DRIVERS = ("ena", "gve", "mana")
 IN_INITRAMFS = ("virtio_blk", "virtio_net", "nvme", "ext4", "dm-mod")
 
@@ -40,7 +44,8 @@ def get(directory: Path, generate: bool) -> Stock:
 def packaged(directory: Path) -> Stock:
     """The four newest kernels of Debian's cloud flavour, and a driver built for the two in the middle."""
     offered = debian.kernels("bookworm", "amd64", "cloud-amd64")
-    series = ".".join(offered[0].release.split(".")[:2]) + "."  # the suite's own; newer ones are backports, and never neighbours
+    # the suite's own; newer ones are backports, and never neighbours
+    series = ".".join(offered[0].release.split(".")[:2]) + "."
     images = [image for image in offered if image.release.startswith(series)][-COUNT:]
     kernels = []
     driver = ""
@@ -49,7 +54,10 @@ def packaged(directory: Path) -> Stock:
         tree = directory / image.release
         unpacked = debian.tree(image)
         modules = tree / "lib/modules"
-        hardlink_tree(next(path for path in (unpacked / "usr/lib/modules", unpacked / "lib/modules") if path.is_dir()), modules)
+        hardlink_tree(
+            next(path for path in (unpacked / "usr/lib/modules", unpacked / "lib/modules") if path.is_dir()),
+            modules,
+        )
         hardlink_tree(unpacked / "boot", tree / "boot")
         found = {path.name.split(".")[0]: path for path in modules.rglob("*.ko*")}
         driver = driver or next(name for name in DRIVERS if name in found)
@@ -60,21 +68,34 @@ def packaged(directory: Path) -> Stock:
         found[driver].unlink()  # out of the tree, for real
         subprocess.run(["depmod", "-b", str(tree), image.release], check=True)
         kernel = Kernel(image.release, tree, debian.symvers(image).read_bytes())
-        (tree / "initramfs").write_bytes(initramfs(kernel, [found[name] for name in IN_INITRAMFS if name in found]))
+        (tree / "initramfs").write_bytes(
+            initramfs(kernel, [found[name] for name in IN_INITRAMFS if name in found])
+        )
         kernels.append(kernel)
-    return Stock(kernels, driver, directory / "builds", [
-        "real kernels, and their own %s driver taken out of them, as its vendor ships it: built for %s and %s" % (
-            driver, images[1].release, images[2].release)])
+    return Stock(
+        kernels,
+        driver,
+        directory / "builds",
+        [
+            "real kernels, and their own %s driver taken out of them, as its vendor ships it: built for %s and %s"
+            % (driver, images[1].release, images[2].release)
+        ],
+    )
 
 
 def generated(directory: Path, reason: str) -> Stock:
-    """Four generated kernels and a generated driver: small files with the tables of real ones. The newer two have the same symbol versions."""
+    """Four generated kernels and a generated driver: small files with the tables of real ones.
+
+    The newer two have the same symbol versions.
+    """
     if shutil.which("depmod") is None:
         raise SystemExit("depmod is needed (package kmod), and it cannot be fetched: " + reason)
     releases = ["6.1.0-%d-generated" % number for number in range(1, COUNT + 1)]
     kernels = []
     for number, release in enumerate(releases):
-        exports = [(symbol, crc + min(number, 2) * (symbol == "kfree"), *rest) for symbol, crc, *rest in EXPORTS]
+        exports = [
+            (symbol, crc + min(number, 2) * (symbol == "kfree"), *rest) for symbol, crc, *rest in EXPORTS
+        ]
         tree = directory / release
         disk = ko("disk", [("module_layout", 0x11)], release=release)
         top = families.kernel(tree, release, exports=exports, in_tree={"drivers/block/disk.ko": disk})
@@ -84,6 +105,15 @@ def generated(directory: Path, reason: str) -> Stock:
         (tree / "initramfs").write_bytes(initramfs(kernel, sorted(tree.rglob("disk.ko"))))
         kernels.append(kernel)
         if number in (1, 2):
-            needs = [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk", "kfree")]
+            needs = [
+                (symbol, crc)
+                for symbol, crc, *_rest in exports
+                if symbol in ("module_layout", "printk", "kfree")
+            ]
             write(directory / "builds" / release / "vendor.ko", ko("vendor", needs, release=release))
-    return Stock(kernels, "vendor", directory / "builds", ["generated kernels and a generated driver, not real ones: " + reason])
+    return Stock(
+        kernels,
+        "vendor",
+        directory / "builds",
+        ["generated kernels and a generated driver, not real ones: " + reason],
+    )

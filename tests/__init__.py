@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Everything here is imported as tests.ROOM.NAME, from the checkout: pytest, and ``python -m tests.fuzz.fuzz``.
+"""Everything here is imported as tests.ROOM.NAME, from the checkout: pytest, and ``python -m
+tests.fuzz.fuzz``.
 
 Makes the checkout importable under the collection's own name too, wherever it lies.
 """
+
 import os
 import sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Finds this machine a depmod."""
+
 import os
 
 from tests.lab import debian

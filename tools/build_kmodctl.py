@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Put the core and the installed pyelftools into one file that any Python from 3.6 on runs: kmodctl."""
+
 import os
 import sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Prints a line for each finished task of each host, and keeps the results for the demo's table."""
+
 from __future__ import annotations
 
 import json
@@ -39,7 +40,9 @@ class CallbackModule(CallbackBase):
             seconds = time.monotonic() - self.started[host, task._uuid]
             answer = result._result
             outcome = word or ("changed" if answer.get("changed") else "ok")
-            print("  %-9s %-68s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True)
+            print(
+                "  %-9s %-68s %-9s %4.1f s" % (host, task.name.split(" : ")[-1], outcome, seconds), flush=True
+            )
             if word:
                 print("            " + str(answer.get("msg")), flush=True)
             elif task.args.get("state") == "possible":

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The controller's half: see KmodAction."""
+
 from __future__ import annotations
 
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import KmodAction

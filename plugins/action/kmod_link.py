@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The controller's half: judged first from descriptions, then only the files that the host needs are sent to it."""
+"""The controller's half: judged first from descriptions, then only the files that the host needs are sent to
+it.
+"""
+
 from __future__ import annotations
 
 import os
@@ -12,7 +15,6 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import Kmod
 
 
 class ActionModule(KmodAction):
-
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         if "described" not in args:
             return super().execute(args, task_vars)
@@ -25,11 +27,17 @@ class ActionModule(KmodAction):
         return answer
 
     def send(self, paths: list[str]) -> dict[str, str]:
-        """Copy files of the controller, as they were checked and judged, to the host; answers with where each lies there."""
+        """Copy files of the controller, as they were checked and judged, to the host; answers with where each
+        lies there.
+        """
         shell = self._connection._shell
         if shell.tmpdir is None:
             self._make_tmp_path()
-        sent = {path: self._transfer_file(self.copies[path], shell.join_path(shell.tmpdir, "%d-%s" % (number, os.path.basename(path))))
-                for number, path in enumerate(paths)}
+        sent = {
+            path: self._transfer_file(
+                self.copies[path], shell.join_path(shell.tmpdir, "%d-%s" % (number, os.path.basename(path)))
+            )
+            for number, path in enumerate(paths)
+        }
         self._fixup_perms2([shell.tmpdir, *sent.values()], execute=False)
         return sent

@@ -6,12 +6,12 @@
 
 
 class ModuleDocFragment:
-
     DOCUMENTATION = r"""
 options:
   root:
     description:
-      - Root directory of the machine to work on. Another directory than V(/) is a machine that is not running,
+      - Root directory of the machine to work on. Another directory than V(/) is a machine that is not
+        running,
         such as an image being built or a mounted disk. Symlinks are resolved inside it.
       - A host that has the variable C(kmod_root) is that machine, unless this option says otherwise.
     type: path
@@ -33,20 +33,25 @@ attributes:
 options:
   checksums:
     description:
-      - A list of SHA-256 checksums on the controller, as C(sha256sum) writes it (often C(SHA256SUMS)). Every file of O(src) that is read, a module or
+      - A list of SHA-256 checksums on the controller, as C(sha256sum) writes it (often C(SHA256SUMS)). Every
+        file of O(src) that is read, a module or
         a package, has to be in it and to match, or nothing is sent anywhere.
-      - The checksums are those of the files as they were shipped, compressed or not. Names in the list are relative to its own directory.
+      - The checksums are those of the files as they were shipped, compressed or not. Names in the list are
+        relative to its own directory.
     type: path
   signature:
     description:
       - A detached signature of O(checksums), on the controller. It is checked before the list is believed.
-      - What it looks like says which tool of the controller checks it, V(gpg), V(ssh-keygen) (in the namespace C(file)) or V(minisign).
+      - What it looks like says which tool of the controller checks it, V(gpg), V(ssh-keygen) (in the
+        namespace C(file)) or V(minisign).
       - Required with O(keyring), and requires it.
     type: path
   keyring:
     description:
-      - Who may sign O(checksums). A file on the controller with public keys for V(gpg) (as C(gpg --export) writes them, armored or not), one
-        of allowed signers for V(ssh-keygen), or the public key for V(minisign). No other keys count, and no setting of the user.
+      - Who may sign O(checksums). A file on the controller with public keys for V(gpg) (as C(gpg --export)
+        writes them, armored or not), one
+        of allowed signers for V(ssh-keygen), or the public key for V(minisign). No other keys count, and no
+        setting of the user.
     type: path
 """
 
@@ -57,7 +62,8 @@ attributes:
     support: full
     details: The module never changes anything.
   diff_mode:
-    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff mode.
+    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff
+      mode.
     support: N/A
     details: The module never changes anything.
   idempotent:
@@ -71,7 +77,8 @@ attributes:
     description: Can run in check mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff mode.
+    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff
+      mode.
     support: full
   idempotent:
     description: Running it twice in a row changes nothing the second time.

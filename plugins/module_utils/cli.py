@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmodctl, the host's own command: the same core as the modules', so it gives the same answers."""
+
 import argparse
 import json
 import os
@@ -44,7 +45,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except Exception as error:
         if "KMODCTL_DEBUG" in os.environ:
             raise
-        return _failed("%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error))
+        return _failed(
+            "%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error)
+        )
 
 
 def _failed(why: str, status: int = FAILED) -> int:
@@ -59,16 +62,42 @@ def check(options: argparse.Namespace) -> int:
     from .read.exports import read_symvers
 
     here = Host(HERE)
-    modules = [module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)):])
-               for path in options.files for module, _packed in inputs.modules(here, [os.path.abspath(path)])]
-    exports = SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ()) if options.symvers else None
+    modules = [
+        module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)) :])
+        for path in options.files
+        for module, _packed in inputs.modules(here, [os.path.abspath(path)])
+    ]
+    exports = (
+        SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ())
+        if options.symvers
+        else None
+    )
     host = Host(options.root)
     host.keeps_cache = True
-    _plan, answer = command.run(host, command.Options(
-        described=tuple(modules), kernels=tuple(options.kernel) or command.ALL, each=options.each, structs=options.structs, as_given=True,
-        boots=False, exports=exports, kernel=_sources(here, options.package), whence=HERE))
-    rows = [[verdict.name, verdict.kernel, verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
-             verdict.errno or "", verdict.short] for verdict in answer.checks]
+    _plan, answer = command.run(
+        host,
+        command.Options(
+            described=tuple(modules),
+            kernels=tuple(options.kernel) or command.ALL,
+            each=options.each,
+            structs=options.structs,
+            as_given=True,
+            boots=False,
+            exports=exports,
+            kernel=_sources(here, options.package),
+            whence=HERE,
+        ),
+    )
+    rows = [
+        [
+            verdict.name,
+            verdict.kernel,
+            verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
+            verdict.errno or "",
+            verdict.short,
+        ]
+        for verdict in answer.checks
+    ]
     _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
@@ -79,7 +108,9 @@ def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
     from .read.kernel_package import KernelSource
 
     full = [os.path.abspath(path) for path in paths]
-    roots = [path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))]
+    roots = [
+        path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))
+    ]
     packages = tuple(path for path in full if path not in roots)
     return tuple(KernelSource(root=path) for path in roots) + ((KernelSource(packages),) if packages else ())
 
@@ -100,10 +131,21 @@ def link(options: argparse.Namespace) -> int:
     from .commands import link as command
 
     asked = command.Options(
-        options.driver, path=tuple(os.path.abspath(path) for path in options.files), whence=HERE, kernels=tuple(options.kernel) or command.ALL,
-        state="absent" if options.absent else "present", version=options.version, build=options.build, load=options.load, heal=options.heal)
+        options.driver,
+        path=tuple(os.path.abspath(path) for path in options.files),
+        whence=HERE,
+        kernels=tuple(options.kernel) or command.ALL,
+        state="absent" if options.absent else "present",
+        version=options.version,
+        build=options.build,
+        load=options.load,
+        heal=options.heal,
+    )
     answer, result = _change(options, lambda host: command.run(host, asked))
-    rows = [[row.kernel, row.verdict, row.build.release if row.build else "", row.reason] for row in answer.outcome.kernels]
+    rows = [
+        [row.kernel, row.verdict, row.build.release if row.build else "", row.reason]
+        for row in answer.outcome.kernels
+    ]
     _show(options, result, "\n".join([answer.outcome.msg] + ([columns(rows)] if rows else [])))
     return OK if options.absent or answer.served else NOT_ALL
 
@@ -117,14 +159,25 @@ def variant(options: argparse.Namespace) -> int:
         return OK
     if not options.driver:
         rows = command.overview(Host(options.root))
-        _show(options, [row.as_dict() for row in rows],
-              columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]))
+        _show(
+            options,
+            [row.as_dict() for row in rows],
+            columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]),
+        )
         return OK if all(row.state == "current" for row in rows) else NOT_ALL
-    asked = command.Options(tuple(options.driver), tuple(options.kernel), method=options.method, early_load=options.early_load,
-                            entries=options.entries, state="absent" if options.absent else "present")
+    asked = command.Options(
+        tuple(options.driver),
+        tuple(options.kernel),
+        method=options.method,
+        early_load=options.early_load,
+        entries=options.entries,
+        state="absent" if options.absent else "present",
+    )
     answer, result = _change(options, lambda host: command.run(host, asked))
     made = answer.variants
-    lines = [[row.kernel, row.status, row.path] for row in made.rows] + [["", "pruned", path] for path in made.pruned]
+    lines = [[row.kernel, row.status, row.path] for row in made.rows] + [
+        ["", "pruned", path] for path in made.pruned
+    ]
     lines += [["", "no longer started", row.entry] for row in made.given_back]
     _show(options, result, columns(lines))
     return OK
@@ -133,8 +186,14 @@ def variant(options: argparse.Namespace) -> int:
 def entry(options: argparse.Namespace) -> int:
     from .commands import entry as command
 
-    asked = command.Options(options.driver, state="absent" if options.absent else "present", kernels=tuple(options.kernel), boot=options.boot,
-                            args=options.args, copy_of=options.copy_of)
+    asked = command.Options(
+        options.driver,
+        state="absent" if options.absent else "present",
+        kernels=tuple(options.kernel),
+        boot=options.boot,
+        args=options.args,
+        copy_of=options.copy_of,
+    )
     answer, result = _change(options, lambda host: command.run(host, asked))
     rows = [[row.kernel, row.state, row.title] for row in answer.menu.rows]
     _show(options, result, "\n".join([answer.menu.msg] + ([columns(rows)] if rows else [])))
@@ -161,7 +220,18 @@ def follow(options: argparse.Namespace) -> int:
             time.sleep(BOOT_STEP)
         elif not settle or options.check or quiet.state(host) == before or answer.failed:
             break
-    rows = [[row.driver, row.kernel, row.verdict, row.build or "", row.variant, row.entry, row.error or row.reason] for row in answer.rows]
+    rows = [
+        [
+            row.driver,
+            row.kernel,
+            row.verdict,
+            row.build or "",
+            row.variant,
+            row.entry,
+            row.error or row.reason,
+        ]
+        for row in answer.rows
+    ]
     said = ([columns(rows)] if rows else []) + answer.bulletin.kernels + [*answer.errors, *answer.notes]
     _show(options, answer.as_dict(), "\n".join(said) or "nothing to do")
     return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
@@ -181,5 +251,13 @@ def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
     say(json.dumps(answer, indent=2) if options.json else text)
 
 
-COMMANDS = {"check": check, "status": status, "link": link, "variant": variant, "entry": entry,
-            "add-kernel": follow, "remove-kernel": follow, "refresh": follow}
+COMMANDS = {
+    "check": check,
+    "status": status,
+    "link": link,
+    "variant": variant,
+    "entry": entry,
+    "add-kernel": follow,
+    "remove-kernel": follow,
+    "refresh": follow,
+}

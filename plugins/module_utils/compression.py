@@ -4,9 +4,10 @@
 
 """Compressed streams, told by their magic and decoded piece by piece with a cap on what comes out.
 
-gzip, bzip2, xz and lzma are Python's own; zstd is Python's from 3.14 on and before that, like lz4 and lzo, the host's shared library: a
-host that boots from such files has it (kmod, systemd and lzop link to them).
+gzip, bzip2, xz and lzma are Python's own; zstd is Python's from 3.14 on and before that, like lz4 and lzo,
+the host's shared library: a host that boots from such files has it (kmod, systemd and lzop link to them).
 """
+
 import bz2
 import ctypes
 import struct
@@ -44,12 +45,16 @@ def detect(head: bytes) -> Optional[str]:
 
 
 def decompress(data: bytes, what: str, limit: int = LIMIT) -> bytes:
-    """The whole of a compressed file; data that is not compressed comes back as it is. Errors: those of ``stream``."""
+    """The whole of a compressed file; data that is not compressed comes back as it is.
+
+    Errors: those of ``stream``.
+    """
     return data if detect(data) is None else b"".join(stream((data,), what, limit))
 
 
 def stream(pieces: Iterable[bytes], what: str, limit: int = LIMIT) -> Iterator[bytes]:
-    """What compressed data that comes in pieces unpacks to, in pieces; data that is not compressed as it comes.
+    """What compressed data that comes in pieces unpacks to, in pieces; data that is not compressed as it
+    comes.
 
     Several streams in a row are one file, as for gzip and xz themselves; NULs behind them are padding.
     Errors: COMP_CORRUPT, COMP_LIMIT, COMP_UNSUPPORTED, each naming ``what``.
@@ -73,13 +78,23 @@ def stream(pieces: Iterable[bytes], what: str, limit: int = LIMIT) -> Iterator[b
             for piece in decoder.feed(data):
                 total += len(piece)
                 if total > limit:
-                    raise KmodError(what, "unpacks to more than %d bytes" % limit, "It is damaged, or made to do harm", "COMP_LIMIT")
+                    raise KmodError(
+                        what,
+                        "unpacks to more than %d bytes" % limit,
+                        "It is damaged, or made to do harm",
+                        "COMP_LIMIT",
+                    )
                 yield piece
             data = b"" if decoder.eof else next(source, b"")
         decoder.finish()
         data = _behind(decoder.unused, source)
         if data and detect(data) != kind:
-            raise KmodError(what, "%d bytes that are not %s follow the compressed data" % (len(data), kind), "Copy the file again", "COMP_CORRUPT")
+            raise KmodError(
+                what,
+                "%d bytes that are not %s follow the compressed data" % (len(data), kind),
+                "Copy the file again",
+                "COMP_CORRUPT",
+            )
 
 
 def _behind(data: bytes, source: Iterator[bytes]) -> bytes:
@@ -94,7 +109,10 @@ def _behind(data: bytes, source: Iterator[bytes]) -> bytes:
 
 
 class Decoder:
-    """One compressed stream. ``feed`` gives pieces of at most PIECE bytes; once ``eof`` is set, ``unused`` is what followed the stream."""
+    """One compressed stream.
+
+    ``feed`` gives pieces of at most PIECE bytes; once ``eof`` is set, ``unused`` is what followed the stream.
+    """
 
     def __init__(self, kind: str, what: str) -> None:
         self.kind = kind
@@ -115,7 +133,12 @@ class Decoder:
                     break
                 piece = self._engine.decompress(b"", PIECE)
         except _errors() as error:
-            raise KmodError(self.what, "the %s data is damaged: %s" % (self.kind, error), "Copy the file again", "COMP_CORRUPT") from None
+            raise KmodError(
+                self.what,
+                "the %s data is damaged: %s" % (self.kind, error),
+                "Copy the file again",
+                "COMP_CORRUPT",
+            ) from None
         if self._engine.eof:
             self.eof = True
             self.unused = self._engine.unused_data
@@ -123,7 +146,9 @@ class Decoder:
     def finish(self) -> None:
         """No more input will come: an error unless the stream is complete."""
         if not self.eof and not self._engine.may_end:
-            raise KmodError(self.what, "the %s data ends too early" % self.kind, "Copy the file again", "COMP_CORRUPT")
+            raise KmodError(
+                self.what, "the %s data ends too early" % self.kind, "Copy the file again", "COMP_CORRUPT"
+            )
 
 
 class DamagedError(Exception):
@@ -161,8 +186,19 @@ def _engine(kind: str, what: str) -> Any:
         library = _library("liblzo2.so.2", "liblzo2.2.dylib")
         if library is not None:
             return _Lzo(library)
-    need = {"zstd": "libzstd", "lz4": "liblz4", "lzo": "liblzo2", "xz": "a Python with lzma", "lzma": "a Python with lzma"}.get(kind)
-    raise KmodError(what, "is %s-compressed, which cannot be read here" % kind, "Install %s" % need if need else "Recompress it", "COMP_UNSUPPORTED")
+    need = {
+        "zstd": "libzstd",
+        "lz4": "liblz4",
+        "lzo": "liblzo2",
+        "xz": "a Python with lzma",
+        "lzma": "a Python with lzma",
+    }.get(kind)
+    raise KmodError(
+        what,
+        "is %s-compressed, which cannot be read here" % kind,
+        "Install %s" % need if need else "Recompress it",
+        "COMP_UNSUPPORTED",
+    )
 
 
 def _library(*names: str) -> Any:
@@ -238,7 +274,11 @@ class _Zstd:
         self.library = library
         library.ZSTD_createDStream.restype = ctypes.c_void_p
         library.ZSTD_freeDStream.argtypes = [ctypes.c_void_p]
-        library.ZSTD_decompressStream.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Buffer), ctypes.POINTER(_Buffer)]
+        library.ZSTD_decompressStream.argtypes = [
+            ctypes.c_void_p,
+            ctypes.POINTER(_Buffer),
+            ctypes.POINTER(_Buffer),
+        ]
         library.ZSTD_decompressStream.restype = ctypes.c_size_t
         library.ZSTD_isError.argtypes = [ctypes.c_size_t]
         library.ZSTD_getErrorName.argtypes = [ctypes.c_size_t]
@@ -263,7 +303,7 @@ class _Zstd:
         answer = self.library.ZSTD_decompressStream(self.stream, ctypes.byref(taken), ctypes.byref(given))
         if self.library.ZSTD_isError(answer):
             raise DamagedError(self.library.ZSTD_getErrorName(answer).decode())
-        self.pending = data[given.pos:]
+        self.pending = data[given.pos :]
         self.needs_input = not self.pending and taken.pos < PIECE
         if answer == 0:
             self.eof, self.unused_data, self.pending = True, self.pending, b""
@@ -273,7 +313,8 @@ class _Zstd:
 class _Lz4:
     """The legacy frame: magic, then blocks of (u32 size, data), each of 8 MiB at most unpacked.
 
-    It has no end mark: it ends with the input, at a size of 0 (padding) or where another stream starts (``lib/decompress_unlz4.c``).
+    It has no end mark: it ends with the input, at a size of 0 (padding) or where another stream starts
+    (``lib/decompress_unlz4.c``).
     """
 
     BLOCK = 8 << 20
@@ -320,15 +361,19 @@ class _Lz4:
             raise DamagedError("block of %d bytes" % length)
         if len(self.pending) < 4 + length:
             return 0
-        count = self.library.LZ4_decompress_safe(bytes(self.pending[4:4 + length]), self.output, length, self.BLOCK)
+        count = self.library.LZ4_decompress_safe(
+            bytes(self.pending[4 : 4 + length]), self.output, length, self.BLOCK
+        )
         if count < 0:
             raise DamagedError("bad block")
-        del self.pending[:4 + length]
+        del self.pending[: 4 + length]
         return count  # type: ignore[no-any-return]
 
 
 class _Lzo:
-    """lzop's file format as kernels read it (``lib/decompress_unlzo.c``): a header, then blocks that end with a length of 0."""
+    """lzop's file format as kernels read it (``lib/decompress_unlzo.c``): a header, then blocks that end with
+    a length of 0.
+    """
 
     BLOCK = 256 << 10  # the kernel's own limit
     may_end = False
@@ -351,17 +396,19 @@ class _Lzo:
         return piece
 
     def _header(self) -> bool:
-        """Skip it: versions (3 of 2 bytes), method, level from 0.940 on, flags, filter, mode, times, the name and a checksum."""
+        """Skip it: versions (3 of 2 bytes), method, level from 0.940 on, flags, filter, mode, times, the name
+        and a checksum.
+        """
         data = self.pending
         new = data[9:11] >= b"\x09\x40"
         flags_at = 17 if new else 16
         if len(data) < flags_at + 4:
             return False
-        (flags,) = struct.unpack(">I", data[flags_at:flags_at + 4])
+        (flags,) = struct.unpack(">I", data[flags_at : flags_at + 4])
         name_at = flags_at + 4 + (4 if flags & 0x800 else 0) + (12 if new else 8)
         if len(data) <= name_at or len(data) < name_at + 1 + data[name_at] + 4:
             return False
-        self.pending = data[name_at + 1 + data[name_at] + 4:]
+        self.pending = data[name_at + 1 + data[name_at] + 4 :]
         return True
 
     def _block(self) -> bytes:
@@ -369,15 +416,21 @@ class _Lzo:
             self.eof, self.unused_data, self.pending = True, self.pending[4:], b""
         if self.eof or len(self.pending) < 12:
             return b""
-        full, packed = struct.unpack(">II", self.pending[:8])  # a checksum follows, which the kernel does not look at
+        # a checksum follows, which the kernel does not look at
+        full, packed = struct.unpack(">II", self.pending[:8])
         if full > self.BLOCK or packed > full:
             raise DamagedError("block of %d bytes" % max(full, packed))
         if len(self.pending) < 12 + packed:
             return b""
-        block, self.pending = self.pending[12:12 + packed], self.pending[12 + packed:]
+        block, self.pending = self.pending[12 : 12 + packed], self.pending[12 + packed :]
         if packed == full:
             return block
         count = ctypes.c_size_t(full)
-        if self.library.lzo1x_decompress_safe(block, ctypes.c_size_t(packed), self.output, ctypes.byref(count), None) or count.value != full:
+        if (
+            self.library.lzo1x_decompress_safe(
+                block, ctypes.c_size_t(packed), self.output, ctypes.byref(count), None
+            )
+            or count.value != full
+        ):
             raise DamagedError("bad block")
         return ctypes.string_at(self.output, full)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The one exception that the core raises on purpose. All of module_utils is private to this collection."""
+
 import contextlib
 import errno
 import os
@@ -25,23 +26,35 @@ class KmodError(Exception):
 
 
 class SystemFailed(KmodError):
-    """A call to the system failed for a reason that says nothing of what was asked for (EIO, no open files left): the next time it may not."""
+    """A call to the system failed for a reason that says nothing of what was asked for (EIO, no open files
+    left): the next time it may not.
+    """
 
 
 class Interrupted(BaseException):
-    """A signal that asks the run to end. No Exception, so that nobody takes it for something of a host's that can be done without."""
+    """A signal that asks the run to end.
+
+    No Exception, so that nobody takes it for something of a host's that can be done without.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
 
     def as_error(self) -> KmodError:
-        return KmodError("signal %d" % self.number, "this run was ended, and has taken back what it had done", "Run again", "INTERRUPTED")
+        return KmodError(
+            "signal %d" % self.number,
+            "this run was ended, and has taken back what it had done",
+            "Run again",
+            "INTERRUPTED",
+        )
 
 
 @contextlib.contextmanager
 def forgiving() -> Iterator[None]:
-    """Go on without what is not there, damaged or not ours to read; but nothing is decided where the system itself failed."""
+    """Go on without what is not there, damaged or not ours to read; but nothing is decided where the system
+    itself failed.
+    """
     try:
         yield
     except SystemFailed:
@@ -51,8 +64,14 @@ def forgiving() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """The text as one line that a terminal shows as it is: what would steer it, or is no text at all, is written as an escape."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", lambda odd: ascii(odd.group())[1:-1], text)
+    """The text as one line that a terminal shows as it is: what would steer it, or is no text at all, is
+    written as an escape.
+    """
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
+        lambda odd: ascii(odd.group())[1:-1],
+        text,
+    )
 
 
 _NEXT_STEP = {
@@ -69,7 +88,8 @@ _NEXT_STEP = {
 }
 
 
-_TELLING = ("ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO", "EINVAL")  # these say what is there
+# these say what is there
+_TELLING = ("ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO", "EINVAL")
 
 
 def from_oserror(path: str, error: OSError, doing: str) -> KmodError:
@@ -78,4 +98,6 @@ def from_oserror(path: str, error: OSError, doing: str) -> KmodError:
     code = {"ENOENT": "PATH_MISSING", "ELOOP": "PATH_LOOP"}.get(name, name)
     step: Optional[str] = _NEXT_STEP.get(name)
     tells = name in _TELLING or (name in ("EACCES", "EPERM") and os.geteuid() != 0)
-    return (KmodError if tells else SystemFailed)(path, "cannot %s: %s" % (doing, error.strerror or error), step or "", code)
+    return (KmodError if tells else SystemFailed)(
+        path, "cannot %s: %s" % (doing, error.strerror or error), step or "", code
+    )

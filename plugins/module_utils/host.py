@@ -4,9 +4,10 @@
 
 """A machine seen from a root directory: every path goes through a Host.
 
-Paths are absolute strings as they are *inside* the root. Symlinks are resolved inside it, as after chroot(2): an absolute target
-starts at the root again and ``..`` stops there, so nothing can lead out of it.
+Paths are absolute strings as they are *inside* the root. Symlinks are resolved inside it, as after chroot(2):
+an absolute target starts at the root again and ``..`` stops there, so nothing can lead out of it.
 """
+
 import contextlib
 import errno
 import fcntl
@@ -21,10 +22,13 @@ from .errors import KmodError, from_oserror
 
 MAX_LINKS = 40  # the kernel's own MAXSYMLINKS
 READ_LIMIT = 512 << 20
-# A boot loader reads a file system without its journal. What is only there yet it does not see: after a power cut GRUB would start what was before.
+# A boot loader reads a file system without its journal. What is only there yet it does not see: after a power
+# cut GRUB would start what was before.
 READ_BY_LOADERS = ("/boot/", "/efi/")
-EXT4_IOC_CHECKPOINT = 0x4004662B  # fs/ext4/ext4.h, from Linux 5.14 on: have all that is in the journal where it belongs
-MODULES = ("/lib/modules", "/usr/lib/modules")  # below which a host has a directory of modules for each release; one may lead to the other
+# fs/ext4/ext4.h, from Linux 5.14 on: have all that is in the journal where it belongs
+EXT4_IOC_CHECKPOINT = 0x4004662B
+# below which a host has a directory of modules for each release; one may lead to the other
+MODULES = ("/lib/modules", "/usr/lib/modules")
 TEMPORARY = ".kmod-new"  # how the name of a file ends that is not whole yet
 NAME_MAX = 255  # bytes, on every file system that a kernel boots from
 
@@ -34,10 +38,14 @@ class Host:
 
     def __init__(self, root: str = "/") -> None:
         if "\0" in root or not os.path.isdir(root):
-            raise KmodError(root, "is not a directory", "Give the root directory of an installed system", "PATH_MISSING")
+            raise KmodError(
+                root, "is not a directory", "Give the root directory of an installed system", "PATH_MISSING"
+            )
         self.root = os.path.realpath(root)
-        self.keeps_cache = False  # whether what took long to read may be kept below /var/cache: not in check mode
-        self.lock_handle: Optional[int] = None  # of the lock, while it is held: tools hold it as well, until they end
+        # whether what took long to read may be kept below /var/cache: not in check mode
+        self.keeps_cache = False
+        # of the lock, while it is held: tools hold it as well, until they end
+        self.lock_handle: Optional[int] = None
         self._private: Set[str] = set()  # directories that are known to be root's alone
 
     @property
@@ -79,7 +87,9 @@ class Host:
                 if target is not None:
                     links += 1
                     if links > MAX_LINKS:
-                        raise KmodError(path, "too many levels of symbolic links", "Remove the symlink loop", "PATH_LOOP")
+                        raise KmodError(
+                            path, "too many levels of symbolic links", "Remove the symlink loop", "PATH_LOOP"
+                        )
                     if target.startswith("/"):
                         done = []
                     todo.extend([piece for piece in target.split("/") if piece and piece != "."][::-1])
@@ -152,7 +162,11 @@ class Host:
         """The whole of a regular file of at most ``limit`` bytes."""
         with self.open(path) as reader:
             if reader.size > limit:
-                raise KmodError(path, "has %d bytes, more than the %d that are read" % (reader.size, limit), code="FILE_TOO_LARGE")
+                raise KmodError(
+                    path,
+                    "has %d bytes, more than the %d that are read" % (reader.size, limit),
+                    code="FILE_TOO_LARGE",
+                )
             return b"".join(reader.chunks(limit=limit))
 
     def read_text(self, path: str, limit: int = 4 << 20) -> str:
@@ -160,7 +174,9 @@ class Host:
         return self.read(path, limit).decode("utf-8", "surrogateescape")
 
     def free(self, path: str) -> int:
-        """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of ``path``."""
+        """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of
+        ``path``.
+        """
         return self.room(path)[1]
 
     def room(self, path: str) -> Tuple[int, int]:
@@ -170,15 +186,24 @@ class Host:
             real = os.path.dirname(real)
         try:
             status = os.statvfs(real)
-            return os.stat(real).st_dev, status.f_frsize * (status.f_bfree if os.geteuid() == 0 else status.f_bavail)
+            return os.stat(real).st_dev, status.f_frsize * (
+                status.f_bfree if os.geteuid() == 0 else status.f_bavail
+            )
         except OSError as error:
             raise from_oserror(path, error, "see how much room there is") from None
 
     # Changing
 
-    def replace(self, path: str, data: Union[bytes, Iterable[bytes]], mode: int = 0o644, owner: Optional[Sequence[int]] = None,
-                sha256: str = "") -> None:
-        """Put a regular file at ``path``, whole or not at all: temporary file beside it, fsync, rename, fsync of the directory.
+    def replace(
+        self,
+        path: str,
+        data: Union[bytes, Iterable[bytes]],
+        mode: int = 0o644,
+        owner: Optional[Sequence[int]] = None,
+        sha256: str = "",
+    ) -> None:
+        """Put a regular file at ``path``, whole or not at all: temporary file beside it, fsync, rename, fsync
+        of the directory.
 
         With ``sha256`` the temporary file is read again, and gets its name only if it holds that.
         """
@@ -188,7 +213,7 @@ class Host:
                 for chunk in (data,) if isinstance(data, bytes) else data:
                     view = memoryview(chunk)
                     while view:
-                        view = view[os.write(handle, view):]
+                        view = view[os.write(handle, view) :]
                 if owner is not None and os.geteuid() == 0:
                     _where_supported(os.fchown, handle, *owner)
                 _where_supported(os.fchmod, handle, mode)
@@ -196,9 +221,16 @@ class Host:
             finally:
                 os.close(handle)
                 if isinstance(data, Generator):
-                    data.close()  # what it holds (a scratch directory) goes now: an error's traceback would keep it until the run is over
+                    # what it holds (a scratch directory) goes now: an error's traceback would keep it until
+                    # the run is over
+                    data.close()
             if sha256 and _sha256(temporary) != sha256:
-                raise KmodError(path, "what was written is not what was planned: what it is made from changed meanwhile", "Run again", "FILE_CHANGED")
+                raise KmodError(
+                    path,
+                    "what was written is not what was planned: what it is made from changed meanwhile",
+                    "Run again",
+                    "FILE_CHANGED",
+                )
 
     def symlink(self, path: str, target: str) -> None:
         """Put a symlink at ``path`` in one step, over a file or symlink that is there."""
@@ -218,7 +250,8 @@ class Host:
         except OSError as error:
             raise from_oserror(path, error, doing) from None
         finally:
-            with contextlib.suppress(OSError, KmodError):  # what stays is cleared away by the next run: see lock.py
+            # what stays is cleared away by the next run: see lock.py
+            with contextlib.suppress(OSError, KmodError):
                 _clear(name)
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
@@ -243,7 +276,9 @@ class Host:
             raise from_oserror(path, error, "remove it") from None
 
     def _writable(self, path: str) -> str:
-        """Where ``path`` lies, in directories that nobody but root can rearrange between this look and what is done next. Error: TREE_NOT_PRIVATE."""
+        """Where ``path`` lies, in directories that nobody but root can rearrange between this look and what
+        is done next. Error: TREE_NOT_PRIVATE.
+        """
         real, visited = self._walk(path, follow=False)
         for directory in sorted(visited - self._private) if os.geteuid() == 0 else ():
             try:
@@ -252,22 +287,34 @@ class Host:
                 continue
             group = status.st_mode & stat.S_IWGRP and status.st_gid != 0
             if status.st_uid != 0 or group or status.st_mode & stat.S_IWOTH:
-                raise KmodError(self.inside(directory), "can be changed by others than root, who could lead what is written here elsewhere",
-                                "Give it to root alone: chown root: and chmod go-w", "TREE_NOT_PRIVATE")
+                raise KmodError(
+                    self.inside(directory),
+                    "can be changed by others than root, who could lead what is written here elsewhere",
+                    "Give it to root alone: chown root: and chmod go-w",
+                    "TREE_NOT_PRIVATE",
+                )
             self._private.add(directory)
         return real
 
     # Its tools
 
-    def run(self, argv: Sequence[str], stdin: Optional[bytes] = None, check: bool = True, timeout: Optional[float] = None,
-            **environment: str) -> tools.Completed:
+    def run(
+        self,
+        argv: Sequence[str],
+        stdin: Optional[bytes] = None,
+        check: bool = True,
+        timeout: Optional[float] = None,
+        **environment: str,
+    ) -> tools.Completed:
         """Run one of this machine's tools, see ``tools.run``. One that outlives us keeps the lock."""
         held = () if self.lock_handle is None else (self.lock_handle,)
         return tools.run(argv, stdin, check, held=held, timeout=timeout, **environment)
 
 
 def _native(path: str) -> str:
-    """A path as Python has it for this machine's file systems: what files say is UTF-8, and Python 3.6 may take names for ASCII in the C locale."""
+    """A path as Python has it for this machine's file systems: what files say is UTF-8, and Python 3.6 may
+    take names for ASCII in the C locale.
+    """
     try:
         if "\0" not in path:
             return os.fsdecode(path.encode("utf-8", "surrogateescape"))
@@ -279,8 +326,8 @@ def _native(path: str) -> str:
 def temporary(real: str) -> str:
     """The name that a file has until it is whole.
 
-    One fixed name a file, so that a killed run leaves at most what its rerun overwrites. The leading dot and the suffix keep it out of
-    every glob that boot tools use (initramfs-*.img, *.conf, *.ko).
+    One fixed name a file, so that a killed run leaves at most what its rerun overwrites. The leading dot and
+    the suffix keep it out of every glob that boot tools use (initramfs-*.img, *.conf, *.ko).
     """
     directory, name = os.path.split(real)
     new = "." + name + TEMPORARY
@@ -310,7 +357,9 @@ class Reader:
                 return
             total += len(chunk)
             if total > limit:
-                raise KmodError(self.path, "has more than the %d bytes that are read" % limit, code="FILE_TOO_LARGE")
+                raise KmodError(
+                    self.path, "has more than the %d bytes that are read" % limit, code="FILE_TOO_LARGE"
+                )
             yield chunk
 
     def at(self, offset: int, size: int) -> bytes:
@@ -347,18 +396,26 @@ def _clear(name: str) -> None:
     except OSError:
         if not os.path.isdir(name):
             raise
-        raise KmodError(name, "is in the way: a file is written under that name before it is put in its place", "Move it away",
-                        "IN_THE_WAY") from None
+        raise KmodError(
+            name,
+            "is in the way: a file is written under that name before it is put in its place",
+            "Move it away",
+            "IN_THE_WAY",
+        ) from None
 
 
 def _refuse_swapped(path: str, real: str, handle: int) -> None:
-    """Refuse what was opened elsewhere than where it was found: others may rearrange directories inside a root. Error: PATH_MOVED."""
+    """Refuse what was opened elsewhere than where it was found: others may rearrange directories inside a
+    root. Error: PATH_MOVED.
+    """
     try:
         where = os.readlink("/proc/self/fd/%d" % handle)
     except OSError:  # no /proc
         return
     if where not in (real, real + " (deleted)"):
-        raise KmodError(path, "was moved while it was opened", "Run again when nobody changes the tree", "PATH_MOVED")
+        raise KmodError(
+            path, "was moved while it was opened", "Run again when nobody changes the tree", "PATH_MOVED"
+        )
 
 
 def _fsync_directory(real: str) -> None:

@@ -4,12 +4,15 @@
 
 """One run at a time changes a host, and the next one clears away what a killed run has left.
 
-The lock is a file beside the kernels' modules, there only while something is being changed, that nobody but its owner may open: so no
-other user can take it. What is about to be written is listed in it, so that the run after a killed one, or after a power cut, knows
-where there may be temporary files. Tools hold the lock too: one that outlives its killed run keeps others out until it ends.
+The lock is a file beside the kernels' modules, there only while something is being changed, that nobody but
+its owner may open: so no other user can take it. What is about to be written is listed in it, so that the run
+after a killed one, or after a power cut, knows where there may be temporary files. Tools hold the lock too:
+one that outlives its killed run keeps others out until it ends.
 
-Looking and planning need no lock. A run that finds that another one has been at work since it began to look plans again.
+Looking and planning need no lock. A run that finds that another one has been at work since it began to look
+plans again.
 """
+
 import contextlib
 import errno
 import fcntl
@@ -37,7 +40,8 @@ _MEMORY = "/dev/shm"
 class Glance(NamedTuple):
     """What tells whether another run has been at work since: it makes and removes the lock."""
 
-    at: Optional[int]  # when the lock's directory was last changed, in ns; None where a further change might not show
+    # when the lock's directory was last changed, in ns; None where a further change might not show
+    at: Optional[int]
 
 
 def path(host: Host) -> str:
@@ -46,7 +50,10 @@ def path(host: Host) -> str:
 
 
 def glance(host: Host, wait: Optional[float] = None, clear: bool = True) -> Glance:
-    """Wait until nobody changes the host. What a killed run has left is cleared away, unless only a look is wanted. Error: LOCKED."""
+    """Wait until nobody changes the host.
+
+    What a killed run has left is cleared away, unless only a look is wanted. Error: LOCKED.
+    """
     real = host.real(path(host), follow=False)
     if os.path.lexists(real):
         if clear:
@@ -65,7 +72,9 @@ def glance(host: Host, wait: Optional[float] = None, clear: bool = True) -> Glan
 
 
 class Turn:
-    """The lock, held. ``another`` tells whether another run may have been at work since the glance that it was taken with."""
+    """The lock, held. ``another`` tells whether another run may have been at work since the glance that it
+    was taken with.
+    """
 
     def __init__(self, host: Host, handle: int, another: bool) -> None:
         self.host = host
@@ -73,14 +82,19 @@ class Turn:
         self.another = another
 
     def announce(self, paths: Sequence[str], directories: Sequence[str] = ()) -> None:
-        """Write down, for the run after one that is cut off, what is written next; ``directories`` are made or removed."""
+        """Write down, for the run after one that is cut off, what is written next; ``directories`` are made
+        or removed.
+        """
         with _os_errors(path(self.host)):
             _write(self.handle, self.host, paths, directories)
 
 
 @contextlib.contextmanager
 def held(host: Host, since: Optional[Glance] = None, wait: Optional[float] = None) -> Iterator[Turn]:
-    """The host's lock. What an earlier run has left is cleared away, now and when it is given back. Errors: LOCKED, those of writing the file."""
+    """The host's lock. What an earlier run has left is cleared away, now and when it is given back.
+
+    Errors: LOCKED, those of writing the file.
+    """
     where = path(host)
     real = host._writable(where)
     with _os_errors(where):
@@ -169,18 +183,29 @@ def _flock(handle: int, host: Host, wait: Optional[float]) -> None:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         if time.monotonic() >= deadline:
-            raise KmodError(path(host), "another run is at work on this host: %s" % _holder(handle),
-                            "Wait for it to end, or end it, and run again", "LOCKED")
+            raise KmodError(
+                path(host),
+                "another run is at work on this host: %s" % _holder(handle),
+                "Wait for it to end, or end it, and run again",
+                "LOCKED",
+            )
         time.sleep(0.1)
 
 
 def _holder(handle: int) -> str:
-    """Who holds the lock and since when, by what is written in it, and by /proc/locks: a tool may hold it after its run was killed."""
+    """Who holds the lock and since when, by what is written in it, and by /proc/locks: a tool may hold it
+    after its run was killed.
+    """
     told = _listed(handle)
     try:
         since = int(told["since"])
         begun = time.strftime("%H:%M:%S", time.localtime(since))
-        text = "process %d (%s), for %d s, since %s" % (told["pid"], str(told["command"])[:120], time.time() - since, begun)
+        text = "process %d (%s), for %d s, since %s" % (
+            told["pid"],
+            str(told["command"])[:120],
+            time.time() - since,
+            begun,
+        )
         alive = os.path.exists("/proc/%d" % told["pid"]) or not os.path.exists("/proc/self")
     except (KeyError, TypeError, ValueError, OSError, OverflowError):
         text, alive = "it has only begun", True
@@ -192,23 +217,40 @@ def _holder(handle: int) -> str:
 def _tool(inode: int) -> str:
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
-            if name.isdigit() and int(name) != os.getpid() and any(
-                    os.stat("/proc/%s/fd/%s" % (name, each)).st_ino == inode for each in os.listdir("/proc/%s/fd" % name)):
+            if (
+                name.isdigit()
+                and int(name) != os.getpid()
+                and any(
+                    os.stat("/proc/%s/fd/%s" % (name, each)).st_ino == inode
+                    for each in os.listdir("/proc/%s/fd" % name)
+                )
+            ):
                 with open("/proc/%s/cmdline" % name, "rb") as cmdline:
-                    return "process %s (%s)" % (name, cmdline.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()[:120])
+                    return "process %s (%s)" % (
+                        name,
+                        cmdline.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()[:120],
+                    )
     return "an unknown process"
 
 
 # What a killed run leaves
 
+
 def _write(handle: int, host: Host, paths: Sequence[str], directories: Sequence[str]) -> None:
-    told = {"pid": os.getpid(), "since": int(time.time()), "command": " ".join(sys.argv)[:400], "directories": list(directories),
-            "beside": sorted({host.inside(os.path.dirname(host.real(each, follow=False))) for each in paths})}
+    told = {
+        "pid": os.getpid(),
+        "since": int(time.time()),
+        "command": " ".join(sys.argv)[:400],
+        "directories": list(directories),
+        "beside": sorted({host.inside(os.path.dirname(host.real(each, follow=False))) for each in paths}),
+    }
     data = json.dumps(told).encode("ascii")
     os.ftruncate(handle, 0)
     os.pwrite(handle, data, 0)
     os.fsync(handle)
-    directory = os.open(os.path.dirname(host.real(path(host), follow=False)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(
+        os.path.dirname(host.real(path(host), follow=False)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    )
     try:
         os.fsync(directory)
     finally:
@@ -224,18 +266,26 @@ def _listed(handle: int) -> Dict[str, Any]:
 
 
 def clear_leftovers(host: Host, told: Dict[str, Any]) -> bool:
-    """Remove what a run may have left that is not whole: temporary files, and directories that it made or emptied. Whether nothing is left."""
+    """Remove what a run may have left that is not whole: temporary files, and directories that it made or
+    emptied. Whether nothing is left.
+    """
     clean = True
     for directory in _texts(told, "beside"):
         with forgiving():  # what is no directory, or no name at all, has nothing of ours
             for name in host.listdir(directory):
                 if name.startswith(".") and name.endswith(TEMPORARY):
                     clean = _removed(host, "%s/%s" % (directory.rstrip("/"), name)) and clean
-    ours = (posixpath.dirname(path(host)) + "/", "/etc/depmod.d")  # a lock that came with a tree is not to be trusted with others
+    # a lock that came with a tree is not to be trusted with others
+    ours = (posixpath.dirname(path(host)) + "/", "/etc/depmod.d")
     for directory in sorted(_texts(told, "directories"), key=len, reverse=True):
         possible = directory.startswith(ours) and posixpath.normpath(directory) == directory
         with forgiving():
-            if possible and host.is_dir(directory) and not host.is_link(directory) and not host.listdir(directory):
+            if (
+                possible
+                and host.is_dir(directory)
+                and not host.is_link(directory)
+                and not host.listdir(directory)
+            ):
                 clean = _removed(host, directory) and clean
     return clean
 
@@ -255,11 +305,14 @@ def _removed(host: Host, where: str) -> bool:
 
 # Scratch
 
+
 @contextlib.contextmanager
 def scratch(inside: Optional[Host] = None) -> Iterator[str]:
-    """A private directory for this run alone, as a path on this machine; ``inside`` a host's root, for tools that run in there.
+    """A private directory for this run alone, as a path on this machine; ``inside`` a host's root, for tools
+    that run in there.
 
-    In memory, where there is plenty: hundreds of small files that no disk needs to see. Its name says whose it is.
+    In memory, where there is plenty: hundreds of small files that no disk needs to see. Its name says whose
+    it is.
     """
     try:
         directory = tempfile.mkdtemp(prefix=_mine(), dir=_place(inside))
@@ -270,7 +323,8 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
     finally:
         try:
             shutil.rmtree(directory, ignore_errors=True)
-        finally:  # what could not be removed, or was interrupted, may be the second time; else a later run does it
+        finally:
+            # what could not be removed, or was interrupted, may be the second time; else a later run does it
             shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -309,7 +363,9 @@ def _started(pid: int) -> str:
 def clear_scratch(inside: Optional[Host] = None) -> None:
     """Remove the scratch directories of runs that were killed."""
     # tempfile.gettempdir would make a file to find out
-    places = {_MEMORY, "/var/tmp", os.environ.get("TMPDIR") or "/tmp"} | ({str(_place(inside))} if inside else set())
+    places = {_MEMORY, "/var/tmp", os.environ.get("TMPDIR") or "/tmp"} | (
+        {str(_place(inside))} if inside else set()
+    )
     for place in sorted(places):
         try:
             names = [name for name in os.listdir(place) if name.startswith(SCRATCH)]
@@ -317,7 +373,7 @@ def clear_scratch(inside: Optional[Host] = None) -> None:
             continue
         for name in names:
             with contextlib.suppress(OSError, ValueError, IndexError):
-                pid, namespace, started = name[len(SCRATCH):].split("-")[:3]
+                pid, namespace, started = name[len(SCRATCH) :].split("-")[:3]
                 status = os.lstat("%s/%s" % (place, name))
                 mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
                 if mine and int(namespace) == _namespace() != 0 and _started(int(pid)) != started:

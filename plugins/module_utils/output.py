@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What kmodctl prints, and its standard streams."""
+
 import contextlib
 import os
 import sys
@@ -12,7 +13,9 @@ from .errors import KmodError, printable
 
 
 def open_streams() -> None:
-    """Closed standard streams become /dev/null, before a host's file gets one of their numbers, which tools write to."""
+    """Closed standard streams become /dev/null, before a host's file gets one of their numbers, which tools
+    write to.
+    """
     while True:
         handle = os.open(os.devnull, os.O_RDWR)
         if handle > 2:
@@ -25,13 +28,19 @@ def open_streams() -> None:
 
 def say(text: str) -> None:
     try:
-        sys.stdout.buffer.write(b"".join(printable(line).encode("utf-8") + b"\n" for line in text.split("\n")))
+        sys.stdout.buffer.write(
+            b"".join(printable(line).encode("utf-8") + b"\n" for line in text.split("\n"))
+        )
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         raise
     except OSError as error:
-        raise KmodError("standard output", "cannot be written: %s. What was asked for is done, the answer alone is lost" % error.strerror,
-                        "Run again with --check to see it", "OUTPUT_LOST") from None
+        raise KmodError(
+            "standard output",
+            "cannot be written: %s. What was asked for is done, the answer alone is lost" % error.strerror,
+            "Run again with --check to see it",
+            "OUTPUT_LOST",
+        ) from None
 
 
 def let_go() -> None:
@@ -49,4 +58,7 @@ def warn(text: str) -> None:
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """One line a row, all columns but the last of one width."""
     widths = [max(len(text) for text in column) for column in list(zip(*rows))[:-1]]
-    return "\n".join("  ".join([text.ljust(width) for text, width in zip(row, widths)] + [row[-1]]).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join([text.ljust(width) for text, width in zip(row, widths)] + [row[-1]]).rstrip()
+        for row in rows
+    )

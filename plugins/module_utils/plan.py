@@ -2,12 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is to be done, as data: a Plan is a list of steps that can be shown (check mode, diff), applied, or taken back.
+"""What is to be done, as data: a Plan is a list of steps that can be shown (check mode, diff), applied, or
+taken back.
 
-A Change turns the node at a path (file, symlink, directory, nothing) into another; Derived files are made by one of the host's tools from
-what is there by then (depmod); a Command changes the running machine. Steps run in their order. If one fails, or finds that someone else
-has changed its file since it was planned, those already done are taken back, newest first.
+A Change turns the node at a path (file, symlink, directory, nothing) into another; Derived files are made by
+one of the host's tools from what is there by then (depmod); a Command changes the running machine. Steps run
+in their order. If one fails, or finds that someone else has changed its file since it was planned, those
+already done are taken back, newest first.
 """
+
 import hashlib
 import posixpath
 import signal
@@ -24,13 +27,17 @@ BLOCK = 4096  # what the end of each file takes, at most
 
 
 class Content:
-    """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand (0 and "" where a tool builds it).
+    """The bytes of a file, in memory or produced piece by piece; its size and sha256 are known beforehand (0
+    and "" where a tool builds it).
 
-    What is ``binary`` is shown by its digest, without a look at it. ``chunks`` may be a generator that returns what only making the file could
-    find out (of an image that a tool builds): ``Plan.apply`` hands that on.
+    What is ``binary`` is shown by its digest, without a look at it. ``chunks`` may be a generator that
+    returns what only making the file could find out (of an image that a tool builds): ``Plan.apply`` hands
+    that on.
     """
 
-    def __init__(self, size: int, sha256: str, chunks: Callable[[], Iterable[bytes]], binary: bool = False) -> None:
+    def __init__(
+        self, size: int, sha256: str, chunks: Callable[[], Iterable[bytes]], binary: bool = False
+    ) -> None:
         self.size = size
         self.sha256 = sha256
         self.chunks = chunks
@@ -96,10 +103,13 @@ class Change(NamedTuple):
     path: str
     before: Optional[Node]
     after: Optional[Node]
-    keep: bool = True  # hold the bytes of a replaced file until the plan is through, so that it can be put back
+    # hold the bytes of a replaced file until the plan is through, so that it can be put back
+    keep: bool = True
 
     def prepare(self, host: Host) -> Optional[Undo]:
-        """How to take this back, asked for before it is applied since it holds the replaced file's bytes; None where that is not wanted."""
+        """How to take this back, asked for before it is applied since it holds the replaced file's bytes;
+        None where that is not wanted.
+        """
         before = self.before
         if not self.keep:
             return None
@@ -108,7 +118,8 @@ class Change(NamedTuple):
         back = Change(self.path, self.after, before)
 
         def undo() -> None:
-            if not _equal(look(host, self.path), before):  # also where the step failed after it had done its work
+            # also where the step failed after it had done its work
+            if not _equal(look(host, self.path), before):
                 back.apply(host)
 
         return undo
@@ -121,7 +132,13 @@ class Change(NamedTuple):
             found.append((yield from made))
 
         if isinstance(self.after, File):
-            host.replace(self.path, chunks(self.after.content.chunks()), self.after.mode, self.after.owner, self.after.content.sha256)
+            host.replace(
+                self.path,
+                chunks(self.after.content.chunks()),
+                self.after.mode,
+                self.after.owner,
+                self.after.content.sha256,
+            )
         elif isinstance(self.after, Link):
             host.symlink(self.path, self.after.target)
         elif isinstance(self.after, Directory):
@@ -131,16 +148,25 @@ class Change(NamedTuple):
         return found[0] if found else None
 
     def diff(self) -> Dict[str, str]:
-        return {"before_header": self.path, "after_header": self.path, "before": _shown(self.before), "after": _shown(self.after)}
+        return {
+            "before_header": self.path,
+            "after_header": self.path,
+            "before": _shown(self.before),
+            "after": _shown(self.after),
+        }
 
 
 class Command(NamedTuple):
-    """A tool that changes what ``path`` shows of the running machine (a module that is loaded, a variable of the firmware)."""
+    """A tool that changes what ``path`` shows of the running machine (a module that is loaded, a variable of
+    the firmware).
+    """
 
     path: str
     argv: Tuple[str, ...]
-    inverse: Optional[Callable[[Host], Any]] = None  # what takes it back; run on undoing once all files are as they were
-    proof: Optional[Callable[[Host], Optional[str]]] = None  # what is wrong once it has run, None if it did what it should
+    # what takes it back; run on undoing once all files are as they were
+    inverse: Optional[Callable[[Host], Any]] = None
+    # what is wrong once it has run, None if it did what it should
+    proof: Optional[Callable[[Host], Optional[str]]] = None
 
     def prepare(self, host: Host) -> Optional[Undo]:
         inverse = self.inverse
@@ -150,14 +176,27 @@ class Command(NamedTuple):
         host.run(self.argv)
         wrong = self.proof(host) if self.proof else None
         if wrong:
-            raise KmodError(" ".join(self.argv), "said that all is well, but %s" % wrong, "Run it by hand to see why", "TOOL_FAILED")
+            raise KmodError(
+                " ".join(self.argv),
+                "said that all is well, but %s" % wrong,
+                "Run it by hand to see why",
+                "TOOL_FAILED",
+            )
 
     def diff(self) -> Dict[str, str]:
-        return {"before_header": self.path, "after_header": self.path, "before": "", "after": "changed by %s\n" % " ".join(self.argv)}
+        return {
+            "before_header": self.path,
+            "after_header": self.path,
+            "before": "",
+            "after": "changed by %s\n" % " ".join(self.argv),
+        }
 
 
 class Derived(NamedTuple):
-    """Files that a tool makes from others (depmod: modules.dep and its like). It makes them elsewhere; once looked at, they are put in place."""
+    """Files that a tool makes from others (depmod: modules.dep and its like).
+
+    It makes them elsewhere; once looked at, they are put in place.
+    """
 
     path: str  # the one that they are known by
     tool: str
@@ -169,14 +208,22 @@ class Derived(NamedTuple):
             change.apply(host)
 
     def diff(self) -> Dict[str, str]:
-        return {"before_header": self.path, "after_header": self.path, "before": "", "after": "regenerated by %s\n" % self.tool}
+        return {
+            "before_header": self.path,
+            "after_header": self.path,
+            "before": "",
+            "after": "regenerated by %s\n" % self.tool,
+        }
 
 
 Step = Union[Change, Command, Derived]
 
 
 class Plan:
-    """Steps in the order in which they are safe. Building it writes nothing; an empty plan is ``changed: false``."""
+    """Steps in the order in which they are safe.
+
+    Building it writes nothing; an empty plan is ``changed: false``.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -188,7 +235,9 @@ class Plan:
         return bool(self.steps)
 
     def put(self, path: str, after: Optional[Node], keep: bool = True) -> bool:
-        """Plan that ``path`` becomes ``after`` (its missing parents too); nothing is planned where it is so already."""
+        """Plan that ``path`` becomes ``after`` (its missing parents too); nothing is planned where it is so
+        already.
+        """
         if path not in self.planned:
             self.seen.setdefault(path, stamp(self.host, path))
         before = self.planned[path] if path in self.planned else look(self.host, path)
@@ -209,8 +258,13 @@ class Plan:
         self.steps.append(change)
         self.planned[change.path] = change.after
 
-    def run(self, path: str, argv: Sequence[str], inverse: Optional[Callable[[Host], Any]] = None,
-            proof: Optional[Callable[[Host], Optional[str]]] = None) -> None:
+    def run(
+        self,
+        path: str,
+        argv: Sequence[str],
+        inverse: Optional[Callable[[Host], Any]] = None,
+        proof: Optional[Callable[[Host], Optional[str]]] = None,
+    ) -> None:
         self.steps.append(Command(path, tuple(argv), inverse, proof))
 
     def derive(self, path: str, tool: str, make: Callable[[Host], List[Change]], room: int) -> None:
@@ -235,7 +289,11 @@ class Plan:
 
     def directories(self) -> List[str]:
         """Those that are made or removed."""
-        return [step.path for step in self.steps if isinstance(step, Change) and Directory in (type(step.before), type(step.after))]
+        return [
+            step.path
+            for step in self.steps
+            if isinstance(step, Change) and Directory in (type(step.before), type(step.after))
+        ]
 
     def apply(self) -> Dict[str, Any]:
         """Take every step; on a failure take back those that were done, then raise it.
@@ -260,25 +318,39 @@ class Plan:
                         for_good.append((each.path, stamp(self.host, each.path)))
                     fact = each.apply(self.host)
                     found.update({} if fact is None else {each.path: fact})
-            relabel(self.host, [step.path for step in self.steps if isinstance(step, Change) and step.after is not None])
+            relabel(
+                self.host,
+                [step.path for step in self.steps if isinstance(step, Change) and step.after is not None],
+            )
         except BaseException as error:
             left = _undo(files[::-1] + commands[::-1])
             told = ["What was done so far could not be taken back: " + "; ".join(left)] if left else []
             done = [path for path, was in for_good if stamp(self.host, path) != was]
-            told += ["What was replaced or removed for good by then stays so: " + ", ".join(done)] if done else []
+            told += (
+                ["What was replaced or removed for good by then stays so: " + ", ".join(done)] if done else []
+            )
             why = error.as_error() if isinstance(error, Interrupted) else error
             if told and isinstance(why, KmodError):
-                raise type(why)(why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code) from None
+                raise type(why)(
+                    why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code
+                ) from None
             raise
         return found
 
     def _check_unchanged(self, step: Change, was: "Optional[Stamp]") -> None:
         now = stamp(self.host, step.path)
         if now != was:
-            raise KmodError(step.path, "was changed by someone else after this run had looked at it", "Run again", "FILE_CHANGED")
+            raise KmodError(
+                step.path,
+                "was changed by someone else after this run had looked at it",
+                "Run again",
+                "FILE_CHANGED",
+            )
 
     def _check_room(self) -> None:
-        """Refuse what does not fit before anything is written: what is replaced goes only once the new is there. Error: NO_ROOM."""
+        """Refuse what does not fit before anything is written: what is replaced goes only once the new is
+        there. Error: NO_ROOM.
+        """
         needed: Dict[int, int] = {}
         for step in self.steps:
             size = step.room if isinstance(step, Derived) else 0
@@ -292,8 +364,13 @@ class Plan:
             device, free = self.host.room(directory)
             needed[device] = needed.get(device, SLACK) + (size + BLOCK if size else 0)
             if size and needed[device] > free:
-                raise KmodError(step.path, "needs %d KiB on that file system with what else is written, and %d KiB are free"
-                                % (needed[device] + 1023 >> 10, free >> 10), "Free space there and run again", "NO_ROOM")
+                raise KmodError(
+                    step.path,
+                    "needs %d KiB on that file system with what else is written, and %d KiB are free"
+                    % (needed[device] + 1023 >> 10, free >> 10),
+                    "Free space there and run again",
+                    "NO_ROOM",
+                )
             needed[device] -= gone  # what is not kept to be put back leaves room for the next
 
 
@@ -307,7 +384,9 @@ def _undo(steps: Sequence[Tuple[str, Undo]]) -> List[str]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
     try:
         for path, undo in steps:
-            if not any((where + "/").startswith(path + "/") or where == posixpath.dirname(path) for where in beside):
+            if not any(
+                (where + "/").startswith(path + "/") or where == posixpath.dirname(path) for where in beside
+            ):
                 error = _failing(undo) and _failing(undo)  # what fails once may do the second time
                 if error:
                     left.append("%s: %s" % (error.what, error.why))
@@ -357,7 +436,13 @@ def stamp(host: Host, path: str) -> Optional[Stamp]:
         return None
     if stat.S_ISDIR(status.st_mode):
         return Stamp(stat.S_IFMT(status.st_mode), (0, 0), 0, 0, 0)
-    return Stamp(stat.S_IFMT(status.st_mode), (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Stamp(
+        stat.S_IFMT(status.st_mode),
+        (status.st_dev, status.st_ino),
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def _equal(one: Optional[Node], other: Optional[Node]) -> bool:
@@ -369,7 +454,12 @@ def _equal(one: Optional[Node], other: Optional[Node]) -> bool:
 def same(one: File, other: File) -> bool:
     """Equal bytes and mode; owners count only where both are asked for."""
     owners = one.owner is None or other.owner is None or one.owner == other.owner
-    return owners and one.mode == other.mode and one.content.size == other.content.size and one.content.sha256 == other.content.sha256
+    return (
+        owners
+        and one.mode == other.mode
+        and one.content.size == other.content.size
+        and one.content.sha256 == other.content.sha256
+    )
 
 
 def relabel(host: Host, paths: List[str]) -> None:

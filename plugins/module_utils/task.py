@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How a request is carried out: plan, then apply unless in check mode; and what every module does around its one call into the core.
+"""How a request is carried out: plan, then apply unless in check mode; and what every module does around its
+one call into the core.
 
 Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils is private to this collection.
 """
+
 import contextlib
 import traceback
 from typing import Any, Dict, Iterator, List, NamedTuple
@@ -41,12 +43,16 @@ def _failing(module: Any) -> Iterator[None]:
         failed = from_oserror(str(error.filename or module.params["root"]), error, "go on")
         module.fail_json(msg=str(failed), code=failed.code, exception=traceback.format_exc())
     except Exception as error:
-        module.fail_json(msg="%s: %s. Report this as a bug, with what -vvv shows" % (type(error).__name__, error), code="BUG",
-                         exception=traceback.format_exc())
+        module.fail_json(
+            msg="%s: %s. Report this as a bug, with what -vvv shows" % (type(error).__name__, error),
+            code="BUG",
+            exception=traceback.format_exc(),
+        )
 
 
 def run(module: Any, command: Any) -> None:
-    """Carry out one of ``commands`` with the module's parameters, and exit with its answer, as a failure where that is a refusal.
+    """Carry out one of ``commands`` with the module's parameters, and exit with its answer, as a failure
+    where that is a refusal.
 
     Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides.
     """
@@ -62,7 +68,9 @@ def run(module: Any, command: Any) -> None:
                 answer = command.run(turns, options)
             told = dict(answer.as_dict(), changed=turns.changed, diff=turns.diff)
         else:
-            done = carry_out(module.params["root"], module.check_mode, lambda host: command.run(host, options))
+            done = carry_out(
+                module.params["root"], module.check_mode, lambda host: command.run(host, options)
+            )
             answer = done.answer
             told = dict(answer.as_dict(), changed=done.changed, diff=done.diff)
         failed = getattr(answer, "failed", False)
@@ -72,7 +80,9 @@ def run(module: Any, command: Any) -> None:
 
 
 def _sendable(answer: Any) -> Any:
-    """The answer, with bytes of the host's files and names that are no UTF-8 as escapes: Ansible refuses an answer with surrogates as a whole."""
+    """The answer, with bytes of the host's files and names that are no UTF-8 as escapes: Ansible refuses an
+    answer with surrogates as a whole.
+    """
     if isinstance(answer, str):
         return answer.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(answer, dict):

@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Plans carried out, one run a host at a time. Several one after another are each made of what the one before has left, under one lock.
+"""Plans carried out, one run a host at a time.
+
+Several one after another are each made of what the one before has left, under one lock.
 
 The lock is taken with the first plan that changes something: a look that finds all well makes no file.
 """
+
 import contextlib
 import signal
 import threading
@@ -16,12 +19,16 @@ from .errors import Interrupted, KmodError
 from .host import Host
 from .plan import Plan
 
-Work = Callable[[Host], Tuple[Plan, Any]]  # what a command's ``run`` makes of a host: the plan, and its Answer
+# what a command's ``run`` makes of a host: the plan, and its Answer
+Work = Callable[[Host], Tuple[Plan, Any]]
 ATTEMPTS = 3  # at a host that others change at the same time
 
 
 class Turns(contextlib.ExitStack):
-    """``carry`` plans and applies; with ``check`` it only plans, of what is there now. Errors: LOCKED, those of planning and applying."""
+    """``carry`` plans and applies; with ``check`` it only plans, of what is there now.
+
+    Errors: LOCKED, those of planning and applying.
+    """
 
     def __init__(self, root: str, check: bool = False, wait: Optional[float] = None) -> None:
         super().__init__()
@@ -39,9 +46,12 @@ class Turns(contextlib.ExitStack):
         return self.writes > 0
 
     def carry(self, work: Work) -> Any:
-        """What ``work`` answers, once what it planned is done. Where someone else has changed the host meanwhile, it is planned again.
+        """What ``work`` answers, once what it planned is done.
 
-        An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be ``applied`` takes what Plan.apply found out.
+        Where someone else has changed the host meanwhile, it is planned again.
+
+        An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be
+        ``applied`` takes what Plan.apply found out.
         """
         plan, answer = work(self.host)
         for attempt in range(ATTEMPTS):
@@ -80,7 +90,9 @@ class Turns(contextlib.ExitStack):
 
 @contextlib.contextmanager
 def _signals_as_errors() -> Iterator[None]:
-    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving it half."""
+    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving
+    it half.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,7 +103,8 @@ def _signals_as_errors() -> Iterator[None]:
         raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}  # nohup, a job in the background
+    # nohup, a job in the background
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for each in before:
         signal.signal(each, stop)
     try:

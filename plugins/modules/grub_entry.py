@@ -8,13 +8,18 @@ module: grub_entry
 short_description: Add boot entries for a kernel with an initramfs variant
 version_added: 0.1.0
 description:
-  - Adds a boot entry for each kernel that has an initramfs variant with the driver, or removes them. An entry is a copy of the
-    one that the distribution ships for that kernel, with another title, the variant in place of the shipped image, and arguments
+  - Adds a boot entry for each kernel that has an initramfs variant with the driver, or removes them. An entry
+    is a copy of the
+    one that the distribution ships for that kernel, with another title, the variant in place of the shipped
+    image, and arguments
     appended.
-  - The shipped entries, the boot loader's configuration and the default stay as they are, unless O(boot) asks for another
+  - The shipped entries, the boot loader's configuration and the default stay as they are, unless O(boot) asks
+    for another
     default. The module checks that on the menu that would result, before it writes anything.
-  - Under GRUB 2 the entries go into C(custom.cfg) beside C(grub.cfg), between marks. Where entries are files of their own
-    (Boot Loader Specification), each is a file named like the shipped one with C(~) and the driver, a name that never sorts before it.
+  - Under GRUB 2 the entries go into C(custom.cfg) beside C(grub.cfg), between marks. Where entries are files
+    of their own
+    (Boot Loader Specification), each is a file named like the shipped one with C(~) and the driver, a name
+    that never sorts before it.
     Under GRUB legacy and extlinux they go to the end of the menu.
   - Entries that are not made by this module are left alone.
 options:
@@ -25,7 +30,8 @@ options:
   state:
     description:
       - Whether the entries are there.
-      - V(possible) only sees whether there can be entries for O(kernels), before there are variants of their images. Nothing is changed, and what is
+      - V(possible) only sees whether there can be entries for O(kernels), before there are variants of their
+        images. Nothing is changed, and what is
         refused is refused for the same reasons as it would be later.
     type: str
     choices: [present, absent, possible]
@@ -33,43 +39,55 @@ options:
   kernels:
     description:
       - Releases of the kernels to add or remove entries for.
-      - By default these are all kernels that have an initramfs variant with the driver, as M(outoftree.kmod.initrd_variant) makes it.
+      - By default these are all kernels that have an initramfs variant with the driver, as
+        M(outoftree.kmod.initrd_variant) makes it.
         Entries of the driver whose kernel is gone are removed then.
     type: list
     elements: str
     default: []
   initrd:
     description:
-      - The images to load in place of the shipped one, for the single kernel in O(kernels). They lie in the directory of the shipped one.
+      - The images to load in place of the shipped one, for the single kernel in O(kernels). They lie in the
+        directory of the shipped one.
       - By default the initramfs variant with the driver.
-      - They are looked at as a whole, as a variant is, before anything is planned. Damaged ones are refused (C(VARIANT_DAMAGED)).
+      - They are looked at as a whole, as a variant is, before anything is planned. Damaged ones are refused
+        (C(VARIANT_DAMAGED)).
     type: list
     elements: path
   boot:
     description:
       - What the next boots start. V(none) leaves that as it is.
-      - V(once) has the next boot alone start the new entry. After that the machine is back on its default, whether the trial went well or not.
-        Nothing is done where the running system was started with these images and arguments and has loaded the driver, or where their trial went
+      - V(once) has the next boot alone start the new entry. After that the machine is back on its default,
+        whether the trial went well or not.
+        Nothing is done where the running system was started with these images and arguments and has loaded
+        the driver, or where their trial went
         well before.
-      - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images or O(args) change, or the entry
+      - A trial that failed is not repeated. The module fails with the code C(TRIAL_FAILED) until the images
+        or O(args) change, or the entry
         has been removed by O(state=absent). What was tried is remembered in a comment beside the entry.
       - V(default) makes it the default. The old one is remembered and comes back with O(state=absent).
       - V(shipped) restores the old default, and gives up a trial that has not begun. The entries stay.
-      - V(once) and V(default) are about the kernel that boots start, that of the default entry, else the newest in the menu. If that one has no whole
-        variant with the driver, it is an error (C(VARIANT_MISSING), C(VARIANT_DAMAGED)); another kernel is only meant where O(kernels) names it.
-      - V(default) is refused where the trial failed. A variant that is whole and stale (the shipped image was made again) stays what it is, but is
+      - V(once) and V(default) are about the kernel that boots start, that of the default entry, else the
+        newest in the menu. If that one has no whole
+        variant with the driver, it is an error (C(VARIANT_MISSING), C(VARIANT_DAMAGED)); another kernel is
+        only meant where O(kernels) names it.
+      - V(default) is refused where the trial failed. A variant that is whole and stale (the shipped image was
+        made again) stays what it is, but is
         not tried or made the default (C(VARIANT_STALE)).
     type: str
     choices: [none, once, default, shipped]
     default: none
   args:
-    description: Arguments for the kernel's command line, added behind those of the shipped entry, in front of what a C(--) leaves to init.
+    description: Arguments for the kernel's command line, added behind those of the shipped entry, in front of
+      what a C(--) leaves to init.
     type: str
     default: ''
   fallback_args:
     description:
-      - Arguments that have the machine reboot by itself when the kernel or the initramfs fails, instead of waiting for somebody at the console.
-      - V(auto) stands for C(panic=10 oops=panic rd.shell=0 rd.emergency=reboot) as long as the entry is not the default. The default behaves as the
+      - Arguments that have the machine reboot by itself when the kernel or the initramfs fails, instead of
+        waiting for somebody at the console.
+      - V(auto) stands for C(panic=10 oops=panic rd.shell=0 rd.emergency=reboot) as long as the entry is not
+        the default. The default behaves as the
         shipped entry does. What is given here instead stays in any case.
     type: str
     default: auto
@@ -79,7 +97,8 @@ options:
     choices: [auto, grub2, bls, systemd-boot, grub-legacy, extlinux]
     default: auto
   copy_of:
-    description: Id or title of the entry to copy, needed where a kernel has several that differ. The id is what the error C(ENTRY_AMBIGUOUS) quotes.
+    description: Id or title of the entry to copy, needed where a kernel has several that differ. The id is
+      what the error C(ENTRY_AMBIGUOUS) quotes.
     type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
@@ -116,7 +135,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 loader:
-  description: The boot loader. One of C(grub2), C(bls) (GRUB 2 with entries in files), C(systemd-boot), C(grub-legacy) and C(extlinux).
+  description: The boot loader. One of C(grub2), C(bls) (GRUB 2 with entries in files), C(systemd-boot),
+    C(grub-legacy) and C(extlinux).
       C(none) where there is none to remove entries from.
   returned: success
   type: str
@@ -172,7 +192,8 @@ kernels:
       description: The arguments appended to those of the shipped entry.
       type: str
       returned: O(state=present)
-      sample: outoftree.kmod=vendor outoftree.kmod.id=3f1c0a9be27d panic=10 oops=panic rd.shell=0 rd.emergency=reboot
+      sample: outoftree.kmod=vendor outoftree.kmod.id=3f1c0a9be27d panic=10 oops=panic rd.shell=0
+        rd.emergency=reboot
     default:
       description: Whether it is the default.
       type: bool
@@ -185,7 +206,8 @@ kernels:
       sample: true
     trial:
       description:
-        - How the trial of these images went that O(boot=once) asked for. V(none) where it did not, V(pending) before that boot, V(passed) where the
+        - How the trial of these images went that O(boot=once) asked for. V(none) where it did not, V(pending)
+          before that boot, V(passed) where the
           host was seen running the driver after it, V(failed) where it was not.
       type: str
       returned: O(state=present)
@@ -196,7 +218,8 @@ msg:
   type: str
   sample: The next boot alone tries vendor on 6.1.0-56-cloud-amd64; reboot for that.
 trial:
-  description: The first of V(pending), V(failed), V(idle) and V(passed) that the trial of a kernel is in, else V(none).
+  description: The first of V(pending), V(failed), V(idle) and V(passed) that the trial of a kernel is in,
+    else V(none).
   returned: success
   type: str
   sample: pending
@@ -207,12 +230,14 @@ pending:
   elements: str
   sample: [6.1.0-56-cloud-amd64]
 trials:
-  description: Releases of the kernels by the state that their trial is in, under C(pending), C(failed), C(idle) and C(passed).
+  description: Releases of the kernels by the state that their trial is in, under C(pending), C(failed),
+    C(idle) and C(passed).
   returned: success
   type: dict
   sample: {pending: [6.1.0-56-cloud-amd64], failed: [], idle: [], passed: []}
 promote:
-  description: Whether a trial went well and none waits for the next boot, so that O(boot=default) makes the default what has proved itself.
+  description: Whether a trial went well and none waits for the next boot, so that O(boot=default) makes the
+    default what has proved itself.
   returned: success
   type: bool
   sample: false
@@ -232,7 +257,8 @@ next:
   type: str
   sample: 5f3c9d0e-5.14.0-503.11.1.el9_5.x86_64~vendor
 other_drivers:
-  description: The drivers that are there where there is nothing of the one that is named. It may be one of them that was meant. A warning, too.
+  description: The drivers that are there where there is nothing of the one that is named. It may be one of
+    them that was meant. A warning, too.
   returned: success
   type: list
   elements: str
@@ -243,36 +269,44 @@ running:
   type: dict
   contains:
     booted:
-      description: Release of the running kernel if it was started by the driver's entry for it, with the images and arguments that this has now.
+      description: Release of the running kernel if it was started by the driver's entry for it, with the
+        images and arguments that this has now.
       type: str
       returned: always
       sample: 6.1.0-56-cloud-amd64
     loaded:
       description:
-        - For each module of the driver, whether V(this) very module is loaded, an V(other) one of its name, V(no) one,
-          or one that shows nothing to tell it by (V(unknown)). V(coming) or V(going) is one that is on its way in or out, or has crashed there.
+        - For each module of the driver, whether V(this) very module is loaded, an V(other) one of its name,
+          V(no) one,
+          or one that shows nothing to tell it by (V(unknown)). V(coming) or V(going) is one that is on its
+          way in or out, or has crashed there.
       type: dict
       returned: always
       sample: {ootedu: this, ootedu_user: 'no'}
     initramfs:
       description:
-        - Whether the variant was unpacked at boot, by what it leaves in C(/run/outoftree.kmod.variant). None where the entry did not start the
+        - Whether the variant was unpacked at boot, by what it leaves in C(/run/outoftree.kmod.variant). None
+          where the entry did not start the
           system, or starts a variant that promises no such thing.
       type: bool
       returned: always
       sample: true
     verified:
       description:
-        - Whether an entry of the driver started the system, the modules that are loaded, one at least, are those deployed, and the variant was
+        - Whether an entry of the driver started the system, the modules that are loaded, one at least, are
+          those deployed, and the variant was
           unpacked.
       type: bool
       returned: always
       sample: true
     verdict:
       description:
-        - The same in a word. V(none) if no entry of the driver, as it is now, started the system. V(well) if it came up with the deployed modules,
-          V(idle) if it came up and no device asks for one, V(unloaded) if one does and none is loaded, V(other) if another module is,
-          V(unknown) if that cannot be told, V(stuck) if a module is on its way in or out or has crashed there, and V(image) if the kernel was
+        - The same in a word. V(none) if no entry of the driver, as it is now, started the system. V(well) if
+          it came up with the deployed modules,
+          V(idle) if it came up and no device asks for one, V(unloaded) if one does and none is loaded,
+          V(other) if another module is,
+          V(unknown) if that cannot be told, V(stuck) if a module is on its way in or out or has crashed
+          there, and V(image) if the kernel was
           started with another initramfs, or without one.
       type: str
       returned: always
@@ -281,7 +315,8 @@ running:
       description: The same in a sentence.
       type: str
       returned: always
-      sample: The host came up with the entry of ootedu for 6.1.0-56-cloud-amd64 and has loaded ootedu as deployed.
+      sample: The host came up with the entry of ootedu for 6.1.0-56-cloud-amd64 and has loaded ootedu as
+        deployed.
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -300,7 +335,11 @@ def main():
             boot=dict(type="str", choices=["none", "once", "default", "shipped"], default="none"),
             args=dict(type="str", default=""),
             fallback_args=dict(type="str", default="auto"),
-            loader=dict(type="str", choices=["auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"], default="auto"),
+            loader=dict(
+                type="str",
+                choices=["auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"],
+                default="auto",
+            ),
             copy_of=dict(type="str"),
             root=dict(type="path", default="/"),
         ),

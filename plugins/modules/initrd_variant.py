@@ -10,15 +10,21 @@ version_added: 0.1.0
 author:
   - Contributors to the outoftree.kmod project (@outoftree)
 description:
-  - Makes a new file beside the initramfs image that the distribution ships for a kernel, named as that with C(.) and the smallest
+  - Makes a new file beside the initramfs image that the distribution ships for a kernel, named as that with
+    C(.) and the smallest
     free number, which holds all of the shipped image and the driver. The shipped image is never written.
-  - A variant is verified before it gets its name. It is unpacked by the kernel's own rules, everything that the shipped image has must
+  - A variant is verified before it gets its name. It is unpacked by the kernel's own rules, everything that
+    the shipped image has must
     still be in it, the driver's modules must be those that were asked for, and no other copy of them may win.
-  - When the distribution makes its image again, the variant is out of date. The next run makes it again, under the same number.
-  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry). Where boots start one that is to be made again, the old
+  - When the distribution makes its image again, the variant is out of date. The next run makes it again,
+    under the same number.
+  - A variant is used by a boot entry only, see M(outoftree.kmod.grub_entry). Where boots start one that is to
+    be made again, the old
     default is restored first, since the new one was never tried.
-  - The driver's modules are judged together with those that the variant has for them. What the kernel would not load out of it is refused.
-  - Beside each variant lies a small hidden file. It says that this is a variant where the variant is too damaged to say so itself.
+  - The driver's modules are judged together with those that the variant has for them. What the kernel would
+    not load out of it is refused.
+  - Beside each variant lies a small hidden file. It says that this is a variant where the variant is too
+    damaged to say so itself.
 options:
   driver:
     description:
@@ -31,7 +37,8 @@ options:
   kernels:
     description:
       - Releases of the kernels to make variants for.
-      - By default these are all installed kernels that have the driver, as M(outoftree.kmod.kmod_link) put it there. Variants whose
+      - By default these are all installed kernels that have the driver, as M(outoftree.kmod.kmod_link) put it
+        there. Variants whose
         kernel is no longer installed are then removed.
       - With O(state=absent) the default is all kernels.
     type: list
@@ -39,7 +46,8 @@ options:
     default: []
   modules:
     description:
-      - Module files on the host, all of the driver, to be used instead of those that the kernel has in the driver's directories
+      - Module files on the host, all of the driver, to be used instead of those that the kernel has in the
+        driver's directories
         below C(extra), C(weak-updates) or C(updates).
       - Requires O(kernels).
     type: list
@@ -47,10 +55,13 @@ options:
     default: []
   method:
     description:
-      - V(overlay) appends one archive to a copy of the shipped image. It takes a fraction of a second and keeps every byte.
-      - V(segment) writes that archive into a file of its own, for boot loaders that load several images one after the other (GRUB 2,
+      - V(overlay) appends one archive to a copy of the shipped image. It takes a fraction of a second and
+        keeps every byte.
+      - V(segment) writes that archive into a file of its own, for boot loaders that load several images one
+        after the other (GRUB 2,
         systemd-boot). It needs no room for a copy.
-      - V(rebuild) has the distribution's own tool (dracut, for one) build an image with its present configuration into the new file. It takes
+      - V(rebuild) has the distribution's own tool (dracut, for one) build an image with its present
+        configuration into the new file. It takes
         as long as that tool does.
       - V(auto) is V(overlay) where an overlay works, which is nearly everywhere, and V(rebuild) elsewhere.
     type: str
@@ -58,12 +69,14 @@ options:
     default: auto
   early_load:
     description:
-      - Load the driver at the very start of the initramfs. By default udev loads its modules when a device asks for them.
+      - Load the driver at the very start of the initramfs. By default udev loads its modules when a device
+        asks for them.
     type: bool
     default: false
   ignore_tpm:
     description:
-      - Go on where a TPM opens an encrypted disk only as long as the initramfs stays the same. A boot of the variant then asks for the
+      - Go on where a TPM opens an encrypted disk only as long as the initramfs stays the same. A boot of the
+        variant then asks for the
         disk's passphrase.
     type: bool
     default: false
@@ -71,7 +84,8 @@ options:
     description:
       - What O(state=absent) does about boot entries that start a variant.
       - With V(refuse) it is an error (C(VARIANT_STARTED)) that names them, and nothing is removed.
-      - With V(remove) the entries of this collection are removed first, and the old default is restored. Entries of others are never touched.
+      - With V(remove) the entries of this collection are removed first, and the old default is restored.
+        Entries of others are never touched.
         They are an error, as with V(refuse).
     type: str
     choices: [refuse, remove]
@@ -79,7 +93,8 @@ options:
   state:
     description:
       - Whether the variants are there.
-      - V(possible) only sees whether there can be variants for O(kernels), before the driver is linked into them. Nothing is changed.
+      - V(possible) only sees whether there can be variants for O(kernels), before the driver is linked into
+        them. Nothing is changed.
     type: str
     choices: [present, absent, possible]
     default: present
@@ -149,7 +164,8 @@ variants:
       sample: /boot/initrd.img-6.1.0-56-cloud-amd64.1
     status:
       description:
-        - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and C(foreign) where somebody else's file
+        - What is done about it. One of C(current), C(created), C(replaced), C(removed), C(possible), and
+          C(foreign) where somebody else's file
           has taken the place of a variant. That is left alone.
       type: str
       returned: always
@@ -187,7 +203,8 @@ variants:
       returned: O(state=present)
       sample: false
     sha256:
-      description: The digest of the variant, in check mode that of the file that would be written. Empty for a rebuild in check mode.
+      description: The digest of the variant, in check mode that of the file that would be written. Empty for
+        a rebuild in check mode.
       type: str
       returned: O(state=present)
       sample: 7b1e808ef0915a3b1769d98c665b807ebd30498150b708ec98e3b0437463f566
@@ -213,7 +230,8 @@ variants:
           version: '1.0'
     dependencies:
       description:
-        - Modules that the driver depends on and that the shipped image lacks, or has another file of than the out-of-tree one that the kernel's
+        - Modules that the driver depends on and that the shipped image lacks, or has another file of than the
+          out-of-tree one that the kernel's
           own tree has (a driver stack that replaces the kernel's).
       type: list
       elements: str
@@ -226,14 +244,16 @@ variants:
       returned: O(state=present)
       sample: []
     firmware_missing:
-      description: Firmware files, or patterns for them, that the driver names and that neither the image nor the host has.
+      description: Firmware files, or patterns for them, that the driver names and that neither the image nor
+        the host has.
       type: list
       elements: str
       returned: O(state=present)
       sample: []
     mark:
       description:
-        - The line that is found in C(/run/outoftree.kmod.variant) once the variant was booted. Empty where the image has no way to write it.
+        - The line that is found in C(/run/outoftree.kmod.variant) once the variant was booted. Empty where
+          the image has no way to write it.
       type: str
       returned: O(state=present)
       sample: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
@@ -249,7 +269,8 @@ variants:
           seconds: 0.3
 given_back:
   description:
-    - The entries that boots started until now, and that start a variant which is replaced. The old default is restored before that.
+    - The entries that boots started until now, and that start a variant which is replaced. The old default is
+      restored before that.
     - C(path) is the variant and C(entry) the title of the entry.
   returned: when there are any
   type: list
@@ -258,7 +279,8 @@ given_back:
     - path: /boot/initrd.img-6.1.0-56-cloud-amd64.1
       entry: "With driver ootedu: Debian GNU/Linux"
 foreign:
-  description: Where a variant was, and somebody else's file is now. It is left alone, and the variant gets another number.
+  description: Where a variant was, and somebody else's file is now. It is left alone, and the variant gets
+    another number.
   returned: when there are any
   type: list
   elements: str
@@ -270,7 +292,8 @@ pruned:
   elements: str
   sample: []
 other_drivers:
-  description: The drivers that are there where there is nothing of the one that is named. It may be one of them that was meant. A warning, too.
+  description: The drivers that are there where there is nothing of the one that is named. It may be one of
+    them that was meant. A warning, too.
   returned: success
   type: list
   elements: str

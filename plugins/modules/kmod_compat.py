@@ -9,48 +9,61 @@ short_description: Say which installed kernels would load an out-of-tree kernel 
 version_added: 0.1.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
-  - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading anything, and without
+  - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading
+    anything, and without
     a C(symvers) file where the distribution ships none.
-  - A module may need others that are installed beside the kernel's own (of DKMS, a vendor's package or another driver). They are judged, too,
+  - A module may need others that are installed beside the kernel's own (of DKMS, a vendor's package or
+    another driver). They are judged, too,
     and provide nothing where the kernel would refuse them.
-  - Notes, which change no verdict, say why a module that the kernel takes may still not be loaded. These are lines of modprobe.d
-    (C(MODPROBE_INSTALL), C(MODPROBE_BLACKLIST), C(MODPROBE_UNSUPPORTED), C(OPTION_UNKNOWN)), a module of the kernel's own for the same device
-    (C(DEVICE_CLAIMED)) or of the same name (C(NAME_IN_TREE)), and a file whose name is not that of the module in it (C(NAME_OF_FILE)).
+  - Notes, which change no verdict, say why a module that the kernel takes may still not be loaded. These are
+    lines of modprobe.d
+    (C(MODPROBE_INSTALL), C(MODPROBE_BLACKLIST), C(MODPROBE_UNSUPPORTED), C(OPTION_UNKNOWN)), a module of the
+    kernel's own for the same device
+    (C(DEVICE_CLAIMED)) or of the same name (C(NAME_IN_TREE)), and a file whose name is not that of the module
+    in it (C(NAME_OF_FILE)).
   - Fails where O(require) is not met, so that it can be used as an assertion. It never changes anything.
-  - What a kernel without a C(symvers) exports is read out of its boot image and its modules. That takes seconds, so root keeps it below
+  - What a kernel without a C(symvers) exports is read out of its boot image and its modules. That takes
+    seconds, so root keeps it below
     C(/var/cache/outoftree.kmod), but not in check mode.
 options:
   path:
     description:
-      - Modules on the host, inside O(root). C(.ko) files, compressed or not, packages (C(.deb), C(.rpm)) with modules in them, or directories
+      - Modules on the host, inside O(root). C(.ko) files, compressed or not, packages (C(.deb), C(.rpm)) with
+        modules in them, or directories
         that are searched for the first or, if they hold none, for the second.
       - The modules given are one driver. They may use each other's symbols.
     type: list
     elements: path
   src:
     description:
-      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the working directory.
+      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the
+        working directory.
       - The files are read there; what they need travels to the host, they themselves do not.
     type: list
     elements: path
   described:
     description:
-      - The same as plain data. Filled in from O(src) on the controller, where each file is read once for all hosts.
+      - The same as plain data. Filled in from O(src) on the controller, where each file is read once for all
+        hosts.
     type: list
     elements: dict
   kernels:
     description:
       - The kernels to judge against, as releases or shell patterns of them.
-      - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest release.
+      - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest
+        release.
     type: list
     elements: str
     default: [all]
   require:
     description:
-      - When to fail. V(all) unless all the kernels chosen take every module, V(any) unless at least one of them takes every module,
+      - When to fail. V(all) unless all the kernels chosen take every module, V(any) unless at least one of
+        them takes every module,
         V(none) never.
-      - V(booting) unless those take every module that will boot, and they are judged even if O(kernels) leaves them out. They are the kernel
-        that runs, the newest one, and that of the default boot entry as far as the boot loader's files tell it.
+      - V(booting) unless those take every module that will boot, and they are judged even if O(kernels)
+        leaves them out. They are the kernel
+        that runs, the newest one, and that of the default boot entry as far as the boot loader's files tell
+        it.
       - A verdict of V(unknown) does not count as V(compatible).
       - Where several builds of a module are given, a kernel takes the module if it takes one of its builds.
     type: str
@@ -62,36 +75,46 @@ options:
     default: false
   structs:
     description:
-      - Also note structures whose layout is not the one that the module was built with, where the module and the kernel carry BTF.
-      - Such a note (C(STRUCT_CHANGED)) never changes a verdict. The BTF of a module is complete only with that of the kernel that it was
-        built for, so that kernel must be installed too, unless the module keeps what it needs of it (C(.BTF.base), since Linux 6.11).
+      - Also note structures whose layout is not the one that the module was built with, where the module and
+        the kernel carry BTF.
+      - Such a note (C(STRUCT_CHANGED)) never changes a verdict. The BTF of a module is complete only with
+        that of the kernel that it was
+        built for, so that kernel must be installed too, unless the module keeps what it needs of it
+        (C(.BTF.base), since Linux 6.11).
       - Kernel images have to be unpacked for this, which takes about two seconds for each.
     type: bool
     default: false
   kernel:
     description:
-      - Kernels that are not installed, to judge against instead of those that are. Each item names one place with one of O(kernel[].package),
+      - Kernels that are not installed, to judge against instead of those that are. Each item names one place
+        with one of O(kernel[].package),
         O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root).
       - O(kernels) chooses among them. O(require=booting) has no meaning for them.
-      - Nothing is installed or changed. What is needed of packages is unpacked below C(/var/tmp) and removed again.
+      - Nothing is installed or changed. What is needed of packages is unpacked below C(/var/tmp) and removed
+        again.
     type: list
     elements: dict
     suboptions:
       package:
         description:
-          - Packages (C(.deb), C(.rpm)) of a kernel, or of several, or directories of them. No tool of either family is needed.
-          - The headers (C(linux-headers), C(kernel-devel)) alone show all symbols and what they are compared by. The kernel itself
-            (C(linux-image); C(kernel-core) with C(kernel-modules-core)) also shows what is built in, its own modules and its keys.
+          - Packages (C(.deb), C(.rpm)) of a kernel, or of several, or directories of them. No tool of either
+            family is needed.
+          - The headers (C(linux-headers), C(kernel-devel)) alone show all symbols and what they are compared
+            by. The kernel itself
+            (C(linux-image); C(kernel-core) with C(kernel-modules-core)) also shows what is built in, its own
+            modules and its keys.
         type: list
         elements: path
       root:
         description: A directory that such packages were unpacked in, or a directory of headers.
         type: path
       symvers:
-        description: A C(symvers) file, compressed or not. By that alone a module can be refused, but not be found compatible.
+        description: A C(symvers) file, compressed or not. By that alone a module can be refused, but not be
+          found compatible.
         type: path
       release:
-        description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so (C(symvers-RELEASE)).
+        description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so
+          (C(symvers-RELEASE)).
         type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
@@ -126,7 +149,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: One line. How many of the kernels take the driver, and for each that does not, the first reason.
+  description: One line. How many of the kernels take the driver, and for each that does not, the first
+    reason.
   returned: always
   type: str
   sample: "ena: 2 of 3 kernels; 6.1.0-54-cloud-amd64: the version of module_layout differs"
@@ -171,8 +195,10 @@ checks:
       type: str
     findings:
       description: >-
-        The reasons, in the loader's order. C(effect) is V(refuse), V(taint), V(unknown) or V(note). C(code) is stable (docs/codes.md of the
-        collection lists them all), C(message) is for people. C(symbol), C(wanted) (by the module) and C(found) (in the kernel) are there where
+        The reasons, in the loader's order. C(effect) is V(refuse), V(taint), V(unknown) or V(note). C(code)
+        is stable (docs/codes.md of the
+        collection lists them all), C(message) is for people. C(symbol), C(wanted) (by the module) and
+        C(found) (in the kernel) are there where
         they say something.
       type: list
       elements: dict
@@ -182,13 +208,15 @@ checks:
       type: list
       elements: str
     lacks:
-      description: What cannot be seen of it there. V(modules), V(built-in), V(config), V(vermagic) and V(certificates).
+      description: What cannot be seen of it there. V(modules), V(built-in), V(config), V(vermagic) and
+        V(certificates).
       returned: O(kernel) given
       type: list
       elements: str
     exact:
       description:
-        - Whether the verdict, and the symbols that are refused, are certain to be the same once the kernel is installed.
+        - Whether the verdict, and the symbols that are refused, are certain to be the same once the kernel is
+          installed.
         - A refusal nearly always is. V(compatible) is where nothing is lacking that could refuse the module.
       returned: O(kernel) given
       type: bool

@@ -8,13 +8,19 @@ module: kmod_follow
 short_description: Have a host give new kernels a driver by itself
 version_added: 0.1.0
 description:
-  - Installs C(kmodctl) (C(/usr/local/sbin/kmodctl)), hooks that the distribution's kernel packages call, units of systemd, and one file with
-    settings, so that a kernel that is installed later gets the drivers of this host by itself. That is links, an initramfs variant and a boot entry,
-    as M(outoftree.kmod.kmod_link), M(outoftree.kmod.initrd_variant) and M(outoftree.kmod.grub_entry) make them.
-  - C(kmodctl) is put together on the controller from this collection and its pyelftools, and sent where the host has another one.
-  - A hook always ends well, so that no package fails of it. What it could not do is noted, and done at the next boot or by the next run of this
+  - Installs C(kmodctl) (C(/usr/local/sbin/kmodctl)), hooks that the distribution's kernel packages call,
+    units of systemd, and one file with
+    settings, so that a kernel that is installed later gets the drivers of this host by itself. That is links,
+    an initramfs variant and a boot entry,
+    as M(outoftree.kmod.kmod_link), M(outoftree.kmod.initrd_variant) and M(outoftree.kmod.grub_entry) make
+    them.
+  - C(kmodctl) is put together on the controller from this collection and its pyelftools, and sent where the
+    host has another one.
+  - A hook always ends well, so that no package fails of it. What it could not do is noted, and done at the
+    next boot or by the next run of this
     module.
-  - A kernel that arrives by itself never makes anything that was not tried the default. The collection's docs/follow.md has what boots start.
+  - A kernel that arrives by itself never makes anything that was not tried the default. The collection's
+    docs/follow.md has what boots start.
   - Deploy the driver first. The role M(outoftree.kmod.deploy#role) does all of that with C(kmod_follow=true).
   - Hosts in image mode (ostree) and transactional ones are refused.
 options:
@@ -25,7 +31,8 @@ options:
   state:
     description:
       - Whether new kernels get the driver.
-      - With V(absent) for the last driver everything that this module has installed is removed, to the directories that came with it. The drivers
+      - With V(absent) for the last driver everything that this module has installed is removed, to the
+        directories that came with it. The drivers
         stay deployed. A default that was kept goes back to what it was.
     type: str
     choices: [present, absent]
@@ -45,7 +52,8 @@ options:
     choices: [auto, overlay, segment, rebuild]
     default: auto
   early_load:
-    description: Whether variants load the driver at the very start. The option of M(outoftree.kmod.initrd_variant).
+    description: Whether variants load the driver at the very start. The option of
+      M(outoftree.kmod.initrd_variant).
     type: bool
     default: false
   ignore_tpm:
@@ -75,16 +83,19 @@ options:
     default: ''
   boot:
     description:
-      - What boots start once a kernel has arrived that takes the driver. V(none) leaves that to the distribution.
+      - What boots start once a kernel has arrived that takes the driver. V(none) leaves that to the
+        distribution.
       - V(once) has the next boot alone try the kernel's new entry.
-      - V(default) does that, too, and makes the entry the default once it was started and has loaded the driver. Until then the default is the newest
+      - V(default) does that, too, and makes the entry the default once it was started and has loaded the
+        driver. Until then the default is the newest
         entry that has proved itself, if there is one.
     type: str
     choices: [none, once, default]
     default: none
   keep_default:
     description:
-      - Keep the default on the newest kernel that takes the driver while the one that boots would start takes none of its builds. When a build for it
+      - Keep the default on the newest kernel that takes the driver while the one that boots would start takes
+        none of its builds. When a build for it
         arrives, the default is again what the distribution makes it.
     type: bool
     default: false
@@ -128,7 +139,8 @@ driver:
   type: str
   sample: 3w-9xxx
 family:
-  description: By whose hooks the host is told of kernels. V(el) (kernel-install), V(el7) (new-kernel-pkg), V(debian), V(suse) or V(other).
+  description: By whose hooks the host is told of kernels. V(el) (kernel-install), V(el7) (new-kernel-pkg),
+    V(debian), V(suse) or V(other).
   returned: success
   type: str
   sample: debian
@@ -161,7 +173,8 @@ lacking:
       returned: always
       sample: 6.1.0-56-amd64
     boots:
-      description: Why boots may start it. It is the V(running) one, the V(newest), or the boot loader's V(default).
+      description: Why boots may start it. It is the V(running) one, the V(newest), or the boot loader's
+        V(default).
       type: list
       elements: str
       returned: always
@@ -203,7 +216,11 @@ def main():
             entry=dict(type="bool", default=True),
             args=dict(type="str", default=""),
             fallback_args=dict(type="str", default="auto"),
-            loader=dict(type="str", choices=["auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"], default="auto"),
+            loader=dict(
+                type="str",
+                choices=["auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"],
+                default="auto",
+            ),
             copy_of=dict(type="str", default=""),
             boot=dict(type="str", choices=["none", "once", "default"], default="none"),
             keep_default=dict(type="bool", default=False),

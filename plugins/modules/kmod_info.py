@@ -9,9 +9,12 @@ short_description: Say which out-of-tree drivers are on a host, and which kernel
 version_added: 0.1.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
-  - Reads the drivers that M(outoftree.kmod.kmod_link) has stored, with their versions and builds, and for each installed kernel
-    the out-of-tree modules that C(modprobe) would load, the links in its C(weak-updates), and of the running kernel what is loaded now.
-    Also the initramfs variants and boot entries with the drivers, and what is left over of kernels that are gone.
+  - Reads the drivers that M(outoftree.kmod.kmod_link) has stored, with their versions and builds, and for
+    each installed kernel
+    the out-of-tree modules that C(modprobe) would load, the links in its C(weak-updates), and of the running
+    kernel what is loaded now.
+    Also the initramfs variants and boot entries with the drivers, and what is left over of kernels that are
+    gone.
 options:
   drivers:
     description: Only these drivers, by default all that are stored. One that is not there at all is an error.
@@ -84,7 +87,8 @@ drivers:
         modules:
           description:
             - Its modules, each with C(name), C(path), C(sha256), C(srcversion) and C(signature).
-            - C(signature) is V(signed), V(unsigned) or V(damaged). Whether a kernel accepts it is not looked at.
+            - C(signature) is V(signed), V(unsigned) or V(damaged). Whether a kernel accepts it is not looked
+              at.
           type: list
           elements: dict
   sample:
@@ -115,11 +119,15 @@ kernels:
       type: bool
     modules:
       description:
-        - The modules of the drivers, and all others that C(modprobe) would load from C(extra), C(updates) or C(weak-updates).
-        - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any, the C(sha256) of that, uncompressed,
+        - The modules of the drivers, and all others that C(modprobe) would load from C(extra), C(updates) or
+          C(weak-updates).
+        - Each with its C(name), the C(path) of the file that C(modprobe) would load for it, if there is any,
+          the C(sha256) of that, uncompressed,
           and an C(error) if it cannot be read.
-        - C(loaded) is V(null) unless the kernel runs. Otherwise V(no), V(this) if that very file is loaded, V(other) if another one is,
-          V(unknown) if the module has nothing to tell it by, V(coming) or V(going) if it is on its way in or out, or has crashed there.
+        - C(loaded) is V(null) unless the kernel runs. Otherwise V(no), V(this) if that very file is loaded,
+          V(other) if another one is,
+          V(unknown) if the module has nothing to tell it by, V(coming) or V(going) if it is on its way in or
+          out, or has crashed there.
       type: list
       elements: dict
     links:
@@ -128,7 +136,8 @@ kernels:
       elements: dict
     images:
       description:
-        - Its initramfs images, the shipped one first, each with C(path), an C(error) if it cannot be read, and in C(copies) those of the modules
+        - Its initramfs images, the shipped one first, each with C(path), an C(error) if it cannot be read,
+          and in C(copies) those of the modules
           that are in it. C(current) says whether a copy is the file that the kernel's tree has.
       type: list
       elements: dict
@@ -170,7 +179,8 @@ variants:
       description: Its size in bytes.
       type: int
     state:
-      description: V(current), V(stale) if the shipped image was made again since, V(damaged), V(foreign) if somebody else's file is in its place now,
+      description: V(current), V(stale) if the shipped image was made again since, V(damaged), V(foreign) if
+        somebody else's file is in its place now,
         or V(gone) if its kernel is.
       type: str
   sample:
@@ -227,7 +237,8 @@ entries:
       missing: []
 orphans:
   description: >-
-    What is left of kernels that are gone, or starts what is gone. Each with its C(kind) (V(variant), V(entry) or V(link)), C(path), C(kernel)
+    What is left of kernels that are gone, or starts what is gone. Each with its C(kind) (V(variant), V(entry)
+    or V(link)), C(path), C(kernel)
     and, for images, C(size) in bytes.
   returned: success
   type: list

@@ -9,13 +9,18 @@ short_description: Give every installed kernel the right build of an out-of-tree
 version_added: 0.1.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
-  - Judges the builds of a driver against the installed kernels by the rules of each kernel's own loader, and gives each kernel the best
-    build that it takes, all modules of the driver or none. The newest version comes first, and of that the build made for the kernel,
+  - Judges the builds of a driver against the installed kernels by the rules of each kernel's own loader, and
+    gives each kernel the best
+    build that it takes, all modules of the driver or none. The newest version comes first, and of that the
+    build made for the kernel,
     then the one made for the newest kernel.
-  - The builds that are used are stored in C(/lib/modules/BUILT-FOR/extra/DRIVER/), whether that kernel is installed or not. The other
-    kernels get symlinks to them in their C(weak-updates/DRIVER/). Where another module of the same name would win, a C(depmod.d) file
+  - The builds that are used are stored in C(/lib/modules/BUILT-FOR/extra/DRIVER/), whether that kernel is
+    installed or not. The other
+    kernels get symlinks to them in their C(weak-updates/DRIVER/). Where another module of the same name would
+    win, a C(depmod.d) file
     overrides that. C(depmod) runs once for each kernel that changed.
-  - A build lies where the kernel it was built for looks, so that kernel sees it whether it was chosen by O(kernels) or not.
+  - A build lies where the kernel it was built for looks, so that kernel sees it whether it was chosen by
+    O(kernels) or not.
   - Nothing that belongs to someone else is changed. Removal leaves the tree as it was.
 options:
   driver:
@@ -24,16 +29,21 @@ options:
     required: true
   path:
     description:
-      - Modules on the host, inside O(root). C(.ko) files, compressed or not, packages (C(.deb), C(.rpm)) with modules in them, which are read
-        and not installed, or directories that are searched for the first or, if they hold none, for the second.
-      - Modules that were built for the same kernel are one build. Several builds for one kernel, such as two versions of the driver,
+      - Modules on the host, inside O(root). C(.ko) files, compressed or not, packages (C(.deb), C(.rpm)) with
+        modules in them, which are read
+        and not installed, or directories that are searched for the first or, if they hold none, for the
+        second.
+      - Modules that were built for the same kernel are one build. Several builds for one kernel, such as two
+        versions of the driver,
         lie in directories of their own.
-      - Without O(path) and O(src) the stored builds are used, for example for a kernel that was installed later.
+      - Without O(path) and O(src) the stored builds are used, for example for a kernel that was installed
+        later.
     type: list
     elements: path
   src:
     description:
-      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the working directory.
+      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the
+        working directory.
       - The files are read there, and of them only those that the host's kernels need and that it does not
         have travel to it.
     type: list
@@ -43,12 +53,14 @@ options:
     type: list
     elements: dict
   files:
-    description: Where those of the modules of O(src) lie that were sent to the host. Filled in on the controller.
+    description: Where those of the modules of O(src) lie that were sent to the host. Filled in on the
+      controller.
     type: dict
   kernels:
     description:
       - The kernels to serve, as releases or shell patterns of them.
-      - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest release.
+      - V(all) are all that are installed, V(running) is the one that runs, V(newest) the one with the highest
+        release.
       - Other kernels keep what they have.
       - Only with O(state=present).
     type: list
@@ -57,7 +69,8 @@ options:
   state:
     description:
       - Whether the driver is there.
-      - With V(absent), O(version) and O(build) say what of it is to go. Kernels that used that get the next best build that is left.
+      - With V(absent), O(version) and O(build) say what of it is to go. Kernels that used that get the next
+        best build that is left.
     type: str
     choices: [present, absent]
     default: present
@@ -69,14 +82,16 @@ options:
     type: str
   load:
     description:
-      - Load the driver's modules into the running kernel now, if it is given a build. Older ones that are loaded and that nothing uses are
+      - Load the driver's modules into the running kernel now, if it is given a build. Older ones that are
+        loaded and that nothing uses are
         removed before.
       - Where they are in use they stay loaded, and RV(reboot_needed) or RV(held_back_by) says so.
     type: bool
     default: false
   heal:
     description:
-      - Repair every link in the C(weak-updates) of the chosen kernels that leads nowhere, whoever made it. It is led to another
+      - Repair every link in the C(weak-updates) of the chosen kernels that leads nowhere, whoever made it. It
+        is led to another
         build in the C(extra) or C(updates) of some kernel that its own kernel takes, or removed.
       - Links of O(driver) are repaired in any case.
     type: bool
@@ -126,7 +141,8 @@ driver:
   sample: dmy
 kernels:
   description:
-    - What each of the chosen kernels gets, oldest first. With O(state=absent) the kernels that used what is removed.
+    - What each of the chosen kernels gets, oldest first. With O(state=absent) the kernels that used what is
+      removed.
   returned: success
   type: list
   elements: dict
@@ -135,7 +151,8 @@ kernels:
       description: Release of the kernel.
       type: str
     verdict:
-      description: V(compatible) if it takes a build of the driver, otherwise the verdict on the build that was considered first.
+      description: V(compatible) if it takes a build of the driver, otherwise the verdict on the build that
+        was considered first.
       type: str
     reason:
       description: Why it is not V(compatible), in a few words.
@@ -154,7 +171,8 @@ kernels:
       description: Whether the files are links to a build for another kernel.
       type: bool
     override:
-      description: Whether C(depmod) needs an override to list these files, because there are others of the same name.
+      description: Whether C(depmod) needs an override to list these files, because there are others of the
+        same name.
       type: bool
   sample:
     - kernel: 6.1.0-53-cloud-amd64
@@ -175,8 +193,10 @@ kernels:
       override: true
 unserved:
   description:
-    - The kernels that get no build, oldest first. Those of the chosen ones, and others that boots are expected to start.
-    - Each has its C(kernel), a C(verdict) with a C(reason) (V(null) if it was not chosen), and in C(boots) why it is expected to be started,
+    - The kernels that get no build, oldest first. Those of the chosen ones, and others that boots are
+      expected to start.
+    - Each has its C(kernel), a C(verdict) with a C(reason) (V(null) if it was not chosen), and in C(boots)
+      why it is expected to be started,
       as the V(running) one, the V(newest) or the boot loader's V(default).
     - They are a warning, too.
   returned: success
@@ -189,7 +209,8 @@ unserved:
       reason: the version of module_layout differs
 other_drivers:
   description:
-    - The drivers that are there where there is nothing of the one that is to be removed. It may be one of them that was meant.
+    - The drivers that are there where there is nothing of the one that is to be removed. It may be one of
+      them that was meant.
     - They are a warning, too.
   returned: success
   type: list
@@ -216,21 +237,25 @@ healed:
       after: ../../../5.14.0-2/extra/other/other.ko
 left:
   description:
-    - Files that lie where ours was to be removed, and are not what was put there. They are somebody else's now, and stay.
+    - Files that lie where ours was to be removed, and are not what was put there. They are somebody else's
+      now, and stay.
   returned: success
   type: list
   elements: str
   sample: []
 reboot_needed:
-  description: Whether the running kernel has other modules loaded than those that it is given now, and a reboot changes that.
+  description: Whether the running kernel has other modules loaded than those that it is given now, and a
+    reboot changes that.
   returned: success
   type: bool
   sample: false
 held_back_by:
   description:
-    - The initramfs image of the default boot entry, where it is the reason why the running kernel has other modules loaded. It has copies of its
+    - The initramfs image of the default boot entry, where it is the reason why the running kernel has other
+      modules loaded. It has copies of its
       own, which the next boot would load again.
-    - A variant of it (M(outoftree.kmod.initrd_variant)) with a boot entry (M(outoftree.kmod.grub_entry)) helps.
+    - A variant of it (M(outoftree.kmod.initrd_variant)) with a boot entry (M(outoftree.kmod.grub_entry))
+      helps.
   returned: success
   type: str
   sample: /boot/initramfs-5.14.0-503.11.1.el9_5.x86_64.img

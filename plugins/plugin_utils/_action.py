@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The controller's half of every module: what a host lacks travels with the task, and what a person has to see is a warning."""
+"""The controller's half of every module: what a host lacks travels with the task, and what a person has to
+see is a warning.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,16 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _sup
 
 PYELFTOOLS = "pyelftools>=0.27,<0.33"  # 0.33 needs Python 3.10 on every host; 0.27 to 0.32 run on 3.6
 SUPPLY = ("checksums", "signature", "keyring")
-# The last ansible-core for each Python that hosts may have, of those that newer ones have left behind (its module_utils/basic.py, _PY_MIN).
+# The last ansible-core for each Python that hosts may have, of those that newer ones have left behind (its
+# module_utils/basic.py, _PY_MIN).
 LAST_CORE = {(3, 6): (2, 16), (3, 7): (2, 17), (3, 8): (2, 19)}
 
 
 class KmodAction(ActionBase):
-    """Runs the module of the same name. ``src`` becomes plain data here (``described``), so that every host judges without the files."""
+    """Runs the module of the same name.
+
+    ``src`` becomes plain data here (``described``), so that every host judges without the files.
+    """
 
     _supports_check_mode = True
     _supports_async = True
@@ -69,7 +75,8 @@ class KmodAction(ActionBase):
         return self._execute_module(module_args=args, task_vars=task_vars, wrap_async=self._task.async_val)
 
     def prepare(self, args: dict[str, Any]) -> str | None:
-        """Replace what is on the controller by its description; answers with who signed it, if that was to be checked.
+        """Replace what is on the controller by its description; answers with who signed it, if that was to be
+        checked.
 
         Errors: BAD_OPTION, PATH_MISSING, those of ``_supply.read`` and of reading the modules.
         """
@@ -108,8 +115,8 @@ class KmodAction(ActionBase):
         return supply.signer if supply else None
 
     def locate(self, path: str) -> str:
-        """The file or directory on the controller: where Ansible looks for a play's files and, as a collection's playbook has none of its own
-        beside it, in the working directory."""
+        """The file or directory on the controller: where Ansible looks for a play's files and, as a
+        collection's playbook has none of its own beside it, in the working directory."""
         try:
             return self._find_needle("files", path)
         except AnsibleFileNotFound:
@@ -125,7 +132,10 @@ class KmodAction(ActionBase):
             ) from None
 
     def explain(self, answer: dict[str, Any]) -> None:
-        """Where a module was not understood by the host's Python, say so, instead of what came of that. Errors: PYTHON_TOO_OLD."""
+        """Where a module was not understood by the host's Python, say so, instead of what came of that.
+
+        Errors: PYTHON_TOO_OLD.
+        """
         unread = "module_stdout" in answer or re.search("requires .*Python", str(answer.get("msg")))
         if not answer.get("failed") or "code" in answer or not unread or not self._used_interpreter:
             return
@@ -156,13 +166,20 @@ class KmodAction(ActionBase):
 
 
 def to_say(answer: dict[str, Any], args: dict[str, Any]) -> Iterator[str]:
-    """What a person has to see without asking for details: from the answer's ``unserved`` and ``other_drivers``."""
+    """What a person has to see without asking for details: from the answer's ``unserved`` and
+    ``other_drivers``.
+    """
     driver = args.get("driver")
     rows = answer.get("unserved") or []
     if rows:
         said = [
             "kernel %s%s gets no driver %s: %s"
-            % (row["kernel"], " (%s)" % ", ".join(row["boots"]) if row["boots"] else "", driver, row["reason"])
+            % (
+                row["kernel"],
+                " (%s)" % ", ".join(row["boots"]) if row["boots"] else "",
+                driver,
+                row["reason"],
+            )
             for row in rows
         ]
         yield "%s. %s" % (
@@ -179,10 +196,12 @@ def to_say(answer: dict[str, Any], args: dict[str, Any]) -> Iterator[str]:
 
 
 def bundle_pyelftools() -> None:
-    """Let the controller's installed pyelftools be packed with the module as ``ansible.module_utils.elftools``.
+    """Let the controller's installed pyelftools be packed with the module as
+    ``ansible.module_utils.elftools``.
 
-    Ansible packs what a module imports from there, looking in its directories for module utilities. One that holds nothing but a symlink
-    to the package is added to them: no copy of the package is kept, and hosts need nothing installed. Errors: PYELFTOOLS_MISSING.
+    Ansible packs what a module imports from there, looking in its directories for module utilities. One that
+    holds nothing but a symlink to the package is added to them: no copy of the package is kept, and hosts
+    need nothing installed. Errors: PYELFTOOLS_MISSING.
     """
     try:
         import elftools

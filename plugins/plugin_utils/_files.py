@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The controller's files: each is read once in a run of Ansible, and what is checked, judged and sent are the bytes that were read then."""
+"""The controller's files: each is read once in a run of Ansible, and what is checked, judged and sent are the
+bytes that were read then.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ HERE = Host("/")
 
 
 class ModuleFile(NamedTuple):
-    """A module file by the name that people know it by (of one in a package, as if that were a directory), and a private copy of its bytes."""
+    """A module file by the name that people know it by (of one in a package, as if that were a directory),
+    and a private copy of its bytes.
+    """
 
     path: str
     copy: str
@@ -39,7 +43,9 @@ def private() -> str:
 
 
 def found(paths: Sequence[str], supply: Supply | None) -> list[ModuleFile]:
-    """The module files at these paths, in directories and packages among them, each file (or package) held against the ``supply``."""
+    """The module files at these paths, in directories and packages among them, each file (or package) held
+    against the ``supply``.
+    """
     files = []
     for path in inputs.find(HERE, paths):
         copy = _copied(path, supply)
@@ -60,7 +66,9 @@ def described(file: ModuleFile) -> dict[str, Any]:
 
 
 def _copied(path: str, supply: Supply | None) -> str:
-    """Where a private copy of the file is, as it was when a worker of this run read it first; one that has changed is read anew."""
+    """Where a private copy of the file is, as it was when a worker of this run read it first; one that has
+    changed is read anew.
+    """
     status = os.stat(path)
     key = "%s %d %d %d" % (os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
     directory = os.path.join(private(), hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
@@ -86,7 +94,7 @@ def _unpacked(path: str, copy: str) -> list[ModuleFile]:
                     file.write(data)
         with contextlib.suppress(OSError):  # another worker was first
             os.rename(made, kept)
-    return [ModuleFile(path + each[len(kept):], each) for each in inputs.find(HERE, [kept])]
+    return [ModuleFile(path + each[len(kept) :], each) for each in inputs.find(HERE, [kept])]
 
 
 @contextlib.contextmanager

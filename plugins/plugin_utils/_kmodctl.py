@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What kmodctl is made of: the core, as it lies in this collection, and what it uses of the controller's installed pyelftools."""
+"""What kmodctl is made of: the core, as it lies in this collection, and what it uses of the controller's
+installed pyelftools.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ ELFTOOLS = ("__init__.py", "common", "construct", "elf")  # not dwarf and ehabi,
 
 
 def sources() -> dict[str, bytes]:
-    """Name in the archive to bytes; every directory gets to be a package. ImportError where pyelftools is not installed."""
+    """Name in the archive to bytes; every directory gets to be a package.
+
+    ImportError where pyelftools is not installed.
+    """
     import elftools
 
     found = {"__main__.py": MAIN.encode()}

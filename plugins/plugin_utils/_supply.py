@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether files are those that a vendor listed and signed, found out on the controller before anything travels.
+"""Whether files are those that a vendor listed and signed, found out on the controller before anything
+travels.
 
-A list is what ``sha256sum`` writes. Its signature is checked by the tool that makes such signatures, against the keys that were given and no
-others: nobody's own keyring, configuration or agent counts, and nothing is fetched.
+A list is what ``sha256sum`` writes. Its signature is checked by the tool that makes such signatures, against
+the keys that were given and no others: nobody's own keyring, configuration or agent counts, and nothing is
+fetched.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ NAMESPACE = "file"  # what ssh-keygen(1) has for files
 
 
 class Supply(NamedTuple):
-    """A list of checksums that may be believed: file names, as they are from ``directory``, and their sha256; and who signed it."""
+    """A list of checksums that may be believed: file names, as they are from ``directory``, and their sha256;
+    and who signed it.
+    """
 
     path: str
     directory: str
@@ -72,7 +76,10 @@ def read(path: str, signature: str | None, keyring: str | None) -> Supply:
 
 
 def parse(path: str, data: bytes) -> dict[str, str]:
-    """File name to sha256, of a list as ``sha256sum`` writes it, with or without ``--tag``. Errors: CHECKSUMS_MALFORMED."""
+    """File name to sha256, of a list as ``sha256sum`` writes it, with or without ``--tag``.
+
+    Errors: CHECKSUMS_MALFORMED.
+    """
     sums: dict[str, str] = {}
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
         line = line.rstrip("\r")
@@ -114,7 +121,9 @@ def _malformed(path: str, number: int, why: str) -> KmodError:
 
 
 class Question(NamedTuple):
-    """A signature to be checked: the bytes signed, the files that the tool is given, and the paths to name in messages."""
+    """A signature to be checked: the bytes signed, the files that the tool is given, and the paths to name in
+    messages.
+    """
 
     data: bytes
     signature: str
@@ -145,10 +154,12 @@ class Question(NamedTuple):
 
 
 def verified(path: str, data: bytes, signature: str, keyring: str) -> str:
-    """Check the detached ``signature`` of ``data``, the content of ``path``; answers with who signed it, as the tool names them.
+    """Check the detached ``signature`` of ``data``, the content of ``path``; answers with who signed it, as
+    the tool names them.
 
-    The kind of signature says which tool is meant. Errors: SIGNATURE_UNREADABLE, SIGNATURE_BAD (of other data, or damaged), SIGNATURE_EXPIRED,
-    SIGNER_UNKNOWN, SIGNER_EXPIRED, SIGNER_REVOKED, KEYRING_UNREADABLE, TOOL_MISSING, TOOL_FAILED.
+    The kind of signature says which tool is meant. Errors: SIGNATURE_UNREADABLE, SIGNATURE_BAD (of other
+    data, or damaged), SIGNATURE_EXPIRED, SIGNER_UNKNOWN, SIGNER_EXPIRED, SIGNER_REVOKED, KEYRING_UNREADABLE,
+    TOOL_MISSING, TOOL_FAILED.
     """
     host = Host("/")
     mark, keys = host.read(signature, LIMIT), host.read(keyring, LIMIT)
@@ -178,7 +189,9 @@ def _kind(question: Question, mark: bytes) -> Callable[[Question], str]:
 
 
 def _gpg(question: Question) -> str:
-    """By GnuPG, whose status lines say what was found (doc/DETAILS). gpgv would not do: to it every key of the keyring is valid for ever."""
+    """By GnuPG, whose status lines say what was found (doc/DETAILS). gpgv would not do: to it every key of
+    the keyring is valid for ever.
+    """
     base = [
         "gpg",
         "--homedir",

@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What ``kmodctl check`` costs beside one pass of depmod in the same run: 16 real out-of-tree modules against real kernels with symvers.
+"""What ``kmodctl check`` costs beside one pass of depmod in the same run: 16 real out-of-tree modules against
+real kernels with symvers.
 
 Nothing of the command's own is kept between runs. Each figure is the best of several processes.
 """
+
 import os
 import shutil
 import subprocess
@@ -48,18 +50,23 @@ def bench(suite: str, flavour: str) -> None:
         check = [sys.executable, kmodctl, "check", "--root", root]
         depmod = best(["depmod", "-n", "-b", root, kernels[-1].release])
         one = ["--kernel", kernels[-1].release]
-        rows = [("one pass of depmod -n, one kernel", depmod),
-                ("%d modules, %d kernels" % (len(modules), len(kernels)), best(check + modules)),
-                ("%d modules, 1 kernel" % len(modules), best(check + one + modules)),
-                ("1 module, %d kernels" % len(kernels), best(check + modules[:1])),
-                ("1 module, 1 kernel", best(check + one + modules[:1]))]
+        rows = [
+            ("one pass of depmod -n, one kernel", depmod),
+            ("%d modules, %d kernels" % (len(modules), len(kernels)), best(check + modules)),
+            ("%d modules, 1 kernel" % len(modules), best(check + one + modules)),
+            ("1 module, %d kernels" % len(kernels), best(check + modules[:1])),
+            ("1 module, 1 kernel", best(check + one + modules[:1])),
+        ]
         there = len(list(Path(root, "usr").rglob("*.ko*"))) // len(kernels)
         print("%s, %d in-tree modules each" % (" ".join(kernel.release for kernel in kernels), there))
         for name, (seconds, memory) in rows:
             print("  %-34s %6.3f s  %4d MiB   %.2f of depmod" % (name, seconds, memory, seconds / depmod[0]))
         every, single, few = (rows[place][1][0] for place in (1, 2, 3))
         print("  %-34s %6.3f s" % ("each kernel more", (every - single) / (len(kernels) - 1)))
-        print("  %-34s %6.3f s" % ("each module more, %d kernels" % len(kernels), (every - few) / (len(modules) - 1)))
+        print(
+            "  %-34s %6.3f s"
+            % ("each module more, %d kernels" % len(kernels), (every - few) / (len(modules) - 1))
+        )
 
 
 def main() -> None:

@@ -4,8 +4,10 @@
 
 """What it costs to know a kernel's exports, beside one pass of depmod over the same modules in the same run.
 
-Run as root (the cache is root's): ``bench_exports.py [SUITE/ARCH/FLAVOUR]...``. Each figure is the best of several processes of their own.
+Run as root (the cache is root's): ``bench_exports.py [SUITE/ARCH/FLAVOUR]...``. Each figure is the best of
+several processes of their own.
 """
+
 import os
 import shutil
 import subprocess
@@ -29,7 +31,8 @@ print(len(kernel.exports), *kernel.export_notes)
 RUNS = 3
 
 
-# The peak of a child counts what its parent had before exec, so a small process of its own starts and measures it.
+# The peak of a child counts what its parent had before exec, so a small process of its own starts and
+# measures it.
 MEASURE = """
 import os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -41,7 +44,9 @@ sys.exit(status != 0)
 
 def cost(argv: List[str]) -> Tuple[float, float]:
     """User and system seconds, and MiB of memory at the peak."""
-    seconds, memory = subprocess.run([sys.executable, "-S", "-c", MEASURE] + argv, check=True, stdout=subprocess.PIPE).stdout.split()
+    seconds, memory = subprocess.run(
+        [sys.executable, "-S", "-c", MEASURE] + argv, check=True, stdout=subprocess.PIPE
+    ).stdout.split()
     return float(seconds), float(memory)
 
 
@@ -60,7 +65,11 @@ def bench(kernel: debian.Image) -> None:
         os.makedirs(root + "/var/cache", exist_ok=True)
         read = [sys.executable, "-c", READ, root, kernel.release]
         depmod = best(["depmod", "-n", "-b", root, kernel.release], root, False)
-        rows = [("one pass of depmod -n", depmod), ("no symvers, cold", best(read, root, True)), ("no symvers, cached", best(read, root, False))]
+        rows = [
+            ("one pass of depmod -n", depmod),
+            ("no symvers, cold", best(read, root, True)),
+            ("no symvers, cached", best(read, root, False)),
+        ]
         symvers = "%s/boot/symvers-%s" % (root, kernel.release)
         shutil.copy(str(debian.symvers(kernel)), symvers)
         rows.append(("symvers, cross-checked", best(read, root, False)))

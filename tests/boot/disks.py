@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Debian machines on disks, each started by another boot loader: installed by the loader's own tools, in the machine itself.
+"""Debian machines on disks, each started by another boot loader: installed by the loader's own tools, in the
+machine itself.
 
 A disk is made once and kept in the lab's cache; a test works on a throw-away overlay of it.
 """
+
 import hashlib
 import os
 import shutil
@@ -17,22 +19,54 @@ from tests.boot import guest
 from tests.lab import debian
 from tests.lab.debian import run, say
 
-PACKAGES = ("systemd-sysv", "udev", "kmod", "dbus", "openssh-server", "python3", "initramfs-tools", "busybox", "zstd", "iproute2", "netbase",
-            "procps", "dosfstools", "e2fsprogs", "xfsprogs", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "systemd-boot")
+PACKAGES = (
+    "systemd-sysv",
+    "udev",
+    "kmod",
+    "dbus",
+    "openssh-server",
+    "python3",
+    "initramfs-tools",
+    "busybox",
+    "zstd",
+    "iproute2",
+    "netbase",
+    "procps",
+    "dosfstools",
+    "e2fsprogs",
+    "xfsprogs",
+    "grub2-common",
+    "grub-pc-bin",
+    "grub-efi-amd64-bin",
+    "systemd-boot",
+)
 NEEDED = ("mmdebstrap", "parted", "mke2fs", "qemu-img", "qemu-system-x86_64", "ssh", "ssh-keygen")
 FLAVOUR = "cloud-amd64"
 ROOT_AT = 512  # MiB; before it 1 MiB for GRUB's core image, an EFI system partition, and one for /boot
 SIZE = 2048  # MiB
 # What a test machine does without, so that it starts sooner.
-MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
-          "getty.target", "systemd-networkd-wait-online.service", "systemd-timesyncd.service", "systemd-pstore.service",
-          "systemd-resolved.service", "sshkeys.service")
+MASKED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty.target",
+    "systemd-networkd-wait-online.service",
+    "systemd-timesyncd.service",
+    "systemd-pstore.service",
+    "systemd-resolved.service",
+    "sshkeys.service",
+)
 
 BIOS, OVMF = "bios", "ovmf"
 
 
 class Disk(NamedTuple):
-    """A machine: its suite, firmware, whether /boot is a partition of its own, what installs its boot loader, and what its root is made as."""
+    """A machine: its suite, firmware, whether /boot is a partition of its own, what installs its boot loader,
+    and what its root is made as.
+    """
 
     name: str
     suite: str
@@ -53,8 +87,11 @@ GRUB_CMDLINE_LINUX_DEFAULT=""
 GRUB_DISABLE_OS_PROBER=true
 END
 """
-# As Enterprise Linux has it: nothing but blscfg in grub.cfg, the default saved, an entry a kernel in /boot/loader/entries.
-BLS = GRUB_DEFAULTS + r"""
+# As Enterprise Linux has it: nothing but blscfg in grub.cfg, the default saved, an entry a kernel in
+# /boot/loader/entries.
+BLS = (
+    GRUB_DEFAULTS
+    + r"""
 sed -i 's/^GRUB_DEFAULT=.*/GRUB_DEFAULT=saved/' /etc/default/grub
 chmod -x /etc/grub.d/10_linux
 cat > /etc/grub.d/10_bls <<'END'
@@ -78,6 +115,7 @@ grub_arg --unrestricted
 grub_class debian
 END
 """
+)
 SYSTEMD_BOOT = """
 mkdir -p /etc/kernel
 echo "root=UUID=$(findmnt -no UUID /) ro console=ttyS0 net.ifnames=0" > /etc/kernel/cmdline
@@ -86,13 +124,26 @@ printf 'timeout 1\\nconsole-mode keep\\n' > /boot/efi/loader/loader.conf
 kernel-install add $(uname -r) /boot/vmlinuz-$(uname -r) /boot/initrd.img-$(uname -r)
 """
 DISKS = (
-    Disk("grub-bios", "bookworm", BIOS, False, GRUB_DEFAULTS + "grub-install --target=i386-pc /dev/vda && update-grub"),
-    Disk("grub-efi", "bookworm", OVMF, True,
-         GRUB_DEFAULTS + "grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram && update-grub"),
+    Disk(
+        "grub-bios",
+        "bookworm",
+        BIOS,
+        False,
+        GRUB_DEFAULTS + "grub-install --target=i386-pc /dev/vda && update-grub",
+    ),
+    Disk(
+        "grub-efi",
+        "bookworm",
+        OVMF,
+        True,
+        GRUB_DEFAULTS
+        + "grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram && update-grub",
+    ),
     Disk("grub-bls", "sid", BIOS, True, BLS + "grub-install --target=i386-pc /dev/vda && update-grub"),
     Disk("systemd-boot", "bookworm", OVMF, False, SYSTEMD_BOOT),
 )
-XFS = DISKS[0]._replace(name="grub-xfs", filesystem="xfs")  # for what is a matter of the file system, not of the loader
+# for what is a matter of the file system, not of the loader
+XFS = DISKS[0]._replace(name="grub-xfs", filesystem="xfs")
 
 
 def missing() -> Optional[str]:
@@ -129,11 +180,18 @@ def root(suite: str) -> Path:
 
     def make(directory: Path) -> None:
         say("making a root of %s with %s" % (suite, image.release))
-        debian.system(suite, directory / "root.tar", PACKAGES + (image.package,),
-                      "--customize-hook=rm -rf $1/usr/share/doc $1/usr/share/locale $1/usr/share/man")
+        debian.system(
+            suite,
+            directory / "root.tar",
+            PACKAGES + (image.package,),
+            "--customize-hook=rm -rf $1/usr/share/doc $1/usr/share/locale $1/usr/share/man",
+        )
 
     recipe = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
-    return debian.once(debian.cache() / "boot" / ("root-%s_%s_%s" % (suite, image.release, recipe)), make) / "root.tar"
+    return (
+        debian.once(debian.cache() / "boot" / ("root-%s_%s_%s" % (suite, image.release, recipe)), make)
+        / "root.tar"
+    )
 
 
 def image(disk: Disk) -> Path:
@@ -148,27 +206,90 @@ def image(disk: Disk) -> Path:
             path = directory / "disk.raw"
             with open(str(path), "wb") as file:
                 file.truncate(SIZE << 20)
-            run(["parted", "-s", str(path), "mklabel", "gpt", "mkpart", "grub", "1MiB", "2MiB", "set", "1", "bios_grub", "on",
-                 "mkpart", "esp", "fat32", "2MiB", "194MiB", "set", "2", "esp", "on", "mkpart", "boot", "ext4", "194MiB", "%dMiB" % ROOT_AT,
-                 "mkpart", "root", "ext4", "%dMiB" % ROOT_AT, "100%"])
+            run(
+                [
+                    "parted",
+                    "-s",
+                    str(path),
+                    "mklabel",
+                    "gpt",
+                    "mkpart",
+                    "grub",
+                    "1MiB",
+                    "2MiB",
+                    "set",
+                    "1",
+                    "bios_grub",
+                    "on",
+                    "mkpart",
+                    "esp",
+                    "fat32",
+                    "2MiB",
+                    "194MiB",
+                    "set",
+                    "2",
+                    "esp",
+                    "on",
+                    "mkpart",
+                    "boot",
+                    "ext4",
+                    "194MiB",
+                    "%dMiB" % ROOT_AT,
+                    "mkpart",
+                    "root",
+                    "ext4",
+                    "%dMiB" % ROOT_AT,
+                    "100%",
+                ]
+            )
             FILL[disk.filesystem](Path(tree), path, SIZE - ROOT_AT - 1)
             boot = [next(Path(tree, "boot").glob(name + release)) for name in ("vmlinuz-", "initrd.img-")]
-            direct = ["-kernel", str(boot[0]), "-initrd", str(boot[1]), "-append", "root=/dev/vda4 ro console=ttyS0 net.ifnames=0"]
-            with guest.Guest(path, disk.firmware, directory / "install.log", key(), direct=direct, raw=True) as machine:
+            direct = [
+                "-kernel",
+                str(boot[0]),
+                "-initrd",
+                str(boot[1]),
+                "-append",
+                "root=/dev/vda4 ro console=ttyS0 net.ifnames=0",
+            ]
+            with guest.Guest(
+                path, disk.firmware, directory / "install.log", key(), direct=direct, raw=True
+            ) as machine:
                 machine.wait()
                 machine.script(_install(disk))
                 machine.power_off()
 
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    return debian.once(debian.cache() / "boot" / ("disk-%s_%s_%s" % (disk.name, release, recipe)), make) / "disk.raw"
+    return (
+        debian.once(debian.cache() / "boot" / ("disk-%s_%s_%s" % (disk.name, release, recipe)), make)
+        / "disk.raw"
+    )
 
 
 def _fill_ext4(tree: Path, disk: Path, size: int) -> None:
-    run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-E", "offset=%d" % (ROOT_AT << 20), "-d", str(tree), str(disk), "%dm" % size])
+    run(
+        [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            "root",
+            "-E",
+            "offset=%d" % (ROOT_AT << 20),
+            "-d",
+            str(tree),
+            str(disk),
+            "%dm" % size,
+        ]
+    )
 
 
 def _fill_xfs(tree: Path, disk: Path, size: int) -> None:
-    """Nothing fills an XFS but a mounted one. It is made by the machine's own mkfs: a newer one's features would be unknown to its GRUB."""
+    """Nothing fills an XFS but a mounted one.
+
+    It is made by the machine's own mkfs: a newer one's features would be unknown to its GRUB.
+    """
     run(["chroot", str(tree), "mkfs.xfs", "-q", "-L", "root", "-d", "file,name=/root.xfs,size=%dm" % size])
     partition = disk.with_name("root.xfs")
     os.rename(str(tree / "root.xfs"), str(partition))
@@ -178,7 +299,17 @@ def _fill_xfs(tree: Path, disk: Path, size: int) -> None:
             run(["cp", "-a", str(tree) + "/.", point])
         finally:
             run(["umount", point])
-    run(["dd", "if=%s" % partition, "of=%s" % disk, "bs=1M", "seek=%d" % ROOT_AT, "conv=notrunc,sparse", "status=none"])
+    run(
+        [
+            "dd",
+            "if=%s" % partition,
+            "of=%s" % disk,
+            "bs=1M",
+            "seek=%d" % ROOT_AT,
+            "conv=notrunc,sparse",
+            "status=none",
+        ]
+    )
     partition.unlink()
 
 
@@ -187,6 +318,7 @@ FILL = {"ext4": _fill_ext4, "xfs": _fill_xfs}  # (what is to be in it, the disk,
 
 def _prepare(tree: Path, disk: Disk) -> None:
     """What makes a root a machine: a name, a network, a key, and no more services than needed."""
+
     def write(path: str, text: str, mode: int = 0o644) -> None:
         target = tree / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -195,9 +327,15 @@ def _prepare(tree: Path, disk: Disk) -> None:
 
     write("etc/hostname", disk.name + "\n")
     write("etc/fstab", "LABEL=root / %s rw,noatime 0 1\n" % disk.filesystem)
-    write("etc/machine-id", "%032x\n" % (0x5f3c9d0e8b7a4c21a6d4e0f1b2c3d4e5 + sum(disk.name.encode())))
-    write("etc/systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
-    write("etc/ssh/sshd_config.d/test.conf", "UseDNS no\nUsePAM no\nPermitRootLogin prohibit-password\nMaxStartups 100\n")
+    write("etc/machine-id", "%032x\n" % (0x5F3C9D0E8B7A4C21A6D4E0F1B2C3D4E5 + sum(disk.name.encode())))
+    write(
+        "etc/systemd/network/10-eth0.network",
+        "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n",
+    )
+    write(
+        "etc/ssh/sshd_config.d/test.conf",
+        "UseDNS no\nUsePAM no\nPermitRootLogin prohibit-password\nMaxStartups 100\n",
+    )
     (tree / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     write("root/.ssh/authorized_keys", key().with_suffix(".pub").read_text(), 0o600)
     run(["chroot", str(tree), "systemctl", "enable", "--quiet", "systemd-networkd.service", "ssh.service"])
@@ -209,11 +347,22 @@ def _install(disk: Disk) -> str:
     """The script that turns the machine, started from outside, into one that starts by itself."""
     text = ["set -e", "mount -o remount,rw /"]
     if disk.boot_apart:
-        text += ["mkfs.ext4 -q -L boot /dev/vda3", "mount /dev/vda3 /mnt", "cp -a /boot/. /mnt/", "rm -rf /boot/*", "umount /mnt",
-                 "echo 'LABEL=boot /boot ext4 rw,noatime 0 2' >> /etc/fstab", "mount /boot"]
+        text += [
+            "mkfs.ext4 -q -L boot /dev/vda3",
+            "mount /dev/vda3 /mnt",
+            "cp -a /boot/. /mnt/",
+            "rm -rf /boot/*",
+            "umount /mnt",
+            "echo 'LABEL=boot /boot ext4 rw,noatime 0 2' >> /etc/fstab",
+            "mount /boot",
+        ]
     if disk.firmware == OVMF:
-        text += ["mkfs.vfat -n ESP /dev/vda2 > /dev/null", "mkdir -p /boot/efi", "echo 'LABEL=ESP /boot/efi vfat umask=0077 0 2' >> /etc/fstab",
-                 "mount /boot/efi"]
+        text += [
+            "mkfs.vfat -n ESP /dev/vda2 > /dev/null",
+            "mkdir -p /boot/efi",
+            "echo 'LABEL=ESP /boot/efi vfat umask=0077 0 2' >> /etc/fstab",
+            "mount /boot/efi",
+        ]
     return "\n".join(text) + "\n" + disk.install + "\nsync\n"
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A machine on a disk, running in QEMU: emulated, reached by ssh on the loopback interface alone, with a time limit."""
+"""A machine on a disk, running in QEMU: emulated, reached by ssh on the loopback interface alone, with a time
+limit.
+"""
+
 import base64
 import os
 import shutil
@@ -27,7 +30,9 @@ def ovmf() -> bool:
 class Guest:
     """Runs from entering to leaving the context. ``log`` collects all that its serial line says."""
 
-    def __init__(self, disk: Path, firmware: str, log: Path, key: Path, direct: Sequence[str] = (), raw: bool = False) -> None:
+    def __init__(
+        self, disk: Path, firmware: str, log: Path, key: Path, direct: Sequence[str] = (), raw: bool = False
+    ) -> None:
         self.disk = disk
         self.firmware = firmware
         self.log = log
@@ -52,26 +57,66 @@ class Guest:
         self.keeper.start()
 
     def _keep(self) -> None:
-        """Start it again whenever it resets, as a machine does; QEMU ends then (-no-reboot). Within one QEMU (7.2) a reset under OVMF can take
-        for ever: the firmware writes over all the code of the system before it, which QEMU still holds translated."""
-        while self.process is not None and self.process.wait() == 0 and "reboot: Power down" not in self.console()[-500:]:
+        """Start it again whenever it resets, as a machine does; QEMU ends then (-no-reboot).
+
+        Within one QEMU (7.2) a reset under OVMF can take for ever: the firmware writes over all the code of
+        the system before it, which QEMU still holds translated."""
+        while (
+            self.process is not None
+            and self.process.wait() == 0
+            and "reboot: Power down" not in self.console()[-500:]
+        ):
             with self.lock:
                 if self.leaving:
                     return
                 self._start()
 
     def _start(self) -> None:
-        argv = ["timeout", str(LIMIT), "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-m", "1024",
-                "-machine", "q35", "-no-user-config", "-display", "none", "-monitor", "none", "-device", "edu", "-no-reboot",
-                "-pidfile", str(self.pid),
-                "-chardev", "file,id=serial,path=%s,append=on" % self.log, "-serial", "chardev:serial",
-                "-drive", "file=%s,if=virtio,format=%s,cache=unsafe" % (self.disk, "raw" if self.raw else "qcow2"),
-                "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22" % self.port, "-device", "virtio-net-pci,netdev=net"]
+        argv = [
+            "timeout",
+            str(LIMIT),
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=multi",
+            "-smp",
+            "2",
+            "-cpu",
+            "max",
+            "-m",
+            "1024",
+            "-machine",
+            "q35",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-device",
+            "edu",
+            "-no-reboot",
+            "-pidfile",
+            str(self.pid),
+            "-chardev",
+            "file,id=serial,path=%s,append=on" % self.log,
+            "-serial",
+            "chardev:serial",
+            "-drive",
+            "file=%s,if=virtio,format=%s,cache=unsafe" % (self.disk, "raw" if self.raw else "qcow2"),
+            "-netdev",
+            "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22" % self.port,
+            "-device",
+            "virtio-net-pci,netdev=net",
+        ]
         if self.firmware == "ovmf":
             variables = self.log.with_suffix(".vars")
             if not variables.exists():  # what the firmware remembers stays with the disk
                 shutil.copyfile(FIRMWARE[1], str(variables))
-            argv += ["-drive", "if=pflash,format=raw,readonly=on,file=" + FIRMWARE[0], "-drive", "if=pflash,format=raw,file=%s" % variables]
+            argv += [
+                "-drive",
+                "if=pflash,format=raw,readonly=on,file=" + FIRMWARE[0],
+                "-drive",
+                "if=pflash,format=raw,file=%s" % variables,
+            ]
         self.pid.unlink(missing_ok=True)
         self.process = subprocess.Popen(argv + self.direct, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -79,8 +124,10 @@ class Guest:
         self.cut()
 
     def cut(self) -> None:
-        """The power fails: what the machine has in its memory is lost. What it has flushed to its disk is in the system's hands by then
-        (with cache=unsafe as well: it is not forced onto the disk below, but it leaves QEMU), and the system goes on."""
+        """The power fails: what the machine has in its memory is lost.
+
+        What it has flushed to its disk is in the system's hands by then (with cache=unsafe as well: it is not
+        forced onto the disk below, but it leaves QEMU), and the system goes on."""
         assert self.process is not None
         with self.lock:
             self.leaving = True
@@ -93,9 +140,18 @@ class Guest:
 
     @property
     def ssh_options(self) -> List[str]:
-        # A connection made while the machine resets would stay half-open for ever: QEMU's network takes it, and nobody answers.
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10", "ServerAliveInterval=5",
-                   "ServerAliveCountMax=6", "ControlMaster=no", "IdentitiesOnly=yes"]
+        # A connection made while the machine resets would stay half-open for ever: QEMU's network takes it,
+        # and nobody answers.
+        options = [
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=6",
+            "ControlMaster=no",
+            "IdentitiesOnly=yes",
+        ]
         return ["-i", str(self.key)] + [word for option in options for word in ("-o", option)]
 
     def console(self) -> str:
@@ -104,8 +160,15 @@ class Guest:
     def try_script(self, script: str, timeout: float = 600) -> Tuple[int, str]:
         argv = ["ssh"] + self.ssh_options + ["-p", str(self.port), "root@127.0.0.1", "sh", "-s"]
         try:
-            done = subprocess.run(argv, input=script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=timeout,
-                                  check=False)
+            done = subprocess.run(
+                argv,
+                input=script,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                universal_newlines=True,
+                timeout=timeout,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return 255, "no answer within %d s" % timeout
         return done.returncode, done.stdout

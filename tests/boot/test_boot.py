@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The whole way on machines that boot from disks: deployed by the role over ssh, tried once, made the default, removed.
+"""The whole way on machines that boot from disks: deployed by the role over ssh, tried once, made the
+default, removed.
 
-Run by tests/boot/run, which says what it needs; ``--fast`` takes the first disk alone, without the trial that fails.
+Run by tests/boot/run, which says what it needs; ``--fast`` takes the first disk alone, without the trial that
+fails.
 """
+
 import json
 import os
 import re
@@ -23,7 +26,8 @@ from tests.lab import debian, drivers
 HERE = Path(__file__).resolve().parent
 FAST = os.environ.get("BOOT_TESTS") == "fast"
 DRIVER = "ootedu"
-# Of every file that boots: all that was there before must be there, and nothing else after removal. GRUB itself writes to grubenv.
+# Of every file that boots: all that was there before must be there, and nothing else after removal. GRUB
+# itself writes to grubenv.
 FILES = "find /boot /usr/lib/modules -type f ! -name grubenv ! -name loader.conf.old -print0 | sort -z | xargs -0 sha256sum"
 
 
@@ -39,19 +43,53 @@ class Machine:
     def play(self, *options, name="deploy", fails=False):
         """Run one of the collection's playbooks: the total of its tasks by outcome, and what it said."""
         inventory = self.directory / "inventory.json"
-        inventory.write_text(json.dumps({"all": {"hosts": {self.disk.name: {
-            "ansible_host": "127.0.0.1", "ansible_port": self.guest.port, "ansible_user": "root", "ansible_python_interpreter": "/usr/bin/python3",
-            "ansible_ssh_args": " ".join(self.guest.ssh_options)}}}}))
-        environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS), ANSIBLE_PIPELINING="true",
-                           ANSIBLE_HOST_KEY_CHECKING="false", ANSIBLE_LOCAL_TEMP=str(self.directory / "tmp"), ANSIBLE_NOCOLOR="1")
+        inventory.write_text(
+            json.dumps(
+                {
+                    "all": {
+                        "hosts": {
+                            self.disk.name: {
+                                "ansible_host": "127.0.0.1",
+                                "ansible_port": self.guest.port,
+                                "ansible_user": "root",
+                                "ansible_python_interpreter": "/usr/bin/python3",
+                                "ansible_ssh_args": " ".join(self.guest.ssh_options),
+                            }
+                        }
+                    }
+                }
+            )
+        )
+        environment = dict(
+            os.environ,
+            ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS),
+            ANSIBLE_PIPELINING="true",
+            ANSIBLE_HOST_KEY_CHECKING="false",
+            ANSIBLE_LOCAL_TEMP=str(self.directory / "tmp"),
+            ANSIBLE_NOCOLOR="1",
+        )
         began = time.monotonic()
-        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), "outoftree.kmod." + name, "--diff", *options]
-        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=1500)
+        argv = [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            "-i",
+            str(inventory),
+            "outoftree.kmod." + name,
+            "--diff",
+            *options,
+        ]
+        done = subprocess.run(
+            argv,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            timeout=1500,
+        )
         with open(str(self.directory / "plays.log"), "a") as log:
             log.write(done.stdout)
         print("%s %s: %.0f s" % (name, " ".join(options), time.monotonic() - began))
         assert bool(done.returncode) == fails, done.stdout
-        recap = dict(re.findall(r"(\w+)=(\d+)", done.stdout[done.stdout.rindex("PLAY RECAP"):]))
+        recap = dict(re.findall(r"(\w+)=(\d+)", done.stdout[done.stdout.rindex("PLAY RECAP") :]))
         return {key: int(value) for key, value in recap.items()}, done.stdout
 
     def deploy(self, source, driver=DRIVER, *options, **more):
@@ -71,7 +109,10 @@ class Machine:
     def loaded_in_initramfs(self):
         """Whether the driver came before the root file system, by the kernel's log."""
         log = self.ran("dmesg")
-        return -1 < log.find("ootedu: loaded") < log.find("EXT4-fs (vda4): mounted") and "ootedu: bound to" in log
+        return (
+            -1 < log.find("ootedu: loaded") < log.find("EXT4-fs (vda4): mounted")
+            and "ootedu: bound to" in log
+        )
 
 
 @pytest.fixture(scope="module", params=disks.DISKS[:1] if FAST else disks.DISKS, ids=lambda disk: disk.name)
@@ -80,10 +121,16 @@ def machine(request, tmp_path_factory):
     if reason:
         pytest.skip(reason)
     disk = request.param
-    directory = Path(os.environ["BOOT_LOGS"]) / disk.name if os.environ.get("BOOT_LOGS") else tmp_path_factory.mktemp(disk.name)
+    directory = (
+        Path(os.environ["BOOT_LOGS"]) / disk.name
+        if os.environ.get("BOOT_LOGS")
+        else tmp_path_factory.mktemp(disk.name)
+    )
     directory.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with guest.Guest(disks.overlay(disk, directory), disk.firmware, directory / "console.log", disks.key()) as running:
+    with guest.Guest(
+        disks.overlay(disk, directory), disk.firmware, directory / "console.log", disks.key()
+    ) as running:
         running.wait()
         print("\n%s: answers after %.0f s" % (disk.name, time.monotonic() - began))
         yield Machine(disk, running, directory, running.script("uname -r").strip())
@@ -108,7 +155,8 @@ def test_tried_once_and_then_the_default(machine, driver, shipped):
     assert machine.loaded_in_initramfs(), machine.ran("dmesg | tail -60")
     assert " panic=10 " in machine.ran("cat /proc/cmdline"), "on trial it falls back"
     now = machine.files()
-    asked = re.compile(r".*/modules\.[^/]*|.*/loader\.conf")  # depmod's, and where systemd-boot has its default
+    # depmod's, and where systemd-boot has its default
+    asked = re.compile(r".*/modules\.[^/]*|.*/loader\.conf")
     assert [path for path in shipped if now.get(path) != shipped[path] and not asked.fullmatch(path)] == []
 
 
@@ -123,7 +171,10 @@ def test_on_a_real_vfat_files_are_made_and_replaced_as_elsewhere(machine, shippe
     assert machine.ran("findmnt -no FSTYPE -T /boot/efi/loader/loader.conf") == "vfat\n"
     now = {path: digest for path, digest in machine.files().items() if path.startswith("/boot/efi/")}
     made = sorted(path.rsplit("/", 1)[1] for path in set(now) - set(shipped))
-    assert [re.sub("[^/]*" + re.escape(machine.kernel.release), "REL", name) for name in made] == ["REL~ootedu.conf", "REL.1"], made
+    assert [re.sub("[^/]*" + re.escape(machine.kernel.release), "REL", name) for name in made] == [
+        "REL~ootedu.conf",
+        "REL.1",
+    ], made
     assert now["/boot/efi/loader/loader.conf"] != shipped["/boot/efi/loader/loader.conf"]
     assert "default" in machine.ran("cat /boot/efi/loader/loader.conf")
 
@@ -167,17 +218,30 @@ def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
 
 
 @pytest.mark.skipif(FAST, reason="only without --fast")
-@pytest.mark.parametrize("name, panic, tail", [("rootless", "ootrootless: no root file system", ""),
-                                               ("crash", "Fatal exception", " -- --log-level=info")], ids=["rootless", "crash"])
+@pytest.mark.parametrize(
+    "name, panic, tail",
+    [
+        ("rootless", "ootrootless: no root file system", ""),
+        ("crash", "Fatal exception", " -- --log-level=info"),
+    ],
+    ids=["rootless", "crash"],
+)
 def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipped, name, panic, tail):
     """Also where the shipped line ends with arguments of init's: what brings it back must not be among them."""
     if name == "crash" and machine.disk != disks.DISKS[0]:
         pytest.skip("not a matter of the boot loader")
     if tail:
-        machine.ran("""set -e; cp -a /etc/default/grub /root/
-                       sed -i 's/^\\(GRUB_CMDLINE_LINUX=".*\\)"/\\1%s"/' /etc/default/grub; update-grub""" % tail)
-    source = drivers.compiled(name, HERE / name, machine.kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')[0].parent
-    _totals, said = machine.deploy(source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
+        machine.ran(
+            """set -e; cp -a /etc/default/grub /root/
+                       sed -i 's/^\\(GRUB_CMDLINE_LINUX=".*\\)"/\\1%s"/' /etc/default/grub; update-grub"""
+            % tail
+        )
+    source = drivers.compiled(
+        name, HERE / name, machine.kernel, 'make -C "$kernel_source_dir" M="$PWD" modules'
+    )[0].parent
+    _totals, said = machine.deploy(
+        source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True
+    )
     assert "back on its default" in said
     console = machine.guest.console()
     assert "panic - not syncing: " + panic in console
@@ -187,7 +251,9 @@ def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipp
     machine.guest.reboot()
     assert machine.started_by() is None, "tried more than once"
     this_boot = machine.guest.wait()
-    _totals, said = machine.deploy(source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True)
+    _totals, said = machine.deploy(
+        source, name, "-e", "kmod_boot=default", "-e", "kmod_reboot=true", fails=True
+    )
     assert "TRIAL_FAILED" in said and "was started once with this same initramfs" in said
     assert machine.guest.wait() == this_boot, "another run took the machine down again"
     machine.play("-e", "kmod_driver=" + name, name="remove")
@@ -198,14 +264,20 @@ def test_a_variant_that_dies_comes_back_by_itself_and_is_reported(machine, shipp
 
 @pytest.mark.skipif(FAST, reason="only without --fast")
 def test_a_trial_in_which_the_variant_was_not_unpacked_has_not_passed(machine, driver, shipped):
-    """The entry starts the kernel with another image: udev loads the very driver from the root file system, and only the initramfs tells."""
+    """The entry starts the kernel with another image: udev loads the very driver from the root file system,
+    and only the initramfs tells.
+    """
     if machine.disk != disks.DISKS[0]:
         pytest.skip("not a matter of the boot loader")
     machine.deploy(driver, DRIVER, "-e", "kmod_boot=once")
     machine.ran("""set -e; cd /boot/grub; cp -a custom.cfg /root/
                    sed -i 's/\\(initrd.img-[^ ]*\\)\\.1/\\1/' custom.cfg; ! cmp -s custom.cfg /root/custom.cfg""")
     machine.guest.reboot()
-    assert machine.started_by() == DRIVER and "ootedu " in machine.ran("cat /proc/modules") and not machine.loaded_in_initramfs()
+    assert (
+        machine.started_by() == DRIVER
+        and "ootedu " in machine.ran("cat /proc/modules")
+        and not machine.loaded_in_initramfs()
+    )
     machine.ran("mv /root/custom.cfg /boot/grub/custom.cfg")
     _totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_boot=default", fails=True)
     assert "TRIAL_FAILED" in said or "was started once with this very initramfs" in said, said
@@ -219,7 +291,9 @@ def test_no_reboot_is_made_that_would_not_help(machine, driver):
     """The shipped initramfs loads another module of the driver's name: it would do so again."""
     if machine.disk != disks.DISKS[0]:
         pytest.skip("not a matter of the boot loader")
-    recipe = """sed -i 's/MODULE_DESCRIPTION("/&Another /' *.c; make -C "$kernel_source_dir" M="$PWD" modules"""
+    recipe = (
+        """sed -i 's/MODULE_DESCRIPTION("/&Another /' *.c; make -C "$kernel_source_dir" M="$PWD" modules"""
+    )
     other = drivers.compiled("another-edu", drivers.HERE / "edu", machine.kernel, recipe)[0]
     machine.guest.send("cat > /lib/modules/$(uname -r)/kernel/drivers/misc/ootedu.ko", other.read_bytes())
     machine.ran("set -e; depmod; echo ootedu >> /etc/initramfs-tools/modules; update-initramfs -u")
@@ -229,6 +303,8 @@ def test_no_reboot_is_made_that_would_not_help(machine, driver):
     for changes in (True, False):
         totals, said = machine.deploy(driver, DRIVER, "-e", "kmod_reboot=true")
         assert "out of /boot/initrd.img-" in said and (totals["changed"] > 0) == changes, said
-        assert machine.guest.wait() == this_boot and machine.ran("cat /sys/module/ootedu/srcversion") == loaded
+        assert (
+            machine.guest.wait() == this_boot and machine.ran("cat /sys/module/ootedu/srcversion") == loaded
+        )
     machine.deploy(driver, DRIVER, "-e", "kmod_boot=once", "-e", "kmod_reboot=true")
     assert machine.started_by() == DRIVER and machine.ran("cat /sys/module/ootedu/srcversion") != loaded

@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The power fails right after each step, and once within one, on file systems that write late: the machine starts, and has lost no module.
+"""The power fails right after each step, and once within one, on file systems that write late: the machine
+starts, and has lost no module.
 
-A cut is QEMU killed: what the machine had not flushed to its disk is gone. POWER_SEED=NUMBER repeats the cut within a step.
+A cut is QEMU killed: what the machine had not flushed to its disk is gone. POWER_SEED=NUMBER repeats the cut
+within a step.
 """
+
 import os
 import random
 import re
@@ -24,11 +27,19 @@ from tests.boot.test_boot import DRIVER, FILES
 from tests.lab import debian, drivers
 
 STEP = "python3 /root/kmodctl %s --driver " + DRIVER
-STEPS = ("link /root/build", "variant", "entry --boot once", "entry --absent", "variant --absent", "link --absent")
+STEPS = (
+    "link /root/build",
+    "variant",
+    "entry --boot once",
+    "entry --absent",
+    "variant --absent",
+    "link --absent",
+)
 SEED = int(os.environ.get("POWER_SEED") or random.randrange(1 << 32))
 MAY_CHANGE = re.compile(r".*/modules\.[^/]*")
 NAMES = r"sed 's/:.*//; s|.*/||; s/\.ko.*//' /lib/modules/$(uname -r)/modules.dep"
-# In one go, as a connection takes seconds. Besides the files of ``FILES`` there are other names, there and where else a step may write; what an
+# In one go, as a connection takes seconds. Besides the files of ``FILES`` there are other names, there and
+# where else a step may write; what an
 # entry remembers of its trial is left out, since a boot decides that.
 LOOK = r"""
 part() { echo "== $1"; }
@@ -85,7 +96,14 @@ class Machine:
             name, *lines = part.splitlines()
             parts[name] = tuple(sorted(lines))
         files = dict(reversed(line.split(None, 1)) for line in parts["files"])
-        return Look(files, parts["places"], frozenset(parts["modules"]), parts["empty"], parts["mounted"], "outoftree.kmod=" in parts["started"][0])
+        return Look(
+            files,
+            parts["places"],
+            frozenset(parts["modules"]),
+            parts["empty"],
+            parts["mounted"],
+            "outoftree.kmod=" in parts["started"][0],
+        )
 
     def step(self, number):
         status, said = self.guest.try_script(STEP % STEPS[number])
@@ -102,7 +120,11 @@ class Machine:
         assert now.mounted == self.shipped.mounted
         assert self.shipped.modules - now.modules == frozenset(), "modprobe no longer finds these"
         assert now.empty == self.shipped.empty
-        wrong = [path for path, digest in self.shipped.files.items() if now.files.get(path) != digest and not MAY_CHANGE.fullmatch(path)]
+        wrong = [
+            path
+            for path, digest in self.shipped.files.items()
+            if now.files.get(path) != digest and not MAY_CHANGE.fullmatch(path)
+        ]
         assert wrong == []
         return now
 
@@ -113,15 +135,25 @@ def machine(request, tmp_path_factory):
     if reason:
         pytest.skip(reason)
     disk = request.param
-    directory = Path(os.environ["BOOT_LOGS"]) / ("power-" + disk.name) if os.environ.get("BOOT_LOGS") else tmp_path_factory.mktemp(disk.name)
+    directory = (
+        Path(os.environ["BOOT_LOGS"]) / ("power-" + disk.name)
+        if os.environ.get("BOOT_LOGS")
+        else tmp_path_factory.mktemp(disk.name)
+    )
     directory.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, str(CHECKOUT / "tools/build_kmodctl.py"), str(directory / "kmodctl")], check=True)
-    with guest.Guest(disks.overlay(disk, directory), disk.firmware, directory / "console.log", disks.key()) as running:
+    subprocess.run(
+        [sys.executable, str(CHECKOUT / "tools/build_kmodctl.py"), str(directory / "kmodctl")], check=True
+    )
+    with guest.Guest(
+        disks.overlay(disk, directory), disk.firmware, directory / "console.log", disks.key()
+    ) as running:
         running.wait()
         release = running.script("uname -r").strip()
         running.script("mkdir /root/build")
         for path in [directory / "kmodctl"] + drivers.edu(debian.image(release, disk.suite)):
-            running.send("cat > /root/%s%s" % ("build/" * (path.suffix == ".ko"), path.name), path.read_bytes())
+            running.send(
+                "cat > /root/%s%s" % ("build/" * (path.suffix == ".ko"), path.name), path.read_bytes()
+            )
         if disk.filesystem == "ext4":  # else it flushes by itself what is renamed over another file
             running.script("sed -i s/noatime/noatime,noauto_da_alloc/ /etc/fstab; mount -o remount /")
         running.script("sync")
@@ -143,7 +175,9 @@ def test_undisturbed_the_steps_lead_back_to_the_shipped_machine(machine):
 @pytest.mark.parametrize("number", range(len(STEPS)), ids=STEPS)
 def test_what_a_step_has_done_survives_a_power_cut_right_after_it(machine, number):
     chosen = random.Random(SEED)
-    tried = number == chosen.randrange(len(STEPS)) and _cut_within(machine, number, chosen.uniform(0.2, 1) * machine.seconds[number])
+    tried = number == chosen.randrange(len(STEPS)) and _cut_within(
+        machine, number, chosen.uniform(0.2, 1) * machine.seconds[number]
+    )
     machine.step(number)
     now = machine.cut()
     assert now.state == machine.undisturbed[number]

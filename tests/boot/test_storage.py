@@ -2,9 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where a trial is refused because GRUB could not take it back: real LVM, RAID, encryption and btrfs on a running machine, against what
-GRUB's own grub-probe says of them (which grub-mkconfig asks, to write a configuration that saves nothing there).
+"""Where a trial is refused because GRUB could not take it back: real LVM, RAID, encryption and btrfs on a
+running machine, against what GRUB's own grub-probe says of them (which grub-mkconfig asks, to write a
+configuration that saves nothing there).
 """
+
 import ast
 import subprocess
 import sys
@@ -18,8 +20,20 @@ from tests.lab import debian
 reason = disks.missing()
 pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
 DISK = disks.DISKS[0]
-TOOLS = ("lvm2", "libaio1", "libdevmapper-event1.02.1", "dmsetup", "mdadm", "btrfs-progs", "cryptsetup-bin", "libpopt0", "fdisk",
-         "libfdisk1", "libreadline8", "liblzo2-2")
+TOOLS = (
+    "lvm2",
+    "libaio1",
+    "libdevmapper-event1.02.1",
+    "dmsetup",
+    "mdadm",
+    "btrfs-progs",
+    "cryptsetup-bin",
+    "libpopt0",
+    "fdisk",
+    "libfdisk1",
+    "libreadline8",
+    "liblzo2-2",
+)
 MAKE = """set -e
 ldconfig
 modprobe -a loop dm-mod dm-crypt raid1 btrfs xts
@@ -65,29 +79,50 @@ for path in %r:
              for target in ("abstraction", "fs")]
     print(repr((path, storage.unwritable(Host(), path + "/grubenv", ""), *probe)))
 """
-WHY = {"/boot/grub": None, "/mnt/plain": None, "/mnt/luks": None, "/mnt/lvm": "it is on LVM", "/mnt/raid": "it is on software RAID",
-       "/mnt/raidlvm": "it is on LVM", "/mnt/lukslvm": "it is on LVM", "/mnt/btrfs": "it is on btrfs", "/mnt/btrfs/grub": "it is on btrfs"}
+WHY = {
+    "/boot/grub": None,
+    "/mnt/plain": None,
+    "/mnt/luks": None,
+    "/mnt/lvm": "it is on LVM",
+    "/mnt/raid": "it is on software RAID",
+    "/mnt/raidlvm": "it is on LVM",
+    "/mnt/lukslvm": "it is on LVM",
+    "/mnt/btrfs": "it is on btrfs",
+    "/mnt/btrfs/grub": "it is on btrfs",
+}
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
     directory = tmp_path_factory.mktemp("storage")
-    with guest.Guest(disks.overlay(DISK, directory), DISK.firmware, directory / "console.log", disks.key()) as running:
+    with guest.Guest(
+        disks.overlay(DISK, directory), DISK.firmware, directory / "console.log", disks.key()
+    ) as running:
         running.wait()
-        subprocess.run([sys.executable, str(CHECKOUT / "tools/build_kmodctl.py"), str(directory / "kmodctl")], check=True)
+        subprocess.run(
+            [sys.executable, str(CHECKOUT / "tools/build_kmodctl.py"), str(directory / "kmodctl")], check=True
+        )
         running.send("cat > /root/kmodctl", (directory / "kmodctl").read_bytes())
         for name in TOOLS:
             package = debian.package(name, DISK.suite)
-            running.send("tar -x --keep-directory-symlink -C /", subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)],
-                                                                                check=True, stdout=subprocess.PIPE).stdout)
+            running.send(
+                "tar -x --keep-directory-symlink -C /",
+                subprocess.run(
+                    ["dpkg-deb", "--fsys-tarfile", str(package)], check=True, stdout=subprocess.PIPE
+                ).stdout,
+            )
         running.script(MAKE)
         yield running
 
 
 def test_a_trial_is_refused_where_grub_would_not_save_either(machine):
     said = machine.script("python3 - <<'END'%sEND\n" % (ASK % sorted(WHY)))
-    found = {path: (why, abstraction, kind) for path, why, abstraction, kind in map(ast.literal_eval, said.splitlines())}
+    found = {
+        path: (why, abstraction, kind)
+        for path, why, abstraction, kind in map(ast.literal_eval, said.splitlines())
+    }
     assert {path: why for path, (why, _abstraction, _kind) in found.items()} == WHY
     for path, (why, abstraction, kind) in found.items():
-        saves = not {"lvm", "diskfilter"} & set(abstraction) and kind != ["btrfs"]  # as 00_header has it, and btrfs by GRUB's manual
+        # as 00_header has it, and btrfs by GRUB's manual
+        saves = not {"lvm", "diskfilter"} & set(abstraction) and kind != ["btrfs"]
         assert saves == (why is None), (path, why, abstraction, kind)

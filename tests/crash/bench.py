@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A private corner of this machine, in which runs are carried out on a root and what they leave is held against undisturbed runs."""
+"""A private corner of this machine, in which runs are carried out on a root and what they leave is held
+against undisturbed runs.
+"""
+
 import ctypes
 import importlib
 import os
@@ -24,7 +27,9 @@ HERE = Path(__file__).resolve().parents[2] / "build" / "crash"
 
 
 def seclude() -> None:
-    """Mount memory over the scratch directories and over build/crash, for this process and its children alone."""
+    """Mount memory over the scratch directories and over build/crash, for this process and its children
+    alone.
+    """
     HERE.mkdir(parents=True, exist_ok=True)
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.geteuid(), os.getegid()
@@ -37,7 +42,9 @@ def seclude() -> None:
     if libc.mount(b"none", b"/", None, PRIVATE | RECURSIVE, None):
         raise OSError(ctypes.get_errno(), "mount: " + os.strerror(ctypes.get_errno()))
     for place in SCRATCH + (str(HERE),):
-        if libc.mount(b"crash", os.fsencode(place), b"tmpfs", 0, b"mode=0755" if place == str(HERE) else b"mode=1777"):
+        if libc.mount(
+            b"crash", os.fsencode(place), b"tmpfs", 0, b"mode=0755" if place == str(HERE) else b"mode=1777"
+        ):
             raise OSError(ctypes.get_errno(), "mount: " + os.strerror(ctypes.get_errno()))
 
 
@@ -54,7 +61,9 @@ class Bench:
         self.log = str(HERE / "log")
         top = Path(str(cli.__file__)).parent
         for each in top.rglob("*.py"):  # once, not in each child
-            importlib.import_module(".".join((cli.__name__[:-len(".cli")],) + each.relative_to(top).with_suffix("").parts))
+            importlib.import_module(
+                ".".join((cli.__name__[: -len(".cli")],) + each.relative_to(top).with_suffix("").parts)
+            )
 
     # Runs
 
@@ -71,11 +80,19 @@ class Bench:
 
         return work
 
-    def run(self, command: str, faults: Sequence[shim.Fault] = (), before: Optional[Callable[[], None]] = None, **options: Any) -> shim.Ended:
+    def run(
+        self,
+        command: str,
+        faults: Sequence[shim.Fault] = (),
+        before: Optional[Callable[[], None]] = None,
+        **options: Any,
+    ) -> shim.Ended:
         return shim.run(self.work(command, before), self.places, faults, **options)
 
     def put(self, state: Tree) -> None:
-        tree.put(Tree({path: node for path, node in state.nodes.items() if path[0] != "@"}, state.times), self.root)
+        tree.put(
+            Tree({path: node for path, node in state.nodes.items() if path[0] != "@"}, state.times), self.root
+        )
         for place in SCRATCH:
             for name in os.listdir(place):
                 path = os.path.join(place, name)
@@ -102,7 +119,10 @@ class Bench:
     # Scenes
 
     def scene(self, name: str) -> Scene:
-        """The trees of an operation, and the calls of its undisturbed run. Error: RuntimeError where it fails without any fault."""
+        """The trees of an operation, and the calls of its undisturbed run.
+
+        Error: RuntimeError where it fails without any fault.
+        """
         if name in self.scenes:
             return self.scenes[name]
         operation = scenes.by_name()[name]
@@ -119,9 +139,15 @@ class Bench:
         after = self.state()
         menus["after"] = judge.boots(self.root)
         again = self.run(operation.command, log=self.log)
-        writes = [call for call in shim.read_log(self.log) if call.kind == shim.CHANGE and call.name not in ("flock", "open", "openat")]
+        writes = [
+            call
+            for call in shim.read_log(self.log)
+            if call.kind == shim.CHANGE and call.name not in ("flock", "open", "openat")
+        ]
         if again.status != status or self.state().nodes != after.nodes or writes:
-            raise RuntimeError("%s: the second run is not empty: %s" % (name, [call[2:] for call in writes[:3]] or again.err))
+            raise RuntimeError(
+                "%s: the second run is not empty: %s" % (name, [call[2:] for call in writes[:3]] or again.err)
+            )
         for command in scenes.REMOVAL:
             self._must(name, command)
         removed = self.state()
@@ -139,7 +165,10 @@ class Bench:
     # Verdicts
 
     def verdict(self, scene: Scene, state: Tree) -> List[str]:
-        """What is wrong with a state, which lies at the root: as it is, after a rerun, and after a removal. Of equal states one is tried."""
+        """What is wrong with a state, which lies at the root: as it is, after a rerun, and after a removal.
+
+        Of equal states one is tried.
+        """
         if state.nodes in (scene.before.nodes, scene.after.nodes):
             return []
         key = scene.operation.name.encode() + state.key
@@ -171,14 +200,25 @@ class Bench:
             return []
         return ["after %s: %s" % (what, " ".join(tree.differences(wanted, found)[:6]))]
 
-    def attempt(self, scene: Scene, faults: Sequence[shim.Fault], killed: bool, lasting: bool, before: Optional[Callable[[], None]] = None,
-                **options: Any) -> List[str]:
+    def attempt(
+        self,
+        scene: Scene,
+        faults: Sequence[shim.Fault],
+        killed: bool,
+        lasting: bool,
+        before: Optional[Callable[[], None]] = None,
+        **options: Any,
+    ) -> List[str]:
         """One case: a run from the state before, with faults. What is wrong then."""
         self.put(scene.before)
         ended = self.run(scene.operation.command, faults, before, **options)
         state = self.state()
         calls = self.calls[scene.operation.name]
-        failing = [calls[min(each.at, len(calls)) - 1].path for each in faults if each.what in (shim.FAIL, shim.FAIL_FROM)]
+        failing = [
+            calls[min(each.at, len(calls)) - 1].path
+            for each in faults
+            if each.what in (shim.FAIL, shim.FAIL_FROM)
+        ]
         scratch = not all(path.startswith(self.root) for path in failing)
         wrong = judge.ending(scene, ended, state, killed, lasting, ("@",) if scratch or lasting else ())
         return wrong + self.verdict(scene, state)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Has every operation meet every fault, and says what did not hold. See README.md."""
+
 import argparse
 import collections
 import functools
@@ -18,9 +19,11 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from tests.crash import bench, disks, faults, scenes, together
 
-CASES = {"fast": 3, "full": 60}  # of one operation and one kind of fault, times the kind's share, and as many as the time allows
+# of one operation and one kind of fault, times the kind's share, and as many as the time allows
+CASES = {"fast": 3, "full": 60}
 MINUTES = {"fast": 2.5, "full": 27.0}
-TOGETHER, HELD, DISK = "at-once", "lock-held", "disk-cut"  # these make their own roots; their "operations" are families and file systems
+# these make their own roots; their "operations" are families and file systems
+TOGETHER, HELD, DISK = "at-once", "lock-held", "disk-cut"
 
 
 class Job(NamedTuple):
@@ -51,7 +54,11 @@ class Time:
         with self.shares.get_lock():
             part = job.share / max(self.shares.value, job.share, 1e-9)
             self.shares.value -= job.share
-        return time.monotonic() + max(0.0, self.end - time.monotonic()) * self.processes * part if job.share else float("inf")
+        return (
+            time.monotonic() + max(0.0, self.end - time.monotonic()) * self.processes * part
+            if job.share
+            else float("inf")
+        )
 
 
 _bench: Optional[bench.Bench] = None
@@ -80,7 +87,11 @@ def carry_out(job: Job) -> Result:
             if not tried or time.monotonic() < end:
                 tried.append((at, attempt()))
     except Exception:
-        return Result(job, 1, [("0", "the test itself: " + " / ".join(traceback.format_exc().strip().splitlines()[-3:]))])
+        return Result(
+            job,
+            1,
+            [("0", "the test itself: " + " / ".join(traceback.format_exc().strip().splitlines()[-3:]))],
+        )
     return Result(job, len(tried), [(".".join(map(str, at)), each) for at, wrong in tried for each in wrong])
 
 
@@ -96,14 +107,19 @@ def attempts(mine: bench.Bench, job: Job) -> Iterator[Tuple[faults.At, Callable[
             yield at, functools.partial(disks.attempt, mine, job.operation, at)
     else:
         scene, kind = mine.scene(job.operation), faults.KINDS[job.kind]
-        for at in [job.at] if job.at else list(faults.spread(kind.cases(mine, scene)))[:job.cases]:
+        for at in [job.at] if job.at else list(faults.spread(kind.cases(mine, scene)))[: job.cases]:
             yield at, functools.partial(kind.attempt, mine, scene, at)
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--fast", action="store_true", help="a few cases of each kind")
-    arguments.add_argument("--only", action="append", metavar="OPERATION", help="this operation (or all whose names begin so and go on with a colon)")
+    arguments.add_argument(
+        "--only",
+        action="append",
+        metavar="OPERATION",
+        help="this operation (or all whose names begin so and go on with a colon)",
+    )
     arguments.add_argument("--fault", action="append", metavar="KIND", help="this kind of fault")
     arguments.add_argument("--at", metavar="N[.M]", help="this one case")
     arguments.add_argument("--cases", type=int, metavar="N", help="so many cases of each operation and kind")
@@ -119,8 +135,13 @@ def main() -> int:
         print("crash tests: skipped, %s" % reason)
         return 0
     began = time.monotonic()
-    todo = [list(each) for _name, each in itertools.groupby(jobs(given), lambda job: job.operation)]  # whose trees are made once
-    limit = Time(given.minutes or MINUTES["fast" if given.fast else "full"], given.jobs, list(itertools.chain.from_iterable(todo)))
+    # whose trees are made once
+    todo = [list(each) for _name, each in itertools.groupby(jobs(given), lambda job: job.operation)]
+    limit = Time(
+        given.minutes or MINUTES["fast" if given.fast else "full"],
+        given.jobs,
+        list(itertools.chain.from_iterable(todo)),
+    )
     with multiprocessing.Pool(given.jobs, begin, (limit,)) as pool:
         results = []
         for result in itertools.chain.from_iterable(pool.imap_unordered(carry_out_all, todo)):
@@ -131,40 +152,65 @@ def main() -> int:
 
 
 def jobs(given: argparse.Namespace) -> List[Job]:
-    """Those of an operation together, the longest first. The fast part has each operation meet a third of the kinds, another third each time."""
+    """Those of an operation together, the longest first.
+
+    The fast part has each operation meet a third of the kinds, another third each time.
+    """
     cases = given.cases or CASES["fast" if given.fast else "full"]
     at = tuple(int(number) for number in given.at.split(".")) if given.at else None
-    found = [Job(family, TOGETHER, given.cases or (3 if given.fast else 110), at, 0) for family in together.FAMILIES] + [Job("el9", HELD, 1, at)]
-    found += [Job(name, DISK, given.cases or (3 if given.fast else 36), at, 3 if given.fast else 30) for name in disks.KINDS]
+    found = [
+        Job(family, TOGETHER, given.cases or (3 if given.fast else 110), at, 0)
+        for family in together.FAMILIES
+    ] + [Job("el9", HELD, 1, at)]
+    found += [
+        Job(name, DISK, given.cases or (3 if given.fast else 36), at, 3 if given.fast else 30)
+        for name in disks.KINDS
+    ]
     every = 3 if given.fast and not given.fault else 1
     for number, name in enumerate(scenes.by_name()):
-        for kind in list(faults.KINDS)[number % every::every]:
+        for kind in list(faults.KINDS)[number % every :: every]:
             share = faults.KINDS[kind].share
             found.append(Job(name, kind, max(1, int(cases * share)), at, share))
-    return [job for job in found if (not given.fault or job.kind in given.fault)
-            and (not given.only or job.operation in given.only or job.operation.split(":")[0] in given.only)]
+    return [
+        job
+        for job in found
+        if (not given.fault or job.kind in given.fault)
+        and (not given.only or job.operation in given.only or job.operation.split(":")[0] in given.only)
+    ]
 
 
 def report(results: List[Result], seconds: float) -> int:
     """The table, what did not hold, and how each is repeated."""
     order = list(scenes.by_name()) + list(together.FAMILIES) + list(disks.KINDS)
     names = sorted({result.job.operation for result in results}, key=order.index)
-    kinds = sorted({result.job.kind for result in results}, key=(list(faults.KINDS) + [TOGETHER, HELD, DISK]).index)
+    kinds = sorted(
+        {result.job.kind for result in results}, key=(list(faults.KINDS) + [TOGETHER, HELD, DISK]).index
+    )
     table = {(result.job.operation, result.job.kind): result for result in results}
-    print("\nCases tried of each operation (rows) and each kind of fault (columns); 7!2: with violations in 2 of 7")
+    print(
+        "\nCases tried of each operation (rows) and each kind of fault (columns); 7!2: with violations in 2 of 7"
+    )
     for number, kind in enumerate(kinds):
         print("  %2d %s" % (number + 1, kind))
     print("%-28s" % "" + "".join("%6d" % (number + 1) for number in range(len(kinds))) + "    all")
     for name in names:
         row = [table.get((name, kind)) for kind in kinds]
-        print("%-28s" % name + "".join("%6s" % (cell(each) if each else "") for each in row) + "%7d" % sum(each.tried for each in row if each))
+        print(
+            "%-28s" % name
+            + "".join("%6s" % (cell(each) if each else "") for each in row)
+            + "%7d" % sum(each.tried for each in row if each)
+        )
     for result in results:
         if result.skipped:
             print("%s, %s: skipped, %s" % (result.job.operation, result.job.kind, result.skipped))
     found: Dict[str, List[str]] = collections.defaultdict(list)
     for result in results:
         for at, what in result.wrong:
-            repeat = "tests/crash/run --only '%s' --fault %s --at %s" % (result.job.operation, result.job.kind, at)
+            repeat = "tests/crash/run --only '%s' --fault %s --at %s" % (
+                result.job.operation,
+                result.job.kind,
+                at,
+            )
             found[kind_of(what)].append("%s\n      %s" % (what, repeat))
     if found:
         print("\nWhat did not hold, the most frequent first:")

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Power cuts on real file systems: the device is copied at once, after a run or while it stands before a call, and the copy is mounted."""
+"""Power cuts on real file systems: the device is copied at once, after a run or while it stands before a
+call, and the copy is mounted.
+"""
+
 import contextlib
 import ctypes
 import os
@@ -24,7 +27,15 @@ KINDS: Dict[str, Tuple[str, List[str], str]] = {  # name: (family of the machine
     "vfat": ("systemd-boot", ["mkfs.vfat"], ""),  # as the EFI system partition; the rest lies in memory
 }
 SIZE = 320 << 20  # XFS wants 300 MiB
-STEPS = (LINK, VARIANT, ENTRY + " --boot default", NEWER, VARIANT + " --early-load", ENTRY + " --boot shipped", *scenes.REMOVAL)
+STEPS = (
+    LINK,
+    VARIANT,
+    ENTRY + " --boot default",
+    NEWER,
+    VARIANT + " --early-load",
+    ENTRY + " --boot shipped",
+    *scenes.REMOVAL,
+)
 IMAGE, COPY = HERE / "disk", HERE / "copy"
 At = Tuple[int, ...]
 
@@ -54,12 +65,18 @@ def _format(kind: str) -> None:
     IMAGE.unlink(missing_ok=True)
     with open(IMAGE, "wb") as handle:
         handle.truncate(SIZE)
-    subprocess.run(KINDS[kind][1] + [str(IMAGE)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    subprocess.run(
+        KINDS[kind][1] + [str(IMAGE)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 @contextlib.contextmanager
 def _mounted(image: Path, point: str, options: str) -> Iterator[None]:
-    subprocess.run(["mount", "-o", ",".join(["loop"] + [options] * bool(options)), str(image), point], check=True, stderr=subprocess.PIPE)
+    subprocess.run(
+        ["mount", "-o", ",".join(["loop"] + [options] * bool(options)), str(image), point],
+        check=True,
+        stderr=subprocess.PIPE,
+    )
     try:
         yield
     finally:
@@ -74,11 +91,15 @@ def attempt(bench: Bench, kind: str, at: At) -> List[str]:
     trees = [shipped]
     bench.put(shipped)
     menus = {"shipped": judge.boots(bench.root)}
-    for number, command in enumerate(STEPS[:step + 1]):  # undisturbed, in memory
+    for number, command in enumerate(STEPS[: step + 1]):  # undisturbed, in memory
         bench.run(command, log=bench.log)
         trees.append(bench.state())
         menus[str(number)] = judge.boots(bench.root)
-    calls = [each.number for each in shim.read_log(bench.log) if each.kind == shim.CHANGE and each.path.startswith(bench.root)]
+    calls = [
+        each.number
+        for each in shim.read_log(bench.log)
+        if each.kind == shim.CHANGE and each.path.startswith(bench.root)
+    ]
     chosen = calls[(7 * call + step) % len(calls)] if call and calls else 0
     _format(kind)
     point = os.path.join(bench.root, ESP) if kind == "vfat" else bench.root
@@ -94,16 +115,36 @@ def attempt(bench: Bench, kind: str, at: At) -> List[str]:
     with _mounted(COPY, point, options):
         state = bench.state()
     if kind == "vfat":
-        plain = {path: node._replace(mode=node.mode & 0o170000, owner=(0, 0)) for path, node in state.nodes.items() if path.startswith(ESP)}
+        plain = {
+            path: node._replace(mode=node.mode & 0o170000, owner=(0, 0))
+            for path, node in state.nodes.items()
+            if path.startswith(ESP)
+        }
         wanted = trees[step + 1].nodes
-        state.nodes.update({path: wanted[path] if path in wanted and wanted[path].content == node.content else node for path, node in plain.items()})
+        state.nodes.update(
+            {
+                path: wanted[path] if path in wanted and wanted[path].content == node.content else node
+                for path, node in plain.items()
+            }
+        )
     for name in ("lost+found",):
         state.nodes.pop(name, None)
-    scene = Scene(scenes.Operation("disk:%s:%d" % (kind, step), family, (), STEPS[step]), shipped, trees[step], trees[step + 1], shipped, 0, menus,
-                  tuple(trees))
+    scene = Scene(
+        scenes.Operation("disk:%s:%d" % (kind, step), family, (), STEPS[step]),
+        shipped,
+        trees[step],
+        trees[step + 1],
+        shipped,
+        0,
+        menus,
+        tuple(trees),
+    )
     wrong = []
     if not chosen and state.nodes != scene.after.nodes:
-        wrong.append("the run said that all is done, and on the disk is otherwise: %s" % " ".join(tree.differences(scene.after, state)[:6]))
+        wrong.append(
+            "the run said that all is done, and on the disk is otherwise: %s"
+            % " ".join(tree.differences(scene.after, state)[:6])
+        )
     bench.put(state)
     return wrong + bench.verdict(scene, state)
 

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tools that do otherwise than they should: wrappers of the real ones, which come first in PATH. Run as a program, this is the wrapper."""
+"""Tools that do otherwise than they should: wrappers of the real ones, which come first in PATH.
+
+Run as a program, this is the wrapper.
+"""
+
 import os
 import subprocess
 import sys
@@ -32,11 +36,16 @@ MODES = {
 def install(directory: Path, mode: str, at: int, places: Sequence[str]) -> None:
     """Have this process's tools go wrong, at the call number ``at`` alone (from 1) or at each (0)."""
     directory.mkdir(exist_ok=True)
-    os.environ.update(CRASH_MODE=mode, CRASH_AT=str(at), CRASH_PATH=os.environ["PATH"], CRASH_PLACES=":".join(places),
-                      CRASH_COUNT=str(directory / "count"))
+    os.environ.update(
+        CRASH_MODE=mode,
+        CRASH_AT=str(at),
+        CRASH_PATH=os.environ["PATH"],
+        CRASH_PLACES=":".join(places),
+        CRASH_COUNT=str(directory / "count"),
+    )
     (directory / "count").write_bytes(b"")
     for name in WRAPPED:
-        text = "#!/bin/sh\nexec %s -S -E %s %s \"$@\"\n" % (sys.executable, os.path.abspath(__file__), name)
+        text = '#!/bin/sh\nexec %s -S -E %s %s "$@"\n' % (sys.executable, os.path.abspath(__file__), name)
         (directory / name).write_text("\0no program" if mode == "not-executable" else text)
         (directory / name).chmod(0o755)
     os.environ["PATH"] = "%s:%s" % (directory, os.environ["PATH"])
@@ -92,7 +101,11 @@ def _made(began: float) -> List[str]:
         for directory, _names, files in os.walk(place):
             for name in files:
                 path = os.path.join(directory, name)
-                if name.startswith(("modules.", "initrd")) and not os.path.islink(path) and os.stat(path).st_mtime >= began - 0.02:
+                if (
+                    name.startswith(("modules.", "initrd"))
+                    and not os.path.islink(path)
+                    and os.stat(path).st_mtime >= began - 0.02
+                ):
                     found.append(path)
     return sorted(found, key=lambda path: (not path.endswith(".dep.bin"), path))
 

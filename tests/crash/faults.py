@@ -2,7 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The faults: one line each. A case of one is a number, or two of them with a dot between: the calls, or the tool's runs, that it happens at."""
+"""The faults: one line each.
+
+A case of one is a number, or two of them with a dot between: the calls, or the tool's runs, that it happens
+at.
+"""
+
 import errno
 import re
 import signal
@@ -37,22 +42,31 @@ def spread(cases: Sequence[At]) -> Iterator[At]:
 
 
 def _calls(kinds: int, tools_only: bool = False) -> Callable[[Bench, Scene], List[At]]:
-    """Calls of the undisturbed run; of those that read the same, or write the like to scratch files, the first alone."""
+    """Calls of the undisturbed run; of those that read the same, or write the like to scratch files, the
+    first alone.
+    """
 
     def cases(bench: Bench, scene: Scene) -> List[At]:
         found: Dict[Tuple[object, ...], Call] = {}
         for call in bench.calls[scene.operation.name]:
-            cached = call.tool and call.name == "read" and not call.path.startswith(bench.root)  # written a moment ago: in memory
+            # written a moment ago: in memory
+            cached = call.tool and call.name == "read" and not call.path.startswith(bench.root)
             if call.kind & kinds and (call.tool or not tools_only) and not cached:
                 inside = call.path.startswith(bench.root) and call.kind == CHANGE
-                like = (call.number,) if inside or call.kind == START else (call.name, call.tool, re.sub(r"\d+", "0", anonymous(call.path)))
+                like = (
+                    (call.number,)
+                    if inside or call.kind == START
+                    else (call.name, call.tool, re.sub(r"\d+", "0", anonymous(call.path)))
+                )
                 found.setdefault(like, call)
         return [(call.number,) for call in found.values()]
 
     return cases
 
 
-def _shim(what: int, error: int = 0, killed: bool = False, lasting: bool = False, **options: int) -> Callable[[Bench, Scene, At], List[str]]:
+def _shim(
+    what: int, error: int = 0, killed: bool = False, lasting: bool = False, **options: int
+) -> Callable[[Bench, Scene, At], List[str]]:
     def attempt(bench: Bench, scene: Scene, at: At) -> List[str]:
         return bench.attempt(scene, [shim.Fault(at[0], what, error)], killed, lasting, **options)
 
@@ -72,11 +86,17 @@ def _second(bench: Bench, scene: Scene) -> List[At]:
     """A call that fails, and one of those by which what was done is taken back."""
     found: List[At] = []
     name = scene.operation.name
-    changes = [call.number for call in bench.calls[name] if call.kind == CHANGE and call.path.startswith(bench.root)]
+    changes = [
+        call.number for call in bench.calls[name] if call.kind == CHANGE and call.path.startswith(bench.root)
+    ]
     for first in list(spread([(number,) for number in changes]))[:12]:
         bench.put(scene.before)
         bench.run(scene.operation.command, [shim.Fault(first[0], shim.FAIL, errno.EIO)], log=bench.log)
-        found += [first + (call.number,) for call in shim.read_log(bench.log) if call.kind == CHANGE and call.number > first[0]]
+        found += [
+            first + (call.number,)
+            for call in shim.read_log(bench.log)
+            if call.kind == CHANGE and call.number > first[0]
+        ]
     return found
 
 
@@ -85,11 +105,17 @@ def _twice(bench: Bench, scene: Scene, at: At) -> List[str]:
 
 
 def _killed_in_undo(bench: Bench, scene: Scene, at: At) -> List[str]:
-    return bench.attempt(scene, [shim.Fault(at[0], shim.FAIL, errno.EIO), shim.Fault(at[1], shim.KILL_BEFORE)], True, True)
+    return bench.attempt(
+        scene, [shim.Fault(at[0], shim.FAIL, errno.EIO), shim.Fault(at[1], shim.KILL_BEFORE)], True, True
+    )
 
 
 def _tool_runs(bench: Bench, scene: Scene) -> List[At]:
-    runs = sum(1 for call in bench.calls[scene.operation.name] if call.name == "execve" and call.path.endswith(faketools.WRAPPED))
+    runs = sum(
+        1
+        for call in bench.calls[scene.operation.name]
+        if call.name == "execve" and call.path.endswith(faketools.WRAPPED)
+    )
     return [(number,) for number in range(min(runs, 3) + 1)] if runs else []
 
 
@@ -117,5 +143,6 @@ KINDS: Dict[str, Kind] = {
     "EIO-twice": Kind(_second, _twice),
     "EIO-then-kill": Kind(_second, _killed_in_undo),
     "power-cut": Kind(power.cases, power.attempt, 4),
-    **{"tool-" + mode: _tool(mode) for mode in faketools.MODES if mode not in ("slow", "waits")},  # those are for runs at once
+    # those are for runs at once
+    **{"tool-" + mode: _tool(mode) for mode in faketools.MODES if mode not in ("slow", "waits")},
 }

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What modprobe would find, read out of a tree's own indexes: modules.dep and, as libkmod-index.c reads it, modules.dep.bin."""
+"""What modprobe would find, read out of a tree's own indexes: modules.dep and, as libkmod-index.c reads it,
+modules.dep.bin.
+"""
+
 import posixpath
 import struct
 from typing import Dict, Iterator, List, Optional, Set, Tuple
@@ -50,7 +53,7 @@ def _below(data: bytes, node: int, path: bytes, depth: int) -> Iterator[Tuple[st
         at += 4
         for _unused in range(count):
             end = data.index(b"\0", at + 4)
-            yield path.decode(errors="replace"), data[at + 4:end].decode(errors="replace")
+            yield path.decode(errors="replace"), data[at + 4 : end].decode(errors="replace")
             at = end + 1
     for letter, child in children:
         yield from _below(data, child, path + bytes([letter]), depth + 1)
@@ -77,7 +80,9 @@ def real(nodes: Nodes, path: str) -> Optional[Node]:
 
 
 def modules(nodes: Nodes, release: str) -> Tuple[Dict[str, str], Set[str], Set[str]]:
-    """{module: its file below the modules directory} as modprobe finds them, what is wrong, and which of them modules.dep (for dracut) lacks."""
+    """{module: its file below the modules directory} as modprobe finds them, what is wrong, and which of them
+    modules.dep (for dracut) lacks.
+    """
     top = "lib/modules/" + release
     wrong: Set[str] = set()
     binary, text = real(nodes, top + "/modules.dep.bin"), real(nodes, top + "/modules.dep")

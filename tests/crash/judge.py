@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What must hold of a machine at any moment, whatever has happened to the run that was changing it."""
+
 import os
 import re
 import subprocess
@@ -25,7 +26,8 @@ class Boots(NamedTuple):
     """What the boot loader's files say."""
 
     foreign: List[Tuple[str, ...]]
-    ours: Dict[str, Tuple[str, ...]]  # id: the images that it loads, inside the root; of one that is not there the loader's own word
+    # id: the images that it loads, inside the root; of one that is not there the loader's own word
+    ours: Dict[str, Tuple[str, ...]]
     default: Optional[str]
     once: Optional[str]
 
@@ -52,9 +54,18 @@ def boots(root: str) -> Boots:
     host = Host(root)
     loader = loaders.detect(host)
     menu = loader.menu(View(host))
-    ours = {each.id: tuple(shipped.locate(host, word) or word for word in (each.linux,) + each.initrd if "$" not in word)
-            for each in menu.entries if each.driver}
-    foreign = [(each.id, each.title, each.linux, " ".join(each.initrd), each.args, each.text) for each in menu.entries if not each.driver]
+    ours = {
+        each.id: tuple(
+            shipped.locate(host, word) or word for word in (each.linux,) + each.initrd if "$" not in word
+        )
+        for each in menu.entries
+        if each.driver
+    }
+    foreign = [
+        (each.id, each.title, each.linux, " ".join(each.initrd), each.args, each.text)
+        for each in menu.entries
+        if not each.driver
+    ]
     return Boots(foreign, ours, menu.default and menu.default.id, menu.once)
 
 
@@ -75,7 +86,12 @@ def _shipped(scene: Scene, state: Tree) -> List[str]:
             wrong.append("shipped %s %s" % (path, "is changed" if path in state.nodes else "is gone"))
     for path, node in state.nodes.items():
         known = [each.nodes[path].content for each in scene.known if path in each.nodes]
-        if path not in scene.shipped.nodes and known and path.endswith((".ko", ".img", ".1", ".2")) and node.content not in known:
+        if (
+            path not in scene.shipped.nodes
+            and known
+            and path.endswith((".ko", ".img", ".1", ".2"))
+            and node.content not in known
+        ):
             wrong.append("%s is not whole" % path)
     return wrong
 
@@ -84,7 +100,10 @@ def needed(scene: Scene, release: str) -> Set[str]:
     """The modules that modprobe has to find at any time."""
     key = (scene.operation.name, release)
     if key not in _needed:
-        found = [set(indexes.modules(each.nodes, release)[0]) for each in (scene.shipped, scene.before, scene.after)]
+        found = [
+            set(indexes.modules(each.nodes, release)[0])
+            for each in (scene.shipped, scene.before, scene.after)
+        ]
         _needed[key] = found[0] | (found[1] & found[2])
     return _needed[key]
 
@@ -100,9 +119,14 @@ def _modules(scene: Scene, state: Tree, root: str) -> List[str]:
         found, faults, unlisted = indexes.modules(state.nodes, release)
         lost = sorted(wanted - set(found))
         if lost:
-            wrong.append("modprobe of %s does not find %s any more (%s)" % (release, ", ".join(lost), "; ".join(sorted(faults)) or "not listed"))
+            wrong.append(
+                "modprobe of %s does not find %s any more (%s)"
+                % (release, ", ".join(lost), "; ".join(sorted(faults)) or "not listed")
+            )
         try:
-            gone = {each for each in indexes.aliases(scene.shipped.nodes, release) if each[2] != scenes.DRIVER}
+            gone = {
+                each for each in indexes.aliases(scene.shipped.nodes, release) if each[2] != scenes.DRIVER
+            }
             gone -= indexes.aliases(state.nodes, release)
             if gone:
                 wrong.append("the indexes of %s have lost %s" % (release, sorted(gone)[0]))
@@ -118,14 +142,25 @@ def _modules(scene: Scene, state: Tree, root: str) -> List[str]:
 def _modprobe(state: Tree, root: str, release: str, wanted: List[str]) -> List[str]:
     """The real modprobe, once for each state of the indexes."""
     top = "/lib/modules/%s/modules." % release
-    key = (release, tuple(wanted), tuple(sorted((path, node.content) for path, node in state.nodes.items() if top in "/" + path)))
+    key = (
+        release,
+        tuple(wanted),
+        tuple(sorted((path, node.content) for path, node in state.nodes.items() if top in "/" + path)),
+    )
     if key not in _asked:
         _asked[key] = []
         for name in wanted:
-            done = subprocess.run(["modprobe", "-d", root, "-S", release, "--show-depends", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, errors="replace")
+            done = subprocess.run(
+                ["modprobe", "-d", root, "-S", release, "--show-depends", name],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
             if done.returncode:
-                _asked[key].append("modprobe -S %s --show-depends %s: %s" % (release, name, done.stdout.strip()[:200]))
+                _asked[key].append(
+                    "modprobe -S %s --show-depends %s: %s" % (release, name, done.stdout.strip()[:200])
+                )
     return _asked[key]
 
 
@@ -143,9 +178,16 @@ def _menu(scene: Scene, state: Tree, root: str) -> List[str]:
     for name, images in now.ours.items():
         for image in images:
             node = indexes.real(state.nodes, image)
-            whole = node is not None and any(node.content == content for path, content in good if os.path.basename(path) == os.path.basename(image))
+            whole = node is not None and any(
+                node.content == content
+                for path, content in good
+                if os.path.basename(path) == os.path.basename(image)
+            )
             if not whole:
-                wrong.append("the entry %s names %s, which is %s" % (name, image, "not there" if node is None else "not whole"))
+                wrong.append(
+                    "the entry %s names %s, which is %s"
+                    % (name, image, "not there" if node is None else "not whole")
+                )
     allowed = {each.default for each in known.values()}
     if now.default not in allowed:
         wrong.append("boots would start %r, which is none of %s" % (now.default, sorted(map(str, allowed))))
@@ -165,18 +207,32 @@ def _environment(path: str, node: Node, now: Boots) -> List[str]:
     data = node.content if isinstance(node.content, bytes) else b""
     if len(data) != 1024 or not data.startswith(b"# GRUB Environment Block\n"):
         return ["%s is not whole (%d bytes)" % (path, len(data))]
-    values = dict(line.split("=", 1) for line in data.decode().splitlines() if "=" in line and not line.startswith("#"))
-    return ["%s: %s names %s, which is not there" % (path, name, values[name]) for name in ("saved_entry", "next_entry")
-            if values.get(name, "").startswith("outoftree-") and values[name] not in now.ours]
+    values = dict(
+        line.split("=", 1) for line in data.decode().splitlines() if "=" in line and not line.startswith("#")
+    )
+    return [
+        "%s: %s names %s, which is not there" % (path, name, values[name])
+        for name in ("saved_entry", "next_entry")
+        if values.get(name, "").startswith("outoftree-") and values[name] not in now.ours
+    ]
 
 
-def ending(scene: Scene, ended: Ended, state: Tree, killed: bool, lasting: bool, excused: Tuple[str, ...] = ()) -> List[str]:
-    """How a run may end that met a fault: with the work done, or with one clear line and everything as before.
+def ending(
+    scene: Scene, ended: Ended, state: Tree, killed: bool, lasting: bool, excused: Tuple[str, ...] = ()
+) -> List[str]:
+    """How a run may end that met a fault: with the work done, or with one clear line and everything as
+    before.
 
-    ``killed``: the fault was to kill it. ``lasting``: the fault would not go away, so that nothing could be put back; then it is to be said.
-    ``excused``: beginnings of paths that could not be cleared away for that fault: the next run does.
+    ``killed``: the fault was to kill it. ``lasting``: the fault would not go away, so that nothing could be
+    put back; then it is to be said. ``excused``: beginnings of paths that could not be cleared away for that
+    fault: the next run does.
     """
-    state = Tree({path: node for path, node in state.nodes.items() if not path.startswith(excused)} if excused else state.nodes, {})
+    state = Tree(
+        {path: node for path, node in state.nodes.items() if not path.startswith(excused)}
+        if excused
+        else state.nodes,
+        {},
+    )
     if ended.late:
         return ["it did not end"]
     if ended.status is None:
@@ -189,17 +245,26 @@ def ending(scene: Scene, ended: Ended, state: Tree, killed: bool, lasting: bool,
         if lines:
             wrong.append("all is well, it says, and also: %s" % lines[0])
         if differences(scene.after, state, LOCK):
-            wrong.append("all is well, it says, but not as after an undisturbed run: %s" % " ".join(differences(scene.after, state, LOCK)[:4]))
+            wrong.append(
+                "all is well, it says, but not as after an undisturbed run: %s"
+                % " ".join(differences(scene.after, state, LOCK)[:4])
+            )
         return wrong
-    if lines[:1] == ["kmodctl: interrupted"] and not differences(scene.after, state, LOCK):  # when all was done
+    # when all was done
+    if lines[:1] == ["kmodctl: interrupted"] and not differences(scene.after, state, LOCK):
         return wrong
     if ended.status == 1 and not lines:  # it says which kernels get nothing
         return wrong
     if len(lines) != 1 and "Traceback" not in ended.err:
-        wrong.append("%d lines instead of one (exit status %d): %r" % (len(lines), ended.status, ended.err[:200]))
-    left = differences(scene.before, state, LOCK)  # which the next run clears away, as it does temporary files that could not be
+        wrong.append(
+            "%d lines instead of one (exit status %d): %r" % (len(lines), ended.status, ended.err[:200])
+        )
+    # which the next run clears away, as it does temporary files that could not be
+    left = differences(scene.before, state, LOCK)
     left = [each for each in left if not (lasting and each.startswith("+") and each.endswith(TEMPORARY))]
     if left and not (lasting and "could not be taken back" in ended.err) and "stays so: " not in ended.err:
-        wrong.append("it failed%s, but has not taken all back: %s (%s)" % (" and does not say so" if lasting else "",
-                                                                            " ".join(left[:4]), ended.err.strip()[:300]))
+        wrong.append(
+            "it failed%s, but has not taken all back: %s (%s)"
+            % (" and does not say so" if lasting else "", " ".join(left[:4]), ended.err.strip()[:300])
+        )
     return wrong

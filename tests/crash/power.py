@@ -4,11 +4,14 @@
 
 """Power cuts, replayed: what a disk may hold when the power fails before a call of a run or of its tools.
 
-Of a file's bytes what was there at its last fsync has survived, of a file that never had one its length may be 0. Of the names in a directory
- - "journal": all are as they were last: the file system keeps them in order and has just written its journal (XFS, ext4 noauto_da_alloc);
+Of a file's bytes what was there at its last fsync has survived, of a file that never had one its length may
+be 0. Of the names in a directory
+ - "journal": all are as they were last: the file system keeps them in order and has just written its journal
+   (XFS, ext4 noauto_da_alloc);
  - "strict": those at the directory's last fsync alone have survived, as POSIX has it;
  - "some": each of those that have changed since then has, or has not (btrfs, FAT).
 """
+
 import os
 import random
 import stat
@@ -64,17 +67,29 @@ class Disk:
         """The tree that is found after a power cut now."""
         found: Dict[str, Node] = {}
         chance = random.Random(seed)
-        now = {os.stat(directory).st_ino: _names_in(directory) for directory, _names, _files in os.walk(self.root)}
+        now = {
+            os.stat(directory).st_ino: _names_in(directory)
+            for directory, _names, _files in os.walk(self.root)
+        }
 
         def below(inode: int, path: str) -> None:
             durable, last = self.names.get(inode, {}), now.get(inode, {})
             names = {"journal": last, "strict": durable}.get(way) if inode in now else durable
             if names is None:
-                picked = {name: chance.choice([durable, last]).get(name) for name in sorted(set(durable) | set(last))}
+                picked = {
+                    name: chance.choice([durable, last]).get(name)
+                    for name in sorted(set(durable) | set(last))
+                }
                 names = {name: entry for name, entry in picked.items() if entry}
             for name, entry in names.items():
                 here = os.path.join(path, name)
-                content = entry.target if entry.target is not None else None if stat.S_ISDIR(entry.mode) else self.data.get(entry.inode, b"")
+                content = (
+                    entry.target
+                    if entry.target is not None
+                    else None
+                    if stat.S_ISDIR(entry.mode)
+                    else self.data.get(entry.inode, b"")
+                )
                 found[here] = Node(entry.mode, entry.owner, content)
                 if content is None:
                     below(entry.inode, here)

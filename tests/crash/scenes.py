@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The roots that faults are tried on, and the operations: one line each."""
+
 import functools
 import gzip
 import hashlib
@@ -19,17 +20,29 @@ from tests.forge.ko import ko
 from tests.forge.machines import NEW, OLD
 
 DRIVER = "acme"  # its modules: acme, which the kernels have too, and acme_helper, which they do not
-BUILDS = {"v1": "1.0", "v1b": "1.0", "v2": "2.0"}  # directory below src: version; v1b has other bytes at the same path
+# directory below src: version; v1b has other bytes at the same path
+BUILDS = {"v1": "1.0", "v1b": "1.0", "v2": "2.0"}
 
-LINK, NEWER, SAME_PATH = "link --driver acme {src}/v1", "link --driver acme {src}/v2", "link --driver acme {src}/v1b"
-VARIANT, SEGMENT, REBUILD = "variant --driver acme", "variant --driver acme --method segment", "variant --driver acme --method rebuild"
+LINK, NEWER, SAME_PATH = (
+    "link --driver acme {src}/v1",
+    "link --driver acme {src}/v2",
+    "link --driver acme {src}/v1b",
+)
+VARIANT, SEGMENT, REBUILD = (
+    "variant --driver acme",
+    "variant --driver acme --method segment",
+    "variant --driver acme --method rebuild",
+)
 ENTRY = "entry --driver acme"
 UNLINK, NO_VARIANT, NO_ENTRY = LINK.split(" {")[0] + " --absent", VARIANT + " --absent", ENTRY + " --absent"
 REMOVAL = (NO_ENTRY, NO_VARIANT, UNLINK)
 
 
 class Operation(NamedTuple):
-    """A command line of kmodctl to be tried with faults, and those that come before it. ``lost`` puts other's dangling links in first."""
+    """A command line of kmodctl to be tried with faults, and those that come before it.
+
+    ``lost`` puts other's dangling links in first.
+    """
 
     name: str
     family: str  # of machines.FAMILIES
@@ -43,14 +56,27 @@ def _of_each_loader() -> List[Operation]:
     found = []
     for family in ("debian", "el9", "systemd-boot", "el6", "extlinux"):
         there = (LINK, VARIANT)
-        found += [Operation("entry:" + family, family, there, ENTRY), Operation("default:" + family, family, there, ENTRY + " --boot default"),
-                  Operation("promote:" + family, family, there + (ENTRY,), ENTRY + " --boot default"),
-                  Operation("shipped:" + family, family, there + (ENTRY + " --boot default",), ENTRY + " --boot shipped"),
-                  Operation("entry-absent:" + family, family, there + (ENTRY,), NO_ENTRY),
-                  Operation("default-absent:" + family, family, there + (ENTRY + " --boot default",), NO_ENTRY)]
-        if family in ("debian", "el9"):  # the others can start nothing only once, or by the firmware's variables alone
+        found += [
+            Operation("entry:" + family, family, there, ENTRY),
+            Operation("default:" + family, family, there, ENTRY + " --boot default"),
+            Operation("promote:" + family, family, there + (ENTRY,), ENTRY + " --boot default"),
+            Operation(
+                "shipped:" + family, family, there + (ENTRY + " --boot default",), ENTRY + " --boot shipped"
+            ),
+            Operation("entry-absent:" + family, family, there + (ENTRY,), NO_ENTRY),
+            Operation("default-absent:" + family, family, there + (ENTRY + " --boot default",), NO_ENTRY),
+        ]
+        # the others can start nothing only once, or by the firmware's variables alone
+        if family in ("debian", "el9"):
             found.append(Operation("once:" + family, family, there, ENTRY + " --boot once"))
-            found.append(Operation("retry:" + family, family, there + (ENTRY + " --boot default", NEWER, VARIANT), ENTRY + " --boot once"))
+            found.append(
+                Operation(
+                    "retry:" + family,
+                    family,
+                    there + (ENTRY + " --boot default", NEWER, VARIANT),
+                    ENTRY + " --boot once",
+                )
+            )
     return found
 
 
@@ -73,7 +99,8 @@ OPERATIONS = [
     Operation("segment-absent", "systemd-boot", (LINK, SEGMENT), NO_VARIANT),
 ] + _of_each_loader()
 
-# The tool that rebuilds: no real one runs in a root as small as these, so this stands in for dracut. It copies what has been prepared.
+# The tool that rebuilds: no real one runs in a root as small as these, so this stands in for dracut. It
+# copies what has been prepared.
 STAND_IN = r"""
 #include <fcntl.h>
 #include <string.h>
@@ -101,7 +128,11 @@ def sources(directory: Path) -> Path:
 
 
 def _module(name: str, build: str, version: str) -> bytes:
-    return ko(name, release=OLD, modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"})
+    return ko(
+        name,
+        release=OLD,
+        modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"},
+    )
 
 
 def shipped(root: Path, family: str) -> None:
@@ -115,10 +146,15 @@ def shipped(root: Path, family: str) -> None:
     if layout.startswith("el"):
         (root / "lib").symlink_to("usr/lib")
     for release in (OLD, NEW):
-        in_tree = {"drivers/net/%s.ko" % name: ko(name, release=release, modinfo={"intree": "Y"}) for name in ("acme", "e1000e")}
+        in_tree = {
+            "drivers/net/%s.ko" % name: ko(name, release=release, modinfo={"intree": "Y"})
+            for name in ("acme", "e1000e")
+        }
         families.kernel(root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"))
         _depmod(root, release)
-        image = machines.directory(family) % release if family == "systemd-boot" else machines.directory(family)
+        image = (
+            machines.directory(family) % release if family == "systemd-boot" else machines.directory(family)
+        )
         path = root / image.lstrip("/") / (initrd % release)
         mode = path.stat().st_mode & 0o777
         path.write_bytes(_image(release, {}))
@@ -137,7 +173,10 @@ def stand_in(root: Path, src: Path) -> None:
         code = os.path.join(directory, "stand-in.c")
         Path(code).write_text(STAND_IN)
         subprocess.run(["cc", "-static", "-Os", "-s", "-o", str(root / "usr/sbin/dracut"), code], check=True)
-    driver = {"extra/acme/%s.ko" % name: (src / "v1" / (name + ".ko")).read_bytes() for name in ("acme", "acme_helper")}
+    driver = {
+        "extra/acme/%s.ko" % name: (src / "v1" / (name + ".ko")).read_bytes()
+        for name in ("acme", "acme_helper")
+    }
     for release in (OLD, NEW):
         path = root / "usr/share/stand-in" / release
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,9 +186,21 @@ def stand_in(root: Path, src: Path) -> None:
 def _image(release: str, more: Dict[str, bytes]) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         files = {"kernel/drivers/net/%s.ko" % name: ko(name, release=release) for name in ("e1000e", "ext4")}
-        made: Dict[str, object] = {"init": b"#!/bin/sh\n", "usr/lib/systemd/systemd": b"", "usr/lib/dracut/hooks/pre-udev": None}
-        made.update(initramfs.modules("usr/lib/modules/" + release, {**files, **more}, Path(directory), modules_order=b"", modules_builtin=b"",
-                                             modules_builtin_modinfo=b""))
+        made: Dict[str, object] = {
+            "init": b"#!/bin/sh\n",
+            "usr/lib/systemd/systemd": b"",
+            "usr/lib/dracut/hooks/pre-udev": None,
+        }
+        made.update(
+            initramfs.modules(
+                "usr/lib/modules/" + release,
+                {**files, **more},
+                Path(directory),
+                modules_order=b"",
+                modules_builtin=b"",
+                modules_builtin_modinfo=b"",
+            )
+        )
     return gzip.compress(cpio(made), mtime=0)  # type: ignore[arg-type]
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs a function in a child process, with its system calls and those of its tools numbered and with faults at chosen numbers (fault.c)."""
+"""Runs a function in a child process, with its system calls and those of its tools numbered and with faults
+at chosen numbers (fault.c).
+"""
+
 import ctypes
 import errno
 import os
@@ -16,7 +19,9 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 CHANGE, READ, START = 1, 2, 4
 NONE, FAIL, FAIL_FROM, KILL_BEFORE, KILL_AFTER, KILL_RUN, SIGNAL = range(7)
-_CHANGING = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_long, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_CHANGING = ctypes.CFUNCTYPE(
+    None, ctypes.c_int, ctypes.c_long, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p
+)
 
 
 class Call(NamedTuple):
@@ -50,16 +55,29 @@ class Ended(NamedTuple):
 
 
 class _Plan(ctypes.Structure):
-    _fields_ = [("places", ctypes.c_char_p), ("log", ctypes.c_char_p), ("at", ctypes.c_long * 2), ("fault", ctypes.c_int * 2),
-                ("error", ctypes.c_int * 2), ("kinds", ctypes.c_int), ("limit", ctypes.c_int), ("changing", _CHANGING), ("count", ctypes.c_long),
-                ("status", ctypes.c_int), ("outlived", ctypes.c_int), ("late", ctypes.c_int)]
+    _fields_ = [
+        ("places", ctypes.c_char_p),
+        ("log", ctypes.c_char_p),
+        ("at", ctypes.c_long * 2),
+        ("fault", ctypes.c_int * 2),
+        ("error", ctypes.c_int * 2),
+        ("kinds", ctypes.c_int),
+        ("limit", ctypes.c_int),
+        ("changing", _CHANGING),
+        ("count", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("outlived", ctypes.c_int),
+        ("late", ctypes.c_int),
+    ]
 
 
 _library: Any = None
 
 
 def build() -> None:
-    """Compile the shim. Error: OSError, subprocess.CalledProcessError where there is no C compiler or another processor."""
+    """Compile the shim. Error: OSError, subprocess.CalledProcessError where there is no C compiler or another
+    processor.
+    """
     global _library
     source = Path(__file__).with_name("fault.c")
     with tempfile.TemporaryDirectory(prefix="crash-") as directory:
@@ -68,8 +86,15 @@ def build() -> None:
         _library = ctypes.CDLL(made)
 
 
-def run(work: Callable[[], int], places: Sequence[str], faults: Sequence[Fault] = (), log: str = "", kinds: int = CHANGE, limit: int = 60,
-        changing: Optional[Callable[..., None]] = None) -> Ended:
+def run(
+    work: Callable[[], int],
+    places: Sequence[str],
+    faults: Sequence[Fault] = (),
+    log: str = "",
+    kinds: int = CHANGE,
+    limit: int = 60,
+    changing: Optional[Callable[..., None]] = None,
+) -> Ended:
     """Carry out ``work``, whose answer is the exit status, with faults at calls that touch the ``places``.
 
     It is only traced where there is a reason to: that takes half of the time.
@@ -79,7 +104,12 @@ def run(work: Callable[[], int], places: Sequence[str], faults: Sequence[Fault] 
     child = os.fork()
     if child == 0:
         _be_the_run(work, out, err, traced, limit)
-    plan = _Plan(places=b"".join(os.fsencode(place) + b":" for place in places), log=os.fsencode(log) or None, kinds=kinds, limit=limit)
+    plan = _Plan(
+        places=b"".join(os.fsencode(place) + b":" for place in places),
+        log=os.fsencode(log) or None,
+        kinds=kinds,
+        limit=limit,
+    )
     for number, fault in enumerate(faults):
         plan.at[number], plan.fault[number], plan.error[number] = fault
     if changing:
@@ -129,7 +159,9 @@ def read_log(path: str) -> List[Call]:
     """The calls of a run that was given this ``log``."""
     with open(path, encoding="utf-8", errors="surrogateescape") as lines:
         rows = [line.rstrip("\n").split("\t") for line in lines]
-    return [Call(int(row[0]), int(row[1]), row[2], row[3] == "1", row[4], row[5]) for row in rows if len(row) == 6]
+    return [
+        Call(int(row[0]), int(row[1]), row[2], row[3] == "1", row[4], row[5]) for row in rows if len(row) == 6
+    ]
 
 
 ERRORS: Tuple[int, ...] = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE)

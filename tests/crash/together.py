@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Two or three runs at once on one root, in any order, some of them killed, with tools that go on when their run is gone."""
+"""Two or three runs at once on one root, in any order, some of them killed, with tools that go on when their
+run is gone.
+"""
+
 import os
 import pickle
 import random
@@ -17,8 +20,20 @@ from tests.crash.judge import Scene
 from tests.crash.scenes import ENTRY, LINK, NEWER, NO_ENTRY, NO_VARIANT, REMOVAL, SAME_PATH, UNLINK, VARIANT
 
 FAMILIES = ("debian", "el9", "systemd-boot", "el6", "extlinux")
-COMMANDS = (LINK, NEWER, SAME_PATH, LINK + " --heal", UNLINK, VARIANT, VARIANT + " --early-load", NO_VARIANT, ENTRY, ENTRY + " --boot default",
-            ENTRY + " --boot shipped", NO_ENTRY)
+COMMANDS = (
+    LINK,
+    NEWER,
+    SAME_PATH,
+    LINK + " --heal",
+    UNLINK,
+    VARIANT,
+    VARIANT + " --early-load",
+    NO_VARIANT,
+    ENTRY,
+    ENTRY + " --boot default",
+    ENTRY + " --boot shipped",
+    NO_ENTRY,
+)
 WHOLE = (LINK, VARIANT, ENTRY + " --boot default")
 PATIENCE = 3  # seconds that a run waits for another one here
 
@@ -59,7 +74,7 @@ def attempt(bench: Bench, family: str, at: Tuple[int, ...]) -> List[str]:
     known = scene(bench, family)
     chance = random.Random("%s %d" % (family, at[0]))
     bench.put(known.shipped)
-    for command in WHOLE[:chance.randrange(4)]:
+    for command in WHOLE[: chance.randrange(4)]:
         bench.run(command)
     contenders = [_contender(chance) for _number in range(chance.choice([2, 2, 3]))]
     told = " | ".join(each.command for each in contenders)
@@ -70,8 +85,14 @@ def attempt(bench: Bench, family: str, at: Tuple[int, ...]) -> List[str]:
             wrong.append("a run did not end")
         elif ended.status is None and not contender.faults:
             wrong.append("a run died of a signal")
-        elif ended.status not in (0, None) and (len(lines) != 1 or "Traceback" in ended.err) and not (ended.status == 1 and not lines):
-            wrong.append("%s: %d lines instead of one: %s" % (contender.command, len(lines), ended.err[-200:]))
+        elif (
+            ended.status not in (0, None)
+            and (len(lines) != 1 or "Traceback" in ended.err)
+            and not (ended.status == 1 and not lines)
+        ):
+            wrong.append(
+                "%s: %d lines instead of one: %s" % (contender.command, len(lines), ended.err[-200:])
+            )
         elif "another run is at work" in ended.err and not re.search(r"process \d+", ended.err):
             wrong.append("it does not say who holds the lock: %s" % ended.err.strip())
     state = bench.state()
@@ -85,7 +106,9 @@ def _contender(chance: random.Random) -> Contender:
     if chance.random() < 0.5:
         what = chance.choice([shim.KILL_BEFORE, shim.KILL_RUN, shim.KILL_RUN])
         faults.append(shim.Fault(int(chance.choice([200, 2000]) * chance.random()) + 1, what))
-    return Contender(chance.choice(COMMANDS), chance.random() * 0.15, tuple(faults), chance.choice(["", "slow"]))
+    return Contender(
+        chance.choice(COMMANDS), chance.random() * 0.15, tuple(faults), chance.choice(["", "slow"])
+    )
 
 
 def _together(bench: Bench, contenders: List[Contender]) -> List[shim.Ended]:
@@ -96,7 +119,9 @@ def _together(bench: Bench, contenders: List[Contender]) -> List[shim.Ended]:
         if os.fork() == 0:
             try:
                 time.sleep(contender.delay)
-                ended = bench.run(contender.command, contender.faults, _preparation(bench, contender), limit=30)
+                ended = bench.run(
+                    contender.command, contender.faults, _preparation(bench, contender), limit=30
+                )
                 os.write(theirs, pickle.dumps(ended))
             finally:
                 os._exit(0)
@@ -121,7 +146,9 @@ def _preparation(bench: Bench, contender: Contender) -> Any:
 
 
 def _converges(bench: Bench, known: Scene) -> List[str]:
-    """What is deployed wholly after whatever was gives a machine that is right, that a second run finds so, and that goes back to what was."""
+    """What is deployed wholly after whatever was gives a machine that is right, that a second run finds so,
+    and that goes back to what was.
+    """
     wrong = []
     for command in WHOLE:
         ended = bench.run(command)
@@ -146,6 +173,13 @@ def held(bench: Bench) -> List[str]:
     bench.put(known.shipped)
     _holder, ended = _together(bench, [Contender(LINK, 0, (), "waits"), Contender(LINK, 1, ())])
     wrong = []
-    if ended.status != 2 or len(ended.err.splitlines()) != 1 or not re.search(r"process \d+ \(kmodctl link .*since", ended.err):
-        wrong.append("it does not say who holds the lock: status %s, %s" % (ended.status, ended.err.strip() or "no word"))
+    if (
+        ended.status != 2
+        or len(ended.err.splitlines()) != 1
+        or not re.search(r"process \d+ \(kmodctl link .*since", ended.err)
+    ):
+        wrong.append(
+            "it does not say who holds the lock: status %s, %s"
+            % (ended.status, ended.err.strip() or "no word")
+        )
     return wrong + _converges(bench, known)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A directory tree in memory: to be put on disk again for each case, and to be compared."""
+
 import hashlib
 import os
 import re
@@ -28,13 +29,18 @@ class Tree(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """What tells it from trees with anything else in them; whose processes left something is no difference."""
+        """What tells it from trees with anything else in them; whose processes left something is no
+        difference.
+        """
         rows = []
         for path, (mode, owner, content) in self.nodes.items():
             data = content if isinstance(content, bytes) else repr(content).encode("utf-8", "surrogateescape")
             if path.endswith(LOCK):
                 data = re.sub(rb"\d+", b"0", data)
-            rows.append(b"%s\0%d %d %d %s\0" % (os.fsencode(anonymous(path)), mode, owner[0], owner[1], hashlib.sha256(data).digest()))
+            rows.append(
+                b"%s\0%d %d %d %s\0"
+                % (os.fsencode(anonymous(path)), mode, owner[0], owner[1], hashlib.sha256(data).digest())
+            )
         return hashlib.sha256(b"".join(sorted(rows))).digest()
 
 
@@ -66,7 +72,9 @@ def capture(top: str) -> Tree:
 
 
 def aged(tree: Tree) -> Tree:
-    """As it is a minute later: what has changed just now is looked at twice, and a case would hang upon how fast this machine is."""
+    """As it is a minute later: what has changed just now is looked at twice, and a case would hang upon how
+    fast this machine is.
+    """
     return tree._replace(times={path: when - 60 * 10**9 for path, when in tree.times.items()})
 
 
@@ -106,5 +114,7 @@ def differences(one: Tree, other: Tree, but: str = "\0") -> List[str]:
     for path in sorted(set(one.nodes) | set(other.nodes)):
         left, right = one.nodes.get(path), other.nodes.get(path)
         if left != right and not path.endswith(but):
-            found.append(anonymous("+" + path if left is None else "-" + path if right is None else "~" + path))
+            found.append(
+                anonymous("+" + path if left is None else "-" + path if right is None else "~" + path)
+            )
     return list(dict.fromkeys(found))

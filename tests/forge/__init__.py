@@ -4,5 +4,6 @@
 
 """The makers of inputs: everything that a test, the fuzzer, a benchmark or the demo reads, from nothing.
 
-What they make is held against real tools elsewhere (depmod, modprobe, cpio, gpg, kernels). They never judge: what does is beside its tests.
+What they make is held against real tools elsewhere (depmod, modprobe, cpio, gpg, kernels). They never judge:
+what does is beside its tests.
 """

@@ -3,11 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Types as .BTF has them (Documentation/bpf/btf.rst)."""
+
 import struct
 from typing import Any, Sequence, Tuple, Union
 
 
-def btf_type(kind: int, name: str, value: int, parts: int = 0, more: Sequence[Union[int, str]] = ()) -> Tuple[Any, ...]:
+def btf_type(
+    kind: int, name: str, value: int, parts: int = 0, more: Sequence[Union[int, str]] = ()
+) -> Tuple[Any, ...]:
     """One BTF type: ``value`` is its size or a type's id, ``more`` the numbers (or names) behind it."""
     return kind, name, value, parts, tuple(more)
 
@@ -41,4 +44,4 @@ def btf(types: Sequence[Tuple[Any, ...]]) -> bytes:
             else:
                 numbers.append(word or 0)
         data += struct.pack("<III%dI" % len(more), numbers[1], kind << 24 | parts, value, *numbers[2:])
-    return struct.pack("<HBBIIIII", 0xeb9f, 1, 0, 24, 0, len(data), len(data), len(names)) + data + names
+    return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(data), len(data), len(names)) + data + names

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What compresses kernels and initramfs images: libraries that every machine has, and the tools that distributions call."""
+"""What compresses kernels and initramfs images: libraries that every machine has, and the tools that
+distributions call.
+"""
+
 import bz2
 import ctypes
 import gzip
@@ -29,7 +32,7 @@ def lz4(data: bytes) -> bytes:
     library = ctypes.CDLL("liblz4.so.1")
     framed = b"\x02\x21\x4c\x18"
     for start in range(0, len(data), 8 << 20):
-        block = data[start:start + (8 << 20)]
+        block = data[start : start + (8 << 20)]
         output = ctypes.create_string_buffer(len(block) * 2 + 64)
         size = library.LZ4_compress_default(block, output, len(block), len(output))
         framed += struct.pack("<I", size) + output.raw[:size]
@@ -38,6 +41,7 @@ def lz4(data: bytes) -> bytes:
 
 def tool(*argv: str) -> Compressor:
     """A compressor of this machine; a test that needs one which is not there is skipped."""
+
     def compress(data: bytes) -> bytes:
         if shutil.which(argv[0]) is None:
             import pytest
@@ -56,4 +60,9 @@ BY_LIBRARY: Dict[str, Compressor] = {
     "zstd": zstd,
     "lz4": lz4,
 }
-COMPRESSIONS: Dict[str, Compressor] = {**BY_LIBRARY, "zstd": tool("zstd", "-qc"), "lz4": tool("lz4", "-lqc"), "lzo": tool("lzop", "-c")}
+COMPRESSIONS: Dict[str, Compressor] = {
+    **BY_LIBRARY,
+    "zstd": tool("zstd", "-qc"),
+    "lz4": tool("lz4", "-lqc"),
+    "lzo": tool("lzop", "-c"),
+}

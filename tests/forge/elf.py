@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """ELF files of any machine, section by section."""
+
 import struct
 from typing import NamedTuple, Sequence, Tuple, Union
 
@@ -17,6 +18,7 @@ MACHINES = {
 }
 ALLOC, WRITE, EXECUTE = 2, 1, 4
 NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS = 0, 1, 2, 3, 4, 8
+
 
 class Section(NamedTuple):
     name: str
@@ -36,8 +38,9 @@ class Symbol(NamedTuple):
 
 
 def elf(sections: Sequence[Section], machine: str = "x86_64", kind: int = 1, **header: int) -> bytes:
-    """An ELF file of these sections (the null one, .shstrtab and the headers are added). ``header`` overrides fields: shnum, shoff, shstrndx,
-    shentsize, e_machine, ei_class, ei_data.
+    """An ELF file of these sections (the null one, .shstrtab and the headers are added).
+
+    ``header`` overrides fields: shnum, shoff, shstrndx, shentsize, e_machine, ei_class, ei_data.
     """
     number, bits, order = MACHINES[machine][:3]
     every = [Section("", type=NULL, flags=0)] + list(sections) + [Section(".shstrtab", type=STRTAB, flags=0)]
@@ -57,13 +60,51 @@ def elf(sections: Sequence[Section], machine: str = "x86_64", kind: int = 1, **h
         if section.type != NOBITS:
             body += section.data
         link, info = (index[each] if isinstance(each, str) else each for each in (section.link, section.info))
-        rows.append(struct.pack(order + ("IIQQQQIIQQ" if bits == 64 else "10I"), start, section.type, section.flags, 0, offset if start else 0,
-                                len(section.data), link, info, 1, section.entsize))
-    ident = b"\x7fELF" + bytes([header.get("ei_class", 2 if bits == 64 else 1), header.get("ei_data", 1 if order == "<" else 2), 1]) + bytes(9)
+        rows.append(
+            struct.pack(
+                order + ("IIQQQQIIQQ" if bits == 64 else "10I"),
+                start,
+                section.type,
+                section.flags,
+                0,
+                offset if start else 0,
+                len(section.data),
+                link,
+                info,
+                1,
+                section.entsize,
+            )
+        )
+    ident = (
+        b"\x7fELF"
+        + bytes(
+            [
+                header.get("ei_class", 2 if bits == 64 else 1),
+                header.get("ei_data", 1 if order == "<" else 2),
+                1,
+            ]
+        )
+        + bytes(9)
+    )
     address = "Q" if bits == 64 else "I"
-    fields = (kind, header.get("e_machine", number), 1, 0, 0, header.get("shoff", size + len(body)), 0, size, 0, 0,
-              header.get("shentsize", 64 if bits == 64 else 40), header.get("shnum", len(every)), header.get("shstrndx", len(every) - 1))
-    return ident + struct.pack(order + "HHI" + address * 3 + "IHHHHHH", *fields) + bytes(body) + b"".join(rows)
+    fields = (
+        kind,
+        header.get("e_machine", number),
+        1,
+        0,
+        0,
+        header.get("shoff", size + len(body)),
+        0,
+        size,
+        0,
+        0,
+        header.get("shentsize", 64 if bits == 64 else 40),
+        header.get("shnum", len(every)),
+        header.get("shstrndx", len(every) - 1),
+    )
+    return (
+        ident + struct.pack(order + "HHI" + address * 3 + "IHHHHHH", *fields) + bytes(body) + b"".join(rows)
+    )
 
 
 def symbol_table(symbols: Sequence[Symbol], sections: Sequence[Section], machine: str) -> Tuple[bytes, bytes]:
@@ -83,8 +124,14 @@ def symbol_table(symbols: Sequence[Symbol], sections: Sequence[Section], machine
 
 def retype(module: bytes, name: str, kind: int) -> bytes:
     """The module with a section of that name turned into another type."""
-    table, size, count, strings = struct.unpack_from("<Q", module, 40) + struct.unpack_from("<HHH", module, 58)
+    table, size, count, strings = struct.unpack_from("<Q", module, 40) + struct.unpack_from(
+        "<HHH", module, 58
+    )
     rows = [table + size * place for place in range(count)]
     names = struct.unpack_from("<Q", module, rows[strings] + 24)[0]
-    row = next(row for row in rows if module[names + struct.unpack_from("<I", module, row)[0]:].startswith(name.encode() + b"\0"))
-    return module[:row + 4] + struct.pack("<I", kind) + module[row + 8:]
+    row = next(
+        row
+        for row in rows
+        if module[names + struct.unpack_from("<I", module, row)[0] :].startswith(name.encode() + b"\0")
+    )
+    return module[: row + 4] + struct.pack("<I", kind) + module[row + 8 :]

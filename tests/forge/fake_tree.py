@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Fake roots laid out as the families lay out theirs, with small modules that the real depmod and modprobe read and that are really judged."""
+"""Fake roots laid out as the families lay out theirs, with small modules that the real depmod and modprobe
+read and that are really judged.
+"""
+
 import copy
 import os
 import shutil
@@ -19,7 +22,9 @@ ONE, TWO, THREE, FOUR = RELEASES = "5.14.0-1", "5.14.0-2", "5.14.0-3", "5.14.0-4
 
 
 def module(name, release, version="", fits=None, depends="", note=""):
-    """A module for ``release`` that loads on the kernels of ``fits``: it needs a symbol that those export and no others."""
+    """A module for ``release`` that loads on the kernels of ``fits``: it needs a symbol that those export and
+    no others.
+    """
     needs = [LAYOUT] + ([(_takes(fits), 0x77)] if fits is not None else [])
     modinfo = {"depends": depends, "note": note, "version": version or None, "name": name.replace("-", "_")}
     return ko(name, needs, release=release, modinfo=modinfo)
@@ -48,8 +53,13 @@ class FakeTree:
 
     def kernel(self, release, takes=True):
         """Install a kernel, or change what it ``takes``."""
-        masks = [[each for place, each in enumerate(RELEASES) if number >> place & 1] for number in range(1 << len(RELEASES))]
-        exports = [LAYOUT + (False, "", "vmlinux")] + [(_takes(mask), 0x77, False, "", "vmlinux") for mask in masks if takes and release in mask]
+        masks = [
+            [each for place, each in enumerate(RELEASES) if number >> place & 1]
+            for number in range(1 << len(RELEASES))
+        ]
+        exports = [LAYOUT + (False, "", "vmlinux")] + [
+            (_takes(mask), 0x77, False, "", "vmlinux") for mask in masks if takes and release in mask
+        ]
         in_tree = {"drivers/net/%s.ko" % name: module(name, release, "in-tree") for name in self.in_tree}
         families.kernel(Path(self.root), release, exports=exports, family=self.family, in_tree=in_tree)
         for directory in FAMILIES[self.family].directories:
@@ -84,7 +94,9 @@ class FakeTree:
 
     def plan(self, *paths, **options):
         """The plan of kmod_link for the modules at these paths, and its answer."""
-        asked = link.Options("vendor", paths)._replace(**dict(options, kernels=tuple(options.get("kernels", link.ALL))))
+        asked = link.Options("vendor", paths)._replace(
+            **dict(options, kernels=tuple(options.get("kernels", link.ALL)))
+        )
         plan, answer = link.run(Host(self.root), asked)
         return plan, answer.as_dict()
 
@@ -103,8 +115,13 @@ class FakeTree:
 
     def loads(self, release, name="vendor"):
         """The file that the real modprobe would load, below the modules directory; None where there is none."""
-        done = subprocess.run(["modprobe", "-d", self.root, "-S", release, "--show-depends", name], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              universal_newlines=True, check=False)
+        done = subprocess.run(
+            ["modprobe", "-d", self.root, "-S", release, "--show-depends", name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            check=False,
+        )
         if done.returncode:
             return None
         return done.stdout.strip().splitlines()[-1].split()[1].partition("/lib/modules/%s/" % release)[2]
@@ -117,7 +134,9 @@ class FakeTree:
                 path = os.path.join(directory, name)
                 status = os.lstat(path)
                 below = os.path.relpath(path, self.root)
-                what = os.readlink(path) if os.path.islink(path) else None if name in names else self.data(below)
+                what = (
+                    os.readlink(path) if os.path.islink(path) else None if name in names else self.data(below)
+                )
                 if not name.startswith("modules.") or name == "modules.dep":
                     found[below] = (status.st_mode, status.st_uid, status.st_gid, what)
         return found

@@ -4,9 +4,10 @@
 
 """Directory hosts laid out as the families' machines are: each function turns an empty directory into one.
 
-What boots them (kernels, modules, depmod's indexes) is given: real kernels of packages, or generated ones. The initramfs images hold a few
-modules and an init script and would not boot by themselves.
+What boots them (kernels, modules, depmod's indexes) is given: real kernels of packages, or generated ones.
+The initramfs images hold a few modules and an init script and would not boot by themselves.
 """
+
 from __future__ import annotations
 
 import gzip
@@ -25,7 +26,9 @@ from tests.forge.symvers import EXPORTS, symvers
 
 
 class Kernel(NamedTuple):
-    """An unpacked kernel: ``tree`` holds boot/ and lib/modules/RELEASE; ``symvers`` is its symbol versions, None where they are not at hand."""
+    """An unpacked kernel: ``tree`` holds boot/ and lib/modules/RELEASE; ``symvers`` is its symbol versions,
+    None where they are not at hand.
+    """
 
     release: str
     tree: Path
@@ -40,7 +43,9 @@ def write(path: Path, text: str | bytes, mode: int = 0o644) -> None:
 
 
 def hardlink_tree(source: Path, target: Path) -> None:
-    """Copy a tree without its bytes where the file system allows it: nothing in the demo writes into a file in place."""
+    """Copy a tree without its bytes where the file system allows it: nothing in the demo writes into a file
+    in place.
+    """
 
     def link(one: str, other: str) -> None:
         try:
@@ -55,7 +60,11 @@ def install(host: Path, kernel: Kernel, family: str, usr: bool) -> Path:
     """A kernel's modules, image, configuration and initramfs. Answers with the directory of its modules."""
     hardlink_tree(kernel.tree / "lib/modules", host / ("usr/lib/modules" if usr else "lib/modules"))
     hardlink_tree(kernel.tree / "boot", host / "boot")
-    write(host / "boot" / (FAMILIES[family].initrd % kernel.release), kernel.tree.joinpath("initramfs").read_bytes(), 0o600)
+    write(
+        host / "boot" / (FAMILIES[family].initrd % kernel.release),
+        kernel.tree.joinpath("initramfs").read_bytes(),
+        0o600,
+    )
     if usr and not (host / "lib").exists():
         (host / "lib").symlink_to("usr/lib")
     modules = host / "lib/modules" / kernel.release
@@ -94,8 +103,12 @@ def exports(change: int) -> list:
 def kernel(directory: Path, release: str, change: int = 0) -> Kernel:
     """A kernel that takes what was built for another one of the same ``change`` and no other."""
     tree = directory / release
-    top = families.kernel(tree, release, exports=exports(change),
-                          in_tree={"drivers/block/disk.ko": ko("disk", [("module_layout", 0x11)], release=release)})
+    top = families.kernel(
+        tree,
+        release,
+        exports=exports(change),
+        in_tree={"drivers/block/disk.ko": ko("disk", [("module_layout", 0x11)], release=release)},
+    )
     (top / "modules.builtin.modinfo").touch()
     subprocess.run(["depmod", "-b", str(tree), release], check=True)
     made = Kernel(release, tree, symvers(exports(change)), generated=True)
@@ -117,8 +130,12 @@ ROOT = "root=UUID=11111111-2222-3333-4444-555555555555 ro"
 HELD_BACK = "el7"  # somebody has it start its oldest kernel, which takes no build of the driver
 
 
-def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrestricted: str = "", default: str = "0") -> str:
-    """What grub-mkconfig writes, shortened to the parts that matter: one entry a kernel and the stanza of 41_custom."""
+def grub2_menu(
+    kernels: list[Kernel], title: str, initrd: str, boot: str, unrestricted: str = "", default: str = "0"
+) -> str:
+    """What grub-mkconfig writes, shortened to the parts that matter: one entry a kernel and the stanza of
+    41_custom.
+    """
     entries = "".join(
         """menuentry '%(title)s, with Linux %(release)s' --class gnu-linux %(unrestricted)s$menuentry_id_option 'gnulinux-%(release)s-advanced' {
 \tload_video
@@ -131,8 +148,17 @@ def grub2_menu(kernels: list[Kernel], title: str, initrd: str, boot: str, unrest
 \techo\t'Loading initial ramdisk ...'
 \tinitrd\t%(boot)s%(initrd)s
 }
-""" % {"title": title, "release": kernel.release, "unrestricted": unrestricted, "boot": boot, "root": ROOT, "initrd": initrd % kernel.release}
-        for kernel in reversed(kernels))
+"""
+        % {
+            "title": title,
+            "release": kernel.release,
+            "unrestricted": unrestricted,
+            "boot": boot,
+            "root": ROOT,
+            "initrd": initrd % kernel.release,
+        }
+        for kernel in reversed(kernels)
+    )
     return """set default="%s"
 if [ x"${feature_menuentry_id}" = xy ]; then
   menuentry_id_option="--id"
@@ -157,7 +183,9 @@ def symvers_in_boot(host: Path, kernel: Kernel) -> None:
 
 
 def el9(host: Path, kernels: list[Kernel]) -> None:
-    """Enterprise Linux 9: usr-merged, /boot apart, BLS entries, symvers in the modules' directory and a link to it in /boot."""
+    """Enterprise Linux 9: usr-merged, /boot apart, BLS entries, symvers in the modules' directory and a link
+    to it in /boot.
+    """
     configure(host, "el9")
     machine = "5f3c9d0e8b7a4c21a6d4e0f1b2c3d4e5"
     write(host / "etc/machine-id", machine + "\n")
@@ -165,8 +193,12 @@ def el9(host: Path, kernels: list[Kernel]) -> None:
         modules = install(host, kernel, "el9", usr=True)
         if kernel.symvers:
             write(modules / "symvers.gz", gzip.compress(kernel.symvers, 6, mtime=0))
-            (host / "boot" / ("symvers-%s.gz" % kernel.release)).symlink_to("/lib/modules/%s/symvers.gz" % kernel.release)
-        write(host / "boot/loader/entries" / ("%s-%s.conf" % (machine, kernel.release)), """title Rocky Linux (%(release)s) 9.6 (Blue Onyx)
+            (host / "boot" / ("symvers-%s.gz" % kernel.release)).symlink_to(
+                "/lib/modules/%s/symvers.gz" % kernel.release
+            )
+        write(
+            host / "boot/loader/entries" / ("%s-%s.conf" % (machine, kernel.release)),
+            """title Rocky Linux (%(release)s) 9.6 (Blue Onyx)
 version %(release)s
 linux /vmlinuz-%(release)s
 initrd /initramfs-%(release)s.img $tuned_initrd
@@ -174,21 +206,33 @@ options %(root)s crashkernel=1G-4G:192M $tuned_params
 grub_users $grub_users
 grub_arg --unrestricted
 grub_class rocky
-""" % {"release": kernel.release, "root": ROOT})
-    write(host / "boot/grub2/grub.cfg", 'set default="${saved_entry}"\ninsmod blscfg\nblscfg\n'
-          'if [ -f  ${config_directory}/custom.cfg ]; then\n  source ${config_directory}/custom.cfg\nfi\n')
+"""
+            % {"release": kernel.release, "root": ROOT},
+        )
+    write(
+        host / "boot/grub2/grub.cfg",
+        'set default="${saved_entry}"\ninsmod blscfg\nblscfg\n'
+        "if [ -f  ${config_directory}/custom.cfg ]; then\n  source ${config_directory}/custom.cfg\nfi\n",
+    )
     write(host / "boot/grub2/grubenv", grubenv("saved_entry=%s-%s" % (machine, kernels[-1].release)))
     write(host / "etc/default/grub", "GRUB_DEFAULT=saved\nGRUB_ENABLE_BLSCFG=true\n")
 
 
 def el7(host: Path, kernels: list[Kernel]) -> None:
-    """Enterprise Linux 7: GRUB 2 without BLS, symvers in /boot; the default is its oldest kernel, by somebody's choice."""
+    """Enterprise Linux 7: GRUB 2 without BLS, symvers in /boot; the default is its oldest kernel, by
+    somebody's choice.
+    """
     configure(host, "el7")
     for kernel in kernels:
         install(host, kernel, "el7", usr=True)
         symvers_in_boot(host, kernel)
-    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "CentOS Linux (Core)", FAMILIES["el7"].initrd, "/", "--unrestricted ",
-                                                   "${saved_entry}"), 0o600)
+    write(
+        host / "boot/grub2/grub.cfg",
+        grub2_menu(
+            kernels, "CentOS Linux (Core)", FAMILIES["el7"].initrd, "/", "--unrestricted ", "${saved_entry}"
+        ),
+        0o600,
+    )
     write(host / "boot/grub2/grubenv", grubenv("saved_entry=gnulinux-%s-advanced" % kernels[0].release))
     write(host / "etc/default/grub", "GRUB_DEFAULT=saved\n")
 
@@ -200,18 +244,28 @@ def debian(host: Path, kernels: list[Kernel]) -> None:
         install(host, kernel, "debian", usr=True)
         if kernel.generated and kernel.symvers:
             write(host / "usr/src" / ("linux-headers-" + kernel.release) / "Module.symvers", kernel.symvers)
-    write(host / "boot/grub/grub.cfg", grub2_menu(kernels, "Debian GNU/Linux", FAMILIES["debian"].initrd, "/boot/"), 0o600)
+    write(
+        host / "boot/grub/grub.cfg",
+        grub2_menu(kernels, "Debian GNU/Linux", FAMILIES["debian"].initrd, "/boot/"),
+        0o600,
+    )
     write(host / "boot/grub/grubenv", grubenv())
     write(host / "etc/default/grub", "GRUB_DEFAULT=0\n")
 
 
 def sles(host: Path, kernels: list[Kernel]) -> None:
-    """SUSE Linux Enterprise Server 15: weak-updates before built-in in depmod's search order, initrd without suffix."""
+    """SUSE Linux Enterprise Server 15: weak-updates before built-in in depmod's search order, initrd without
+    suffix.
+    """
     configure(host, "sles")
     for kernel in kernels:
         install(host, kernel, "sles", usr=False)
         symvers_in_boot(host, kernel)
-    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "SLES 15-SP6", FAMILIES["sles"].initrd, "/boot/"), 0o600)
+    write(
+        host / "boot/grub2/grub.cfg",
+        grub2_menu(kernels, "SLES 15-SP6", FAMILIES["sles"].initrd, "/boot/"),
+        0o600,
+    )
     write(host / "boot/grub2/grubenv", grubenv())
     write(host / "etc/default/grub", "GRUB_DEFAULT=saved\n")
 
@@ -223,12 +277,25 @@ def el6(host: Path, kernels: list[Kernel]) -> None:
     for kernel in kernels:
         install(host, kernel, "el6", usr=False)
         symvers_in_boot(host, kernel)
-    titles = "".join("title CentOS (%(release)s)\n\troot (hd0,0)\n\tkernel /vmlinuz-%(release)s ro root=/dev/sda2 quiet\n"
-                     "\tinitrd /initramfs-%(release)s.img\n" % {"release": kernel.release} for kernel in reversed(kernels))
-    write(host / "boot/grub/grub.conf", "# grub.conf generated by anaconda\ndefault=0\ntimeout=5\nhiddenmenu\n" + titles, 0o600)
+    titles = "".join(
+        "title CentOS (%(release)s)\n\troot (hd0,0)\n\tkernel /vmlinuz-%(release)s ro root=/dev/sda2 quiet\n"
+        "\tinitrd /initramfs-%(release)s.img\n" % {"release": kernel.release}
+        for kernel in reversed(kernels)
+    )
+    write(
+        host / "boot/grub/grub.conf",
+        "# grub.conf generated by anaconda\ndefault=0\ntimeout=5\nhiddenmenu\n" + titles,
+        0o600,
+    )
     (host / "etc/grub.conf").symlink_to("../boot/grub/grub.conf")
     (host / "boot/grub/menu.lst").symlink_to("./grub.conf")
 
 
 # What the demo calls its hosts: the makers.
-HOSTS: dict[str, Callable[[Path, list[Kernel]], None]] = {"el9": el9, "el7": el7, "debian12": debian, "sles15": sles, "el6": el6}
+HOSTS: dict[str, Callable[[Path, list[Kernel]], None]] = {
+    "el9": el9,
+    "el7": el7,
+    "debian12": debian,
+    "sles15": sles,
+    "el6": el6,
+}

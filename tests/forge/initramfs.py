@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Images, modules and hosts for the tests, from nothing."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,9 @@ from tests.forge.ko import RELEASE
 DEPMOD = shutil.which("depmod") or ""
 
 
-def modules(path: str, files: Dict[str, bytes], work: Path, **more: bytes) -> Dict[str, Union[bytes, str, None]]:
+def modules(
+    path: str, files: Dict[str, bytes], work: Path, **more: bytes
+) -> Dict[str, Union[bytes, str, None]]:
     """The module tree of an image below ``path`` (lib/modules/REL): the files and depmod's indexes of them."""
     tree = work / "index"
     base = tree / "lib/modules" / path.rsplit("/", 1)[-1]

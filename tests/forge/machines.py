@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Boot configurations as the families' own tools write them, below a directory."""
+
 import os
 import textwrap
 
@@ -78,8 +79,19 @@ def grubenv(*lines):
     return (HEADER + "".join(line + "\n" for line in lines)).ljust(1024, "#")
 
 
-def menuentry(title, ident, release, initrd, boot="/boot/", options="--class gnu-linux ", args="quiet", indent="", more=""):
-    return textwrap.indent("""\
+def menuentry(
+    title,
+    ident,
+    release,
+    initrd,
+    boot="/boot/",
+    options="--class gnu-linux ",
+    args="quiet",
+    indent="",
+    more="",
+):
+    return textwrap.indent(
+        """\
 menuentry '%s' %s$menuentry_id_option '%s' {
 %s\tload_video
 \tinsmod gzio
@@ -97,20 +109,52 @@ menuentry '%s' %s$menuentry_id_option '%s' {
 \techo\t'Loading initial ramdisk ...'
 \tinitrd\t%s%s
 }
-""" % (title, options, ident, more, UUID, UUID, release, boot, release, UUID, args, boot, initrd % release), indent)
+"""
+        % (
+            title,
+            options,
+            ident,
+            more,
+            UUID,
+            UUID,
+            release,
+            boot,
+            release,
+            UUID,
+            args,
+            boot,
+            initrd % release,
+        ),
+        indent,
+    )
 
 
 def debian(root, default="0", boot="/boot/", more=""):
-    """Debian and Ubuntu: an entry for the newest kernel, and a submenu with all of them and their recovery modes."""
+    """Debian and Ubuntu: an entry for the newest kernel, and a submenu with all of them and their recovery
+    modes.
+    """
     initrd = families.FAMILIES["debian"].initrd
     images(root, initrd, OLD, NEW)
     text = GRUB_HEAD % default + "### BEGIN /etc/grub.d/10_linux ###\n"
     text += menuentry("Debian GNU/Linux", "gnulinux-simple-" + UUID, NEW, initrd, boot, more=more)
-    text += "submenu 'Advanced options for Debian GNU/Linux' $menuentry_id_option 'gnulinux-advanced-%s' {\n" % UUID
+    text += (
+        "submenu 'Advanced options for Debian GNU/Linux' $menuentry_id_option 'gnulinux-advanced-%s' {\n"
+        % UUID
+    )
     for release in (NEW, OLD):
         title = "Debian GNU/Linux, with Linux " + release
-        text += menuentry(title, "gnulinux-%s-advanced-%s" % (release, UUID), release, initrd, boot, indent="\t", more=more)
-        text += menuentry(title + " (recovery mode)", "gnulinux-%s-recovery-%s" % (release, UUID), release, initrd, boot, args="single ", indent="\t")
+        text += menuentry(
+            title, "gnulinux-%s-advanced-%s" % (release, UUID), release, initrd, boot, indent="\t", more=more
+        )
+        text += menuentry(
+            title + " (recovery mode)",
+            "gnulinux-%s-recovery-%s" % (release, UUID),
+            release,
+            initrd,
+            boot,
+            args="single ",
+            indent="\t",
+        )
     text += "}\n\n### END /etc/grub.d/10_linux ###\n"
     write(root, "/boot/grub/grub.cfg", text + GRUB_TAIL, 0o600)
     write(root, "/boot/grub/grubenv", grubenv())
@@ -123,13 +167,24 @@ def el7(root, directory="/boot/grub2"):
     images(root, initrd, OLD, NEW)
     text = GRUB_HEAD % "${saved_entry}" + "### BEGIN /etc/grub.d/10_linux ###\n"
     for release in (NEW, OLD):
-        each = menuentry("CentOS Linux (%s) 7 (Core)" % release, "gnulinux-%s-advanced-%s" % (release, UUID), release, initrd, "/",
-                         "--class centos --class gnu-linux --class os --unrestricted ")
+        each = menuentry(
+            "CentOS Linux (%s) 7 (Core)" % release,
+            "gnulinux-%s-advanced-%s" % (release, UUID),
+            release,
+            initrd,
+            "/",
+            "--class centos --class gnu-linux --class os --unrestricted ",
+        )
         text += each.replace("linux\t", "linux16 ").replace("initrd\t", "initrd16 ")
     write(root, "/boot/vmlinuz-0-rescue-" + MACHINE)
     write(root, "/boot/initramfs-0-rescue-%s.img" % MACHINE)
-    text += menuentry("CentOS Linux (0-rescue-%s) 7 (Core)" % MACHINE, "gnulinux-0-rescue-%s-advanced-%s" % (MACHINE, UUID), "0-rescue-" + MACHINE,
-                      initrd, "/")
+    text += menuentry(
+        "CentOS Linux (0-rescue-%s) 7 (Core)" % MACHINE,
+        "gnulinux-0-rescue-%s-advanced-%s" % (MACHINE, UUID),
+        "0-rescue-" + MACHINE,
+        initrd,
+        "/",
+    )
     write(root, directory + "/grub.cfg", text + "### END /etc/grub.d/10_linux ###\n" + GRUB_TAIL)
     write(root, directory + "/grubenv", grubenv("saved_entry=CentOS Linux (%s) 7 (Core)" % NEW))
     return initrd
@@ -152,8 +207,15 @@ def el9(root, saved=None, options="root=UUID=%s ro crashkernel=1G-4G:192M $tuned
     initrd = families.FAMILIES["el9"].initrd
     images(root, initrd, OLD, NEW)
     for release in (OLD, NEW):
-        write(root, "/boot/loader/entries/%s-%s.conf" % (MACHINE, release), bls_entry(release, options, " $tuned_initrd"))
-    text = GRUB_HEAD % "${saved_entry}" + "### BEGIN /etc/grub.d/10_linux ###\ninsmod part_msdos\ninsmod xfs\nset root='hd0,msdos1'\n"
+        write(
+            root,
+            "/boot/loader/entries/%s-%s.conf" % (MACHINE, release),
+            bls_entry(release, options, " $tuned_initrd"),
+        )
+    text = (
+        GRUB_HEAD % "${saved_entry}"
+        + "### BEGIN /etc/grub.d/10_linux ###\ninsmod part_msdos\ninsmod xfs\nset root='hd0,msdos1'\n"
+    )
     text += "insmod blscfg\nblscfg\n"
     write(root, "/boot/grub2/grub.cfg", text + "### END /etc/grub.d/10_linux ###\n" + GRUB_TAIL, 0o600)
     write(root, "/boot/grub2/grubenv", grubenv(*["saved_entry=" + saved] if saved else []))
@@ -163,7 +225,11 @@ def el9(root, saved=None, options="root=UUID=%s ro crashkernel=1G-4G:192M $tuned
 def el8(root):
     """Enterprise Linux 8: the arguments are a variable of the environment block."""
     initrd = el9(root, "%s-%s" % (MACHINE, NEW), "$kernelopts $tuned_params")
-    write(root, "/boot/grub2/grubenv", grubenv("saved_entry=%s-%s" % (MACHINE, NEW), "kernelopts=root=/dev/mapper/rhel-root ro quiet "))
+    write(
+        root,
+        "/boot/grub2/grubenv",
+        grubenv("saved_entry=%s-%s" % (MACHINE, NEW), "kernelopts=root=/dev/mapper/rhel-root ro quiet "),
+    )
     return initrd
 
 
@@ -172,10 +238,25 @@ def sles(root):
     initrd = families.FAMILIES["sles"].initrd
     images(root, initrd, OLD, NEW)
     text = GRUB_HEAD % "${saved_entry}" + "### BEGIN /etc/grub.d/10_linux ###\n"
-    text += menuentry("SLES 15-SP6", "gnulinux-simple-" + UUID, NEW, initrd, options="--class sles --class gnu-linux --class gnu --class os ")
-    text += "submenu 'Advanced options for SLES 15-SP6' --hotkey=1 $menuentry_id_option 'gnulinux-advanced-%s' {\n" % UUID
+    text += menuentry(
+        "SLES 15-SP6",
+        "gnulinux-simple-" + UUID,
+        NEW,
+        initrd,
+        options="--class sles --class gnu-linux --class gnu --class os ",
+    )
+    text += (
+        "submenu 'Advanced options for SLES 15-SP6' --hotkey=1 $menuentry_id_option 'gnulinux-advanced-%s' {\n"
+        % UUID
+    )
     for release in (NEW, OLD):
-        text += menuentry("SLES 15-SP6, with Linux " + release, "gnulinux-%s-advanced-%s" % (release, UUID), release, initrd, indent="\t")
+        text += menuentry(
+            "SLES 15-SP6, with Linux " + release,
+            "gnulinux-%s-advanced-%s" % (release, UUID),
+            release,
+            initrd,
+            indent="\t",
+        )
     write(root, "/boot/grub2/grub.cfg", text + "}\n### END /etc/grub.d/10_linux ###\n" + GRUB_TAIL, 0o600)
     write(root, "/boot/grub2/grubenv", grubenv("saved_entry=SLES 15-SP6"))
     return initrd
@@ -188,7 +269,10 @@ def el6(root, default="default=1", end="\n"):
     text = "# grub.conf generated by anaconda\n#\n# Note that you do not have to rerun grub after making changes to this file\n"
     text += "%s\ntimeout=5\nsplashimage=(hd0,0)/grub/splash.xpm.gz\nhiddenmenu\n" % default
     for release in (NEW, OLD):
-        text += "title CentOS (%s)\n\troot (hd0,0)\n\tkernel /vmlinuz-%s ro root=/dev/mapper/vg-root rd_NO_LUKS quiet\n" % (release, release)
+        text += (
+            "title CentOS (%s)\n\troot (hd0,0)\n\tkernel /vmlinuz-%s ro root=/dev/mapper/vg-root rd_NO_LUKS quiet\n"
+            % (release, release)
+        )
         text += "\tinitrd /initramfs-%s.img\n" % release
     write(root, "/boot/grub/grub.conf", text[:-1] + end, 0o600)
     os.symlink("./grub.conf", str(root / "boot/grub/menu.lst"))
@@ -198,7 +282,9 @@ def el6(root, default="default=1", end="\n"):
 
 
 def systemd_boot(root, esp="/boot/efi", sort_key="sort-key rocky\n"):
-    """systemd-boot as kernel-install lays it out: a directory a kernel on the EFI system partition, beside its entries."""
+    """systemd-boot as kernel-install lays it out: a directory a kernel on the EFI system partition, beside
+    its entries.
+    """
     initrd = families.FAMILIES["debian"].initrd
     for release in (OLD, NEW):
         directory = "%s/%s/%s" % (esp, MACHINE, release)
@@ -206,13 +292,19 @@ def systemd_boot(root, esp="/boot/efi", sort_key="sort-key rocky\n"):
         for ending in ("", ".1"):
             write(root, "%s/%s%s" % (directory, initrd % release, ending), "initramfs", 0o700)
             write(root, "/boot/%s%s" % (initrd % release, ending), "where kernel-install copied it from")
-        write(root, "%s/loader/entries/%s-%s.conf" % (esp, MACHINE, release), """title      Rocky Linux
+        write(
+            root,
+            "%s/loader/entries/%s-%s.conf" % (esp, MACHINE, release),
+            """title      Rocky Linux
 version    %s
 machine-id %s
 %soptions    root=UUID=%s ro
 linux      /%s/%s/linux
 initrd     /%s/%s/%s
-""" % (release, MACHINE, sort_key, UUID, MACHINE, release, MACHINE, release, initrd % release), 0o700)
+"""
+            % (release, MACHINE, sort_key, UUID, MACHINE, release, MACHINE, release, initrd % release),
+            0o700,
+        )
     write(root, esp + "/EFI/systemd/systemd-bootx64.efi")
     write(root, esp + "/loader/loader.conf", "timeout 3\nconsole-mode keep\n", 0o700)
     return initrd
@@ -224,11 +316,15 @@ def extlinux(root):
     images(root, initrd, OLD, NEW)
     text = "## /boot/extlinux/extlinux.conf\n\ndefault l0\nmenu title U-Boot menu\nprompt 0\ntimeout 50\n"
     for number, release in enumerate((NEW, OLD)):
-        text += "\nlabel l%d\n\tmenu label Debian GNU/Linux %s\n\tlinux /boot/vmlinuz-%s\n\tinitrd /boot/initrd.img-%s\n" % (
-            number, release, release, release)
+        text += (
+            "\nlabel l%d\n\tmenu label Debian GNU/Linux %s\n\tlinux /boot/vmlinuz-%s\n\tinitrd /boot/initrd.img-%s\n"
+            % (number, release, release, release)
+        )
         text += "\tfdtdir /usr/lib/linux-image-%s/\n\n\tappend root=UUID=%s ro quiet\n" % (release, UUID)
-        text += "\nlabel l%dr\n\tmenu label Debian GNU/Linux %s (rescue target)\n\tlinux /boot/vmlinuz-%s\n\tinitrd /boot/initrd.img-%s\n" % (
-            number, release, release, release)
+        text += (
+            "\nlabel l%dr\n\tmenu label Debian GNU/Linux %s (rescue target)\n\tlinux /boot/vmlinuz-%s\n\tinitrd /boot/initrd.img-%s\n"
+            % (number, release, release, release)
+        )
         text += "\tappend root=UUID=%s ro single\n" % UUID
     write(root, "/boot/extlinux/extlinux.conf", text)
     return initrd
@@ -244,5 +340,13 @@ def verified(kernels):
     return {release: Verified(tuple(paths)) for release, paths in kernels.items()}
 
 
-FAMILIES = {"debian": debian, "el7": el7, "el8": el8, "el9": el9, "sles": sles, "el6": el6,
-            "systemd-boot": systemd_boot, "extlinux": extlinux}
+FAMILIES = {
+    "debian": debian,
+    "el7": el7,
+    "el8": el8,
+    "el9": el9,
+    "sles": sles,
+    "el6": el6,
+    "systemd-boot": systemd_boot,
+    "extlinux": extlinux,
+}

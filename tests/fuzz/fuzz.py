@@ -3,11 +3,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Damaged inputs, many of them: each is answered or refused with a KmodError, within 2 s of processor time and 256 MiB.
+"""Damaged inputs, many of them: each is answered or refused with a KmodError, within 2 s of processor time
+and 256 MiB.
 
-``fuzz.py [COUNT]`` spreads COUNT inputs over the targets and the processors; ``fuzz.py --replay TARGET NUMBER`` repeats one that failed.
-Input NUMBER of a target is the same in every run.
+``fuzz.py [COUNT]`` spreads COUNT inputs over the targets and the processors; ``fuzz.py --replay TARGET
+NUMBER`` repeats one that failed. Input NUMBER of a target is the same in every run.
 """
+
 import argparse
 import multiprocessing
 import os
@@ -39,8 +41,26 @@ from tests.forge.symvers import EXPORTS, symvers
 SECONDS = 2.0
 MEMORY = 256  # MiB
 BATCH = 2000  # inputs that one process takes at a time
-NUMBERS = [0, 1, 2, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, (1 << 63) - 1, 1 << 63,
-           (1 << 64) - 1]
+NUMBERS = [
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 32,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+]
 
 
 class Target(NamedTuple):
@@ -67,6 +87,7 @@ def verdict_of(kernel: kernels.Kernel) -> Callable[[bytes], None]:
     def feed(data: bytes) -> None:
         for verdict in loader.judge(kernel, [ko.parse(data, "fuzz.ko")]):
             verdict.as_dict()
+
     return feed
 
 
@@ -74,18 +95,34 @@ def targets(root: Path) -> Dict[str, Target]:
     families.kernel(root)
     kernel = kernels.kernel(Host(str(root)), RELEASE)
     given = [Export("vendor_do", 0x77, False, "NS"), Export("vendor_gpl", 0x78, True)]
-    types = Section(".BTF", btf([btf_struct("device", 16, [("id", 1, 0)]), btf_array(1),
-                                                   btf_function(1, [("device", 2)])]))
-    modules = [forged.ko(exports=given), forged.ko(exports=given, export_form="symbols"), forged.ko(exports=given, export_form="flags"),
-               forged.ko(machine="s390x"), forged.ko(machine="aarch64"), forged.ko(machine="i686"),
-               forged.ko(ext_versions=[("printk", 0x22)]), signed(forged.ko(), b"\x30\x80" + bytes(64)),
-               signed(forged.ko(), bytes(64), kind=1, algo=1),
-               forged.ko(extra=[types]), forged.ko(extra=[types, types._replace(name=".BTF.base")])]
+    types = Section(
+        ".BTF",
+        btf([btf_struct("device", 16, [("id", 1, 0)]), btf_array(1), btf_function(1, [("device", 2)])]),
+    )
+    modules = [
+        forged.ko(exports=given),
+        forged.ko(exports=given, export_form="symbols"),
+        forged.ko(exports=given, export_form="flags"),
+        forged.ko(machine="s390x"),
+        forged.ko(machine="aarch64"),
+        forged.ko(machine="i686"),
+        forged.ko(ext_versions=[("printk", 0x22)]),
+        signed(forged.ko(), b"\x30\x80" + bytes(64)),
+        signed(forged.ko(), bytes(64), kind=1, algo=1),
+        forged.ko(extra=[types]),
+        forged.ko(extra=[types, types._replace(name=".BTF.base")]),
+    ]
     tables = {name: images.symbols(layout) for name, layout in images.LAYOUTS.items()}
     linked = [images.vmlinux(layout, tables[name], layout.order) for name, layout in images.LAYOUTS.items()]
     raw = [images.arm64(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.relative]
-    raw += [images.riscv(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
-    raw += [images.loongarch(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"]
+    raw += [
+        images.riscv(layout, tables[name]) for name, layout in images.LAYOUTS.items() if layout.order == "<"
+    ]
+    raw += [
+        images.loongarch(layout, tables[name])
+        for name, layout in images.LAYOUTS.items()
+        if layout.order == "<"
+    ]
     packed = [images.bzimage(images.payload(kind, linked[0])) for kind in BY_LIBRARY]
     packed += [images.zboot(pack(raw[0])) for pack in BY_LIBRARY.values()]
     mainframe = images.raw(images.LAYOUTS["6.1 s390x"], tables["6.1 s390x"], images.S390_BASE)
@@ -96,7 +133,10 @@ def targets(root: Path) -> Dict[str, Target]:
         "image": Target(linked + raw, image),
         "packed image": Target(packed, image),
         "symvers": Target([symvers(EXPORTS)], exports.from_symvers),
-        "compressed": Target([pack(modules[0]) for pack in BY_LIBRARY.values()], lambda data: compression.decompress(data, "fuzz")),
+        "compressed": Target(
+            [pack(modules[0]) for pack in BY_LIBRARY.values()],
+            lambda data: compression.decompress(data, "fuzz"),
+        ),
     }
 
 
@@ -107,26 +147,29 @@ def damaged(random_: random.Random, seeds: List[bytes]) -> bytes:
         at, kind = random_.randrange(len(data) + 1), random_.randrange(8)
         length = random_.choice((1, 2, 4, 8, 16, 64, 512))
         if kind == 0:
-            data[at:at + 1] = bytes([random_.randrange(256)])
+            data[at : at + 1] = bytes([random_.randrange(256)])
         elif kind == 1:  # a number that overflows something, where numbers stand
             size = random_.choice((2, 4, 8))
             at -= at % size
-            number = random_.choice(NUMBERS + [len(data), len(data) - at, at, random_.getrandbits(64)]) & (1 << 8 * size) - 1
-            data[at:at + size] = number.to_bytes(size, random_.choice(("little", "big")))
+            number = (
+                random_.choice(NUMBERS + [len(data), len(data) - at, at, random_.getrandbits(64)])
+                & (1 << 8 * size) - 1
+            )
+            data[at : at + size] = number.to_bytes(size, random_.choice(("little", "big")))
         elif kind == 2:
             del data[at:]
         elif kind == 3:
-            del data[at:at + length]
+            del data[at : at + length]
         elif kind == 4:
-            data[at:at] = data[at:at + length]
+            data[at:at] = data[at : at + length]
         elif kind == 5:
-            data[at:at + length] = bytes(random_.getrandbits(8) for _ in range(min(length, 16)))
+            data[at : at + length] = bytes(random_.getrandbits(8) for _ in range(min(length, 16)))
         elif kind == 6:
-            data[at:at + length] = bytes(length)
+            data[at : at + length] = bytes(length)
         else:
             other = random_.choice(seeds)
             start = random_.randrange(len(other))
-            data[at:at + length] = other[start:start + length]
+            data[at : at + length] = other[start : start + length]
         data = data or bytearray(1)
     return bytes(data)
 
@@ -190,7 +233,9 @@ def main() -> int:
         print("%-14s %9d %9d %10.3f %9d" % (name, *row))
     print("\n".join(failures[:5]))
     largest = max(row[3] for row in rows.values())
-    print("%d of %d inputs failed; peak %d MiB" % (len(failures), sum(row[0] for row in rows.values()), largest))
+    print(
+        "%d of %d inputs failed; peak %d MiB" % (len(failures), sum(row[0] for row in rows.values()), largest)
+    )
     return 1 if failures or largest > MEMORY else 0
 
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The role's kmod_follow, by the real ansible-playbook on hosts that are directories."""
+
 import json
 import os
 import subprocess
@@ -29,8 +30,14 @@ def well(done):
 
 
 def kmodctl(root, *words):
-    done = subprocess.run([str(root / KMODCTL), *words, "--root", str(root)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"), check=False)
+    done = subprocess.run(
+        [str(root / KMODCTL), *words, "--root", str(root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
+        check=False,
+    )
     return done.returncode, done.stdout
 
 
@@ -40,8 +47,14 @@ def test_a_host_follows_and_a_second_play_changes_nothing_and_false_takes_all_of
     before = names(root)
     said = well(run([root], ROLE, kmod_src="vendor", kmod_entry=False, kmod_follow=True))
     assert "changed=1 " in said
-    for path in (KMODCTL, "usr/local/libexec/outoftree-kmod-hook", "etc/kernel/install.d/45-outoftree-kmod.install",
-                 "etc/kernel/install.d/99-outoftree-kmod.install", "etc/systemd/system/outoftree-kmod.path", "usr/local/share/man/man8/kmodctl.8"):
+    for path in (
+        KMODCTL,
+        "usr/local/libexec/outoftree-kmod-hook",
+        "etc/kernel/install.d/45-outoftree-kmod.install",
+        "etc/kernel/install.d/99-outoftree-kmod.install",
+        "etc/systemd/system/outoftree-kmod.path",
+        "usr/local/share/man/man8/kmodctl.8",
+    ):
         assert path in names(root), path
     told = json.loads((root / "etc/outoftree-kmod/follow.json").read_text())
     assert told["drivers"]["vendor"]["entry"] is False and told["interpreter"] == sys.executable
@@ -62,7 +75,9 @@ def test_a_kernel_that_takes_no_build_is_told_and_the_default_is_kept_if_that_is
     status, said = kmodctl(root, "add-kernel", "6.1.0-2")
     assert status == 1 and "kfree" in said
     well(run([root], ROLE, kmod_src="vendor"))
-    assert b"6.1.0-1\n" not in (root / "boot/grub2/grubenv").read_bytes() and "etc/ansible/facts.d" not in names(root)
+    assert b"6.1.0-1\n" not in (
+        root / "boot/grub2/grubenv"
+    ).read_bytes() and "etc/ansible/facts.d" not in names(root)
 
 
 def test_removal_of_the_driver_takes_following_along_and_leaves_nothing(run, host):  # noqa: F811
@@ -79,7 +94,10 @@ def test_with_two_drivers_all_stays_until_the_last_one_does_not_follow(run, host
     for driver in ("vendor", "rival"):
         well(run([root], ROLE, kmod_driver=driver, kmod_src=driver, kmod_entry=False, kmod_follow=True))
     well(run([root], ROLE, kmod_driver="rival", kmod_src="rival", kmod_entry=False))
-    assert sorted(json.loads((root / "etc/outoftree-kmod/follow.json").read_text())["drivers"]) == ["vendor"] and (root / KMODCTL).exists()
+    assert (
+        sorted(json.loads((root / "etc/outoftree-kmod/follow.json").read_text())["drivers"]) == ["vendor"]
+        and (root / KMODCTL).exists()
+    )
     well(run([root], ROLE, kmod_driver="vendor", kmod_src="vendor", kmod_entry=False))
     assert not (root / KMODCTL).exists() and not (root / "etc/outoftree-kmod").exists()
 
@@ -99,7 +117,12 @@ def test_check_mode_shows_all_and_writes_nothing(run, host):  # noqa: F811
     well(run([root], ROLE, kmod_src="vendor", kmod_entry=False))
     before = names(root)
     said = well(run([root], ROLE, "--check", "--diff", kmod_src="vendor", kmod_entry=False, kmod_follow=True))
-    assert "changed=1 " in said and "/usr/local/sbin/kmodctl" in said and "outoftree-kmod.path" in said and names(root) == before
+    assert (
+        "changed=1 " in said
+        and "/usr/local/sbin/kmodctl" in said
+        and "outoftree-kmod.path" in said
+        and names(root) == before
+    )
 
 
 def test_a_host_that_nothing_would_tell_is_refused_and_one_in_image_mode_too(run, host):  # noqa: F811

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the role and the modules tell a person, by the real ansible-playbook on hosts that are directories."""
+
 import glob
 import json
 import os
@@ -44,22 +45,52 @@ def host(tmp_path, stock):
 
 @pytest.fixture
 def run(tmp_path, stock, collections):
-    """run(roots, playbook or task, options): the exit status and all that is said, in one line; from the directory that the builds are in."""
+    """run(roots, playbook or task, options): the exit status and all that is said, in one line; from the
+    directory that the builds are in.
+    """
 
     def go(roots, what, *options, **more):
-        variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "kmod_driver": "vendor", **more}
-        (tmp_path / "inventory.json").write_text(json.dumps({"all": {
-            "hosts": {root.name: {"kmod_root": str(root)} for root in roots}, "vars": variables}}))
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "kmod_driver": "vendor",
+            **more,
+        }
+        (tmp_path / "inventory.json").write_text(
+            json.dumps(
+                {"all": {"hosts": {root.name: {"kmod_root": str(root)} for root in roots}, "vars": variables}}
+            )
+        )
         if isinstance(what, list):
             (tmp_path / "plays").mkdir(exist_ok=True)
-            (tmp_path / "plays/play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": what}]))
+            (tmp_path / "plays/play.json").write_text(
+                json.dumps([{"hosts": "all", "gather_facts": False, "tasks": what}])
+            )
             what = str(tmp_path / "plays/play.json")
         (tmp_path / "ansible.cfg").touch()
-        done = subprocess.run([str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(tmp_path / "inventory.json"), what, *options],
-                              env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1", COLUMNS="1000",
-                                       ANSIBLE_PIPELINING="true",
-                                       ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"), ANSIBLE_LOCALHOST_WARNING="false"),
-                              cwd=str(stock[1]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).parent / "ansible-playbook"),
+                "-i",
+                str(tmp_path / "inventory.json"),
+                what,
+                *options,
+            ],
+            env=dict(
+                os.environ,
+                ANSIBLE_COLLECTIONS_PATH=collections,
+                ANSIBLE_NOCOLOR="1",
+                COLUMNS="1000",
+                ANSIBLE_PIPELINING="true",
+                ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"),
+                ANSIBLE_LOCALHOST_WARNING="false",
+            ),
+            cwd=str(stock[1]),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         return done.returncode, re.sub(r"\s+", " ", done.stdout)
 
     return go
@@ -71,29 +102,44 @@ def names(root):
 
 # Kernels that get no driver
 
+
 def test_every_host_says_which_kernel_gets_nothing_why_and_whether_it_will_boot(run, host):
     both, new, old = host("both", 0, 1), host("new", 1), host("old", 0)
-    failed, said = run([both, new, old], "outoftree.kmod.deploy", kmod_src="vendor", kmod_require="none", kmod_entry=False)
+    failed, said = run(
+        [both, new, old], "outoftree.kmod.deploy", kmod_src="vendor", kmod_require="none", kmod_entry=False
+    )
     assert not failed, said
     for name in ("both", "new"):
-        assert "WARNING]: %s: kernel %s (newest, default) gets no driver vendor: 1 symbol differs (kfree)." % (name, NEW) in said
+        assert (
+            "WARNING]: %s: kernel %s (newest, default) gets no driver vendor: 1 symbol differs (kfree)."
+            % (name, NEW)
+            in said
+        )
     assert "WARNING]: old" not in said
 
 
-def test_a_kernel_that_no_boot_is_expected_to_start_is_told_as_that_and_one_that_was_not_chosen_too(run, host):
+def test_a_kernel_that_no_boot_is_expected_to_start_is_told_as_that_and_one_that_was_not_chosen_too(
+    run, host
+):
     root = host("both", 0, 1)
     task = {"outoftree.kmod.kmod_link": {"driver": "vendor", "src": "vendor"}}
     (root / "boot/grub2/grubenv").write_text((root / "boot/grub2/grubenv").read_text().replace(NEW, OLD))
     _failed, said = run([root], [task])
     assert "kernel %s (newest) gets no" % NEW in said and "The host boots without it" in said
-    _failed, said = run([root], [{"outoftree.kmod.kmod_link": dict(task["outoftree.kmod.kmod_link"], kernels=[OLD])}])
-    assert "kernel %s (newest) gets no driver vendor: it is not one of the kernels that were chosen" % NEW in said
+    _failed, said = run(
+        [root], [{"outoftree.kmod.kmod_link": dict(task["outoftree.kmod.kmod_link"], kernels=[OLD])}]
+    )
+    assert (
+        "kernel %s (newest) gets no driver vendor: it is not one of the kernels that were chosen" % NEW
+        in said
+    )
     third = host("third", 1, 0)  # the last entry is the default, the highest release the newest
     _failed, said = run([third], [task])
     assert "both: " not in said and "kernel %s (newest) gets" % NEW in said
 
 
 # Refused before anything is written
+
 
 def test_what_can_be_refused_is_refused_before_anything_is_written(run, host):
     """And the way to do without it is named, and works."""
@@ -108,8 +154,13 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(run, host):
     for name, option in faults.items():
         assert re.search("Nothing has been written on %s. With %s: false" % (name, option), said), said
         assert names(roots[name]) == before[name]
-    failed, said = run(list(roots.values()), "outoftree.kmod.deploy", kmod_src="vendor",
-                       kmod_entry=False, kmod_initrd="{{ inventory_hostname != 'image' }}")
+    failed, said = run(
+        list(roots.values()),
+        "outoftree.kmod.deploy",
+        kmod_src="vendor",
+        kmod_entry=False,
+        kmod_initrd="{{ inventory_hostname != 'image' }}",
+    )
     assert not failed, said
 
 
@@ -124,6 +175,7 @@ def test_possible_changes_nothing_even_where_it_is_possible(run, host):
 
 # Paths
 
+
 def test_relative_paths_are_those_of_the_play_and_else_of_the_working_directory(run, host, stock, tmp_path):
     root = host("host")
     task = {"outoftree.kmod.kmod_compat": {"src": "vendor", "require": "none"}, "register": "found"}
@@ -134,17 +186,26 @@ def test_relative_paths_are_those_of_the_play_and_else_of_the_working_directory(
     _failed, said = run([root], [task, show])
     assert "read %s/plays/files/vendor/%s/vendor.ko" % (tmp_path, OLD) in said
     failed, said = run([root], "outoftree.kmod.deploy", kmod_src="nothing/here")
-    assert failed and "nothing/here: is not on the controller, neither in the working directory (%s)" % stock[1] in said and "remote_src" not in said
+    assert (
+        failed
+        and "nothing/here: is not on the controller, neither in the working directory (%s)" % stock[1] in said
+        and "remote_src" not in said
+    )
 
 
 def test_an_empty_path_is_named(run, host):
-    tasks = [{"outoftree.kmod." + module: dict(more, **{option: value}), "ignore_errors": True}
-             for module, more in (("kmod_compat", {}), ("kmod_link", {"driver": "vendor"})) for option in ("src", "path") for value in ("", [], [""])]
+    tasks = [
+        {"outoftree.kmod." + module: dict(more, **{option: value}), "ignore_errors": True}
+        for module, more in (("kmod_compat", {}), ("kmod_link", {"driver": "vendor"}))
+        for option in ("src", "path")
+        for value in ("", [], [""])
+    ]
     _failed, said = run([host("host")], tasks)
     assert len(re.findall('"msg": "(src|path): is empty', said)) == 12 and "ignored=12" in said
 
 
 # Names
+
 
 def test_a_typo_in_a_drivers_name_is_seen_by_the_names_that_are_there(run, host):
     root = host("host")
@@ -153,8 +214,14 @@ def test_a_typo_in_a_drivers_name_is_seen_by_the_names_that_are_there(run, host)
     words = "WARNING]: host: there is nothing of a driver called %s here, but of vendor"
     failed, said = run([root], "outoftree.kmod.remove", kmod_driver="vendro")
     assert not failed and words % "vendro" in said
-    tasks = [{"outoftree.kmod." + module: dict(options, driver=driver)} for module, options, driver in (
-        ("grub_entry", {"boot": "shipped"}, "first"), ("grub_entry", {}, "second"), ("initrd_variant", {}, "third"))]
+    tasks = [
+        {"outoftree.kmod." + module: dict(options, driver=driver)}
+        for module, options, driver in (
+            ("grub_entry", {"boot": "shipped"}, "first"),
+            ("grub_entry", {}, "second"),
+            ("initrd_variant", {}, "third"),
+        )
+    ]
     failed, said = run([root], tasks)
     assert not failed and all(words % driver in said for driver in ("first", "second", "third"))
     failed, said = run([root], "outoftree.kmod.remove")
@@ -165,34 +232,60 @@ def test_a_typo_in_a_drivers_name_is_seen_by_the_names_that_are_there(run, host)
 
 def test_a_host_that_is_a_directory_is_one_for_ad_hoc_tasks_too(run, host):
     root = host("host")
-    _failed, said = run([root], [{"outoftree.kmod.kmod_info": {}, "register": "info"}, {"ansible.builtin.debug": {"msg": "{{ info.kernels }}"}}])
+    _failed, said = run(
+        [root],
+        [
+            {"outoftree.kmod.kmod_info": {}, "register": "info"},
+            {"ansible.builtin.debug": {"msg": "{{ info.kernels }}"}},
+        ],
+    )
     assert OLD in said and os.uname().release not in said
 
 
 # Check mode
+
 
 def test_check_mode_says_what_it_does_not_foresee(run, host):
     root = host("host")
     before = names(root)
     failed, said = run([root], "outoftree.kmod.deploy", "--check", "--diff", kmod_src="vendor")
     assert not failed and names(root) == before
-    assert "A real run also makes an initramfs variant and a boot entry (for the first time, or again) for %s." % OLD in said
+    assert (
+        "A real run also makes an initramfs variant and a boot entry (for the first time, or again) for %s."
+        % OLD
+        in said
+    )
     run([root], "outoftree.kmod.deploy", kmod_src="vendor")
-    assert "A real run also makes" not in run([root], "outoftree.kmod.deploy", "--check", kmod_src="vendor")[1]
+    assert (
+        "A real run also makes" not in run([root], "outoftree.kmod.deploy", "--check", kmod_src="vendor")[1]
+    )
 
 
 # The options of the modules are there in the role
 
+
 def test_the_role_hands_on_what_variants_and_entries_are_made_of(run, host):
     root = host("host")
     failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_early_load=True)
-    assert failed and "EARLY_UNSUPPORTED" in said and "Nothing has been written" in said  # its init is no generator's
-    failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_args="vendor.debug=1", kmod_method="segment",
-                       kmod_fallback_args="panic=7", kmod_loader="bls")
+    # its init is no generator's
+    assert failed and "EARLY_UNSUPPORTED" in said and "Nothing has been written" in said
+    failed, said = run(
+        [root],
+        "outoftree.kmod.deploy",
+        kmod_src="vendor",
+        kmod_args="vendor.debug=1",
+        kmod_method="segment",
+        kmod_fallback_args="panic=7",
+        kmod_loader="bls",
+    )
     assert not failed, said
-    (entry,) = [path for path in (root / "boot/loader/entries").iterdir() if path.name.endswith("~vendor.conf")]
+    (entry,) = [
+        path for path in (root / "boot/loader/entries").iterdir() if path.name.endswith("~vendor.conf")
+    ]
     text = entry.read_text()
-    assert "vendor.debug=1 panic=7" in text and re.search(r"^initrd /initramfs-%s.img .*/initramfs-%s.img.1" % (OLD, OLD), text, re.M)
+    assert "vendor.debug=1 panic=7" in text and re.search(
+        r"^initrd /initramfs-%s.img .*/initramfs-%s.img.1" % (OLD, OLD), text, re.M
+    )
     failed, said = run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_loader="extlinux")
     assert failed and "extlinux" in said
 
@@ -211,19 +304,32 @@ def test_the_role_hands_on_which_entry_is_to_be_copied(run, host):
 
 # Old interpreters
 
-@pytest.mark.parametrize("version, words", [
-    ("2.7", "is Python 2.7.%s on this host, and the collection needs 3.6 or newer there"),
-    ("3.6", "is Python 3.6.%s on this host, which ansible-core {core} does not serve. Name a newer interpreter of the host in "
-            "ansible_python_interpreter, or use ansible-core 2.16, the last one for Python 3.6"),
-    ("3.7", "or use ansible-core 2.17, the last one for Python 3.7")])
+
+@pytest.mark.parametrize(
+    "version, words",
+    [
+        ("2.7", "is Python 2.7.%s on this host, and the collection needs 3.6 or newer there"),
+        (
+            "3.6",
+            "is Python 3.6.%s on this host, which ansible-core {core} does not serve. Name a newer interpreter of the host in "
+            "ansible_python_interpreter, or use ansible-core 2.16, the last one for Python 3.6",
+        ),
+        ("3.7", "or use ansible-core 2.17, the last one for Python 3.7"),
+    ],
+)
 def test_a_python_that_is_too_old_is_named_with_the_ansible_core_that_serves_it(run, host, version, words):
     from ansible.release import __version__
 
-    found = glob.glob("%s/versions/%s.*/bin/python" % (os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), version))
+    found = glob.glob(
+        "%s/versions/%s.*/bin/python"
+        % (os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), version)
+    )
     if not found:
         pytest.skip("no Python %s on this machine" % version)
     if version != "2.7" and tuple(map(int, __version__.split(".")[:2])) < (2, 18):
         pytest.skip("this ansible-core serves it")
-    failed, said = run([host("host")], [{"outoftree.kmod.kmod_info": {}}], ansible_python_interpreter=found[0])
+    failed, said = run(
+        [host("host")], [{"outoftree.kmod.kmod_info": {}}], ansible_python_interpreter=found[0]
+    )
     patch = found[0].split("/")[-3].rsplit(".", 1)[1]
     assert failed and (words.replace("%s", patch).format(core=__version__)) in said, said

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""By the real ansible-playbook: a vendor's list and its signature are checked before anything reaches a host, and what was checked is what does."""
+"""By the real ansible-playbook: a vendor's list and its signature are checked before anything reaches a host,
+and what was checked is what does.
+"""
+
 import hashlib
 import shutil
 import subprocess
@@ -13,23 +16,44 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _sup
 from tests.forge import families
 from tests.forge.ko import RELEASE, ko
 
-pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen") or not shutil.which("depmod"), reason="needs ssh-keygen and depmod")
+pytestmark = pytest.mark.skipif(
+    not shutil.which("ssh-keygen") or not shutil.which("depmod"), reason="needs ssh-keygen and depmod"
+)
 
 BUILD = RELEASE
 
 
 @pytest.fixture(scope="session")
 def vendor(tmp_path_factory):
-    """What a vendor ships: builds/RELEASE/vendor.ko.xz and more, a list, its signature and who may sign; and lists that are wrong in one way each."""
+    """What a vendor ships: builds/RELEASE/vendor.ko.xz and more, a list, its signature and who may sign; and
+    lists that are wrong in one way each.
+    """
     directory = tmp_path_factory.mktemp("vendor")
     (directory / "builds" / BUILD).mkdir(parents=True)
     module = directory / "builds" / BUILD / "vendor.ko"
     module.write_bytes(ko(release=BUILD))
     line = "%s  builds/%s/vendor.ko\n" % (hashlib.sha256(module.read_bytes()).hexdigest(), BUILD)
-    for name, text in {"good": line, "other": line.replace(line[:8], "deadbeef"), "lacks": line.replace("vendor.ko", "else.ko")}.items():
+    for name, text in {
+        "good": line,
+        "other": line.replace(line[:8], "deadbeef"),
+        "lacks": line.replace("vendor.ko", "else.ko"),
+    }.items():
         (directory / name).write_text(text)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "key")], check=True)
-    subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-f", str(directory / "key"), "-n", "file", str(directory / "good")], check=True)
+    subprocess.run(
+        [
+            "ssh-keygen",
+            "-q",
+            "-Y",
+            "sign",
+            "-f",
+            str(directory / "key"),
+            "-n",
+            "file",
+            str(directory / "good"),
+        ],
+        check=True,
+    )
     (directory / "allowed").write_text("release@vendor.example " + (directory / "key.pub").read_text())
     return directory
 
@@ -40,9 +64,15 @@ def answers(play, vendor, tmp_path_factory):
     roots = {}
     signed = {"checksums": "good", "signature": "good.sig", "keyring": "allowed"}
     cases = {
-        "listed": {"checksums": "good"}, "signed": signed, "another file": {"checksums": "other"}, "not listed": {"checksums": "lacks"},
-        "signature of another list": dict(signed, checksums="other"), "keyring alone": {"checksums": "good", "keyring": "allowed"},
-        "signature alone": {"checksums": "good", "signature": "good.sig"}, "no list": {"checksums": "none"}, "empty": dict(signed, keyring=""),
+        "listed": {"checksums": "good"},
+        "signed": signed,
+        "another file": {"checksums": "other"},
+        "not listed": {"checksums": "lacks"},
+        "signature of another list": dict(signed, checksums="other"),
+        "keyring alone": {"checksums": "good", "keyring": "allowed"},
+        "signature alone": {"checksums": "good", "signature": "good.sig"},
+        "no list": {"checksums": "none"},
+        "empty": dict(signed, keyring=""),
         "null": dict(signed, signature=None),
     }
     for name, options in cases.items():
@@ -51,7 +81,9 @@ def answers(play, vendor, tmp_path_factory):
             families.kernel(root, BUILD)
             given = {option: str(vendor / value) if value else value for option, value in options.items()}
             given.update({"driver": "vendor"} if module == "kmod_link" else {})
-            tasks["%s, %s" % (module, name)] = {"outoftree.kmod." + module: dict(given, root=str(root), src=str(vendor / "builds"))}
+            tasks["%s, %s" % (module, name)] = {
+                "outoftree.kmod." + module: dict(given, root=str(root), src=str(vendor / "builds"))
+            }
     given = {"root": str(roots["kmod_link, listed"]), "driver": "vendor", "checksums": str(vendor / "good")}
     tasks["files on the host"] = {"outoftree.kmod.kmod_link": dict(given, path="/opt")}
     tasks["removal"] = {"outoftree.kmod.kmod_link": dict(given, state="absent")}
@@ -66,9 +98,19 @@ def test_what_the_vendor_listed_and_signed_is_deployed_and_the_signer_named(answ
 
 
 @pytest.mark.parametrize("module", ["kmod_link", "kmod_compat"])
-@pytest.mark.parametrize("case, code", [
-    ("another file", "CHECKSUM_DIFFERS"), ("not listed", "CHECKSUM_UNLISTED"), ("signature of another list", "SIGNATURE_BAD"),
-    ("keyring alone", "BAD_OPTION"), ("signature alone", "BAD_OPTION"), ("no list", "PATH_MISSING"), ("empty", "BAD_OPTION"), ("null", "BAD_OPTION")])
+@pytest.mark.parametrize(
+    "case, code",
+    [
+        ("another file", "CHECKSUM_DIFFERS"),
+        ("not listed", "CHECKSUM_UNLISTED"),
+        ("signature of another list", "SIGNATURE_BAD"),
+        ("keyring alone", "BAD_OPTION"),
+        ("signature alone", "BAD_OPTION"),
+        ("no list", "PATH_MISSING"),
+        ("empty", "BAD_OPTION"),
+        ("null", "BAD_OPTION"),
+    ],
+)
 def test_anything_else_is_refused_before_the_host_is_asked(answers, module, case, code):
     answer = answers["%s, %s" % (module, case)]
     assert answer["failed"] and answer["code"] == code and "Traceback" not in str(answer), answer
@@ -86,7 +128,9 @@ def own(monkeypatch, tmp_path):
     monkeypatch.setattr(_files, "private", lambda: str(tmp_path / "private"))
 
 
-def test_the_bytes_that_were_checked_are_those_that_are_read_and_sent_whatever_becomes_of_the_file(own, vendor, tmp_path):
+def test_the_bytes_that_were_checked_are_those_that_are_read_and_sent_whatever_becomes_of_the_file(
+    own, vendor, tmp_path
+):
     shipped = tmp_path / "shipped"
     shutil.copytree(str(vendor), str(shipped))
     path = shipped / "builds" / BUILD / "vendor.ko"
@@ -96,7 +140,9 @@ def test_the_bytes_that_were_checked_are_those_that_are_read_and_sent_whatever_b
     path.write_bytes(ko("mallory", release=BUILD))
     described = _files.described(file)
     with open(file.copy, "rb") as sent:
-        assert hashlib.sha256(sent.read()).hexdigest() == described["sha256"] == hashlib.sha256(good).hexdigest()
+        assert (
+            hashlib.sha256(sent.read()).hexdigest() == described["sha256"] == hashlib.sha256(good).hexdigest()
+        )
     with pytest.raises(_files.KmodError) as caught:
         _files.found([str(shipped / "builds")], supply)
     assert caught.value.code == "CHECKSUM_DIFFERS"

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Makes the lab importable, and skips what cannot be had here with a word."""
+
 import os
 
 import pytest

@@ -4,7 +4,8 @@
 
 """Kernel packages as Enterprise Linux lays them out, made by rpmbuild of the files of a real kernel.
 
-Its boot files are listed and not packed (%ghost), and every symbol is a "provides" with its CRC (kernel.spec, kernel-srpm-macros).
+Its boot files are listed and not packed (%ghost), and every symbol is a "provides" with its CRC (kernel.spec,
+kernel-srpm-macros).
 """
 
 import gzip

@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is read out of real boot images and in-tree modules equals the distribution's own Module.symvers, to the last symbol.
+"""What is read out of real boot images and in-tree modules equals the distribution's own Module.symvers, to
+the last symbol.
 
-Prints a table, with seconds of processor time. ONLY=fast in the environment: one kernel that other suites fetch anyway.
+Prints a table, with seconds of processor time. ONLY=fast in the environment: one kernel that other suites
+fetch anyway.
 """
+
 import json
 import os
 import subprocess
@@ -58,7 +61,11 @@ def rows(request):
 def offered(suite, arch, flavour, generation):
     """The kernels of one generation, oldest first; the test is skipped where a suite has none."""
     try:
-        found = [kernel for kernel in debian.kernels(suite, arch, flavour) if kernel.release.startswith(generation) and kernel.release.count(".") > 1]
+        found = [
+            kernel
+            for kernel in debian.kernels(suite, arch, flavour)
+            if kernel.release.startswith(generation) and kernel.release.count(".") > 1
+        ]
     except debian.LabError as error:
         pytest.skip(str(error))
     if not found:
@@ -67,7 +74,9 @@ def offered(suite, arch, flavour, generation):
 
 
 def fetched(kernels):
-    """The newest kernel that can be had, and the root it is unpacked in: a mirror may list more than it holds."""
+    """The newest kernel that can be had, and the root it is unpacked in: a mirror may list more than it
+    holds.
+    """
     for kernel in reversed(kernels):
         try:
             return kernel, str(debian.tree(kernel))
@@ -77,8 +86,15 @@ def fetched(kernels):
 
 
 def image_of(root, release):
-    return next(path for path in ("/boot/vmlinuz-" + release, "/boot/vmlinux-" + release, "/usr/lib/modules/%s/vmlinuz" % release)
-                if os.path.exists(root + path))
+    return next(
+        path
+        for path in (
+            "/boot/vmlinuz-" + release,
+            "/boot/vmlinux-" + release,
+            "/usr/lib/modules/%s/vmlinuz" % release,
+        )
+        if os.path.exists(root + path)
+    )
 
 
 EXTRACT = """
@@ -98,12 +114,25 @@ json.dump([kind, found.exports, found.notes, times[1] - times[0], times[2] - tim
 """
 
 
-@pytest.mark.parametrize("suite,arch,flavour,generation", KERNELS, ids=["-".join(kernel).rstrip("-") for kernel in KERNELS])
+@pytest.mark.parametrize(
+    "suite,arch,flavour,generation", KERNELS, ids=["-".join(kernel).rstrip("-") for kernel in KERNELS]
+)
 def test_equals_module_symvers(suite, arch, flavour, generation, rows):
     kernel, root = fetched(offered(suite, arch, flavour, generation))
-    argv = [sys.executable, "-c", EXTRACT, root, "/lib/modules/" + kernel.release, image_of(root, kernel.release)]
-    kind, exports, notes, unpacking, everything, peak = json.loads(subprocess.run(argv, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE).stdout)
-    expected = {name: list(export) for name, export in from_symvers(debian.symvers(kernel).read_bytes()).items()}
+    argv = [
+        sys.executable,
+        "-c",
+        EXTRACT,
+        root,
+        "/lib/modules/" + kernel.release,
+        image_of(root, kernel.release),
+    ]
+    kind, exports, notes, unpacking, everything, peak = json.loads(
+        subprocess.run(argv, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE).stdout
+    )
+    expected = {
+        name: list(export) for name, export in from_symvers(debian.symvers(kernel).read_bytes()).items()
+    }
     exact = sum(exports.get(name) == export for name, export in expected.items())
     rows.append((kernel.release, kind, len(expected), exact, "%.2f" % unpacking, "%.2f" % everything, peak))
     assert not notes

@@ -25,7 +25,8 @@ from tests.lab import debian, drivers
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
 FEW = [pytest.param(line, marks=[] if line == "6.1" else [pytest.mark.full]) for line in LINES]
-# Codes that only what headers do not have can give: names and parameters of built-in modules, the kernel's keys, and, where the
+# Codes that only what headers do not have can give: names and parameters of built-in modules, the kernel's
+# keys, and, where the
 # headers are older than 6.12, the layout of struct module.
 NOT_IN_HEADERS = {
     "NAME_BUILTIN",
@@ -52,8 +53,11 @@ def opened(packages):
 
 
 def in_tree(kernel, target, every):
-    """In-tree modules as if they were somebody's drivers: as they are, unsigned, and as if built with the target's module_layout."""
-    exports = from_symvers(debian.symvers(target).read_bytes())  # without module_layout where no versions are kept
+    """In-tree modules as if they were somebody's drivers: as they are, unsigned, and as if built with the
+    target's module_layout.
+    """
+    # without module_layout where no versions are kept
+    exports = from_symvers(debian.symvers(target).read_bytes())
     layout = exports["module_layout"].crc if "module_layout" in exports else None
     for name, path in list(machine.modules(kernel).items())[::every]:
         data = machine.read(path)
@@ -77,7 +81,9 @@ def groups(kernel, others, every):
 
 
 def told(kernel, modules):
-    """One line of each: verdict, errno, and the symbols that are refused with their codes; then whether it is exact."""
+    """One line of each: verdict, errno, and the symbols that are refused with their codes; then whether it is
+    exact.
+    """
     parsed = [ko.parse(data, "module-%d.ko" % number) for number, data in enumerate(modules)]
     for module, found in zip(parsed, loader.judge(kernel, parsed)):
         refused = [(each.code, each.symbol) for each in found.findings if each.effect == REFUSE]
@@ -93,7 +99,9 @@ def told(kernel, modules):
 
 
 def compare(installed, other, offered_groups):
-    """(how many were judged, how many were certain, the codes behind those that differ without being certain, lines that are wrong)"""
+    """(how many were judged, how many were certain, the codes behind those that differ without being certain,
+    lines that are wrong)
+    """
     judged, certain, behind, wrong = 0, 0, set(), []
     for label, modules in offered_groups:
         for (one, _always, codes), (two, exact_, there) in zip(

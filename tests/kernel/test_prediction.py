@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is predicted of builds before they are made is the verdict on them afterwards, and the plan the shortest by those verdicts.
+"""What is predicted of builds before they are made is the verdict on them afterwards, and the plan the
+shortest by those verdicts.
 
 Kernels are read by their headers alone, which is what the builds are made against.
 """

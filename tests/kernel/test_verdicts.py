@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Real kernels, booted, are asked; the core has to say the same: verdict, errno, the set of refused symbols, the line in the log.
+"""Real kernels, booted, are asked; the core has to say the same: verdict, errno, the set of refused symbols,
+the line in the log.
 
-Kernels, neighbours and drivers are what Debian offers today: nothing is pinned. What the core leaves open is listed, each code with a limit;
-DISAGREEMENTS.md tells what was found on the way.
+Kernels, neighbours and drivers are what Debian offers today: nothing is pinned. What the core leaves open is
+listed, each code with a limit; DISAGREEMENTS.md tells what was found on the way.
 """
+
 import lzma  # noqa: F401 - a Python without it cannot read in-tree modules of newer kernels: say so at once
 
 import pytest
@@ -19,17 +21,27 @@ from tests.lab import debian, drivers
 
 pytestmark = pytest.mark.usefixtures("machines")
 
-# One line of kernels each: (suite, how its releases begin). Four generations: before and after the ELF checks of 5.12 and 6.4, CRCs of
+# One line of kernels each: (suite, how its releases begin). Four generations: before and after the ELF checks
+# of 5.12 and 6.4, CRCs of
 # another kind of memory layout, and one without modversions but with __kflagstab.
 LINES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7": "sid"}
-ANYTHING_GOES = {  # a kernel without the check reads what happens to lie there: it takes the module, refuses it or falls over
-    "symbol: section out of range", "symbol: name out of range", "struct module: NOBITS", "elf: name of a section out of range"}
+# a kernel without the check reads what happens to lie there: it takes the module, refuses it or falls over
+ANYTHING_GOES = {
+    "symbol: section out of range",
+    "symbol: name out of range",
+    "struct module: NOBITS",
+    "elf: name of a section out of range",
+}
 
 
 def releases(line, flavour="cloud-amd64"):
     """The kernels of one line, oldest first."""
     try:
-        found = [kernel for kernel in debian.kernels(LINES[line], flavour=flavour) if kernel.release.startswith(line + ".")]
+        found = [
+            kernel
+            for kernel in debian.kernels(LINES[line], flavour=flavour)
+            if kernel.release.startswith(line + ".")
+        ]
     except debian.LabError as error:
         pytest.skip(str(error))
     if not found:
@@ -38,7 +50,9 @@ def releases(line, flavour="cloud-amd64"):
 
 
 def neighbours(line, count, flavour="cloud-amd64"):
-    """The newest kernel of a line and up to ``count`` before it, oldest first; sid has one only and borrows from the suite that it feeds."""
+    """The newest kernel of a line and up to ``count`` before it, oldest first; sid has one only and borrows
+    from the suite that it feeds.
+    """
     found = releases(line, flavour)
     if len(found) < 2 and LINES[line] == "sid":
         found = debian.kernels("forky", flavour=flavour) + found
@@ -59,12 +73,20 @@ def neighbours(line, count, flavour="cloud-amd64"):
 def report(compared, capsys, what, open_codes=()):
     """Prints the figures and fails on every difference."""
     with capsys.disabled():
-        print("\n%s: %d modules judged by both, %d differ%s%s" % (
-            what, compared.judged, len(compared.differ),
-            ", %d left open by the core" % len(compared.open) if compared.open else "",
-            ", the kernel fell over %d" % len(compared.fell) if compared.fell else ""))
+        print(
+            "\n%s: %d modules judged by both, %d differ%s%s"
+            % (
+                what,
+                compared.judged,
+                len(compared.differ),
+                ", %d left open by the core" % len(compared.open) if compared.open else "",
+                ", the kernel fell over %d" % len(compared.fell) if compared.fell else "",
+            )
+        )
     assert not compared.differ, "\n".join(compared.differ[:40])
-    assert not [line for line in compared.open if not set(line.rsplit(": ", 1)[1].split(",")) <= set(open_codes)], compared.open
+    assert not [
+        line for line in compared.open if not set(line.rsplit(": ", 1)[1].split(",")) <= set(open_codes)
+    ], compared.open
     assert compared.judged
 
 
@@ -78,35 +100,69 @@ def test_every_case_that_a_file_can_show(line, capsys):
     for needed in sorted({mutant.providers for mutant in made}):
         attempts += [Attempt(name, modules[name], keep=True) for name in needed]
         attempts += [Attempt(mutant.name, mutant.data) for mutant in made if mutant.providers == needed]
-    answers = [answer for answer in machine.judge(kernel, attempts)
-               if not (answer.label in ANYTHING_GOES and answer.errno in (None, "CRASH"))]
+    answers = [
+        answer
+        for answer in machine.judge(kernel, attempts)
+        if not (answer.label in ANYTHING_GOES and answer.errno in (None, "CRASH"))
+    ]
     core = verdicts.core(kernel)
-    ours = {mutant.name: verdicts.verdict(core, mutant.data, [modules[name] for name in mutant.providers]) for mutant in made}
-    report(verdicts.compare(answers, ours), capsys, "%s, cases" % kernel.release, ("STRUCT_MODULE_LAYOUT", "BTF_MISMATCH"))
+    ours = {
+        mutant.name: verdicts.verdict(core, mutant.data, [modules[name] for name in mutant.providers])
+        for mutant in made
+    }
+    report(
+        verdicts.compare(answers, ours),
+        capsys,
+        "%s, cases" % kernel.release,
+        ("STRUCT_MODULE_LAYOUT", "BTF_MISMATCH"),
+    )
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_signatures_of_the_distribution(line, capsys):
-    """A signed in-tree module that has no init, as it is, with a byte changed, and the same of a neighbour, whose key is another."""
+    """A signed in-tree module that has no init, as it is, with a byte changed, and the same of a neighbour,
+    whose key is another.
+    """
     kernel, before = neighbours(line, 1)
     found = {}
     for each, what in [(kernel, "own")] + [(each, "neighbour's") for each in before]:
-        name, data = next((name, data) for name, data in ((name, machine.read(path)) for name, path in machine.modules(each).items())
-                          if data.endswith(machine.MARKER) and not machine.section(data, ".rela.gnu.linkonce.this_module")
-                          and b"description=" in data and not machine.depends(data))
-        found.update({what: data, what + ", a byte changed": mutants.changed_byte(data), what + ", signed by nobody": mutants.resigned(data)})
+        name, data = next(
+            (name, data)
+            for name, data in ((name, machine.read(path)) for name, path in machine.modules(each).items())
+            if data.endswith(machine.MARKER)
+            and not machine.section(data, ".rela.gnu.linkonce.this_module")
+            and b"description=" in data
+            and not machine.depends(data)
+        )
+        found.update(
+            {
+                what: data,
+                what + ", a byte changed": mutants.changed_byte(data),
+                what + ", signed by nobody": mutants.resigned(data),
+            }
+        )
     answers = machine.judge(kernel, [Attempt(name, data) for name, data in found.items()])
     core = verdicts.core(kernel)
-    report(verdicts.compare(answers, {name: verdicts.verdict(core, data) for name, data in found.items()}), capsys,
-           "%s, signatures" % kernel.release, ("SIG_BAD", "SIG_UNVERIFIED"))
+    report(
+        verdicts.compare(answers, {name: verdicts.verdict(core, data) for name, data in found.items()}),
+        capsys,
+        "%s, signatures" % kernel.release,
+        ("SIG_BAD", "SIG_UNVERIFIED"),
+    )
 
 
-@pytest.mark.parametrize("append, facts", [
-    ("module.sig_enforce=1", {"sig_enforce": True}),
-    ("lockdown=integrity", {"lockdown": True}),
-    ("module_blacklist=labprop,labalone", {"blacklist": frozenset(["labprop", "labalone"])}),
-])
-@pytest.mark.parametrize("line", [pytest.param("5.10", marks=pytest.mark.full), "6.1", pytest.param("6.12", marks=pytest.mark.full), "7"])
+@pytest.mark.parametrize(
+    "append, facts",
+    [
+        ("module.sig_enforce=1", {"sig_enforce": True}),
+        ("lockdown=integrity", {"lockdown": True}),
+        ("module_blacklist=labprop,labalone", {"blacklist": frozenset(["labprop", "labalone"])}),
+    ],
+)
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param("5.10", marks=pytest.mark.full), "6.1", pytest.param("6.12", marks=pytest.mark.full), "7"],
+)
 def test_facts_of_the_running_machine(line, append, facts, capsys):
     kernel = releases(line)[-1]
     modules = {name: machine.neutral(data) for name, data in verdicts.cases(kernel).items()}
@@ -115,23 +171,44 @@ def test_facts_of_the_running_machine(line, append, facts, capsys):
     modules["no ELF"] = b"text\n" * 40
     answers = machine.judge(kernel, [Attempt(name, data) for name, data in modules.items()], append)
     core = verdicts.core(kernel)
-    runtime = OFFLINE._replace(sig_enforce="sig_enforce" in facts, **{name: value for name, value in facts.items() if name != "sig_enforce"})
+    runtime = OFFLINE._replace(
+        sig_enforce="sig_enforce" in facts,
+        **{name: value for name, value in facts.items() if name != "sig_enforce"},
+    )
     ours = {name: verdicts.verdict(core, data, runtime=runtime) for name, data in modules.items()}
-    report(verdicts.compare(answers, ours), capsys, "%s, %s" % (kernel.release, append), ("SIG_UNKNOWN_KEY", "SIG_LOCKDOWN"))
+    report(
+        verdicts.compare(answers, ours),
+        capsys,
+        "%s, %s" % (kernel.release, append),
+        ("SIG_UNKNOWN_KEY", "SIG_LOCKDOWN"),
+    )
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_name_that_is_taken(line, capsys):
-    """By a part of the kernel that has a directory in /sys/module. By a loaded module too, of which the core only takes note: after the next
-    boot the name is free again.
+    """By a part of the kernel that has a directory in /sys/module.
+
+    By a loaded module too, of which the core only takes note: after the next boot the name is free again.
     """
     kernel = releases(line)[-1]
     module = machine.neutral(verdicts.cases(kernel)["labalone"])
     taken = mutants.named(module, "spurious")
-    answers = machine.judge(kernel, [Attempt("first", module, keep=True), Attempt("second", module), Attempt("builtin", taken)])
+    answers = machine.judge(
+        kernel, [Attempt("first", module, keep=True), Attempt("second", module), Attempt("builtin", taken)]
+    )
     core = verdicts.core(kernel)
-    report(verdicts.compare(answers, {"builtin": verdicts.verdict(core, taken, runtime=OFFLINE._replace(builtin=frozenset(["spurious"])))}),
-           capsys, "%s, names" % kernel.release)
+    report(
+        verdicts.compare(
+            answers,
+            {
+                "builtin": verdicts.verdict(
+                    core, taken, runtime=OFFLINE._replace(builtin=frozenset(["spurious"]))
+                )
+            },
+        ),
+        capsys,
+        "%s, names" % kernel.release,
+    )
     second = verdicts.verdict(core, module, runtime=OFFLINE._replace(loaded=frozenset(["labalone"])))
     assert answers[1].errno == "EEXIST"
     assert "NAME_IN_USE" in {finding.code for finding in second.findings}
@@ -150,17 +227,25 @@ def test_symbols_for_some_modules_only(capsys):
     attempts = []
     for name, data in own.items():
         if name in users:
-            attempts += [Attempt(name, data), Attempt(name + ", renamed", mutants.named(data, "X" + name[1:]))]
+            attempts += [
+                Attempt(name, data),
+                Attempt(name + ", renamed", mutants.named(data, "X" + name[1:])),
+            ]
         if name in needed:
             attempts.append(Attempt("in-tree " + name, data, keep=True))
     ours = {attempt.label: verdicts.verdict(core, attempt.data) for attempt in attempts if not attempt.keep}
-    report(verdicts.compare(machine.judge(kernel, attempts), ours), capsys, "%s, %d symbols for some modules only" % (kernel.release, len(for_some)))
+    report(
+        verdicts.compare(machine.judge(kernel, attempts), ours),
+        capsys,
+        "%s, %d symbols for some modules only" % (kernel.release, len(for_some)),
+    )
 
 
 def of_a_neighbour(kernel, other, with_layout=False, every=1):
-    """Attempts that offer each in-tree module of another release to a kernel: before its own one of that name is loaded as a provider of
-    those behind it, so that every module finds what it needs. ``with_layout``: with the right version of module_layout, so that the rules
-    behind that one are asked too. ``every``: of so many, one.
+    """Attempts that offer each in-tree module of another release to a kernel: before its own one of that name
+    is loaded as a provider of those behind it, so that every module finds what it needs. ``with_layout``:
+    with the right version of module_layout, so that the rules behind that one are asked too. ``every``: of so
+    many, one.
     """
     theirs, needs = machine.modules(other), [machine.dependencies(kernel), machine.dependencies(other)]
     layout = from_symvers(debian.symvers(kernel).read_bytes())["module_layout"].crc if with_layout else None
@@ -187,9 +272,19 @@ def judge_neighbour(kernel, other, capsys, **how):
     ours = {attempt.label: verdicts.verdict(core, attempt.data) for attempt in attempts if not attempt.keep}
     compared = verdicts.compare(answers, ours)
     refused = [answer for answer in answers if answer.errno]
-    report(compared, capsys, "%s, in-tree modules of %s%s (%d refused, for %d symbols)" % (
-        kernel.release, other.release, " as if of the same module_layout" if how.get("with_layout") else "", len(refused),
-        sum(len(answer.symbols) for answer in refused)), ("BTF_MISMATCH",))
+    report(
+        compared,
+        capsys,
+        "%s, in-tree modules of %s%s (%d refused, for %d symbols)"
+        % (
+            kernel.release,
+            other.release,
+            " as if of the same module_layout" if how.get("with_layout") else "",
+            len(refused),
+            sum(len(answer.symbols) for answer in refused),
+        ),
+        ("BTF_MISMATCH",),
+    )
     return compared
 
 
@@ -202,8 +297,16 @@ def test_some_modules_of_a_neighbour(line, back, capsys):
 
 @pytest.mark.full
 @pytest.mark.parametrize("with_layout", [False, True])
-@pytest.mark.parametrize("line, flavour, back", [("6.1", "amd64", 3), ("6.12", "cloud-amd64", 1), ("6.12", "cloud-amd64", 3),
-                                                 ("5.10", "cloud-amd64", 2), ("7", "cloud-amd64", 1)])
+@pytest.mark.parametrize(
+    "line, flavour, back",
+    [
+        ("6.1", "amd64", 3),
+        ("6.12", "cloud-amd64", 1),
+        ("6.12", "cloud-amd64", 3),
+        ("5.10", "cloud-amd64", 2),
+        ("7", "cloud-amd64", 1),
+    ],
+)
 def test_every_module_of_a_neighbour(line, flavour, back, with_layout, capsys):
     """All in-tree modules of another release: for the 6.1 of the large flavour some 4000."""
     kernel, before = neighbours(line, back, flavour)
@@ -222,17 +325,34 @@ def test_every_module_of_its_own(line, capsys):
 
 
 def of_drivers(kernel, built):
-    """Attempts that load each driver's modules, dependencies first, behind the in-tree modules that any of them needs."""
+    """Attempts that load each driver's modules, dependencies first, behind the in-tree modules that any of
+    them needs.
+    """
     exports = from_symvers(debian.symvers(kernel).read_bytes())
     needs = machine.dependencies(kernel)
     own = machine.modules(kernel)
-    data = {name: [machine.neutral(path.read_bytes()) for path in in_order(paths)] for name, paths in built.items()}
-    owners = {machine.name_of(exports[symbol].owner) for modules in data.values() for module in modules
-              for symbol in machine.undefined(module) if symbol in exports}
+    data = {
+        name: [machine.neutral(path.read_bytes()) for path in in_order(paths)]
+        for name, paths in built.items()
+    }
+    owners = {
+        machine.name_of(exports[symbol].owner)
+        for modules in data.values()
+        for module in modules
+        for symbol in machine.undefined(module)
+        if symbol in exports
+    }
     wanted = {each for owner in owners if owner in own for each in needs[owner] + [owner]}
-    attempts = [Attempt("in-tree " + name, machine.neutral(machine.read(own[name])), keep=True) for name in own if name in wanted]
-    return data, attempts + [Attempt("%s %d" % (name, number), module, keep=True)
-                             for name, modules in data.items() for number, module in enumerate(modules)]
+    attempts = [
+        Attempt("in-tree " + name, machine.neutral(machine.read(own[name])), keep=True)
+        for name in own
+        if name in wanted
+    ]
+    return data, attempts + [
+        Attempt("%s %d" % (name, number), module, keep=True)
+        for name, modules in data.items()
+        for number, module in enumerate(modules)
+    ]
 
 
 def in_order(paths):
@@ -256,11 +376,23 @@ def judge_drivers(kernel, built, capsys, what):
     data, attempts = of_drivers(kernel, built)
     answers = machine.judge(kernel, attempts)
     core = verdicts.core(kernel)
-    ours = {"%s %d" % (name, number): verdict for name, modules in data.items()
-            for number, verdict in enumerate(verdicts.group(core, modules))}
+    ours = {
+        "%s %d" % (name, number): verdict
+        for name, modules in data.items()
+        for number, verdict in enumerate(verdicts.group(core, modules))
+    }
     compared = verdicts.compare(answers, ours)
-    taken = [name for name in data if not any(answer.errno for answer in answers if answer.label.rpartition(" ")[0] == name)]
-    report(compared, capsys, "%s, %s: %d drivers, %d of them taken" % (kernel.release, what, len(data), len(taken)), ("BTF_MISMATCH", "DEP_UNKNOWN"))
+    taken = [
+        name
+        for name in data
+        if not any(answer.errno for answer in answers if answer.label.rpartition(" ")[0] == name)
+    ]
+    report(
+        compared,
+        capsys,
+        "%s, %s: %d drivers, %d of them taken" % (kernel.release, what, len(data), len(taken)),
+        ("BTF_MISMATCH", "DEP_UNKNOWN"),
+    )
 
 
 @pytest.mark.parametrize("line", LINES)

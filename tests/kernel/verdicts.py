@@ -3,12 +3,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The core's verdicts beside the answers of real kernels."""
+
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Verdict
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import (
+    COMPATIBLE,
+    DOUBT,
+    INCOMPATIBLE,
+    REFUSE,
+    UNKNOWN,
+    Verdict,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, ko
 from tests.kernel.machine import Answer
 from tests.lab import debian, drivers
@@ -18,8 +26,9 @@ SYMBOL_RULES = ("SYMBOL_", "NO_SYMBOL_VERSION", "NS_", "DEP_")
 
 
 class Compared(NamedTuple):
-    """How many modules were judged by both, and where they differ, one line each. The kernel ``fell`` over some; ``open`` are those that the
-    core calls unknown, with their codes.
+    """How many modules were judged by both, and where they differ, one line each.
+
+    The kernel ``fell`` over some; ``open`` are those that the core calls unknown, with their codes.
     """
 
     judged: int
@@ -39,15 +48,25 @@ def core(kernel: debian.Image) -> kernels.Kernel:
     return kernels.kernel(Host(str(debian.tree(kernel))), kernel.release)
 
 
-def verdict(kernel: kernels.Kernel, data: bytes, providers: Sequence[bytes] = (), name: str = "module", **facts: object) -> Verdict:
+def verdict(
+    kernel: kernels.Kernel,
+    data: bytes,
+    providers: Sequence[bytes] = (),
+    name: str = "module",
+    **facts: object,
+) -> Verdict:
     """The core's verdict on the last of some modules that are loaded one after the other."""
-    modules = [ko.parse(each, "provider-%d.ko" % number) for number, each in enumerate(providers)] + [ko.parse(data, name)]
+    modules = [ko.parse(each, "provider-%d.ko" % number) for number, each in enumerate(providers)] + [
+        ko.parse(data, name)
+    ]
     return loader.judge(kernel, modules, **facts)[-1]  # type: ignore[arg-type]
 
 
 def group(kernel: kernels.Kernel, modules: Sequence[bytes]) -> List[Verdict]:
     """The core's verdicts on a driver's modules."""
-    return loader.judge(kernel, [ko.parse(data, "module-%d.ko" % number) for number, data in enumerate(modules)])
+    return loader.judge(
+        kernel, [ko.parse(data, "module-%d.ko" % number) for number, data in enumerate(modules)]
+    )
 
 
 def compare(answers: Sequence[Answer], verdicts: Dict[str, Verdict]) -> Compared:
@@ -58,7 +77,13 @@ def compare(answers: Sequence[Answer], verdicts: Dict[str, Verdict]) -> Compared
     for answer in both:
         ours = verdicts[answer.label]
         if ours.verdict == UNKNOWN:
-            unknown.append("%s: %s" % (answer.label, ",".join(sorted({finding.code for finding in ours.findings if finding.effect == DOUBT}))))
+            unknown.append(
+                "%s: %s"
+                % (
+                    answer.label,
+                    ",".join(sorted({finding.code for finding in ours.findings if finding.effect == DOUBT})),
+                )
+            )
             continue
         said = difference(answer, ours)
         if said:
@@ -67,17 +92,37 @@ def compare(answers: Sequence[Answer], verdicts: Dict[str, Verdict]) -> Compared
 
 
 def difference(answer: Answer, ours: Verdict) -> Optional[str]:
-    """What the kernel and the core do not agree on: verdict, errno, the refused symbols, the first line that it logs."""
+    """What the kernel and the core do not agree on: verdict, errno, the refused symbols, the first line that
+    it logs.
+    """
     theirs = INCOMPATIBLE if answer.errno else COMPATIBLE
     codes = ",".join(sorted({finding.code for finding in ours.findings})) or "no finding"
     if ours.verdict != theirs or ours.errno != answer.errno:
         return "the kernel %s, the core %s %s (%s); log: %s" % (
-            answer.errno or "takes it", ours.verdict, ours.errno or "", codes, " | ".join(answer.log[:4]))
-    symbols = sorted({finding.symbol for finding in ours.findings
-                      if finding.symbol and finding.effect == REFUSE and finding.code.startswith(SYMBOL_RULES)} - {"module_layout"})
+            answer.errno or "takes it",
+            ours.verdict,
+            ours.errno or "",
+            codes,
+            " | ".join(answer.log[:4]),
+        )
+    symbols = sorted(
+        {
+            finding.symbol
+            for finding in ours.findings
+            if finding.symbol and finding.effect == REFUSE and finding.code.startswith(SYMBOL_RULES)
+        }
+        - {"module_layout"}
+    )
     if symbols != answer.symbols:
         return "refused symbols: only the kernel %s, only the core %s (%s)" % (
-            sorted(set(answer.symbols) - set(symbols))[:8], sorted(set(symbols) - set(answer.symbols))[:8], codes)
+            sorted(set(answer.symbols) - set(symbols))[:8],
+            sorted(set(symbols) - set(answer.symbols))[:8],
+            codes,
+        )
     if answer.errno and ours.dmesg and not any(ours.dmesg in line for line in answer.log):
-        return "the core's line is not in the log: %r (%s); log: %s" % (ours.dmesg, codes, " | ".join(answer.log[:4]))
+        return "the core's line is not in the log: %r (%s); log: %s" % (
+            ours.dmesg,
+            codes,
+            " | ".join(answer.log[:4]),
+        )
     return None

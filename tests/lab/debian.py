@@ -2,12 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Debian packages of any suite and architecture, fetched and unpacked outside of the checkout, as a plain user.
+"""Debian packages of any suite and architecture, fetched and unpacked outside of the checkout, as a plain
+user.
 
-A private apt configuration per suite and architecture reads this machine's own Debian sources (mirror, keyring, proxy), so nothing here
-names a host or a kernel: what a suite offers is discovered. Everything lands below ``cache()``; a finished item is only ever renamed into
-place, so any number of runs can share it.
+A private apt configuration per suite and architecture reads this machine's own Debian sources (mirror,
+keyring, proxy), so nothing here names a host or a kernel: what a suite offers is discovered. Everything lands
+below ``cache()``; a finished item is only ever renamed into place, so any number of runs can share it.
 """
+
 import argparse
 import contextlib
 import fcntl
@@ -23,9 +25,18 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 DAY = 24 * 3600
-# What the machine's own apt configuration must not decide here: where things are kept, for whom, and what else runs.
-NOT_INHERITED = ("Dir", "APT::Architecture", "APT::Update", "APT::Default-Release", "APT::Sandbox", "DPkg", "Acquire::IndexTargets",
-                 "Acquire::Languages")
+# What the machine's own apt configuration must not decide here: where things are kept, for whom, and what
+# else runs.
+NOT_INHERITED = (
+    "Dir",
+    "APT::Architecture",
+    "APT::Update",
+    "APT::Default-Release",
+    "APT::Sandbox",
+    "DPkg",
+    "Acquire::IndexTargets",
+    "Acquire::Languages",
+)
 Paragraph = Dict[str, str]
 
 
@@ -50,9 +61,12 @@ class Image(NamedTuple):
 
 # Where things are kept
 
+
 def cache() -> Path:
     """The directory that everything is kept in; safe to delete."""
-    path = os.environ.get("OUTOFTREE_KMOD_CACHE") or os.path.join(os.path.expanduser("~"), ".cache", "outoftree.kmod")
+    path = os.environ.get("OUTOFTREE_KMOD_CACHE") or os.path.join(
+        os.path.expanduser("~"), ".cache", "outoftree.kmod"
+    )
     return Path(path)
 
 
@@ -90,20 +104,34 @@ def say(text: str) -> None:
 
 def run(argv: Sequence[str], **options: object) -> str:
     """A command's standard output; a LabError with the end of what it said if it fails."""
-    done = subprocess.run(list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, errors="replace", check=False,
-                          **options)  # type: ignore
+    done = subprocess.run(
+        list(argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        errors="replace",
+        check=False,
+        **options,
+    )  # type: ignore
     if done.returncode:
-        raise LabError("%s: exit status %d: %s" % (" ".join(argv[:6]), done.returncode, (done.stderr.strip() or done.stdout.strip())[-1500:]))
+        raise LabError(
+            "%s: exit status %d: %s"
+            % (" ".join(argv[:6]), done.returncode, (done.stderr.strip() or done.stdout.strip())[-1500:])
+        )
     return done.stdout
 
 
 def natural(text: str) -> Tuple[Tuple[int, int, str], ...]:
     """A sort key in which 6.1.0-9 comes before 6.1.0-56 and 6.12~rc1 before 6.12."""
     parts = re.findall(r"\d+|~|[^\d~]+", text)
-    return tuple((-1, 0, "") if part == "~" else (1, int(part), "") if part.isdigit() else (1, -1, part) for part in parts) + ((0, 0, ""),)
+    return tuple(
+        (-1, 0, "") if part == "~" else (1, int(part), "") if part.isdigit() else (1, -1, part)
+        for part in parts
+    ) + ((0, 0, ""),)
 
 
 # apt
+
 
 def _paragraphs(text: str) -> Iterator[Paragraph]:
     for block in re.split(r"\n\s*\n", text):
@@ -127,8 +155,13 @@ def _one_line(text: str) -> Iterator[Paragraph]:
         found = re.match(r"\s*deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.*)", line)
         if found:
             options = dict(option.partition("=")[::2] for option in (found.group(1) or "").split())
-            yield {"types": "deb", "uris": found.group(2), "suites": found.group(3), "components": found.group(4).split("#")[0],
-                   "signed-by": options.get("signed-by", "")}
+            yield {
+                "types": "deb",
+                "uris": found.group(2),
+                "suites": found.group(3),
+                "components": found.group(4).split("#")[0],
+                "signed-by": options.get("signed-by", ""),
+            }
 
 
 @functools.lru_cache()
@@ -139,12 +172,24 @@ def _machine_sources() -> Tuple[Paragraph, ...]:
     for path in [etc / "sources.list"] + sorted((etc / "sources.list.d").glob("*")):
         with contextlib.suppress(OSError):
             text = path.read_text(errors="replace")
-            found += _paragraphs(text) if path.suffix == ".sources" else _one_line(text) if path.suffix == ".list" else []
-    return tuple(source for source in found if "deb" in source.get("types", "").split() and source.get("enabled", "yes").lower() != "no")
+            found += (
+                _paragraphs(text)
+                if path.suffix == ".sources"
+                else _one_line(text)
+                if path.suffix == ".list"
+                else []
+            )
+    return tuple(
+        source
+        for source in found
+        if "deb" in source.get("types", "").split() and source.get("enabled", "yes").lower() != "no"
+    )
 
 
 def _mirror(security: bool) -> Optional[Paragraph]:
-    """The source that this machine takes Debian itself (or its security updates) from: the one for the machine's own suite."""
+    """The source that this machine takes Debian itself (or its security updates) from: the one for the
+    machine's own suite.
+    """
     names = {"stable", "testing", "unstable", "sid"}
     with contextlib.suppress(OSError):
         names |= set(re.findall(r'^VERSION_CODENAME="?(\w+)', Path("/etc/os-release").read_text(), re.M))
@@ -168,7 +213,11 @@ def _pockets(suite: str, backports: bool) -> List[Tuple[Paragraph, str]]:
 
 def _deb822(source: Paragraph, suite: str) -> str:
     signed = "Signed-By: %s\n" % source["signed-by"] if source.get("signed-by") else ""
-    return "Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n%s" % (source["uris"].split()[0], suite, signed)
+    return "Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n%s" % (
+        source["uris"].split()[0],
+        suite,
+        signed,
+    )
 
 
 def sources(suite: str) -> str:
@@ -181,13 +230,30 @@ def inherited() -> List[str]:
     return [line for line in run(["apt-config", "dump"]).splitlines() if not line.startswith(NOT_INHERITED)]
 
 
-def system(suite: str, target: Path, packages: Sequence[str], *options: str, components: str = "main") -> None:
-    """Install a small system of the suite with these packages into ``target``, a directory or a .tar; needs root and mmdebstrap."""
+def system(
+    suite: str, target: Path, packages: Sequence[str], *options: str, components: str = "main"
+) -> None:
+    """Install a small system of the suite with these packages into ``target``, a directory or a .tar; needs
+    root and mmdebstrap.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as configuration:
         configuration.write("\n".join(inherited() + ['APT::Install-Recommends "false";', ""]))
         configuration.flush()
-        run(["mmdebstrap", "--quiet", "--variant=minbase", "--aptopt=" + configuration.name, "--include=" + ",".join(packages), *options, suite,
-             str(target), "-"], input=sources(suite).replace("Components: main", "Components: " + components))  # "-", else it takes other mirrors
+        run(
+            [
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                "--aptopt=" + configuration.name,
+                "--include=" + ",".join(packages),
+                *options,
+                suite,
+                # "-", else it takes other mirrors
+                str(target),
+                "-",
+            ],
+            input=sources(suite).replace("Components: main", "Components: " + components),
+        )
 
 
 def _configuration(suite: str, arch: str, backports: bool) -> Path:
@@ -201,19 +267,48 @@ def _configuration(suite: str, arch: str, backports: bool) -> Path:
         for name in ("etc/sources.list.d", "state/lists/partial", "cache/archives/partial"):
             (base / name).mkdir(parents=True, exist_ok=True)
         (base / "status").write_text("")
-        conf.write_text("\n".join(inherited() + [
-            'Dir "%s/";' % base, 'Dir::Etc "etc";', 'Dir::Etc::parts "none";', 'Dir::Etc::main "none";', 'Dir::Etc::trusted "/etc/apt/trusted.gpg";',
-            'Dir::Etc::trustedparts "/etc/apt/trusted.gpg.d";', 'Dir::State "state";', 'Dir::State::status "%s/status";' % base,
-            'Dir::Cache "cache";', 'APT::Architecture "%s";' % arch, 'APT::Architectures "%s";' % arch, 'APT::Sandbox::User "%s";' % _user(),
-            'Acquire::Languages "none";', 'Acquire::Retries "3";', ""]))
+        conf.write_text(
+            "\n".join(
+                inherited()
+                + [
+                    'Dir "%s/";' % base,
+                    'Dir::Etc "etc";',
+                    'Dir::Etc::parts "none";',
+                    'Dir::Etc::main "none";',
+                    'Dir::Etc::trusted "/etc/apt/trusted.gpg";',
+                    'Dir::Etc::trustedparts "/etc/apt/trusted.gpg.d";',
+                    'Dir::State "state";',
+                    'Dir::State::status "%s/status";' % base,
+                    'Dir::Cache "cache";',
+                    'APT::Architecture "%s";' % arch,
+                    'APT::Architectures "%s";' % arch,
+                    'APT::Sandbox::User "%s";' % _user(),
+                    'Acquire::Languages "none";',
+                    'Acquire::Retries "3";',
+                    "",
+                ]
+            )
+        )
         usable = []
         for number, (source, name) in enumerate(_pockets(suite, backports)):
             path = base / "etc" / "sources.list.d" / ("%d.sources" % number)
             path.write_text(_deb822(source, name))
             say("apt-get update: %s (%s)" % (name, arch))
             try:
-                run(["apt-get", "update", "-q", "-o", "Dir::Etc::sourcelist=%s" % path, "-o", "Dir::Etc::sourceparts=none",
-                     "-o", "APT::Get::List-Cleanup=0"], env=_environment(conf))
+                run(
+                    [
+                        "apt-get",
+                        "update",
+                        "-q",
+                        "-o",
+                        "Dir::Etc::sourcelist=%s" % path,
+                        "-o",
+                        "Dir::Etc::sourceparts=none",
+                        "-o",
+                        "APT::Get::List-Cleanup=0",
+                    ],
+                    env=_environment(conf),
+                )
                 usable.append(name)
             except LabError as error:
                 path.unlink()  # a suite without this pocket, or one that has moved to the archive
@@ -247,18 +342,28 @@ def available() -> Optional[str]:
 
 
 def borrow_kmod() -> None:
-    """Give this process and its children depmod and modprobe out of Debian's packages where the machine has none: nothing is installed."""
+    """Give this process and its children depmod and modprobe out of Debian's packages where the machine has
+    none: nothing is installed.
+    """
     if shutil.which("depmod", path=_path()) or available() is not None:
         return
     suite = _own_suite()
-    libraries = [next(unpack(package(name, suite)).rglob(soname)).parent for name, soname in (
-        ("libkmod2", "libkmod.so.2"), ("libssl3" if packages("libssl3", suite) else "libssl3t64", "libcrypto.so.3"))]
+    libraries = [
+        next(unpack(package(name, suite)).rglob(soname)).parent
+        for name, soname in (
+            ("libkmod2", "libkmod.so.2"),
+            ("libssl3" if packages("libssl3", suite) else "libssl3t64", "libcrypto.so.3"),
+        )
+    ]
     tools = cache() / "kmod"
     tools.mkdir(parents=True, exist_ok=True)
     binary = unpack(package("kmod", suite)) / "usr" / "bin" / "kmod"
     for name in ("depmod", "modprobe", "modinfo"):
         script = tools / name
-        script.write_text("#!/bin/bash\nLD_LIBRARY_PATH=%s exec -a %s %s \"$@\"\n" % (":".join(map(str, libraries)), name, binary))
+        script.write_text(
+            '#!/bin/bash\nLD_LIBRARY_PATH=%s exec -a %s %s "$@"\n'
+            % (":".join(map(str, libraries)), name, binary)
+        )
         script.chmod(0o755)
     os.environ["PATH"] = "%s:%s" % (tools, os.environ["PATH"])
 
@@ -278,7 +383,9 @@ def _path() -> str:
 def _index(suite: str, arch: str, backports: bool) -> Dict[str, List[Paragraph]]:
     """Every package of the suite by name, its versions oldest first (fields' names in lower case)."""
     conf = _configuration(suite, arch, backports)
-    files = run(["apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"], env=_environment(conf)).split()
+    files = run(
+        ["apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"], env=_environment(conf)
+    ).split()
     wanted = re.compile(r"^(Package|Version|Depends|Size|Architecture|Source|SHA256|Provides): (.*)$", re.M)
     found: Dict[str, List[Paragraph]] = {}
     for name in files:
@@ -297,7 +404,9 @@ def packages(pattern: str, suite: str, arch: str = "amd64", backports: bool = Fa
     return [versions[-1] for name, versions in sorted(_index(suite, arch, backports).items()) if match(name)]
 
 
-def package(name: str, suite: str, arch: str = "amd64", version: Optional[str] = None, backports: bool = False) -> Path:
+def package(
+    name: str, suite: str, arch: str = "amd64", version: Optional[str] = None, backports: bool = False
+) -> Path:
     """The .deb of a package, checked by apt against the suite's signed index."""
     versions = _index(suite, arch, backports).get(name)
     if not versions:
@@ -307,7 +416,11 @@ def package(name: str, suite: str, arch: str = "amd64", version: Optional[str] =
 
     def make(temporary: Path) -> None:
         say("fetching %s %s (%.1f MB)" % (name, fields["version"], int(fields["size"]) / 1e6))
-        run(["apt-get", "download", "-q", "%s=%s" % (name, fields["version"])], env=_environment(conf), cwd=str(temporary))
+        run(
+            ["apt-get", "download", "-q", "%s=%s" % (name, fields["version"])],
+            env=_environment(conf),
+            cwd=str(temporary),
+        )
 
     directory = once(cache() / "debs" / ("%s_%s_%s" % (name, fields["version"], arch)), make)
     return next(directory.glob("*.deb"))
@@ -326,23 +439,34 @@ def _extract(deb: Path, root: Path) -> None:
         if not (root / name).is_symlink():
             (root / name).symlink_to("usr/" + name)
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as source:
-        run(["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)], stdin=source.stdout)
+        run(
+            ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)], stdin=source.stdout
+        )
     if source.returncode:
         raise LabError("%s: dpkg-deb cannot unpack it" % deb)
 
 
 # Kernels
 
-def kernels(suite: str, arch: str = "amd64", flavour: str = "cloud-amd64", backports: bool = False) -> List[Image]:
-    """Every kernel of one flavour that the suite, its updates and its security updates offer right now, oldest first."""
+
+def kernels(
+    suite: str, arch: str = "amd64", flavour: str = "cloud-amd64", backports: bool = False
+) -> List[Image]:
+    """Every kernel of one flavour that the suite, its updates and its security updates offer right now,
+    oldest first.
+    """
     # The third number tells a kernel from the metapackage that depends on the newest one.
-    name = re.compile(r"linux-image-(\d+\.\d+[.-][0-9a-z.+~]*(?:-(?:rc)?\d+)?-%s)(-unsigned)?" % re.escape(flavour))
+    name = re.compile(
+        r"linux-image-(\d+\.\d+[.-][0-9a-z.+~]*(?:-(?:rc)?\d+)?-%s)(-unsigned)?" % re.escape(flavour)
+    )
     found: Dict[str, Image] = {}
     for each, versions in sorted(_index(suite, arch, backports).items()):
         match = name.fullmatch(each)
         if match and match.group(1) not in found:  # the signed one comes first and is what machines run
             newest = versions[-1]
-            found[match.group(1)] = Image(match.group(1), each, newest["version"], suite, int(newest["size"]), arch)
+            found[match.group(1)] = Image(
+                match.group(1), each, newest["version"], suite, int(newest["size"]), arch
+            )
     return sorted(found.values(), key=lambda image: natural(image.release))
 
 
@@ -372,23 +496,26 @@ def _with_dependencies(kernel: Image, name: str, accept: Callable[[str], bool]) 
 
 
 def image_packages(kernel: Image) -> List[Path]:
-    """The packages that a kernel is installed by: from trixie's successors on the image, the modules and the rest are several, all named
-    after the release."""
+    """The packages that a kernel is installed by: from trixie's successors on the image, the modules and the
+    rest are several, all named after the release."""
     return _with_dependencies(kernel, kernel.package, lambda name: kernel.release in name)
 
 
 def tree(kernel: Image) -> Path:
-    """A kernel installed below a root directory: boot/ (image and config), usr/lib/modules (lib is a symlink), depmod run.
+    """A kernel installed below a root directory: boot/ (image and config), usr/lib/modules (lib is a
+    symlink), depmod run.
 
     Shared by all: copy it (``cp -a --reflink=auto``) before writing to it.
     """
+
     def make(root: Path) -> None:
         for deb in image_packages(kernel):
             _extract(deb, root)
         if not list(root.glob("usr/lib/modules/%s/kernel" % kernel.release)):
             raise LabError("%s: no modules in it" % kernel.package)
         (root / "boot").mkdir(exist_ok=True)
-        for name in ("vmlinuz", "config"):  # as linux-base's 00-legacy-boot does for packages that ship nothing in /boot
+        # as linux-base's 00-legacy-boot does for packages that ship nothing in /boot
+        for name in ("vmlinuz", "config"):
             shipped = root / "usr" / "lib" / "modules" / kernel.release / name
             if shipped.exists():
                 os.link(str(shipped), str(root / "boot" / ("%s-%s" % (name, kernel.release))))
@@ -403,14 +530,22 @@ def vmlinuz(kernel: Image) -> Path:
 
 
 def headers(kernel: Image) -> Path:
-    """The kernel's headers below a root directory of their own; ``build_directory`` is what modules are compiled against."""
+    """The kernel's headers below a root directory of their own; ``build_directory`` is what modules are
+    compiled against.
+    """
+
     def make(root: Path) -> None:
         name = "linux-headers-" + kernel.release
-        for deb in _with_dependencies(kernel, name, lambda name: name.startswith(("linux-headers-", "linux-kbuild-"))):
+        for deb in _with_dependencies(
+            kernel, name, lambda name: name.startswith(("linux-headers-", "linux-kbuild-"))
+        ):
             _extract(deb, root)
         for path in root.glob("usr/src/linux-headers-*/Makefile"):
-            # They name each other by absolute path; the final place is known, although the work is done in a temporary one.
-            path.write_text(path.read_text().replace("/usr/src/linux-headers", "%s/usr/src/linux-headers" % final))
+            # They name each other by absolute path; the final place is known, although the work is done in a
+            # temporary one.
+            path.write_text(
+                path.read_text().replace("/usr/src/linux-headers", "%s/usr/src/linux-headers" % final)
+            )
         for path in root.glob("usr/src/linux-headers-*/*"):
             if path.is_symlink() and os.readlink(str(path)).startswith("/usr/"):
                 target = os.readlink(str(path))
@@ -429,7 +564,13 @@ def build_directory(kernel: Image) -> Path:
 def symvers(kernel: Image) -> Path:
     """The kernel's Module.symvers, out of the one small package that has it."""
     name = "linux-headers-" + kernel.release
-    return unpack(package(name, kernel.suite, kernel.arch, kernel.version)) / "usr" / "src" / name / "Module.symvers"
+    return (
+        unpack(package(name, kernel.suite, kernel.arch, kernel.version))
+        / "usr"
+        / "src"
+        / name
+        / "Module.symvers"
+    )
 
 
 def main() -> int:
@@ -449,7 +590,10 @@ def main() -> int:
     try:
         if options.command == "list":
             for kernel in kernels(options.suite, options.arch, options.flavour, options.backports):
-                print("%-32s %-48s %-18s %6.1f MB" % (kernel.release, kernel.package, kernel.version, kernel.size / 1e6))
+                print(
+                    "%-32s %-48s %-18s %6.1f MB"
+                    % (kernel.release, kernel.package, kernel.version, kernel.size / 1e6)
+                )
         else:
             kernel = image(options.release, options.suite, options.arch)
             print(headers(kernel) if options.headers else tree(kernel))

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Out-of-tree drivers compiled for real kernels: Debian's dkms source packages, and a small one of our own for qemu's "edu" device."""
+"""Out-of-tree drivers compiled for real kernels: Debian's dkms source packages, and a small one of our own
+for qemu's "edu" device.
+"""
+
 import hashlib
 import os
 import re
@@ -14,11 +17,36 @@ from tests.lab import debian
 from tests.lab.debian import Image, LabError, Missing, once, run, say
 
 # The cache is seen at its own path inside, since the headers are named by absolute paths.
-INSIDE = 'root=$1; mount --bind "$0" "$root$0"; mount -t proc proc "$root/proc"; shift; exec chroot "$root" "$@"'
-# Debian packages that hold drivers of every kind: one module and many, exports of their own, filters, file systems, block, input, net.
-NAMES = ("acpi-call", "apfs", "bbswitch", "dahdi", "ddcci", "digimend", "dm-writeboost", "dpdk-kmods", "evdi", "gost-crypto", "iptables-netflow",
-         "jool", "librem-ec-acpi", "lttng-modules", "nat-rtsp", "openrazer-driver", "openvpn-dco", "rapiddisk", "rtpengine-kernel", "tp-smapi",
-         "v4l2loopback", "vpoll", "xtrx")
+INSIDE = (
+    'root=$1; mount --bind "$0" "$root$0"; mount -t proc proc "$root/proc"; shift; exec chroot "$root" "$@"'
+)
+# Debian packages that hold drivers of every kind: one module and many, exports of their own, filters, file
+# systems, block, input, net.
+NAMES = (
+    "acpi-call",
+    "apfs",
+    "bbswitch",
+    "dahdi",
+    "ddcci",
+    "digimend",
+    "dm-writeboost",
+    "dpdk-kmods",
+    "evdi",
+    "gost-crypto",
+    "iptables-netflow",
+    "jool",
+    "librem-ec-acpi",
+    "lttng-modules",
+    "nat-rtsp",
+    "openrazer-driver",
+    "openvpn-dco",
+    "rapiddisk",
+    "rtpengine-kernel",
+    "tp-smapi",
+    "v4l2loopback",
+    "vpoll",
+    "xtrx",
+)
 # What dkms does with a dkms.conf, as far as these packages need it.
 DKMS = r"""
 for name in $(grep -rlE --include=dkms.conf --include='*akefile*' --include=Kbuild --include=configure '/lib/modules/[^ ]*/build' .); do
@@ -52,7 +80,9 @@ def dkms(name: str, kernel: Image) -> List[Path]:
 
 
 def all_dkms(kernel: Image) -> Dict[str, List[Path]]:
-    """Every driver of ``NAMES`` that compiles for the kernel; what does not is told on standard error and not tried again."""
+    """Every driver of ``NAMES`` that compiles for the kernel; what does not is told on standard error and not
+    tried again.
+    """
     found = {}
     for name in NAMES:
         failed = debian.cache() / "drivers" / "failed" / ("%s-%s_%s" % (name, kernel.release, kernel.version))
@@ -70,7 +100,9 @@ def all_dkms(kernel: Image) -> Dict[str, List[Path]]:
 
 
 def compiled(name: str, source: Path, kernel: Image, recipe: str) -> List[Path]:
-    """The modules that a source directory gives for a kernel, built once by a shell ``recipe``, without their debugging data."""
+    """The modules that a source directory gives for a kernel, built once by a shell ``recipe``, without their
+    debugging data.
+    """
     digest = hashlib.sha256(recipe.encode())
     for path in sorted(source.rglob("*")):
         if path.is_file():
@@ -81,7 +113,14 @@ def compiled(name: str, source: Path, kernel: Image, recipe: str) -> List[Path]:
         work = temporary / "src"
         shutil.copytree(str(source), str(work), symlinks=True)
         prefix, flags = _toolchain(kernel)
-        environment = dict(os.environ, kernelver=kernel.release, kernel_source_dir=str(build), arch="x86_64", LC_ALL="C", MAKEFLAGS=flags)
+        environment = dict(
+            os.environ,
+            kernelver=kernel.release,
+            kernel_source_dir=str(build),
+            arch="x86_64",
+            LC_ALL="C",
+            MAKEFLAGS=flags,
+        )
         say("compiling %s for %s" % (name, kernel.release))
         run(prefix + ["bash", "-ec", "cd %s; %s" % (work, recipe)], env=environment)
         made = sorted(work.rglob("*.ko"))
@@ -91,14 +130,22 @@ def compiled(name: str, source: Path, kernel: Image, recipe: str) -> List[Path]:
             run(["strip", "--strip-debug", "-o", str(temporary / path.name), str(path)])
         shutil.rmtree(str(work))
 
-    directory = once(debian.cache() / "drivers" / ("%s-%s" % (name, digest.hexdigest()[:12])) / ("%s_%s" % (kernel.release, kernel.version)), make)
+    directory = once(
+        debian.cache()
+        / "drivers"
+        / ("%s-%s" % (name, digest.hexdigest()[:12]))
+        / ("%s_%s" % (kernel.release, kernel.version)),
+        make,
+    )
     return sorted(directory.glob("*.ko"))
 
 
 def _toolchain(kernel: Image) -> Tuple[List[str], str]:
-    """What to put before a compiling command, and MAKEFLAGS: this machine's compiler unless the kernel was built by a newer one.
+    """What to put before a compiling command, and MAKEFLAGS: this machine's compiler unless the kernel was
+    built by a newer one.
 
-    An older compiler knows not all options that the kernel's configuration asks for; a newer one does well enough for modules.
+    An older compiler knows not all options that the kernel's configuration asks for; a newer one does well
+    enough for modules.
     """
     text = (debian.build_directory(kernel) / ".config").read_text()
     wanted = re.search(r'^CONFIG_CC_VERSION_TEXT=".*?gcc-(\d+)', text, re.M)
@@ -113,7 +160,10 @@ def _toolchain(kernel: Image) -> Tuple[List[str], str]:
 def _chroot(suite: str, major: str) -> Path:
     """A small system of another suite with its compiler."""
     if os.geteuid() or not shutil.which("mmdebstrap"):
-        raise Missing("%s: its kernels need gcc %s, thus root and mmdebstrap to make a system of that suite" % (suite, major))
+        raise Missing(
+            "%s: its kernels need gcc %s, thus root and mmdebstrap to make a system of that suite"
+            % (suite, major)
+        )
 
     def make(temporary: Path) -> None:
         say("making a system of %s with gcc %s" % (suite, major))

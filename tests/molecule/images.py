@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Container images of two Debian releases with real kernels and real initramfs images, and builds of a driver for those kernels.
+"""Container images of two Debian releases with real kernels and real initramfs images, and builds of a driver
+for those kernels.
 
-The images are kept in podman's own storage, their roots in the lab's cache. Prints the environment that the scenario reads.
+The images are kept in podman's own storage, their roots in the lab's cache. Prints the environment that the
+scenario reads.
 """
+
 import shlex
 import shutil
 import subprocess
@@ -15,7 +18,8 @@ from pathlib import Path
 from tests import CHECKOUT
 from tests.lab import debian
 
-# How many kernels each gets: bookworm's two newest are neighbours, of which the newer takes what was built for the older.
+# How many kernels each gets: bookworm's two newest are neighbours, of which the newer takes what was built
+# for the older.
 KERNELS = {"bookworm": 2, "trixie": 1}
 DRIVER = "ena"
 FLAVOUR = "cloud-amd64"
@@ -25,18 +29,29 @@ def newest(suite: str) -> "list[debian.Image]":
     """The newest kernels of the suite's own series, oldest first."""
     offered = debian.kernels(suite, flavour=FLAVOUR)
     series = ".".join(offered[0].release.split(".")[:2]) + "."
-    return [image for image in offered if image.release.startswith(series)][-KERNELS[suite]:]
+    return [image for image in offered if image.release.startswith(series)][-KERNELS[suite] :]
 
 
 def root(suite: str, images: "list[debian.Image]") -> Path:
     """A tarball with Python, kmod, initramfs-tools and the kernels; the driver's in-tree twin is taken out."""
-    packages = ["python3-minimal", "python3", "kmod", "initramfs-tools", "zstd", "xz-utils", "findutils"] + [image.package for image in images]
+    packages = ["python3-minimal", "python3", "kmod", "initramfs-tools", "zstd", "xz-utils", "findutils"] + [
+        image.package for image in images
+    ]
 
     def make(directory: Path) -> None:
-        hook = ("find $1/usr/lib/modules -name '%s.ko*' -delete; for tree in $1/usr/lib/modules/*; do depmod -b $1 ${tree##*/}; done" % DRIVER)
+        hook = (
+            "find $1/usr/lib/modules -name '%s.ko*' -delete; for tree in $1/usr/lib/modules/*; do depmod -b $1 ${tree##*/}; done"
+            % DRIVER
+        )
         debian.system(suite, directory / "root.tar", packages, "--customize-hook=" + hook)
 
-    return debian.once(debian.cache() / "containers" / ("%s_%s" % (suite, "_".join(image.release for image in images))), make) / "root.tar"
+    return (
+        debian.once(
+            debian.cache() / "containers" / ("%s_%s" % (suite, "_".join(image.release for image in images))),
+            make,
+        )
+        / "root.tar"
+    )
 
 
 def main() -> None:
@@ -44,8 +59,19 @@ def main() -> None:
     shutil.rmtree(builds, ignore_errors=True)
     for suite in KERNELS:
         images = newest(suite)
-        subprocess.run(["podman", "--runtime", "runc", "import", "--quiet", str(root(suite, images)), "localhost/kmod-" + suite],
-                       check=True, stdout=sys.stderr)
+        subprocess.run(
+            [
+                "podman",
+                "--runtime",
+                "runc",
+                "import",
+                "--quiet",
+                str(root(suite, images)),
+                "localhost/kmod-" + suite,
+            ],
+            check=True,
+            stdout=sys.stderr,
+        )
         oldest = images[0]
         (builds / oldest.release).mkdir(parents=True)
         module = next(debian.tree(oldest).rglob(DRIVER + ".ko*"))

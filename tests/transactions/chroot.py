@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Systems in directories, of which a test changes a copy: an overlay on what is shared, with /proc, /dev, and a file system of its own at /boot."""
+"""Systems in directories, of which a test changes a copy: an overlay on what is shared, with /proc, /dev, and
+a file system of its own at /boot.
+"""
+
 import contextlib
 import os
 import shutil
@@ -15,9 +18,16 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 from tests.lab import debian
 from tests.lab.debian import LabError, run
 
-# A machine on which packages are installed without a question, no service is started, and nothing looks for a disk.
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root",
-               "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1", "SYSTEMD_ESP_PATH": "/boot/efi"}
+# A machine on which packages are installed without a question, no service is started, and nothing looks for a
+# disk.
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/root",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "SYSTEMD_OFFLINE": "1",
+    "SYSTEMD_ESP_PATH": "/boot/efi",
+}
 DEVICES = ("null", "zero", "full", "random", "urandom")
 UUID = "0f6d2c11-7a9e-4d55-9c1a-2b7f3e8d6a40"  # of the root file system, as far as anybody asks
 BOOT_SIZE = "400m"
@@ -36,7 +46,9 @@ def missing() -> Optional[str]:
     if os.geteuid():
         return "not root"
     if not os.environ.get("PRIVATE_MOUNTS"):
-        return "no mounts of its own: start it by tests/transactions/run, where unshare --mount --pid is allowed"
+        return (
+            "no mounts of its own: start it by tests/transactions/run, where unshare --mount --pid is allowed"
+        )
     absent = [tool for tool in ("mmdebstrap", "dpkg-scanpackages", "cpio") if shutil.which(tool) is None]
     if absent:
         return "not installed: " + ", ".join(absent)
@@ -86,8 +98,16 @@ def end(root: Path) -> None:
 def start(root: Path, script: str, **environment: str) -> "subprocess.Popen[str]":
     """Start a shell script in a system, without a network; its standard input is empty."""
     argv = ["unshare", "--net", "chroot", str(root), "/bin/sh", "-ec", "cd /; " + script]
-    return subprocess.Popen(argv, env=dict(ENVIRONMENT, **environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, universal_newlines=True, errors="replace", start_new_session=True)
+    return subprocess.Popen(
+        argv,
+        env=dict(ENVIRONMENT, **environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def ran(root: Path, script: str, timeout: float = 300, **environment: str) -> Done:
@@ -103,15 +123,17 @@ def ran(root: Path, script: str, timeout: float = 300, **environment: str) -> Do
 
 
 class Layers(NamedTuple):
-    """A system as it was left at some time: directories of an overlay, topmost first, and what is in its /boot."""
+    """A system as it was left at some time: directories of an overlay, topmost first, and what is in its
+    /boot.
+    """
 
     lower: Tuple[Path, ...]
     boot: Path
 
 
 class Root:
-    """A system that is changed: in memory, as an overlay. /boot is an ext4 of its own: what can be done with a boot loader's file depends on what
-    it lies on, and GRUB's names for files on what is mounted where."""
+    """A system that is changed: in memory, as an overlay. /boot is an ext4 of its own: what can be done with
+    a boot loader's file depends on what it lies on, and GRUB's names for files on what is mounted where."""
 
     def __init__(self, layers: Layers, memory: Path, shared: Path) -> None:
         self.layers = layers
@@ -121,11 +143,29 @@ class Root:
         self._stack = contextlib.ExitStack()
         for name in ("upper", "work", "root"):
             (self.work / name).mkdir()
-        self._mount("-t", "overlay", "overlay", "-o", "lowerdir=%s,upperdir=%s,workdir=%s" % (
-            ":".join(map(str, layers.lower)), self.work / "upper", self.work / "work"), str(self.path))
+        self._mount(
+            "-t",
+            "overlay",
+            "overlay",
+            "-o",
+            "lowerdir=%s,upperdir=%s,workdir=%s"
+            % (":".join(map(str, layers.lower)), self.work / "upper", self.work / "work"),
+            str(self.path),
+        )
         run(["mke2fs", "-q", "-t", "ext4", "-d", str(layers.boot), str(self.work / "boot.ext4"), BOOT_SIZE])
         self._mount("-o", "loop", str(self.work / "boot.ext4"), str(self.boot))
-        run(["mke2fs", "-q", "-t", "ext4", "-d", str(layers.boot / "efi"), str(self.work / "esp.ext4"), BOOT_SIZE])
+        run(
+            [
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                "-d",
+                str(layers.boot / "efi"),
+                str(self.work / "esp.ext4"),
+                BOOT_SIZE,
+            ]
+        )
         self._mount("-o", "loop", str(self.work / "esp.ext4"), str(self.boot / "efi"))
         self._stack.enter_context(mounted(self.path, shared))
 
@@ -155,8 +195,13 @@ class Root:
     def start(self, script: str, **environment: str) -> "subprocess.Popen[str]":
         return start(self.path, script, **environment)
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        write(self.path, path, text, mode)
+
+def write(root: Path, path: str, text: str, mode: int = 0o644) -> None:
+    """Write a file of a system, and the directories above it."""
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+    target.chmod(mode)
 
 
 @contextlib.contextmanager

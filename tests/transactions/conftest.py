@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Skips what cannot be had here with a word."""
+
 import os
 
 import pytest
@@ -33,7 +34,9 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(scope="session")
 def memory():
-    """A directory in memory for what tests change, thrown away with all mounts at the end; skips where that cannot be."""
+    """A directory in memory for what tests change, thrown away with all mounts at the end; skips where that
+    cannot be.
+    """
     from tests.transactions import chroot
 
     reason = chroot.missing()

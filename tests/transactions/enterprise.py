@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Systems that install kernels as Enterprise Linux and Fedora do: rpm and dnf, kernel-install with EL's plugins, dracut, entries in files.
+"""Systems that install kernels as Enterprise Linux and Fedora do: rpm and dnf, kernel-install with EL's
+plugins, dracut, entries in files.
 
-All programs are Debian's, of a suite that has the versions in question; the plugins that EL adds are written here, after what EL's do.
+All programs are Debian's, of a suite that has the versions in question; the plugins that EL adds are written
+here, after what EL's do.
 """
+
 import shutil
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -53,7 +56,18 @@ def shared(system: Enterprise) -> Path:
         rpms.rpmbuild(rpms.HEAD.format(system.el, 1) + RELEASE % system.el, {}, directory)
         run(["createrepo_c", "--quiet", "--no-database", str(directory)])
 
-    recipe = systems.key(images, system.el, Path(rpms.__file__).read_text())
+    recipe = systems.key(
+        images,
+        system.el,
+        rpms.OSTREE,
+        rpms.CORE,
+        rpms.MODULES,
+        rpms.MADE,
+        rpms.MORE.pattern,
+        rpms.HEAD,
+        rpms.LAYOUT,
+        RELEASE,
+    )
     return debian.once(debian.cache() / "transactions" / ("rpms-el%d-%s" % (system.el, recipe)), make)
 
 
@@ -61,12 +75,17 @@ def base(system: Enterprise) -> chroot.Layers:
     """A system with the first of its kernels."""
     first = kernels(system)[0]
     repository = shared(system)
-    settings = {name: text % {"el": system.el} if name == "usr/lib/os-release" else text for name, text in SETTINGS.items()}
+    settings = {
+        name: text % {"el": system.el} if name == "usr/lib/os-release" else text
+        for name, text in SETTINGS.items()
+    }
 
     def make(directory: Path) -> None:
         say("making a system like EL %d" % system.el)
         root = directory / "root"
-        debian.system(system.suite, root, (*PACKAGES, system.dnf), *("--dpkgopt=" + line for line in systems.DPKG))
+        debian.system(
+            system.suite, root, (*PACKAGES, system.dnf), *("--dpkgopt=" + line for line in systems.DPKG)
+        )
         for name in ("postinst.d", "postrm.d", "preinst.d", "prerm.d", "install.d"):
             shutil.rmtree(str(root / "etc/kernel" / name), ignore_errors=True)
         for path in (root / "usr/lib/kernel/install.d").glob("*"):
@@ -78,20 +97,26 @@ def base(system: Enterprise) -> chroot.Layers:
         for name, text in PLUGINS.items():
             chroot.write(root, "usr/lib/kernel/install.d/" + name, text, 0o755)
         chroot.write(root, "usr/sbin/weak-modules", WEAK_MODULES, 0o755)
-        chroot.write(root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755)
+        chroot.write(
+            root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
+        )
         for name in ("boot/efi", "boot/loader/entries"):
             (root / name).mkdir(parents=True)
         with chroot.mounted(root, repository):
-            script = "ln -s grub-editenv /usr/bin/grub2-editenv; grub2-editenv /boot/grub2/grubenv create; %s -y install %s" % (
-                system.dnf, rpms.name("kernel", first))
+            script = (
+                "ln -s grub-editenv /usr/bin/grub2-editenv; grub2-editenv /boot/grub2/grubenv create; %s -y install %s"
+                % (system.dnf, rpms.name("kernel", first))
+            )
             done = chroot.ran(root, script)
             if done.status or not (root / ("boot/initramfs-%s.img" % first.release)).exists():
                 raise debian.LabError("%s: %s" % (script, done.said[-3000:]))
         shutil.move(str(root / "boot"), str(directory / "boot"))
         (root / "boot").mkdir()
 
-    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, repository.name)
-    place = debian.once(debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make)
+    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, kernels(system))
+    place = debian.once(
+        debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make
+    )
     return chroot.Layers((place / "root",), place / "boot")
 
 
@@ -104,7 +129,8 @@ Provides: system-release = %d
 The rest of the system.
 %%files -n lab-release
 """
-DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")  # plugins that EL does not have, or that only take time
+# plugins that EL does not have, or that only take time
+DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")
 GRUB_CFG = """\
 load_env
 if [ "${next_entry}" ] ; then
@@ -132,9 +158,10 @@ fi
 """
 SETTINGS: Dict[str, str] = {
     "usr/lib/os-release": 'NAME="Lab Enterprise Linux"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="%(el)d.4"\n'
-                          'PRETTY_NAME="Lab Enterprise Linux %(el)d.4"\n',
+    'PRETTY_NAME="Lab Enterprise Linux %(el)d.4"\n',
     "etc/dnf/dnf.conf": "[main]\ngpgcheck=0\ninstallonly_limit=3\nclean_requirements_on_remove=True\nbest=True\nplugins=0\n",
-    "etc/yum.repos.d/lab.repo": "[lab]\nname=lab\nbaseurl=file:///%s\nenabled=1\ngpgcheck=0\n" % chroot.SHARED,
+    "etc/yum.repos.d/lab.repo": "[lab]\nname=lab\nbaseurl=file:///%s\nenabled=1\ngpgcheck=0\n"
+    % chroot.SHARED,
     "etc/sysconfig/kernel": "UPDATEDEFAULT=yes\nDEFAULTKERNEL=kernel-core\n",
     "etc/depmod.d/dist.conf": "search updates extra built-in weak-updates\n",
     "etc/fstab": systems.SETTINGS["etc/fstab"],

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A host that follows new kernels with a driver, and what is asked of it by its own tools."""
+
 import hashlib
 import json
 import os
@@ -24,9 +25,12 @@ from tests.transactions import menus
 from tests.transactions.chroot import Layers, Root
 
 DRIVER = "ootedu"
-# What no promise is made about: caches of tools, logs, databases of the package manager, what is in memory on a machine.
-PASSING = re.compile(r"/(proc|dev|run|tmp|srv|root|var/(cache|log|tmp|lib/(dpkg|apt|systemd|rpm|dnf|initramfs-tools)))(/|$)"
-                     r"|/etc/(ld\.so\.cache|passwd-|group-|\.pwd\.lock)$|/var/lib/(logrotate|grub)(/|$)")
+# What no promise is made about: caches of tools, logs, databases of the package manager, what is in memory on
+# a machine.
+PASSING = re.compile(
+    r"/(proc|dev|run|tmp|srv|root|var/(cache|log|tmp|lib/(dpkg|apt|systemd|rpm|dnf|initramfs-tools)))(/|$)"
+    r"|/etc/(ld\.so\.cache|passwd-|group-|\.pwd\.lock)$|/var/lib/(logrotate|grub)(/|$)"
+)
 
 
 def kmodctl(directory: Path) -> Path:
@@ -47,8 +51,14 @@ class Machine(Root):
 
     def follow(self, driver: str = DRIVER, **settings: Any) -> None:
         """Have it follow new kernels, as the role does."""
-        hooks.present(Host(str(self.path)), driver, Followed()._replace(**settings), interpreter="", sources="",
-                      kmodctl=Content.of(self.command.read_bytes())).apply()
+        hooks.present(
+            Host(str(self.path)),
+            driver,
+            Followed()._replace(**settings),
+            interpreter="",
+            sources="",
+            kmodctl=Content.of(self.command.read_bytes()),
+        ).apply()
 
     def follow_no_more(self, driver: str = DRIVER) -> None:
         with Turns(str(self.path)) as turns:
@@ -62,7 +72,10 @@ class Machine(Root):
             for path in modules:
                 shutil.copy2(str(path), str(given / built_for))
         shutil.copy2(str(self.command), str(self.path / "root/kmodctl"))
-        self.ok("python3 /root/kmodctl link --driver %s %s %s" % (driver, options, " ".join("/root/given/" + built_for for built_for in builds)))
+        self.ok(
+            "python3 /root/kmodctl link --driver %s %s %s"
+            % (driver, options, " ".join("/root/given/" + built_for for built_for in builds))
+        )
         shutil.rmtree(str(given))
 
     def deploy(self, builds: Dict[str, List[Path]], release: str, driver: str = DRIVER) -> None:
@@ -78,10 +91,14 @@ class Machine(Root):
         return json.loads(self.run("python3 /root/kmodctl %s --json" % what).said)
 
     def loads(self, release: str, module: str = DRIVER) -> Optional[str]:
-        """The file that modprobe takes a module from on a kernel, all links followed; None where it finds none."""
+        """The file that modprobe takes a module from on a kernel, all links followed; None where it finds
+        none.
+        """
         found = self.run("modprobe -n -S %s --show-depends %s 2>/dev/null | tail -1" % (release, module))
         path = re.match(r"insmod (\S+)", found.said)
-        return path and os.path.realpath(str(self.path) + path.group(1))[len(os.path.realpath(str(self.path))):]
+        return (
+            path and os.path.realpath(str(self.path) + path.group(1))[len(os.path.realpath(str(self.path))) :]
+        )
 
     def image(self, release: str) -> Path:
         """The distribution's own initramfs, as Debian or Enterprise Linux calls it."""
@@ -113,7 +130,9 @@ class Machine(Root):
         return path.read_text().splitlines() if path.exists() else []
 
     def entry(self, release: str) -> Optional[str]:
-        """The initramfs that an entry of ours starts a kernel with, as the loader calls it; None where there is no entry."""
+        """The initramfs that an entry of ours starts a kernel with, as the loader calls it; None where there
+        is no entry.
+        """
         return self._one([each for each in self.menu().entries if each.driver and each.release == release])
 
     def shipped(self, release: str) -> Optional[str]:
@@ -134,7 +153,11 @@ class Machine(Root):
     def menu(self) -> menus.Menu:
         """What the boot loader offers and starts."""
         esp = self.boot / "efi"
-        return menus.systemd_boot(esp, self.kernels()) if (esp / "EFI/systemd").exists() else menus.grub2(self.boot, self.kernels())
+        return (
+            menus.systemd_boot(esp, self.kernels())
+            if (esp / "EFI/systemd").exists()
+            else menus.grub2(self.boot, self.kernels())
+        )
 
     def default(self) -> Tuple[str, Optional[str]]:
         """The kernel that starts when nobody chooses, and the driver of the entry, if it is one of ours."""
@@ -145,12 +168,16 @@ class Machine(Root):
     def served(self, release: str, shipped_has: bool = True) -> None:
         """Everything that a kernel is to have is there, and is what is there."""
         assert self.loads(release), "modprobe finds the driver on %s" % release
-        assert self.shipped_has(release) == shipped_has, "the distribution's own image of %s has the driver" % release
+        assert self.shipped_has(release) == shipped_has, (
+            "the distribution's own image of %s has the driver" % release
+        )
         (row,) = self.variants(release)
         assert row["state"] == "current" and self.has(row["path"]), row
         started = self.entry(release)
         assert started, "an entry of %s starts with the driver" % release
-        assert started in [row["path"], row["path"][len("/boot"):], row["path"][len("/boot/efi"):]], "as the loader calls it"
+        assert started in [row["path"], row["path"][len("/boot") :], row["path"][len("/boot/efi") :]], (
+            "as the loader calls it"
+        )
 
     def forgotten(self, release: str) -> None:
         """Nothing of a kernel is left, be it ours or the distribution's."""
@@ -169,7 +196,7 @@ class Machine(Root):
         top = str(self.path)
         found = {}
         for directory, names, files in os.walk(top):
-            inside = directory[len(top):] or "/"
+            inside = directory[len(top) :] or "/"
             names[:] = [name for name in names if not PASSING.match(os.path.join(inside, name))]
             for name in names + files:
                 path = os.path.join(inside, name)
@@ -191,5 +218,8 @@ def _state(path: str) -> str:
 
 def changes(before: Dict[str, str], after: Dict[str, str]) -> List[str]:
     """What differs between two looks at all files, a line each."""
-    return ["%s: %s, now %s" % (path, before.get(path, "absent"), after.get(path, "absent"))
-            for path in sorted(set(before) | set(after)) if before.get(path) != after.get(path)]
+    return [
+        "%s: %s, now %s" % (path, before.get(path, "absent"), after.get(path, "absent"))
+        for path in sorted(set(before) | set(after))
+        if before.get(path) != after.get(path)
+    ]

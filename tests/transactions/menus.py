@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the boot loaders of these systems would show and start, read in a simple way that only has to do for the files that are made here."""
+"""What the boot loaders of these systems would show and start, read in a simple way that only has to do for
+the files that are made here.
+"""
+
 import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
@@ -34,7 +37,10 @@ def grub2(boot: Path, releases: List[str]) -> Menu:
     directory = boot / ("grub2" if (boot / "grub2").exists() else "grub")
     text = (directory / "grub.cfg").read_text()
     custom = (directory / "custom.cfg").read_text() if (directory / "custom.cfg").exists() else ""
-    entries = [_written(each, releases) for each in re.findall(r"^[ \t]*menuentry .*?^[ \t]*\}", text + custom, re.M | re.S)]
+    entries = [
+        _written(each, releases)
+        for each in re.findall(r"^[ \t]*menuentry .*?^[ \t]*\}", text + custom, re.M | re.S)
+    ]
     if re.search(r"^blscfg", text, re.M):
         entries = files(boot / "loader/entries", releases) + entries
     entries = [entry for entry in entries if entry.release]
@@ -43,7 +49,11 @@ def grub2(boot: Path, releases: List[str]) -> Menu:
     chosen = [each for each in default if each != "${next_entry}"][-1]
     if chosen == "${saved_entry}":
         chosen = environment.get("saved_entry", "0")
-    return Menu(entries, _named(entries, chosen) or (entries[0] if entries else None), _named(entries, environment.get("next_entry", "")))
+    return Menu(
+        entries,
+        _named(entries, chosen) or (entries[0] if entries else None),
+        _named(entries, environment.get("next_entry", "")),
+    )
 
 
 def _named(entries: List[Entry], name: str) -> Optional[Entry]:
@@ -61,23 +71,41 @@ def _written(text: str, releases: List[str]) -> Entry:
     name = re.search(r"\$menuentry_id_option '([^']*)'", text)
     linux = re.search(r"^\s*linux\S*\s+(\S+)(.*)", text, re.M)
     initrd = re.search(r"^\s*initrd\S*\s+(.*\S)", text, re.M)
-    return Entry(name.group(1) if name else "", title.group(1) if title else "", _release(linux.group(1) if linux else "", releases),
-                 initrd.group(1).split()[-1] if initrd else "", linux.group(2) if linux else "")
+    return Entry(
+        name.group(1) if name else "",
+        title.group(1) if title else "",
+        _release(linux.group(1) if linux else "", releases),
+        initrd.group(1).split()[-1] if initrd else "",
+        linux.group(2) if linux else "",
+    )
 
 
 def _release(path: str, releases: List[str]) -> str:
     """The longest of the known releases that is a part of a kernel's path."""
-    return max((each for each in releases if re.search(r"[-/]%s(/|$)" % re.escape(each), path)), key=len, default="")
+    return max(
+        (each for each in releases if re.search(r"[-/]%s(/|$)" % re.escape(each), path)), key=len, default=""
+    )
 
 
 def files(directory: Path, releases: List[str]) -> List[Entry]:
     """Entries of the Boot Loader Specification, that which is shown first being the first."""
     found = []
     for path in directory.glob("*.conf"):
-        lines = [line.split(None, 1) for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+        lines = [
+            line.split(None, 1)
+            for line in path.read_text().splitlines()
+            if line.strip() and not line.startswith("#")
+        ]
         fields = {line[0]: line[1].strip() if len(line) > 1 else "" for line in lines}
-        found.append(Entry(path.name[:-5], fields.get("title", ""), _release(fields.get("linux", ""), releases),
-                           fields.get("initrd", "").split()[-1] if fields.get("initrd") else "", " " + fields.get("options", "")))
+        found.append(
+            Entry(
+                path.name[:-5],
+                fields.get("title", ""),
+                _release(fields.get("linux", ""), releases),
+                fields.get("initrd", "").split()[-1] if fields.get("initrd") else "",
+                " " + fields.get("options", ""),
+            )
+        )
     return sorted(found, key=lambda entry: natural(re.sub(r"\+\d+(-\d+)?$", "", entry.id)), reverse=True)
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Debian systems with one kernel, made once and kept in the lab's cache, and the packages that the tests install in them."""
+"""Debian systems with one kernel, made once and kept in the lab's cache, and the packages that the tests
+install in them.
+"""
+
 import hashlib
 import os
 import shutil
@@ -17,12 +20,28 @@ FLAVOUR = "cloud-amd64"
 DRIVER = "ootedu"
 META = "linux-image-lab"  # as linux-image-cloud-amd64 is: it depends on the newest kernel
 MACHINE = "4bb1c2a09d3e4f5e8f6a7b8c9d0e1f20"  # machine-id
-PACKAGES = ("systemd-sysv", "systemd-boot", "udev", "kmod", "python3", "zstd", "linux-base", "grub2-common", "cpio")
+PACKAGES = (
+    "systemd-sysv",
+    "systemd-boot",
+    "udev",
+    "kmod",
+    "python3",
+    "zstd",
+    "linux-base",
+    "grub2-common",
+    "cpio",
+)
 GENERATORS = {"initramfs-tools": ("initramfs-tools",), "dracut": ("dracut",)}
 # No documentation, no sync of each file, and no daemon.
-DPKG = ("path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*", "force-unsafe-io")
+DPKG = (
+    "path-exclude=/usr/share/doc/*",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*",
+    "force-unsafe-io",
+)
 # grub-mkconfig runs for real; what it asks of disks is answered here.
-GRUB_PROBE = """#!/bin/sh
+GRUB_PROBE = (
+    """#!/bin/sh
 for word; do
   case $word in
     --target=*) target=${word#*=} ;;
@@ -32,20 +51,29 @@ for word; do
 done
 case $target in
   device) echo /dev/vda1 ;; fs_uuid) echo %s ;; fs) echo ext2 ;; partmap) echo gpt ;; drive) echo '(hd0,gpt1)' ;;
-  compatibility_hint) echo hd0,gpt1 ;; hints_string) echo "--hint='hd0,gpt1'" ;; partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
+  compatibility_hint) echo hd0,gpt1 ;; hints_string) echo "--hint='hd0,gpt1'" ;;
+  partuuid) echo 11111111-2222-3333-4444-555555555555 ;; abstraction) ;; *) exit 1 ;;
 esac
-""" % chroot.UUID  # noqa: E501
+"""
+    % chroot.UUID
+)  # noqa: E501
 ANSWERED = {
     "usr/sbin/grub-probe": GRUB_PROBE,
-    "usr/bin/systemd-detect-virt": "#!/bin/sh\necho none\nexit 1\n",  # the hooks of GRUB do nothing in a container
+    # the hooks of GRUB do nothing in a container
+    "usr/bin/systemd-detect-virt": "#!/bin/sh\necho none\nexit 1\n",
     "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n",  # no service is started
 }
 SMALL = {
-    # What is listed is in the image, as an administrator has it for a driver that is needed early. An image is made in a second or two.
-    "initramfs-tools": {"etc/initramfs-tools/conf.d/small": "MODULES=list\nBUSYBOX=n\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n",
-                        "etc/initramfs-tools/modules": DRIVER + "\n"},
-    "dracut": {"etc/dracut.conf.d/small.conf": 'hostonly=no\ndracutmodules+=" base kernel-modules "\ndrivers+=" virtio_blk %s "\n'
-               'do_strip=no\ncompress="zstd -1"\nearly_microcode=no\n' % DRIVER},
+    # What is listed is in the image, as an administrator has it for a driver that is needed early. An image
+    # is made in a second or two.
+    "initramfs-tools": {
+        "etc/initramfs-tools/conf.d/small": "MODULES=list\nBUSYBOX=n\nCOMPRESS=zstd\nCOMPRESSLEVEL=1\n",
+        "etc/initramfs-tools/modules": DRIVER + "\n",
+    },
+    "dracut": {
+        "etc/dracut.conf.d/small.conf": 'hostonly=no\ndracutmodules+=" base kernel-modules "\ndrivers+=" virtio_blk %s "\n'
+        'do_strip=no\ncompress="zstd -1"\nearly_microcode=no\n' % DRIVER
+    },
 }
 
 
@@ -61,8 +89,8 @@ class System(NamedTuple):
 
 
 def kernels(suite: str) -> Tuple[Image, Image, Image]:
-    """Three kernels that the suite's system is given: the first it has; the second is newer; what was built for the first is refused by the
-    third, which is another series and is the newest."""
+    """Three kernels that the suite's system is given: the first it has; the second is newer; what was built
+    for the first is refused by the third, which is another series and is the newest."""
     own = newest(suite)
     if suite == "bookworm":
         return own[-2], own[-1], debian.kernels(suite, flavour=FLAVOUR)[-1]
@@ -78,15 +106,30 @@ def newest(suite: str) -> List[Image]:
 
 
 def shared(suite: str) -> Path:
-    """A directory with a repository of packages: the kernels, and two versions of what depends on the newest one."""
+    """A directory with a repository of packages: the kernels, and two versions of what depends on the newest
+    one.
+    """
     images = kernels(suite)
 
     def make(directory: Path) -> None:
         for number, image in enumerate(images[:2], 1):
             tree = directory / "meta"
-            chroot.write(tree, "DEBIAN/control", "Package: %s\nVersion: %d\nArchitecture: amd64\nMaintainer: nobody <nobody@localhost>\n"
-                         "Depends: %s\nDescription: the newest kernel\n" % (META, number, image.package))
-            run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(directory / ("%s_%d_amd64.deb" % (META, number)))])
+            chroot.write(
+                tree,
+                "DEBIAN/control",
+                "Package: %s\nVersion: %d\nArchitecture: amd64\nMaintainer: nobody <nobody@localhost>\n"
+                "Depends: %s\nDescription: the newest kernel\n" % (META, number, image.package),
+            )
+            run(
+                [
+                    "dpkg-deb",
+                    "--root-owner-group",
+                    "-Znone",
+                    "-b",
+                    str(tree),
+                    str(directory / ("%s_%d_amd64.deb" % (META, number))),
+                ]
+            )
             shutil.rmtree(str(tree))
         for image in images:
             for deb in debian.image_packages(image):
@@ -116,7 +159,18 @@ def base(suite: str, generator: str) -> chroot.Layers:
             chroot.write(root, name, text)
         for name, text in ANSWERED.items():
             if (root / name).exists():
-                run(["chroot", str(root), "dpkg-divert", "--quiet", "--local", "--rename", "--add", "/" + name])
+                run(
+                    [
+                        "chroot",
+                        str(root),
+                        "dpkg-divert",
+                        "--quiet",
+                        "--local",
+                        "--rename",
+                        "--add",
+                        "/" + name,
+                    ]
+                )
             chroot.write(root, name, text, 0o755)
         (root / "boot/efi").mkdir()
         chroot.write(root, "boot/grub/grub.cfg", "")  # without one the hooks leave GRUB alone
@@ -129,7 +183,9 @@ def base(suite: str, generator: str) -> chroot.Layers:
         (root / "boot").mkdir()
 
     recipe = key(PACKAGES, DPKG, ANSWERED, SETTINGS, SMALL[generator], kernels(suite))
-    place = debian.once(debian.cache() / "transactions" / ("%s-%s-%s-%s" % (suite, generator, first.release, recipe)), make)
+    place = debian.once(
+        debian.cache() / "transactions" / ("%s-%s-%s-%s" % (suite, generator, first.release, recipe)), make
+    )
     return chroot.Layers((place / "root",), place / "boot")
 
 
@@ -153,5 +209,6 @@ cp $program /boot/efi/EFI/BOOT/BOOTX64.EFI
 printf 'timeout 1\\n' > /boot/efi/loader/loader.conf
 printf 'BOOT_ROOT=/boot/efi\\nlayout=bls\\n' > /etc/kernel/install.conf
 for image in /boot/vmlinuz-*; do release=${image#*-}; kernel-install add $release $image /boot/initrd.img-$release; done
-""" % {"machine": MACHINE},
+"""
+    % {"machine": MACHINE},
 }

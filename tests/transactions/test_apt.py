@@ -4,9 +4,10 @@
 
 """What apt and dpkg do with kernels, on hosts that follow them with a driver.
 
-Each system has one kernel that the driver was built for and is deployed to, and is offered a second that takes the same build and
-a third that refuses it. In sid the third is of several packages.
+Each system has one kernel that the driver was built for and is deployed to, and is offered a second that
+takes the same build and a third that refuses it. In sid the third is of several packages.
 """
+
 import contextlib
 import os
 import re
@@ -37,8 +38,13 @@ UPDATE = {
 APT = "apt-get -y -q "
 
 
-@pytest.fixture(scope="module", params=[pytest.param(each, id=str(each), marks=[pytest.mark.full] if number else [])
-                                        for number, each in enumerate(SYSTEMS)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(each, id=str(each), marks=[pytest.mark.full] if number else [])
+        for number, each in enumerate(SYSTEMS)
+    ],
+)
 def system(request, memory):
     return request.param
 
@@ -57,7 +63,9 @@ def command(memory):
 def deployed(system, memory, command):
     """A system with the driver on its kernel, which does not follow yet."""
     images = systems.kernels(system.suite)
-    host = Machine(systems.base(system.suite, system.generator), memory, systems.shared(system.suite), command)
+    host = Machine(
+        systems.base(system.suite, system.generator), memory, systems.shared(system.suite), command
+    )
     try:
         host.ok(systems.LOADERS[system.loader])
         host.ok("apt-get update -qq")
@@ -107,8 +115,11 @@ def test_a_kernel_is_installed_again(host, system, kernels):
     before = host.files()
     host.ok(APT + "--reinstall install " + package(system, 0))
     host.served(kernels[0])
-    made_again = re.compile(r"initrd\.img|custom\.cfg|~%s\.conf" % DRIVER)  # the image is another now: it was made with the driver
-    assert [line for line in changes(before, host.files()) if not made_again.search(line.partition(": ")[0])] == []
+    # the image is another now: it was made with the driver
+    made_again = re.compile(r"initrd\.img|custom\.cfg|~%s\.conf" % DRIVER)
+    assert [
+        line for line in changes(before, host.files()) if not made_again.search(line.partition(": ")[0])
+    ] == []
     host.settled()
 
 
@@ -116,8 +127,12 @@ def test_a_kernel_is_installed_again(host, system, kernels):
 def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kernels):
     said = host.ok(APT + "install %s %s" % (package(system, 1), package(system, 2)))
     host.served(kernels[1])
-    assert host.loads(kernels[2]) is None and host.entry(kernels[2]) is None and host.variants(kernels[2]) == []
-    assert re.search(kernels[2].replace("+", r"\+") + r".*(incompatible|none)", said), "whoever looks on is told why"
+    assert (
+        host.loads(kernels[2]) is None and host.entry(kernels[2]) is None and host.variants(kernels[2]) == []
+    )
+    assert re.search(kernels[2].replace("+", r"\+") + r".*(incompatible|none)", said), (
+        "whoever looks on is told why"
+    )
     assert host.shipped(kernels[2]), "it boots as it would without us"
     host.settled()
 
@@ -127,7 +142,11 @@ def test_the_kernel_that_a_build_lies_below_leaves(host, system, kernels):
     host.ok(APT + "purge %s %s" % (META, package(system, 0)))
     host.served(kernels[1])
     assert host.entry(kernels[0]) is None and host.variants(kernels[0]) == []
-    left = [path for path in host.files() if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])]
+    left = [
+        path
+        for path in host.files()
+        if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])
+    ]
     assert left == [], "nothing but the build is left"
     host.settled()
 
@@ -199,14 +218,17 @@ def kill_amid(host, words):
     end = time.monotonic() + 300
     while time.monotonic() < end:
         for line, process in processes(host):
-            if line[:len(words)] == words:
+            if line[: len(words)] == words:
                 time.sleep(0.2)
                 return kill(process)
         time.sleep(0.005)
     raise AssertionError("it never ran")
 
 
-@pytest.mark.parametrize("amid", [pytest.param(each, marks=[] if each.startswith("the script") else [pytest.mark.full]) for each in AMID])
+@pytest.mark.parametrize(
+    "amid",
+    [pytest.param(each, marks=[] if each.startswith("the script") else [pytest.mark.full]) for each in AMID],
+)
 def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, amid):
     with host.start(APT + "install " + package(system, 1)) as apt:
         kill_amid(host, [kernels[1] if word == "REL" else word for word in AMID[amid]])
@@ -238,10 +260,21 @@ def test_the_whole_transaction_is_killed(host, system, kernels):
 def test_hooks_at_once(host, system, kernels):
     host.ok(APT + "install " + package(system, 1))
     before = host.files()
-    each = ["%s %s" % (HOOK, words) for words in (
-        "add-kernel " + kernels[0], "add-kernel --early " + kernels[1], "add-kernel " + kernels[1], "refresh", "remove-kernel " + kernels[1])]
-    host.ok("rm -f /boot/*%s.1 /boot/efi/*/%s/*.1; %s" % (kernels[1], kernels[1], "".join(line + " & p=\"$p $!\"; " for line in each))
-            + "for one in $p; do wait $one; done")
+    each = [
+        "%s %s" % (HOOK, words)
+        for words in (
+            "add-kernel " + kernels[0],
+            "add-kernel --early " + kernels[1],
+            "add-kernel " + kernels[1],
+            "refresh",
+            "remove-kernel " + kernels[1],
+        )
+    ]
+    host.ok(
+        "rm -f /boot/*%s.1 /boot/efi/*/%s/*.1; %s"
+        % (kernels[1], kernels[1], "".join(line + ' & p="$p $!"; ' for line in each))
+        + "for one in $p; do wait $one; done"
+    )
     host.served(kernels[1])
     assert changes(before, host.files()) == []
     host.settled()
@@ -251,8 +284,11 @@ def test_hooks_at_once(host, system, kernels):
 def test_boot_is_full(host, system, kernels):
     place = host.boot / ("efi" if system.loader == "systemd-boot" else ".")
     room = os.statvfs(str(place))
-    image, kernel = (next(host.boot.glob(name + "-" + kernels[0])).stat().st_size for name in ("initrd.img", "vmlinuz"))
-    with open(str(place / "filler"), "wb") as file:  # there is room for a kernel, and its image while an older one is there; not for a variant
+    image, kernel = (
+        next(host.boot.glob(name + "-" + kernels[0])).stat().st_size for name in ("initrd.img", "vmlinuz")
+    )
+    # there is room for a kernel, and its image while an older one is there; not for a variant
+    with open(str(place / "filler"), "wb") as file:
         os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - kernel - image - image // 2)
     said = host.ok(APT + "install " + package(system, 1))
     assert host.loads(kernels[1]) and host.shipped_has(kernels[1]) and host.shipped(kernels[1]), said
@@ -266,7 +302,8 @@ def test_boot_is_full(host, system, kernels):
     host.settled()
 
 
-# What is wrong on the host when a kernel arrives: how it comes about, whether the links are made all the same, and how it is mended.
+# What is wrong on the host when a kernel arrives: how it comes about, whether the links are made all the
+# same, and how it is mended.
 WRONG = {
     "the settings are damaged": ("echo '{' > /etc/outoftree-kmod/follow.json", True),
     "there is no Python": ("for each in /usr/bin/python3*; do mv $each $each.gone; done", False),
@@ -276,7 +313,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", [pytest.param(each, marks=[] if each == "there is no Python" else [pytest.mark.full]) for each in WRONG])
+@pytest.mark.parametrize(
+    "wrong",
+    [pytest.param(each, marks=[] if each == "there is no Python" else [pytest.mark.full]) for each in WRONG],
+)
 def test_the_host_is_not_as_it_was(host, system, kernels, wrong):
     spoil, linked = WRONG[wrong]
     host.ok(spoil)
@@ -328,7 +368,11 @@ def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, syst
     host.settled()
     host.follow_no_more()
     after = host.files()
-    assert not [line for line in changes(before, after) if "outoftree" in line or "custom.cfg" in line or "loader.conf" in line], "as it was"
+    assert not [
+        line
+        for line in changes(before, after)
+        if "outoftree" in line or "custom.cfg" in line or "loader.conf" in line
+    ], "as it was"
 
 
 @pytest.mark.full
@@ -341,7 +385,11 @@ def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
     host.served(kernels[2], shipped_has=False)
     assert host.default() == (kernels[2], None), "as it would have without us"
     host.settled()
-    host.ok(APT + "--reinstall install " + " ".join(deb.name.split("_")[0] for deb in debian.image_packages(systems.kernels(system.suite)[2])))
+    host.ok(
+        APT
+        + "--reinstall install "
+        + " ".join(deb.name.split("_")[0] for deb in debian.image_packages(systems.kernels(system.suite)[2]))
+    )
     host.served(kernels[2])
     host.settled()
 
@@ -355,7 +403,9 @@ def test_the_default_goes_on_by_itself_where_it_is_not_to_be_kept(host, system, 
 
 @pytest.mark.full
 @pytest.mark.parametrize("boot", ["once", "default"])
-def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(host, system, kernels, boot):
+def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(
+    host, system, kernels, boot
+):
     host.follow(boot=boot)
     host.ok(APT + "install " + package(system, 1))
     host.served(kernels[1])

@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What rpm and dnf do with kernels that are packaged as Enterprise Linux's are, on hosts that follow them with a driver.
+"""What rpm and dnf do with kernels that are packaged as Enterprise Linux's are, on hosts that follow them
+with a driver.
 
-The kernels are three, as in test_apt.py. The plugins of kernel-install and the packages' scripts are EL's, as far as they matter to
-the order of things.
+The kernels are three, as in test_apt.py. The plugins of kernel-install and the packages' scripts are EL's, as
+far as they matter to the order of things.
 """
+
 import pytest
 
 from tests.lab import drivers
@@ -22,8 +24,13 @@ SYSTEMS = (  # the first alone in the fast run
 )
 
 
-@pytest.fixture(scope="module", params=[pytest.param(each, id=str(each), marks=[pytest.mark.full] if number else [])
-                                        for number, each in enumerate(SYSTEMS)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(each, id=str(each), marks=[pytest.mark.full] if number else [])
+        for number, each in enumerate(SYSTEMS)
+    ],
+)
 def system(request, memory):
     reason = enterprise.missing()
     if reason:
@@ -73,7 +80,11 @@ def dnf(host, system, what, number, *packages):
 
 def parts(system):
     """The packages of a kernel that it is removed by."""
-    return ("kernel-core", "kernel-modules", "kernel-modules-core") if system.el >= 9 else ("kernel-core", "kernel-modules")
+    return (
+        ("kernel-core", "kernel-modules", "kernel-modules-core")
+        if system.el >= 9
+        else ("kernel-core", "kernel-modules")
+    )
 
 
 def test_a_kernel_arrives(host, system, kernels):
@@ -83,7 +94,12 @@ def test_a_kernel_arrives(host, system, kernels):
     entry = next(each for each in host.menu().entries if each.release == kernels[1] and each.driver)
     assert "crashkernel=" in entry.options, "the last plugin's arguments are in ours"
     calls = (host.path / "var/log/calls").read_text().splitlines()
-    assert [line.split()[0] for line in calls] == ["weak-modules", "20-grub", "50-dracut", "92-crashkernel"], "the order of EL"
+    assert [line.split()[0] for line in calls] == [
+        "weak-modules",
+        "20-grub",
+        "50-dracut",
+        "92-crashkernel",
+    ], "the order of EL"
     host.settled()
 
 
@@ -121,8 +137,12 @@ def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kerne
     names = " ".join(rpms.name("kernel", image) for image in enterprise.kernels(system)[1:])
     said = host.ok("%s -y install %s" % (system.dnf, names))
     host.served(kernels[1])
-    assert host.loads(kernels[2]) is None and host.entry(kernels[2]) is None and host.variants(kernels[2]) == []
-    assert "incompatible" in said or system.dnf == "dnf5", "whoever looks on is told (dnf 5 keeps what scripts say in its log)"
+    assert (
+        host.loads(kernels[2]) is None and host.entry(kernels[2]) is None and host.variants(kernels[2]) == []
+    )
+    assert "incompatible" in said or system.dnf == "dnf5", (
+        "whoever looks on is told (dnf 5 keeps what scripts say in its log)"
+    )
     assert host.shipped(kernels[2]), "it boots as it would without us"
     host.settled()
 
@@ -133,7 +153,11 @@ def test_the_oldest_kernel_goes_as_there_are_too_many(host, system, kernels):
     dnf(host, system, "install", 2, "kernel")  # the first goes, before the third arrives
     host.served(kernels[1])
     assert host.entry(kernels[0]) is None and host.variants(kernels[0]) == []
-    left = [path for path in host.files() if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])]
+    left = [
+        path
+        for path in host.files()
+        if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])
+    ]
     assert left == [], "of the first nothing is left but the build that the second uses"
     host.settled()
 
@@ -142,7 +166,9 @@ def test_the_oldest_kernel_goes_as_there_are_too_many(host, system, kernels):
 def test_without_dnf(host, system, kernels):
     image = enterprise.kernels(system)[1]
     names = ["-".join((package, *rpms.version(image.release))) for package in (*parts(system), "kernel")]
-    host.ok("cd /%s; rpm -ivh %s" % (enterprise.chroot.SHARED, " ".join(name + ".x86_64.rpm" for name in names)))
+    host.ok(
+        "cd /%s; rpm -ivh %s" % (enterprise.chroot.SHARED, " ".join(name + ".x86_64.rpm" for name in names))
+    )
     host.served(kernels[1])
     host.ok("rpm -e " + " ".join(names))
     host.forgotten(kernels[1])
@@ -188,7 +214,9 @@ def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, syst
 
 
 @pytest.mark.full
-def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(host, system, kernels):
+def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(
+    host, system, kernels
+):
     host.follow(boot="once")
     dnf(host, system, "install", 1, "kernel")
     host.served(kernels[1])

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""docs/codes.md lists every reason code and every word for a state that the sources can give, and none that they cannot."""
+"""docs/codes.md lists every reason code and every word for a state that the sources can give, and none that
+they cannot.
+"""
+
 import ast
 import errno
 import functools
@@ -16,15 +19,27 @@ import pytest
 CHECKOUT = Path(os.path.realpath(__file__)).parents[2]
 PLUGINS = CHECKOUT / "plugins"
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
-# Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, a variable of the environment; and what is answered
+# Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, a variable of the
+# environment; and what is answered
 # as PATH_LOOP; keys of os-release.
-NO_CODES = {"X86_KERNEL_IBT", "CFI_CLANG", "ET_REL", "NO_PUBKEY", "KMODCTL_DEBUG", "ELOOP", "ID_LIKE",
-            "VERSION_ID"}
+NO_CODES = {
+    "X86_KERNEL_IBT",
+    "CFI_CLANG",
+    "ET_REL",
+    "NO_PUBKEY",
+    "KMODCTL_DEBUG",
+    "ELOOP",
+    "ID_LIKE",
+    "VERSION_ID",
+}
 
 
 @functools.lru_cache(maxsize=None)
 def parsed() -> Dict[str, ast.Module]:
-    return {path.relative_to(PLUGINS).as_posix(): ast.parse(path.read_text()) for path in sorted(PLUGINS.rglob("*.py"))}
+    return {
+        path.relative_to(PLUGINS).as_posix(): ast.parse(path.read_text())
+        for path in sorted(PLUGINS.rglob("*.py"))
+    }
 
 
 def trees(*beginnings: str) -> List[Tuple[str, ast.Module]]:
@@ -33,17 +48,29 @@ def trees(*beginnings: str) -> List[Tuple[str, ast.Module]]:
 
 
 def strings(node: ast.AST) -> Iterator[str]:
-    """The strings in it that can be an answer: not those that something is compared with or looked up by, nor the kernel's options."""
+    """The strings in it that can be an answer: not those that something is compared with or looked up by, nor
+    the kernel's options.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
-    if isinstance(node, (ast.Compare, ast.Subscript)) or isinstance(node, ast.Call) and called(node) == "option":
+    if (
+        isinstance(node, (ast.Compare, ast.Subscript))
+        or isinstance(node, ast.Call)
+        and called(node) == "option"
+    ):
         return
     for child in ast.iter_child_nodes(node):
         yield from strings(child)
 
 
 def called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
+    return (
+        call.func.attr
+        if isinstance(call.func, ast.Attribute)
+        else call.func.id
+        if isinstance(call.func, ast.Name)
+        else ""
+    )
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
@@ -52,7 +79,7 @@ def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
 
 def given(call: ast.Call, name: str, position: int) -> List[ast.expr]:
     """What a call hands to a parameter, by its name or by its position."""
-    return [each.value for each in call.keywords if each.arg == name] + call.args[position:position + 1]
+    return [each.value for each in call.keywords if each.arg == name] + call.args[position : position + 1]
 
 
 def codes() -> Set[str]:
@@ -99,7 +126,10 @@ def test_every_error_has_a_code_that_is_written_out():
     for path, tree in trees():
         for call in calls(tree, "KmodError", "SystemFailed"):
             code = given(call, "code", 3)
-            assert code and isinstance(code[0], (ast.Constant, ast.Name, ast.Attribute)), "%s:%d" % (path, call.lineno)
+            assert code and isinstance(code[0], (ast.Constant, ast.Name, ast.Attribute)), "%s:%d" % (
+                path,
+                call.lineno,
+            )
 
 
 def of_states(*beginnings: str) -> Set[str]:
@@ -108,11 +138,19 @@ def of_states(*beginnings: str) -> Set[str]:
     for _path, tree in trees(*beginnings):
         for node in ast.walk(tree):
             if isinstance(node, ast.Dict):
-                values = [value for key, value in zip(node.keys, node.values) if isinstance(key, ast.Constant) and key.value in ("state", "status")]
+                values = [
+                    value
+                    for key, value in zip(node.keys, node.values)
+                    if isinstance(key, ast.Constant) and key.value in ("state", "status")
+                ]
             elif isinstance(node, ast.keyword):
                 values = [node.value] if node.arg in ("state", "status") else []
             elif isinstance(node, ast.Assign):
-                values = [node.value] if any(isinstance(each, ast.Name) and each.id == "state" for each in node.targets) else []
+                values = (
+                    [node.value]
+                    if any(isinstance(each, ast.Name) and each.id == "state" for each in node.targets)
+                    else []
+                )
             else:
                 continue
             found |= {word for value in values for word in strings(value)}
@@ -126,7 +164,9 @@ def returned(file: str, function: str) -> Set[str]:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             for each in ast.walk(node):
                 if isinstance(each, ast.Return) and each.value is not None:
-                    found |= set(strings(each.value.elts[0] if isinstance(each.value, ast.Tuple) else each.value))
+                    found |= set(
+                        strings(each.value.elts[0] if isinstance(each.value, ast.Tuple) else each.value)
+                    )
     return found
 
 
@@ -135,7 +175,11 @@ def constants(file: str, *names: str) -> Set[str]:
     found: Set[str] = set()
     for node in parsed()[file].body:
         if isinstance(node, ast.Assign):
-            pairs = zip(node.targets[0].elts, node.value.elts) if isinstance(node.targets[0], ast.Tuple) else [(node.targets[0], node.value)]
+            pairs = (
+                zip(node.targets[0].elts, node.value.elts)
+                if isinstance(node.targets[0], ast.Tuple)
+                else [(node.targets[0], node.value)]
+            )
             found |= {word for target, value in pairs if target.id in names for word in strings(value)}
     return found
 
@@ -143,8 +187,13 @@ def constants(file: str, *names: str) -> Set[str]:
 def of_trials() -> Set[str]:
     """The first argument of each Trial, and what it is ``shown`` to be."""
     values = [value for call in calls(parsed()[TRIALS], "Trial") for value in call.args[:1]]
-    values += [node.value for node in ast.walk(parsed()[TRIALS]) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "shown"]
-    return {word for value in values for word in strings(value)} - {"", "started"}  # is remembered, and told as "failed"
+    values += [
+        node.value
+        for node in ast.walk(parsed()[TRIALS])
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "shown"
+    ]
+    # is remembered, and told as "failed"
+    return {word for value in values for word in strings(value)} - {"", "started"}
 
 
 PLACE = "module_utils/place/"
@@ -157,7 +206,8 @@ def words() -> Dict[str, Set[str]]:
         "Verdicts": constants(VERDICT, "COMPATIBLE", "INCOMPATIBLE", "UNKNOWN"),
         "Effects": constants(VERDICT, "REFUSE", "TAINT", "DOUBT", "NOTE"),
         "Modules that are loaded": returned(LOADED, "state") | constants(LOADED, "BETWEEN"),
-        "Variants of the initramfs": of_states(PLACE + "initramfs/") | returned(PLACE + "initramfs/existing.py", "state"),
+        "Variants of the initramfs": of_states(PLACE + "initramfs/")
+        | returned(PLACE + "initramfs/existing.py", "state"),
         "Boot entries": of_states(PLACE + "boot/", PLACE + "possible.py") - {"none"},  # of a trial
         "Trials": of_trials(),
         "The running system": returned(TRIALS, "_verdict") | {"none"},

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Compressed files are told by their magic, read whole or not at all, and never beyond the cap."""
+
 import bz2
 import gzip
 import lzma
@@ -71,7 +72,7 @@ def test_a_bomb_stops_at_the_cap(kind):
 def test_damage_is_an_error_or_harmless_never_another_exception(kind):
     packed = bytearray(KINDS[kind](DATA))
     for position in random.Random(2).sample(range(6, len(packed)), 50):
-        damaged = bytes(packed[:position]) + bytes([packed[position] ^ 0xff]) + bytes(packed[position + 1:])
+        damaged = bytes(packed[:position]) + bytes([packed[position] ^ 0xFF]) + bytes(packed[position + 1 :])
         try:
             decompress(damaged, "file", limit=16 << 20)
         except KmodError as error:
@@ -94,13 +95,17 @@ def test_anything_else_behind_a_stream_is_an_error():
 def test_a_decoder_takes_input_in_pieces_and_says_where_the_stream_ended(kind, step):
     packed = KINDS[kind](DATA) + bytes(8) + b"070701"
     decoder = Decoder(kind, "file")
-    out = b"".join(piece for start in range(0, len(packed), step) for piece in decoder.feed(packed[start:start + step]))
+    out = b"".join(
+        piece for start in range(0, len(packed), step) for piece in decoder.feed(packed[start : start + step])
+    )
     decoder.finish()
     assert out == DATA and decoder.eof and decoder.unused == bytes(8) + b"070701"
 
 
 def test_a_decoder_gives_small_pieces():
-    assert max(len(piece) for piece in Decoder("gzip", "file").feed(gzip.compress(bytes(64 << 20)))) <= 1 << 20
+    assert (
+        max(len(piece) for piece in Decoder("gzip", "file").feed(gzip.compress(bytes(64 << 20)))) <= 1 << 20
+    )
 
 
 def test_what_cannot_be_read_here_says_what_to_install(monkeypatch):

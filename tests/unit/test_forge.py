@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Tests and the demo import one another in one way, which is how they share the makers of their inputs."""
+
 import ast
 
 import pytest
@@ -24,13 +25,22 @@ def trees():
 
 def changes_the_path(node):
     """Whether it is sys.path[…] = …, sys.path = … or sys.path.insert(…)."""
-    targets = node.targets if isinstance(node, ast.Assign) else [node.func.value] if isinstance(node, ast.Call) and isinstance(
-        node.func, ast.Attribute) and node.func.attr in ("insert", "append", "extend") else []
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.func.value]
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("insert", "append", "extend")
+        else []
+    )
     return any(ast.unparse(target).split("[")[0] == "sys.path" for target in targets)
 
 
 def test_one_file_changes_the_path(trees):
-    assert names(path for path, tree in trees.items() if any(map(changes_the_path, ast.walk(tree)))) == ["tests/__init__.py"]
+    assert names(path for path, tree in trees.items() if any(map(changes_the_path, ast.walk(tree)))) == [
+        "tests/__init__.py"
+    ]
 
 
 def test_what_is_shared_is_imported_by_its_whole_name(trees):

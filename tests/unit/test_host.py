@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A Host keeps every path inside its root, reads nothing that could block, and writes whole files or none."""
+
 import errno
 import os
 import stat

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The rules of the house: imports run one way, files stay short, and each says under which licence it is."""
+
 import ast
 import functools
 import os
@@ -20,7 +21,8 @@ LONGEST = 500
 
 LOOK = "errors host lock compression"  # the ground of what only looks
 GROUND = LOOK + " plan"
-# What each part of module_utils may import, itself apart. A file goes by the longest name here that is its own or a directory above it.
+# What each part of module_utils may import, itself apart. A file goes by the longest name here that is its
+# own or a directory above it.
 MAY_IMPORT: Dict[str, str] = {
     "errors": "",
     "compression": "errors",
@@ -33,8 +35,10 @@ MAY_IMPORT: Dict[str, str] = {
     "read": LOOK,
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
-    "place/boot": GROUND + " read place/texts place/depmod place/loaded",  # the shipped entry says which image is the shipped one,
-    "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",  # so variants ask entries, and not the other way round
+    # the shipped entry says which image is the shipped one,
+    "place/boot": GROUND + " read place/texts place/depmod place/loaded",
+    # so variants ask entries, and not the other way round
+    "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",
     "make": GROUND + " read judge",  # from source to .ko
     "commands": GROUND + " turns read judge make place",
     "arguments": "errors",
@@ -43,29 +47,35 @@ MAY_IMPORT: Dict[str, str] = {
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {
-    "read/elf": ("ansible.module_utils.elftools.elf.structs", "elftools.elf.structs"),  # docs/design.md says how it gets to the hosts
+    # docs/design.md says how it gets to the hosts
+    "read/elf": ("ansible.module_utils.elftools.elf.structs", "elftools.elf.structs"),
     "compression": ("compression",),  # the standard library's from Python 3.14 on
 }
 
 
 @functools.lru_cache(maxsize=None)
 def imported(source: str) -> Tuple[str, ...]:
-    """The modules that a file imports, at its top or anywhere in it: ``module_utils/read/ko`` for ours, dotted names for others'."""
+    """The modules that a file imports, at its top or anywhere in it: ``module_utils/read/ko`` for ours,
+    dotted names for others'.
+    """
     package = source.split("/")[:-1]
     names: List[str] = []
     for node in ast.walk(ast.parse((PLUGINS / (source + ".py")).read_text())):
         if isinstance(node, ast.Import):
             names += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = COLLECTION + ".".join(package[:len(package) - node.level + 1]) if node.level else ""
+            base = COLLECTION + ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, (base, node.module)))
             # ``from .boot import entry`` means a file, ``from .menu import Entry`` a thing in one
-            names += [module + "." + each.name if _ours(module + "." + each.name) in SOURCES else module for each in node.names]
+            names += [
+                module + "." + each.name if _ours(module + "." + each.name) in SOURCES else module
+                for each in node.names
+            ]
     return tuple(_ours(name) for name in names)
 
 
 def _ours(name: str) -> str:
-    return name[len(COLLECTION):].replace(".", "/") if name.startswith(COLLECTION) else name
+    return name[len(COLLECTION) :].replace(".", "/") if name.startswith(COLLECTION) else name
 
 
 def within(source: str, part: str) -> bool:
@@ -73,7 +83,7 @@ def within(source: str, part: str) -> bool:
 
 
 def core() -> List[str]:
-    return [source[len("module_utils/"):] for source in SOURCES if source.startswith("module_utils/")]
+    return [source[len("module_utils/") :] for source in SOURCES if source.startswith("module_utils/")]
 
 
 def row(source: str) -> str:
@@ -84,21 +94,32 @@ def row(source: str) -> str:
 @pytest.mark.parametrize("source", core())
 def test_imports_of_the_core_run_one_way(source):
     allowed = [row(source), *MAY_IMPORT[row(source)].split()]
-    ours = [each[len("module_utils/"):] for each in imported("module_utils/" + source) if each.startswith("module_utils/")]
+    ours = [
+        each[len("module_utils/") :]
+        for each in imported("module_utils/" + source)
+        if each.startswith("module_utils/")
+    ]
     assert [each for each in ours if not any(within(each, part) for part in allowed)] == []
 
 
 @pytest.mark.parametrize("source", core())
 def test_the_core_imports_nothing_but_the_standard_library(source):
     known = FROM_OUTSIDE.get(source, ())
-    assert [each for each in imported("module_utils/" + source) if not each.startswith("module_utils/")
-            and each.split(".")[0] not in sys.stdlib_module_names and each not in known] == []
+    assert [
+        each
+        for each in imported("module_utils/" + source)
+        if not each.startswith("module_utils/")
+        and each.split(".")[0] not in sys.stdlib_module_names
+        and each not in known
+    ] == []
 
 
 def test_modules_import_the_core_and_nothing_of_the_controllers_half():
     for source in SOURCES:
         if source.startswith("modules/"):
-            assert {each.split("/")[0] for each in imported(source) if "/" in each} == {"module_utils"}, source
+            assert {each.split("/")[0] for each in imported(source) if "/" in each} == {"module_utils"}, (
+                source
+            )
 
 
 def test_no_file_imports_itself_by_way_of_others():
@@ -110,7 +131,7 @@ def circles() -> Iterator[str]:
 
     def follow(source: str, way: Tuple[str, ...]) -> Iterator[str]:
         if source in way:
-            yield " -> ".join((*way[way.index(source):], source))
+            yield " -> ".join((*way[way.index(source) :], source))
         elif source not in done:
             for each in imported(source) if source in SOURCES else ():
                 yield from follow(each, (*way, source))
@@ -126,7 +147,15 @@ def test_no_file_of_the_plugins_is_too_long_to_be_read():
 
 
 def test_every_python_file_says_its_licence():
-    files = [path for top in ("plugins", "tests", "demo", "tools", "extensions") for path in (CHECKOUT / top).rglob("*.py")
-             if "output" not in path.parts]  # of ansible-test
+    files = [
+        path
+        for top in ("plugins", "tests", "demo", "tools", "extensions")
+        for path in (CHECKOUT / top).rglob("*.py")
+        if "output" not in path.parts
+    ]  # of ansible-test
     assert len(files) > 100
-    assert [str(path) for path in files if "SPDX-License-Identifier: GPL-3.0-or-later\n" not in path.read_text()[:400]] == []
+    assert [
+        str(path)
+        for path in files
+        if "SPDX-License-Identifier: GPL-3.0-or-later\n" not in path.read_text()[:400]
+    ] == []

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One run at a time changes a host, nobody else can keep it from that, and what a killed run leaves is cleared away."""
+"""One run at a time changes a host, nobody else can keep it from that, and what a killed run leaves is
+cleared away.
+"""
+
 import fcntl
 import os
 import signal
@@ -17,13 +20,15 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Link, Plan
 
-HEAD = ("import os, signal, sys, time\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with: nohup\n"
-        "from ansible_collections.outoftree.kmod.plugins.module_utils import lock, task\n"
-        "from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host\n"
-        "from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Plan\n"
-        "def say(): print('there', flush=True); return b'x'\n"
-        "host = Host(sys.argv[1])\n")
+HEAD = (
+    "import os, signal, sys, time\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with: nohup\n"
+    "from ansible_collections.outoftree.kmod.plugins.module_utils import lock, task\n"
+    "from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host\n"
+    "from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Plan\n"
+    "def say(): print('there', flush=True); return b'x'\n"
+    "host = Host(sys.argv[1])\n"
+)
 
 
 @pytest.fixture
@@ -35,8 +40,12 @@ def host(tmp_path):
 
 def start(program, host):
     """Another process that has got as far as saying so."""
-    other = subprocess.Popen([sys.executable, "-c", HEAD + program, host.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    other = subprocess.Popen(
+        [sys.executable, "-c", HEAD + program, host.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+    )
     assert other.stdout.readline() == b"there\n"
     return other
 
@@ -53,16 +62,23 @@ def link(target):
         plan = Plan(host)
         plan.put("/boot/link", Link(target))
         return plan, {}
+
     return work
 
 
 def everything(host):
-    return sorted(os.path.join(directory, name) for directory, names, files in os.walk(host.root) for name in names + files)
+    return sorted(
+        os.path.join(directory, name)
+        for directory, names, files in os.walk(host.root)
+        for name in names + files
+    )
 
 
 def test_a_second_run_waits_and_then_says_who_is_at_work_and_since_when(host):
     other = start("with lock.held(host): say(); sys.stdin.read()", host)
-    with pytest.raises(KmodError, match=r"process %d .* for \d+ s, since \d\d:\d\d:\d\d" % other.pid) as caught:
+    with pytest.raises(
+        KmodError, match=r"process %d .* for \d+ s, since \d\d:\d\d:\d\d" % other.pid
+    ) as caught:
         lock.glance(host, wait=0.3)
     assert caught.value.code == "LOCKED"
     with pytest.raises(KmodError), lock.held(host, wait=0.3):
@@ -83,7 +99,9 @@ def test_nothing_is_written_where_there_is_nothing_to_do_or_only_a_look(host):
 
 def test_the_lock_is_gone_when_all_is_done(host):
     assert task.carry_out(host.root, False, link("x")).changed
-    assert everything(host) == sorted([host.root + "/boot", host.root + "/boot/link", host.root + "/lib", host.root + "/lib/modules"])
+    assert everything(host) == sorted(
+        [host.root + "/boot", host.root + "/boot/link", host.root + "/lib", host.root + "/lib/modules"]
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
@@ -91,7 +109,9 @@ def test_no_other_user_can_take_the_lock(host):
     os.chmod(os.path.dirname(host.root), 0o755)
     with lock.held(host):
         program = "import fcntl, os, sys\nos.setuid(65534)\nfcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)"
-        done = subprocess.run([sys.executable, "-c", program, host.real(lock.path(host))], stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", program, host.real(lock.path(host))], stderr=subprocess.PIPE, check=False
+        )
     assert b"Permission denied" in done.stderr
 
 
@@ -110,7 +130,8 @@ task.carry_out(host.root, False, work)"""
     other = start(program, host)
     end(other)
     assert host.listdir("/boot") == [".image.1.kmod-new"] and host.exists(lock.path(host))
-    os.unlink(host.root + "/lib/modules/6.1.0-1/extra/new/file")  # as if it had been killed when the directory was just made
+    # as if it had been killed when the directory was just made
+    os.unlink(host.root + "/lib/modules/6.1.0-1/extra/new/file")
     task.carry_out(host.root, False, lambda host: (Plan(host), {}))
     assert everything(host) == sorted(host.root + path for path in ("/boot", "/lib", "/lib/modules"))
 
@@ -128,13 +149,23 @@ def test_a_lock_that_came_with_a_tree_names_nothing_else(host):
         host.mkdir(directory)
     host.replace("/boot/keep", b"")
     with open(host.real(lock.path(host)), "w") as file:
-        file.write('{"beside": ["/boot", 3, "/none", "/boot/../.."], "directories": ["/var/empty", "/boot/grub", "/lib/modules/../../var/empty"]}')
+        file.write(
+            '{"beside": ["/boot", 3, "/none", "/boot/../.."], "directories": ["/var/empty", "/boot/grub", "/lib/modules/../../var/empty"]}'
+        )
     task.carry_out(host.root, False, lambda host: (Plan(host), {}))
-    assert host.is_dir("/var/empty") and host.is_dir("/boot/grub") and host.exists("/boot/keep") and not host.exists(lock.path(host))
+    assert (
+        host.is_dir("/var/empty")
+        and host.is_dir("/boot/grub")
+        and host.exists("/boot/keep")
+        and not host.exists(lock.path(host))
+    )
 
 
 def test_a_tool_that_outlives_its_killed_run_keeps_the_lock(host):
-    other = start("with lock.held(host):\n host.run(['sh', '-c', 'echo $$ > %s/pid; sleep 60' % sys.argv[1]]) if say() else 0", host)
+    other = start(
+        "with lock.held(host):\n host.run(['sh', '-c', 'echo $$ > %s/pid; sleep 60' % sys.argv[1]]) if say() else 0",
+        host,
+    )
     while not (host.is_file("/pid") and host.read("/pid")):
         pass
     end(other)
@@ -219,7 +250,9 @@ except Exception as error:
 def test_scratch_goes_with_its_run_and_that_of_a_killed_one_with_the_next(host):
     with lock.scratch() as mine:
         assert os.stat(mine).st_mode & 0o777 == 0o700
-        other = start("with lock.scratch() as theirs: print(theirs if say() else 0, flush=True); time.sleep(60)", host)
+        other = start(
+            "with lock.scratch() as theirs: print(theirs if say() else 0, flush=True); time.sleep(60)", host
+        )
         theirs = other.stdout.readline().decode().strip()
         lock.clear_scratch()
         assert os.path.isdir(theirs)
@@ -236,10 +269,20 @@ def test_what_only_looks_like_scratch_of_ours_stays():
         os.rmdir(each)
 
 
-@pytest.mark.parametrize("told", [
-    "[" * 100000, "[1]", '{"beside": ["/a\\u0000", "/\\ud800", "/%s"]}' % ("a" * 300), '{"directories": ["/lib/modules/a\\u0000"]}',
-    '{"directories": ["/lib/modules/\\ud800", "/lib/modules/%s"]}' % ("a" * 300), '{"beside": ["/loop/x"], "directories": ["/lib/modules/loop/x"]}',
-    '{"pid": Infinity, "since": Infinity, "command": 1}', '{"pid": 1, "since": 1e300, "command": ""}', '{"pid": 1, "since": -1e18, "command": ""}'])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[" * 100000,
+        "[1]",
+        '{"beside": ["/a\\u0000", "/\\ud800", "/%s"]}' % ("a" * 300),
+        '{"directories": ["/lib/modules/a\\u0000"]}',
+        '{"directories": ["/lib/modules/\\ud800", "/lib/modules/%s"]}' % ("a" * 300),
+        '{"beside": ["/loop/x"], "directories": ["/lib/modules/loop/x"]}',
+        '{"pid": Infinity, "since": Infinity, "command": 1}',
+        '{"pid": 1, "since": 1e300, "command": ""}',
+        '{"pid": 1, "since": -1e18, "command": ""}',
+    ],
+)
 def test_whatever_an_odd_lock_says_nobody_is_kept_out_by_that(host, told):
     os.symlink("loop", host.real("/loop"))
     os.symlink("loop", host.real("/lib/modules/loop"))
@@ -254,7 +297,15 @@ def test_whatever_an_odd_lock_says_nobody_is_kept_out_by_that(host, told):
     assert not host.exists(lock.path(host))
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("none", path), lambda path: os.symlink("/etc/passwd", path)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkdir,
+        os.mkfifo,
+        lambda path: os.symlink("none", path),
+        lambda path: os.symlink("/etc/passwd", path),
+    ],
+)
 def test_what_is_no_lock_is_named(host, make):
     make(host.real(lock.path(host), follow=False))
     with pytest.raises(KmodError) as caught:
@@ -281,7 +332,9 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("ignored,answer", [(False, b"INTERRUPTED\n"), (True, b"went on\n")])
-def test_a_request_to_end_is_taken_for_nothing_else_and_ignored_where_the_caller_has_it_so(host, ignored, answer):
+def test_a_request_to_end_is_taken_for_nothing_else_and_ignored_where_the_caller_has_it_so(
+    host, ignored, answer
+):
     other = start(SIGNALLED % ignored, host)
     other.send_signal(signal.SIGHUP)
     assert other.stdout.readline() == answer

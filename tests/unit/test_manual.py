@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The manual page names every command of kmodctl, and every file and unit that comes with it."""
+
 import argparse
 import shutil
 import subprocess
@@ -10,7 +11,12 @@ import subprocess
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, hook_texts, hooks, settings
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import (
+    bulletin,
+    hook_texts,
+    hooks,
+    settings,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.manual import MANUAL_PAGE
 
 PLAIN = MANUAL_PAGE.replace("\\-", "-")
@@ -33,13 +39,20 @@ def test_options_of_the_commands_that_only_hooks_use_are_in_it():
                 assert option in PLAIN or option in ("-h",), option
 
 
-@pytest.mark.parametrize("what", [settings.PATH, hook_texts.HOOK, bulletin.PENDING, bulletin.FACT, *hooks.UNIT_FILES])
+@pytest.mark.parametrize(
+    "what", [settings.PATH, hook_texts.HOOK, bulletin.PENDING, bulletin.FACT, *hooks.UNIT_FILES]
+)
 def test_every_file_and_unit_is_in_it(what):
     assert what in PLAIN
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="no man on this machine")
 def test_it_is_read_without_a_warning():
-    done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", "-"], input=MANUAL_PAGE.encode(), stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", "-"],
+        input=MANUAL_PAGE.encode(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
     assert done.stderr == b""

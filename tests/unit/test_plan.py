@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A Plan shows what it would do, does it in order, and takes it back when a step fails."""
+
 import os
 import stat
 
@@ -10,7 +11,14 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Change, Content, Directory, File, Link, Plan
+from ansible_collections.outoftree.kmod.plugins.module_utils.plan import (
+    Change,
+    Content,
+    Directory,
+    File,
+    Link,
+    Plan,
+)
 
 
 @pytest.fixture
@@ -26,7 +34,13 @@ def tree(host):
         for name in names + files:
             path = os.path.join(directory, name)
             mode = os.lstat(path).st_mode
-            held = os.readlink(path) if stat.S_ISLNK(mode) else b"" if stat.S_ISDIR(mode) else host.read(host.inside(path))
+            held = (
+                os.readlink(path)
+                if stat.S_ISLNK(mode)
+                else b""
+                if stat.S_ISDIR(mode)
+                else host.read(host.inside(path))
+            )
             seen[os.path.relpath(path, host.root)] = (mode, held)
     return seen
 
@@ -41,7 +55,12 @@ def test_planning_writes_nothing_and_applying_does_what_was_shown(host):
     assert plan.put("/boot/link", Link("target"))
     assert tree(host) == {"boot": (stat.S_IFDIR | 0o755, b"")}
     assert plan.paths() == ["/etc", "/etc/depmod.d", "/etc/depmod.d/a.conf", "/boot/link"]
-    assert plan.diff()[2] == {"before_header": "/etc/depmod.d/a.conf", "after_header": "/etc/depmod.d/a.conf", "before": "", "after": "override x\n"}
+    assert plan.diff()[2] == {
+        "before_header": "/etc/depmod.d/a.conf",
+        "after_header": "/etc/depmod.d/a.conf",
+        "before": "",
+        "after": "override x\n",
+    }
     plan.apply()
     assert host.read("/etc/depmod.d/a.conf") == b"override x\n" and host.readlink("/boot/link") == "target"
 
@@ -143,7 +162,12 @@ def test_a_command_is_taken_back_by_its_inverse_once_the_files_are_as_they_were(
     plan = Plan(host)
     plan.put("/boot/one", text(b"1"))
     plan.run("/x", ["true"], lambda host: told.append(host.listdir("/boot")))
-    plan.run("/y", ["true"], lambda host: told.append("first"), lambda host: "nothing has happened" if fails else None)
+    plan.run(
+        "/y",
+        ["true"],
+        lambda host: told.append("first"),
+        lambda host: "nothing has happened" if fails else None,
+    )
     if fails:
         with pytest.raises(KmodError, match="said that all is well, but nothing has happened"):
             plan.apply()
@@ -196,14 +220,20 @@ def test_a_file_that_someone_changes_after_it_was_planned_is_left_to_them(host):
     host.replace("/boot/file", b"theirs")
     with pytest.raises(KmodError) as caught:
         plan.apply()
-    assert caught.value.code == "FILE_CHANGED" and host.read("/boot/file") == b"theirs" and host.listdir("/boot") == ["file"]
+    assert (
+        caught.value.code == "FILE_CHANGED"
+        and host.read("/boot/file") == b"theirs"
+        and host.listdir("/boot") == ["file"]
+    )
 
 
 def test_what_cannot_be_put_back_is_named(host, monkeypatch):
     plan = Plan(host)
     plan.put("/boot/one", text(b"1"))
     plan.run("/x", ["false"])
-    monkeypatch.setattr(Host, "remove", lambda self, path: (_unused for _unused in ()).throw(KmodError(path, "no")))
+    monkeypatch.setattr(
+        Host, "remove", lambda self, path: (_unused for _unused in ()).throw(KmodError(path, "no"))
+    )
     with pytest.raises(KmodError, match="could not be taken back: /boot/one: no"):
         plan.apply()
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Around every module: plan, then apply unless in check mode, and one clear message on failure."""
+
 import functools
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -43,7 +44,9 @@ class Answer(NamedTuple):
 
 def command(work, looks=False):
     """A command as those in commands/ are."""
-    return SimpleNamespace(run=work, Options=SimpleNamespace(from_params=lambda params: params["root"]), LOOKS=looks)
+    return SimpleNamespace(
+        run=work, Options=SimpleNamespace(from_params=lambda params: params["root"]), LOOKS=looks
+    )
 
 
 def run(module, work, looks=False):
@@ -105,7 +108,11 @@ def test_a_failure_is_one_message_with_a_code(tmp_path):
     def refuse(host, options):
         raise KmodError("/boot/x", "is damaged", "Copy it again", "COMP_CORRUPT")
 
-    assert run(Module(tmp_path), refuse) == {"msg": "/boot/x: is damaged. Copy it again", "code": "COMP_CORRUPT", "failed": True}
+    assert run(Module(tmp_path), refuse) == {
+        "msg": "/boot/x: is damaged. Copy it again",
+        "code": "COMP_CORRUPT",
+        "failed": True,
+    }
 
 
 def test_a_root_that_is_not_there_is_a_failure(tmp_path):
@@ -125,7 +132,12 @@ def test_bytes_that_are_no_text_arrive_as_escapes(tmp_path):
     told = {"msg": odd, "left": [{odd: (odd,)}], "size": 3, "build": None}
     answer = run(Module(tmp_path), lambda host, options: (Plan(host), Answer(told)))
     shown = "options d\\udce9bug"
-    assert (answer["msg"], answer["left"], answer["size"], answer["build"]) == (shown, [{shown: [shown]}], 3, None)
+    assert (answer["msg"], answer["left"], answer["size"], answer["build"]) == (
+        shown,
+        [{shown: [shown]}],
+        3,
+        None,
+    )
     for failed in (False, True):
         answer = run(Module(tmp_path), lambda host, options: (Plan(host), Answer(odd, failed)), looks=True)  # noqa: B023
         assert answer["msg"] == shown

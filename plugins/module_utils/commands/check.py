@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Say which kernels would load a driver's modules, and why not."""
+
 import contextlib
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -24,7 +25,9 @@ ALL = ("all",)
 
 
 class Options(NamedTuple):
-    """Those of the module kmod_compat, which says what they mean; the modules come from ``path``, and are ``described`` besides."""
+    """Those of the module kmod_compat, which says what they mean; the modules come from ``path``, and are
+    ``described`` besides.
+    """
 
     path: Tuple[str, ...] = ()
     described: Tuple[KernelModule, ...] = ()
@@ -32,9 +35,11 @@ class Options(NamedTuple):
     require: str = "all"
     each: bool = False
     structs: bool = False
-    as_given: bool = False  # all are one build, for whichever releases they were made; also what is no module is judged
+    # all are one build, for whichever releases they were made; also what is no module is judged
+    as_given: bool = False
     boots: bool = True  # also find out which kernels boots are expected to start
-    exports: Optional[SourcedExports] = None  # those of the one kernel that is meant, which need not be installed then
+    # those of the one kernel that is meant, which need not be installed then
+    exports: Optional[SourcedExports] = None
     kernel: Tuple[KernelSource, ...] = ()  # instead of those that are installed
     whence: Optional[str] = None  # the root that ``kernel`` lies in, where it is not the one that is meant
 
@@ -52,7 +57,9 @@ class Options(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """``compatible`` are the kernels that take every module, all releases oldest first; ``checks`` go by module and kernel."""
+    """``compatible`` are the kernels that take every module, all releases oldest first; ``checks`` go by
+    module and kernel.
+    """
 
     msg: str
     compatible: Tuple[str, ...]
@@ -75,16 +82,27 @@ Judged = Tuple[Tuple[Verdict, ...], ...]  # on each build of a driver
 
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
-    """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of reading and grouping them; BAD_OPTION."""
+    """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of
+    reading and grouping them; BAD_OPTION.
+    """
     modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
     if not modules:
-        raise KmodError("path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES")
+        raise KmodError(
+            "path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES"
+        )
     with contextlib.ExitStack() as stack:
         chosen, booting = _kernels(host, options, stack)
         return Plan(host), _answer(host, options, modules, chosen, booting=booting)
 
 
-def _answer(host: Host, options: Options, modules: List[KernelModule], chosen: List[Kernel], *, booting: Tuple[str, ...]) -> Answer:
+def _answer(
+    host: Host,
+    options: Options,
+    modules: List[KernelModule],
+    chosen: List[Kernel],
+    *,
+    booting: Tuple[str, ...],
+) -> Answer:
     drivers = _drivers(modules, options)
     releases = tuple(kernel.release for kernel in chosen)
     judged: Dict[str, List[Judged]] = {}
@@ -92,16 +110,37 @@ def _answer(host: Host, options: Options, modules: List[KernelModule], chosen: L
         kernel = chosen.pop(0)  # and let go of, since a kernel's exports take some 10 MiB
         judged[kernel.release] = [_judged(host, kernel, driver, options) for driver in drivers]
     takers = tuple(release for release, answers in judged.items() if all(map(_takes, answers)))
-    met = {"all": len(takers) == len(releases), "any": bool(takers), "booting": set(booting) <= set(takers), "none": True}
-    return Answer(_message(modules, judged, takers), takers, booting, releases, _sorted(judged), failed=not met[options.require])
+    met = {
+        "all": len(takers) == len(releases),
+        "any": bool(takers),
+        "booting": set(booting) <= set(takers),
+        "none": True,
+    }
+    return Answer(
+        _message(modules, judged, takers),
+        takers,
+        booting,
+        releases,
+        _sorted(judged),
+        failed=not met[options.require],
+    )
 
 
-def _kernels(host: Host, options: Options, stack: contextlib.ExitStack) -> Tuple[List[Kernel], Tuple[str, ...]]:
+def _kernels(
+    host: Host, options: Options, stack: contextlib.ExitStack
+) -> Tuple[List[Kernel], Tuple[str, ...]]:
     """The kernels to judge against, and those of all that are installed that boots are expected to start."""
     if options.kernel:
         if options.require == "booting":
-            raise KmodError("require: booting", "is asked of kernels that are not installed", "Use all, any or none with kernel", "BAD_OPTION")
-        found = stack.enter_context(kernel_package.opened(host, options.kernel, Host(options.whence) if options.whence else None))
+            raise KmodError(
+                "require: booting",
+                "is asked of kernels that are not installed",
+                "Use all, any or none with kernel",
+                "BAD_OPTION",
+            )
+        found = stack.enter_context(
+            kernel_package.opened(host, options.kernel, Host(options.whence) if options.whence else None)
+        )
         return matching(found, options.kernels), ()
     if options.exports:
         return [_kernel_of(host, options.exports, options.kernels)], ()
@@ -118,7 +157,12 @@ def _kernel_of(host: Host, exports: SourcedExports, named: Sequence[str]) -> Ker
     """The kernel that exports are those of, by name or as the only one that is installed."""
     releases = [kernel.release for kernel in kernels.installed(host)] if named == ALL else named
     if len(releases) != 1:
-        raise KmodError(exports.origin or "", "is the symvers of one kernel", "Say of which: --kernel REL", "SYMVERS_OF_WHICH")
+        raise KmodError(
+            exports.origin or "",
+            "is the symvers of one kernel",
+            "Say of which: --kernel REL",
+            "SYMVERS_OF_WHICH",
+        )
     directory = next((place for place in MODULES if host.is_dir("%s/%s" % (place, releases[0]))), MODULES[0])
     return Kernel(host, releases[0], "%s/%s" % (directory, releases[0]), given=exports)
 
@@ -132,10 +176,22 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
 
 def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], options: Options) -> Judged:
     if not isinstance(kernel, UninstalledKernel):
-        return tuple(explained(judge(kernel, build.modules, structs=options.structs), build, driver) for build in driver)
-    now = runtime.facts(Kernel(host, kernel.release, kernel.modules_dir))  # what the command line and the firmware say holds for it, too
-    return tuple(tuple(exactness.seen(kernel, module, verdict) for module, verdict in zip(build.modules, explained(
-        judge(kernel, build.modules, now, structs=options.structs), build, driver))) for build in driver)
+        return tuple(
+            explained(judge(kernel, build.modules, structs=options.structs), build, driver)
+            for build in driver
+        )
+    # what the command line and the firmware say holds for it, too
+    now = runtime.facts(Kernel(host, kernel.release, kernel.modules_dir))
+    return tuple(
+        tuple(
+            exactness.seen(kernel, module, verdict)
+            for module, verdict in zip(
+                build.modules,
+                explained(judge(kernel, build.modules, now, structs=options.structs), build, driver),
+            )
+        )
+        for build in driver
+    )
 
 
 def _takes(answer: Judged) -> bool:
@@ -151,8 +207,12 @@ def _sorted(judged: Mapping[str, Sequence[Judged]]) -> Tuple[Verdict, ...]:
     return tuple(sorted(found, key=lambda verdict: verdict.module))
 
 
-def _message(modules: Sequence[KernelModule], judged: Mapping[str, Sequence[Judged]], takers: Sequence[str]) -> str:
-    """One line: ``3w-9xxx: 1 of 4 kernels; 6.1.0-54: 1 symbol differs (scsi_host_alloc)``, with what is nearest to fitting for each kernel."""
+def _message(
+    modules: Sequence[KernelModule], judged: Mapping[str, Sequence[Judged]], takers: Sequence[str]
+) -> str:
+    """One line: ``3w-9xxx: 1 of 4 kernels; 6.1.0-54: 1 symbol differs (scsi_host_alloc)``, with what is
+    nearest to fitting for each kernel.
+    """
     names = sorted({module.name for module in modules})
     more = " and %d more" % (len(names) - 3) if len(names) > 3 else ""
     line = "%s: %d of %d kernels" % (", ".join(names[:3]) + more, len(takers), len(judged))

@@ -4,10 +4,12 @@
 
 """What boots start on a host that follows new kernels. docs/follow.md has it as a table.
 
-A kernel that arrives by itself never makes anything unproven of ours the default. With ``boot: default`` its entry is tried once, and the
-default is the newest entry that has proved itself, until this one has. With ``keep_default`` a kernel that takes no build of a driver does
-not become the default: the newest that does stays it, by the entry that was proved, or else the shipped one.
+A kernel that arrives by itself never makes anything unproven of ours the default. With ``boot: default`` its
+entry is tried once, and the default is the newest entry that has proved itself, until this one has. With
+``keep_default`` a kernel that takes no build of a driver does not become the default: the newest that does
+stays it, by the entry that was proved, or else the shipped one.
 """
+
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
@@ -32,17 +34,36 @@ class Decided(NamedTuple):
     undecided: bool = False  # whether a trial goes on right now
 
 
-def options(driver: str, followed: Followed, boot: str = "none", kernels: Sequence[str] = ()) -> entry.Options:
+def options(
+    driver: str, followed: Followed, boot: str = "none", kernels: Sequence[str] = ()
+) -> entry.Options:
     fallback = None if followed.fallback_args == "auto" else followed.fallback_args
-    return entry.Options(driver, kernels=tuple(kernels), boot=boot, args=followed.args, fallback_args=fallback, loader=followed.loader,
-                         copy_of=followed.copy_of)
+    return entry.Options(
+        driver,
+        kernels=tuple(kernels),
+        boot=boot,
+        args=followed.args,
+        fallback_args=fallback,
+        loader=followed.loader,
+        copy_of=followed.copy_of,
+    )
 
 
-def settle(turns: Turns, drivers: Mapping[str, Followed], wanted: Mapping[str, Set[str]], served: Mapping[str, Set[str]]) -> Decided:
-    """Bring the default to what it is to be. ``wanted``, ``served``: the kernels that each driver is meant for, and those that use a build."""
+def settle(
+    turns: Turns,
+    drivers: Mapping[str, Followed],
+    wanted: Mapping[str, Set[str]],
+    served: Mapping[str, Set[str]],
+) -> Decided:
+    """Bring the default to what it is to be.
+
+    ``wanted``, ``served``: the kernels that each driver is meant for, and those that use a build.
+    """
     host = turns.host
     kind = next((followed.loader for followed in drivers.values() if followed.loader != "auto"), "auto")
-    touching = [name for name, followed in drivers.items() if followed.keep_default or followed.boot != "none"]
+    touching = [
+        name for name, followed in drivers.items() if followed.keep_default or followed.boot != "none"
+    ]
     if not touching and hold.read(host) is None:
         return Decided()
     try:
@@ -50,17 +71,26 @@ def settle(turns: Turns, drivers: Mapping[str, Followed], wanted: Mapping[str, S
         release = release_of(wish) if wish else None
         if release is None:
             return Decided(kept=_kept(host))
-        keepers = [name for name, followed in drivers.items() if followed.keep_default and release in wanted[name]]
+        keepers = [
+            name for name, followed in drivers.items() if followed.keep_default and release in wanted[name]
+        ]
         if any(release not in served[name] for name in keepers):
             return _keep(turns, drivers, keepers, served, release)
         if hold.read(host) is not None:
             turns.carry(lambda host: (hold.release(host), None))
     except KmodError as error:
         return _told(error)
-    tried = [_try(turns, name, drivers[name], release) for name in touching
-             if drivers[name].boot != "none" and release in served[name] & wanted[name]]
-    return Decided(None, tuple(text for each in tried for text in each.errors), tuple(text for each in tried for text in each.notes),
-                   any(each.undecided for each in tried))
+    tried = [
+        _try(turns, name, drivers[name], release)
+        for name in touching
+        if drivers[name].boot != "none" and release in served[name] & wanted[name]
+    ]
+    return Decided(
+        None,
+        tuple(text for each in tried for text in each.errors),
+        tuple(text for each in tried for text in each.notes),
+        any(each.undecided for each in tried),
+    )
 
 
 def _kept(host: Host) -> Optional[str]:
@@ -76,14 +106,27 @@ def _told(error: KmodError) -> Decided:
 
 # A kernel that takes no build
 
-def _keep(turns: Turns, drivers: Mapping[str, Followed], keepers: Sequence[str], served: Mapping[str, Set[str]], refused: str) -> Decided:
+
+def _keep(
+    turns: Turns,
+    drivers: Mapping[str, Followed],
+    keepers: Sequence[str],
+    served: Mapping[str, Set[str]],
+    refused: str,
+) -> Decided:
     """Have boots start the newest kernel that takes all drivers that ask for that."""
     good = set.intersection(*(served[name] for name in keepers))
     if not good:
-        return Decided(errors=("%s takes no build of every driver that asks for kmod_keep_default, and no other kernel does" % refused,))
+        return Decided(
+            errors=(
+                "%s takes no build of every driver that asks for kmod_keep_default, and no other kernel does"
+                % refused,
+            )
+        )
     release = max(good, key=version_key)
     now = hold.now(turns.host, drivers[keepers[0]].loader)
-    if now is not None and now.driver and release_of(now) == release:  # an entry of ours, which somebody or a trial has made that
+    # an entry of ours, which somebody or a trial has made that
+    if now is not None and now.driver and release_of(now) == release:
         return Decided(kept=release)
     for name in keepers:
         if drivers[name].boot == "default" and _proven(turns, name, drivers[name]) == release:
@@ -98,6 +141,7 @@ def _keep(turns: Turns, drivers: Mapping[str, Followed], keepers: Sequence[str],
 
 # A kernel that does
 
+
 def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided:
     """Have the next boot try the driver's entry for a kernel, or make what has proved itself the default."""
     if not (followed.initrd and followed.entry and turns.host.live) or turns.check:
@@ -111,13 +155,20 @@ def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided
         if followed.boot == "default" and proven is not None:
             writes = turns.writes
             _start(turns, driver, followed, "default", proven)
-            if turns.writes != writes:  # what was the default gets the arguments back by which it comes back by itself
+            # what was the default gets the arguments back by which it comes back by itself
+            if turns.writes != writes:
                 _start(turns, driver, followed, "none")
         failed = state == "failed"
-        undecided = failed and answer.running.booted == release and answer.running.verdict in ("idle", "unloaded")
-        note = "%s was tried on %s, and the host was not seen running the driver after that. It is not tried again until the driver or the image " \
+        undecided = (
+            failed and answer.running.booted == release and answer.running.verdict in ("idle", "unloaded")
+        )
+        note = (
+            "%s was tried on %s, and the host was not seen running the driver after that. It is not tried again until the driver or the image "
             "changes, or its entry is removed" % (driver, release)
-        return Decided(notes=(note,) if failed and not undecided else (), undecided=undecided or state == "idle")
+        )
+        return Decided(
+            notes=(note,) if failed and not undecided else (), undecided=undecided or state == "idle"
+        )
     except KmodError as error:
         return _told(error)
 

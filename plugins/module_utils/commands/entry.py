@@ -3,7 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 
-"""Boot entries that start kernels with a driver's variants: made, tried, made the default, removed, found possible."""
+"""Boot entries that start kernels with a driver's variants: made, tried, made the default, removed, found
+possible.
+"""
+
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ..host import Host
@@ -36,8 +39,14 @@ class Options(NamedTuple):
 
     @property
     def request(self) -> entry.Request:
-        return entry.Request(self.driver, args=self.args, fallback_args=self.fallback_args, boot=self.boot, copy_of=self.copy_of,
-                             loader=self.loader)
+        return entry.Request(
+            self.driver,
+            args=self.args,
+            fallback_args=self.fallback_args,
+            boot=self.boot,
+            copy_of=self.copy_of,
+            loader=self.loader,
+        )
 
 
 class Answer(NamedTuple):

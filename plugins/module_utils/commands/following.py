@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Whether a host follows new kernels with a driver: what the module kmod_follow does."""
+
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -22,7 +23,10 @@ TURNS = True  # ``run`` is handed Turns: what is installed first is what the res
 
 
 class Options(NamedTuple):
-    """Those of the module kmod_follow. ``kmodctl`` is where its archive lies on the host, ``sources`` the digest of what it is made of."""
+    """Those of the module kmod_follow.
+
+    ``kmodctl`` is where its archive lies on the host, ``sources`` the digest of what it is made of.
+    """
 
     driver: str
     state: str = "present"
@@ -33,8 +37,13 @@ class Options(NamedTuple):
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
         given: Dict[str, Any] = {name: params[name] for name in FIELDS if params[name] is not None}
-        return cls(params["driver"], params["state"], Followed(kernels=tuple(params["kernels"]), **given), params["kmodctl"],
-                   params["sources"] or "")
+        return cls(
+            params["driver"],
+            params["state"],
+            Followed(kernels=tuple(params["kernels"]), **given),
+            params["kmodctl"],
+            params["sources"] or "",
+        )
 
 
 class Answer(NamedTuple):
@@ -49,23 +58,40 @@ class Answer(NamedTuple):
 
     def as_dict(self) -> Dict[str, Any]:
         said = self.refreshed.bulletin if self.refreshed else bulletin.Bulletin()
-        lacking = [{"kernel": each.kernel, "boots": list(each.boots), "reason": each.reason} for each in said.lacking
-                   if each.driver == self.driver]
-        return {"driver": self.driver, "family": self.family, "following": list(self.following), "hooks": list(self.hooks),
-                "kept": said.kept, "lacking": lacking, "problems": list(said.problems), "need_kmodctl": self.need_kmodctl, "msg": self.msg}
+        lacking = [
+            {"kernel": each.kernel, "boots": list(each.boots), "reason": each.reason}
+            for each in said.lacking
+            if each.driver == self.driver
+        ]
+        return {
+            "driver": self.driver,
+            "family": self.family,
+            "following": list(self.following),
+            "hooks": list(self.hooks),
+            "kept": said.kept,
+            "lacking": lacking,
+            "problems": list(said.problems),
+            "need_kmodctl": self.need_kmodctl,
+            "msg": self.msg,
+        }
 
     @property
     def msg(self) -> str:
         if self.driver in self.following:
             return "The host follows new kernels with %s." % ", ".join(self.following)
         return "The host does not follow new kernels with %s%s." % (
-            self.driver, ", but with " + ", ".join(self.following) if self.following else "")
+            self.driver,
+            ", but with " + ", ".join(self.following) if self.following else "",
+        )
 
 
 def run(turns: Turns, options: Options) -> Answer:
-    """Have it follow or not. Where hooks had left something to do, or a build has arrived for a kernel that had none, that is done now.
+    """Have it follow or not.
 
-    Errors: DRIVER_NAME, IMAGE_MODE, TRANSACTIONAL, NO_HOOKS, SETTINGS_NEWER, KMODCTL_DAMAGED, those of applying a plan.
+    Where hooks had left something to do, or a build has arrived for a kernel that had none, that is done now.
+
+    Errors: DRIVER_NAME, IMAGE_MODE, TRANSACTIONAL, NO_HOOKS, SETTINGS_NEWER, KMODCTL_DAMAGED, those of
+    applying a plan.
     """
     names.check_driver(options.driver)
     return _absent(turns, options.driver) if options.state == "absent" else _present(turns, options)
@@ -76,8 +102,12 @@ def _present(turns: Turns, options: Options) -> Answer:
     image_mode.refuse(host)
     family = hooks.family(host)
     if not hooks.calls(host):
-        raise KmodError(host.root, "has neither hooks for kernels that this collection knows nor systemd, so nothing would call kmodctl",
-                        "Leave kmod_follow out, and have what installs kernels call kmodctl add-kernel", "NO_HOOKS")
+        raise KmodError(
+            host.root,
+            "has neither hooks for kernels that this collection knows nor systemd, so nothing would call kmodctl",
+            "Leave kmod_follow out, and have what installs kernels call kmodctl add-kernel",
+            "NO_HOOKS",
+        )
     interpreter = sys.executable or "/usr/bin/python3"
     has = hooks.has_kmodctl(host, options.sources, interpreter)
     if not has and options.kmodctl is None and not turns.check:
@@ -85,7 +115,14 @@ def _present(turns: Turns, options: Options) -> Answer:
     kmodctl = None if has else _kmodctl(options, interpreter)
 
     def plan(host: Host) -> Tuple[Plan, None]:
-        return hooks.present(host, options.driver, options.followed, interpreter=interpreter, sources=options.sources, kmodctl=kmodctl), None
+        return hooks.present(
+            host,
+            options.driver,
+            options.followed,
+            interpreter=interpreter,
+            sources=options.sources,
+            kmodctl=kmodctl,
+        ), None
 
     turns.carry(plan)
     there = _following(host) if not turns.check else tuple(sorted({*_following(host), options.driver}))
@@ -94,13 +131,17 @@ def _present(turns: Turns, options: Options) -> Answer:
 
 
 def _kmodctl(options: Options, interpreter: str) -> Content:
-    """The file that is to lie on the host; in check mode, in which nothing is sent, one that can only be shown."""
+    """The file that is to lie on the host; in check mode, in which nothing is sent, one that can only be
+    shown.
+    """
     if options.kmodctl is None:
         return Content(0, "", tuple, binary=True)
     here = Host("/")  # where Ansible transfers files to, whatever the root to work on
     sources = zipapp.unpacked(here.read(options.kmodctl), options.kmodctl)
     if zipapp.digest(sources) != options.sources:
-        raise KmodError(options.kmodctl, "is not the kmodctl that was sent", "Run the play again", "KMODCTL_DAMAGED")
+        raise KmodError(
+            options.kmodctl, "is not the kmodctl that was sent", "Run the play again", "KMODCTL_DAMAGED"
+        )
     return Content.of(zipapp.runnable(sources, interpreter))
 
 
@@ -123,6 +164,13 @@ def _following(host: Host) -> Tuple[str, ...]:
 
 
 def _unsettled(host: Host) -> bool:
-    """Whether hooks left something to do, or something was said of kernels that may be over now; or nothing was said yet."""
-    said: List[Any] = [bulletin.pending(host), bulletin.read(host) != bulletin.Bulletin(), hold.read(host), not host.is_file(bulletin.FACT)]
+    """Whether hooks left something to do, or something was said of kernels that may be over now; or nothing
+    was said yet.
+    """
+    said: List[Any] = [
+        bulletin.pending(host),
+        bulletin.read(host) != bulletin.Bulletin(),
+        hold.read(host),
+        not host.is_file(bulletin.FACT),
+    ]
     return any(said)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Give a driver's modules to the kernels that take them, or take them away."""
+
 import functools
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -25,8 +26,9 @@ ALL = ("all",)
 class Options(NamedTuple):
     """Those of the module kmod_link, which says what they mean.
 
-    The modules come from ``path``, or as ``described`` on the controller. Of the latter only those that the answer's ``need`` lists are wanted
-    as files: then the same call is made again with ``files``, which maps each of their paths on the controller to where it lies on the host now.
+    The modules come from ``path``, or as ``described`` on the controller. Of the latter only those that the
+    answer's ``need`` lists are wanted as files: then the same call is made again with ``files``, which maps
+    each of their paths on the controller to where it lies on the host now.
     """
 
     driver: str
@@ -89,7 +91,9 @@ class Answer(NamedTuple):
 
 
 def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Plan, Answer]:
-    """Have the driver present or absent. ``known`` are the installed kernels, where they were read before and nothing has changed since.
+    """Have the driver present or absent.
+
+    ``known`` are the installed kernels, where they were read before and nothing has changed since.
 
     Errors: BAD_OPTION, NO_KERNELS, and those of reading, judging and weak_links.
     """
@@ -98,28 +102,54 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
     installed = kernels.some(host, list(known) or store.installed(host))
     chosen = selection.matching(installed, options.kernels)
     tree = store.ModuleTree(host, Plan(host))
-    ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search  # what is replaced provides nothing
+    # what is replaced provides nothing
+    ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search
     judged = functools.partial(judge, without=ours)
     healing = (lambda tree, ours: heal.heal(tree, chosen, judge, skip=ours)) if options.heal else None
     given, contents = _given(host, options)
     gone = options.state == "absent"
     if gone:
-        outcome = weak_links.absent(tree, driver, version=options.version, release=options.build, installed=installed, judge=judged,
-                                    healing=healing)
+        outcome = weak_links.absent(
+            tree,
+            driver,
+            version=options.version,
+            release=options.build,
+            installed=installed,
+            judge=judged,
+            healing=healing,
+        )
     else:
-        outcome = weak_links.present(tree, driver, selection.builds(given), installed=installed, chosen=chosen, judge=judged, contents=contents,
-                                     healing=healing)
+        outcome = weak_links.present(
+            tree,
+            driver,
+            selection.builds(given),
+            installed=installed,
+            chosen=chosen,
+            judge=judged,
+            contents=contents,
+            healing=healing,
+        )
     unserved = [] if gone else notice.unserved(host, installed, outcome.kernels, outcome.after)
     others = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
     goes_on = running.goes_on_with_others(tree.plan, installed, outcome, contents, load=options.load)
     held_back_by = running.held_back_by(host, outcome.after) if goes_on else None
-    return tree.plan, Answer(outcome, tuple(unserved), tuple(others), held_back_by, reboot_needed=goes_on and held_back_by is None,
-                             waits=bool(outcome.need) and options.files is None)
+    return tree.plan, Answer(
+        outcome,
+        tuple(unserved),
+        tuple(others),
+        held_back_by,
+        reboot_needed=goes_on and held_back_by is None,
+        waits=bool(outcome.need) and options.files is None,
+    )
 
 
 def _refuse_idle(options: Options) -> None:
     """An option that says nothing with this state."""
-    idle = {"version": options.version, "build": options.build} if options.state == "present" else {"kernels": options.kernels != ALL}
+    idle = (
+        {"version": options.version, "build": options.build}
+        if options.state == "present"
+        else {"kernels": options.kernels != ALL}
+    )
     for name in sorted(name for name, given in idle.items() if given):
         raise KmodError(name, "cannot be used with state %s" % options.state, "Leave it out", "BAD_OPTION")
 

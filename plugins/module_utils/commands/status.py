@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Show the drivers that are on a host, and what each kernel, its images and the boot menu have of them."""
+
 import posixpath
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
@@ -50,15 +51,22 @@ class Answer(NamedTuple):
         """All of it as a text to read."""
         lines = [] if self.drivers else ["There is no driver in the store."]
         for driver in self.drivers:
-            lines += ["%s %s for %s: %s" % (driver.driver, build.version or "(no version)", build.build, _users(build)) for build in driver.builds]
+            lines += [
+                "%s %s for %s: %s"
+                % (driver.driver, build.version or "(no version)", build.build, _users(build))
+                for build in driver.builds
+            ]
         variants = {row.seen.path: row for row in self.variants}
         for kernel in self.kernels:
             lines += _kernel_lines(kernel, variants)
             lines += ["  " + _entry_line(entry) for entry in self.entries if entry.kernel == kernel.kernel]
         lines += map(_orphan_line, self.orphans)
         shown = {image.path for kernel in self.kernels for image in kernel.images}
-        lines += [row.error or "%s: the variant is %s" % (row.seen.path, row.seen.state) for row in self.variants
-                  if row.seen.path not in shown and row.seen.state != "gone"]
+        lines += [
+            row.error or "%s: the variant is %s" % (row.seen.path, row.seen.state)
+            for row in self.variants
+            if row.seen.path not in shown and row.seen.state != "gone"
+        ]
         return "\n".join(lines)
 
 
@@ -69,8 +77,12 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     elsewhere = {row.driver for row in entries}.union(*(row.seen.drivers for row in variants))
     for name in options.drivers:
         if name not in known | elsewhere:
-            raise KmodError(name, "there is no driver of this name on %s" % host.root,
-                            "On this host: " + (", ".join(sorted(known | elsewhere)) or "none"), "DRIVER_UNKNOWN")
+            raise KmodError(
+                name,
+                "there is no driver of this name on %s" % host.root,
+                "On this host: " + (", ".join(sorted(known | elsewhere)) or "none"),
+                "DRIVER_UNKNOWN",
+            )
     if options.drivers:
         variants = [row for row in variants if set(options.drivers) & set(row.seen.drivers)]
         entries = [row for row in entries if row.driver in options.drivers]
@@ -91,14 +103,23 @@ def _kernel_lines(row: SeenKernel, variants: Mapping[str, SeenVariant]) -> List[
     lines += ["  %s" % module.error for module in row.modules if module.error]
     for image in row.images:
         state = "; the variant is %s" % variants[image.path].seen.state if image.path in variants else ""
-        copies = ", ".join(copy.name + ("" if copy.current else " (another one)") for copy in image.copies) or "none of them"
+        copies = (
+            ", ".join(copy.name + ("" if copy.current else " (another one)") for copy in image.copies)
+            or "none of them"
+        )
         lines.append("  %s: %s%s" % (image.path, image.error or copies, state))
-    return lines + ["  %s leads nowhere (%s)" % (link.path, link.target) for link in row.links if link.dangling]
+    return lines + [
+        "  %s leads nowhere (%s)" % (link.path, link.target) for link in row.links if link.dangling
+    ]
 
 
 def _entry_line(row: SeenEntry) -> str:
     what = "default entry" if row.default else "entry for the next boot alone" if row.once else "entry"
-    return "%s %r: %s" % (what, row.title, "what it starts is missing: " + ", ".join(row.missing) if row.missing else "all there")
+    return "%s %r: %s" % (
+        what,
+        row.title,
+        "what it starts is missing: " + ", ".join(row.missing) if row.missing else "all there",
+    )
 
 
 def _orphan_line(row: Orphan) -> str:
@@ -113,4 +134,10 @@ def _users(build: StoredBuild) -> str:
 
 
 def _list(modules: Sequence[Tuple[str, str]], release: str) -> str:
-    return ", ".join("%s from %s" % (name, posixpath.dirname(path.partition("/%s/" % release)[2])) for name, path in modules) or "no such module"
+    return (
+        ", ".join(
+            "%s from %s" % (name, posixpath.dirname(path.partition("/%s/" % release)[2]))
+            for name, path in modules
+        )
+        or "no such module"
+    )

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Variants of the initramfs with drivers in them: made, removed, found possible, shown."""
+
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
 
 from ..host import Host
@@ -36,7 +37,9 @@ class Options(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is done about variants, and which drivers there are where there is nothing of those that were named."""
+    """What is done about variants, and which drivers there are where there is nothing of those that were
+    named.
+    """
 
     variants: variant.Variants
     other_drivers: Tuple[str, ...]
@@ -50,7 +53,9 @@ class Answer(NamedTuple):
 
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
-    """Have the variants of ``options.driver`` (all of them in one) present or absent, or see whether they are possible."""
+    """Have the variants of ``options.driver`` (all of them in one) present or absent, or see whether they are
+    possible.
+    """
     if options.state == "absent":
         plan, variants = variant.absent(host, options.driver, options.kernels, entries=options.entries)
     elif options.state == "possible":

@@ -19,8 +19,9 @@ def seen(kernel: UninstalledKernel, module: KernelModule, verdict: Verdict) -> V
 def exact(kernel: UninstalledKernel, module: KernelModule, verdict: Verdict) -> bool:
     """Of the verdict and the symbols that are refused.
 
-    A refusal stays one whatever else the kernel turns out to have, but for a few. Anything else may be refused for what is not
-    seen: a built-in module of the same name, a certificate by which a signature is wrong.
+    A refusal stays one whatever else the kernel turns out to have, but for a few. Anything else may be
+    refused for what is not seen: a built-in module of the same name, a certificate by which a signature is
+    wrong.
     """
     if verdict.verdict == INCOMPATIBLE:
         refused = {finding.code for finding in verdict.findings if finding.effect == REFUSE}

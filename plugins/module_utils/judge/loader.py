@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a kernel's module loader would say of modules: its rules in its order (``kernel/module/main.c: load_module``).
+"""What a kernel's module loader would say of modules: its rules in its order (``kernel/module/main.c:
+load_module``).
 
-The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the same, as notes: the loader
-would not get there, a person who mends the module will.
+The first rule that refuses decides, with the errno of its last finding. Those behind it are looked at all the
+same, as notes: the loader would not get there, a person who mends the module will.
 """
+
 from itertools import takewhile
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -23,24 +25,40 @@ from .symbol_rules import Provided
 from .verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, NOTE, REFUSE, UNKNOWN, Finding, Verdict
 
 
-def judge(kernel: Kernel, modules: Sequence[KernelModule], runtime: Optional[Runtime] = None, *, structs: bool = False,
-          without: Callable[[str], Any] = lambda path: False) -> List[Verdict]:
+def judge(
+    kernel: Kernel,
+    modules: Sequence[KernelModule],
+    runtime: Optional[Runtime] = None,
+    *,
+    structs: bool = False,
+    without: Callable[[str], Any] = lambda path: False,
+) -> List[Verdict]:
     """One verdict a module, in the order given.
 
-    The modules are offered to each other, before what is deployed for that kernel already, and none is judged before those that it needs:
-    the symbols of a refused module are not there. ``runtime`` is what holds on the machine now, by itself if it is a running one.
-    ``structs``: also note which structures have changed; images have to be unpacked for that. ``without``: the installed files that count
-    as removed, such as those of a version that these modules replace.
+    The modules are offered to each other, before what is deployed for that kernel already, and none is judged
+    before those that it needs: the symbols of a refused module are not there. ``runtime`` is what holds on
+    the machine now, by itself if it is a running one. ``structs``: also note which structures have changed;
+    images have to be unpacked for that. ``without``: the installed files that count as removed, such as those
+    of a version that these modules replace.
     """
-    group = Group(kernel, modules, facts(kernel) if runtime is None else runtime, structs=structs, without=without)
+    group = Group(
+        kernel, modules, facts(kernel) if runtime is None else runtime, structs=structs, without=without
+    )
     return [group.verdict(module) for module in modules]
 
 
 class Group:
     """Modules that are loaded into one kernel together."""
 
-    def __init__(self, kernel: Kernel, modules: Sequence[KernelModule], runtime: Runtime, *, structs: bool,
-                 without: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        modules: Sequence[KernelModule],
+        runtime: Runtime,
+        *,
+        structs: bool,
+        without: Callable[[str], Any],
+    ) -> None:
         self.kernel = kernel
         self.structs = structs
         loader = loader_of(kernel, runtime)
@@ -48,7 +66,11 @@ class Group:
         for module in modules:
             self.offered.setdefault(module.name, module)
         self.loader = loader._replace(owners=loader.owners - set(kernel.added))
-        self.added = {name: path for name, path in kernel.added.items() if name not in self.offered and not without(path)}
+        self.added = {
+            name: path
+            for name, path in kernel.added.items()
+            if name not in self.offered and not without(path)
+        }
         self.replaced = set(kernel.added) - set(self.added)
         self.exported = self._exported(self.offered.values())
         self.added_exports: Dict[str, Dict[str, Tuple[Export, KernelModule]]] = {}  # by module
@@ -87,7 +109,9 @@ class Group:
         yield module_rules.setup_modinfo(module, loader)
         yield symbol_rules.simplify_symbols(module, loader, self.find)
         yield file_rules.apply_relocations(module, loader)
-        yield symbol_rules.verify_exported_symbols(module, loader, self.find, loaded=self._there_before(module))
+        yield symbol_rules.verify_exported_symbols(
+            module, loader, self.find, loaded=self._there_before(module)
+        )
         yield module_rules.btf_module_notify(module, loader)
         yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)
@@ -99,7 +123,9 @@ class Group:
             yield notes.structs_changed(module, self.kernel)
 
     def find(self, symbol: str) -> Optional[Provided]:
-        """kernel/module/main.c: find_symbol; the modules' part of it by what modprobe would have loaded before."""
+        """kernel/module/main.c: find_symbol; the modules' part of it by what modprobe would have loaded
+        before.
+        """
         export = self.loader.exports.get(symbol)
         if export is not None and export.owner == VMLINUX:
             return Provided(export)
@@ -108,12 +134,19 @@ class Group:
             found = self._of_added(export.owner).get(symbol)
         if found is not None:
             return self._provided(*found)
-        if export is None or export.owner in self.offered or export.owner in self.added or export.owner in self.replaced:
+        if (
+            export is None
+            or export.owner in self.offered
+            or export.owner in self.added
+            or export.owner in self.replaced
+        ):
             return None
         return Provided(export)
 
     def _of_added(self, name: str) -> Dict[str, Tuple[Export, KernelModule]]:
-        """What one of the modules exports that lie beside the kernel's own; nothing where its file cannot be read, as a weak link may dangle."""
+        """What one of the modules exports that lie beside the kernel's own; nothing where its file cannot be
+        read, as a weak link may dangle.
+        """
         if name not in self.added_exports:
             with forgiving():
                 self.added_exports[name] = self._exported([ko.read(self.kernel.host, self.added[name])])
@@ -123,24 +156,39 @@ class Group:
         found: Dict[str, Tuple[Export, KernelModule]] = {}
         for module in modules:
             for export in module.exports:
-                if module.exports_flags or not (export.gpl and self.loader.export_flags):  # __ksymtab_gpl is ignored where there are flags
-                    found.setdefault(export.name, (Export(export.crc, export.gpl, export.namespace, module.name), module))
+                # __ksymtab_gpl is ignored where there are flags
+                if module.exports_flags or not (export.gpl and self.loader.export_flags):
+                    found.setdefault(
+                        export.name, (Export(export.crc, export.gpl, export.namespace, module.name), module)
+                    )
         return found
 
     def _provided(self, export: Export, module: KernelModule) -> Provided:
-        if id(module) in self.judging:  # itself, or one that needs what needs it: of those neither can be loaded before the other
-            return Provided(export, module_rules.proprietary(module), None if id(module) == self.judging[-1] else "DEP_CYCLE")
+        # itself, or one that needs what needs it: of those neither can be loaded before the other
+        if id(module) in self.judging:
+            return Provided(
+                export,
+                module_rules.proprietary(module),
+                None if id(module) == self.judging[-1] else "DEP_CYCLE",
+            )
         verdict = self.verdict(module)
         refused = verdict.reason.code if verdict.verdict == INCOMPATIBLE and verdict.reason else None
         return Provided(export, self._proprietary(module), refused, verdict.verdict == UNKNOWN)
 
     def _proprietary(self, module: KernelModule) -> bool:
         """Its own license, or inherited from one that it uses (``inherit_taint``)."""
-        return any(finding.code in ("WARN_LICENSE", "WARN_PROPRIETARY_DEP") for finding in self.verdict(module).findings)
+        return any(
+            finding.code in ("WARN_LICENSE", "WARN_PROPRIETARY_DEP")
+            for finding in self.verdict(module).findings
+        )
 
     def _there_before(self, module: KernelModule) -> List[str]:
-        """The modules that are loaded for certain when this one is: those that it needs, and of the group those that come before it."""
-        before = takewhile(lambda name: name != module.name, self.offered if module.name in self.offered else ())
+        """The modules that are loaded for certain when this one is: those that it needs, and of the group
+        those that come before it.
+        """
+        before = takewhile(
+            lambda name: name != module.name, self.offered if module.name in self.offered else ()
+        )
         return list(before) + list(symbol_rules.owners(module, self.find))
 
 
@@ -153,11 +201,28 @@ def compose(module: KernelModule, loader: Loader, stages: Iterable[Iterable[Find
         found = list(stage)
         refusals = [finding for finding in found if finding.effect == REFUSE]
         if refused is not None:
-            found = [finding._replace(effect=NOTE, message=finding.message + " (not reached)") if finding.effect in (REFUSE, DOUBT) else finding
-                     for finding in found]
+            found = [
+                finding._replace(effect=NOTE, message=finding.message + " (not reached)")
+                if finding.effect in (REFUSE, DOUBT)
+                else finding
+                for finding in found
+            ]
         elif refusals:
             refused, dmesg = refusals[-1], refusals[0].dmesg
         findings += found
-    verdict = INCOMPATIBLE if refused else UNKNOWN if any(finding.effect == DOUBT for finding in findings) else COMPATIBLE
-    return Verdict(module.path, module.name, loader.release, verdict=verdict, errno=refused.errno if refused else None,
-                   findings=tuple(findings), dmesg=dmesg)
+    verdict = (
+        INCOMPATIBLE
+        if refused
+        else UNKNOWN
+        if any(finding.effect == DOUBT for finding in findings)
+        else COMPATIBLE
+    )
+    return Verdict(
+        module.path,
+        module.name,
+        loader.release,
+        verdict=verdict,
+        errno=refused.errno if refused else None,
+        findings=tuple(findings),
+        dmesg=dmesg,
+    )

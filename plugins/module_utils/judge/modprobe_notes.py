@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Why a module that the loader takes may yet never be loaded, or not get its device: what modprobe and udev make of it.
+"""Why a module that the loader takes may yet never be loaded, or not get its device: what modprobe and udev
+make of it.
 
 These are notes: the loader is not asked, and an insmod still loads the module.
 """
+
 import re
 from typing import Dict, FrozenSet, Iterator, List, Set
 
@@ -14,8 +16,11 @@ from ..read.kernels import Kernel
 from .policy import Loader
 from .verdict import NOTE, Finding
 
-# Aliases by which a device is asked for (scripts/mod/file2alias.c). Others, as for ciphers or file systems, many modules may share.
-_DEVICE = re.compile(r"(pci|usb|hid|virtio|vmbus|acpi|of|i2c|spi|platform|mdio|sdio|pnp|auxiliary|xen|scsi|mei|wmi|dmi):?.*[0-9A-Z]")
+# Aliases by which a device is asked for (scripts/mod/file2alias.c). Others, as for ciphers or file systems,
+# many modules may share.
+_DEVICE = re.compile(
+    r"(pci|usb|hid|virtio|vmbus|acpi|of|i2c|spi|platform|mdio|sdio|pnp|auxiliary|xen|scsi|mei|wmi|dmi):?.*[0-9A-Z]"
+)
 
 
 def configured(module: KernelModule, kernel: Kernel, loader: Loader) -> Iterator[Finding]:
@@ -23,46 +28,96 @@ def configured(module: KernelModule, kernel: Kernel, loader: Loader) -> Iterator
     config, name = kernel.modprobe, module.name
     command = config.command(name)
     if command is not None:
-        yield Finding("MODPROBE_INSTALL", NOTE, "modprobe runs '%s' instead of loading it (install in %s)" % command, found=command[0])
+        yield Finding(
+            "MODPROBE_INSTALL",
+            NOTE,
+            "modprobe runs '%s' instead of loading it (install in %s)" % command,
+            found=command[0],
+        )
     if name in config.blacklist:
-        yield Finding("MODPROBE_BLACKLIST", NOTE, "%s blacklists it: no device has it loaded, only who names it" % config.blacklist[name],
-                      found=config.blacklist[name])
+        yield Finding(
+            "MODPROBE_BLACKLIST",
+            NOTE,
+            "%s blacklists it: no device has it loaded, only who names it" % config.blacklist[name],
+            found=config.blacklist[name],
+        )
     elif name in loader.runtime.modprobe_blacklist:
-        yield Finding("MODPROBE_BLACKLIST", NOTE, "modprobe.blacklist= on the kernel's command line names it: no device has it loaded, "
-                      "only who names it")
+        yield Finding(
+            "MODPROBE_BLACKLIST",
+            NOTE,
+            "modprobe.blacklist= on the kernel's command line names it: no device has it loaded, "
+            "only who names it",
+        )
     if config.unsupported and loader.family == "suse" and module.info("supported") not in ("yes", "external"):
-        yield Finding("MODPROBE_UNSUPPORTED", NOTE, "SUSE does not support it, and modprobe loads no such module as long as %s says "
-                      "allow_unsupported_modules 0" % config.unsupported, found=config.unsupported)
+        yield Finding(
+            "MODPROBE_UNSUPPORTED",
+            NOTE,
+            "SUSE does not support it, and modprobe loads no such module as long as %s says "
+            "allow_unsupported_modules 0" % config.unsupported,
+            found=config.unsupported,
+        )
     yield from _options(module, kernel)
 
 
 def _options(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
-    """kernel/params.c: unknown_module_param_cb: the kernel goes on without a parameter that the module does not have."""
-    known = {value.partition(":")[0].replace("-", "_") for key in ("parm", "parmtype") for value in module.infos(key)}
+    """kernel/params.c: unknown_module_param_cb: the kernel goes on without a parameter that the module does
+    not have.
+    """
+    known = {
+        value.partition(":")[0].replace("-", "_")
+        for key in ("parm", "parmtype")
+        for value in module.infos(key)
+    }
     for name, words, path in kernel.modprobe.options:
         for word in words if name == module.name else ():
             parameter = word.partition("=")[0].replace("-", "_")
             if parameter not in known | {"dyndbg", "async_probe"}:
-                yield Finding("OPTION_UNKNOWN", NOTE, "%s sets %s, a parameter that it does not have: the kernel ignores it" % (path, parameter),
-                              wanted=parameter, found=path)
+                yield Finding(
+                    "OPTION_UNKNOWN",
+                    NOTE,
+                    "%s sets %s, a parameter that it does not have: the kernel ignores it"
+                    % (path, parameter),
+                    wanted=parameter,
+                    found=path,
+                )
 
 
 def claimed_by_others(module: KernelModule, kernel: Kernel, loader: Loader) -> Iterator[Finding]:
-    """The kernel's own modules that want one of its devices: udev loads all that match, and a device goes to whichever registers first."""
+    """The kernel's own modules that want one of its devices: udev loads all that match, and a device goes to
+    whichever registers first.
+    """
     mine = [alias for alias in module.aliases if _DEVICE.match(alias)]
     rivals: Dict[str, str] = {}
     for bus in {_bus(alias) for alias in mine}:
         own = [alias for alias in mine if _bus(alias) == bus]
         for pattern, name in kernel.aliases.get(bus, ()):
-            if name != module.name and name not in rivals and _DEVICE.match(pattern) and any(overlap(alias, pattern) for alias in own):
+            if (
+                name != module.name
+                and name not in rivals
+                and _DEVICE.match(pattern)
+                and any(overlap(alias, pattern) for alias in own)
+            ):
                 rivals[name] = pattern
     for name, pattern in sorted(rivals.items()):
         if name in kernel.builtin:
-            yield Finding("DEVICE_CLAIMED", NOTE, "%s, which is part of this kernel, wants the same device (%s) and is there before it"
-                          % (name, pattern), found=name)
-        elif name not in kernel.modprobe.blacklist and name not in loader.runtime.modprobe_blacklist | loader.runtime.blacklist:
-            yield Finding("DEVICE_CLAIMED", NOTE, "the kernel's own %s wants the same device (%s): both are loaded, and the one that comes first "
-                          "gets it. 'blacklist %s' in modprobe.d decides that" % (name, pattern, name), found=name)
+            yield Finding(
+                "DEVICE_CLAIMED",
+                NOTE,
+                "%s, which is part of this kernel, wants the same device (%s) and is there before it"
+                % (name, pattern),
+                found=name,
+            )
+        elif (
+            name not in kernel.modprobe.blacklist
+            and name not in loader.runtime.modprobe_blacklist | loader.runtime.blacklist
+        ):
+            yield Finding(
+                "DEVICE_CLAIMED",
+                NOTE,
+                "the kernel's own %s wants the same device (%s): both are loaded, and the one that comes first "
+                "gets it. 'blacklist %s' in modprobe.d decides that" % (name, pattern, name),
+                found=name,
+            )
 
 
 def _bus(alias: str) -> str:
@@ -83,7 +138,12 @@ def overlap(one: str, other: str) -> bool:
             steps += [(at + 1, there)] + ([(at, there + 1)] if there < len(right) else [])
         if there < len(right) and right[there] == "*":
             steps += [(at, there + 1)] + ([(at + 1, there)] if at < len(left) else [])
-        if at < len(left) and there < len(right) and "*" not in (left[at], right[there]) and _share(left[at], right[there]):
+        if (
+            at < len(left)
+            and there < len(right)
+            and "*" not in (left[at], right[there])
+            and _share(left[at], right[there])
+        ):
             steps.append((at + 1, there + 1))
         todo += [step for step in steps if step not in reached]
         reached.update(steps)

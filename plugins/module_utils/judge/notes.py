@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What no loader looks at and a person wants to know; notes never change a verdict."""
+
 from itertools import zip_longest
 from typing import Iterator, Optional, Tuple
 
@@ -14,59 +15,104 @@ from ..read.kernels import Kernel
 from .policy import Loader
 from .verdict import NOTE, Finding
 
-# What the module's code should have been compiled with: feature, the kernel's options for it, code and message of the note.
+# What the module's code should have been compiled with: feature, the kernel's options for it, code and
+# message of the note.
 _COMPILED: Tuple[Tuple[str, Tuple[str, ...], str, str], ...] = (
-    ("ibt", ("X86_KERNEL_IBT",), "WARN_IBT",
-     "its functions have no landing pads (ENDBR): where the processor tracks indirect branches, calls of them stop the kernel"),
-    ("kcfi", ("CFI_CLANG", "CFI"), "WARN_KCFI", "its functions carry no type hashes: this kernel's checked calls of them fail"),
+    (
+        "ibt",
+        ("X86_KERNEL_IBT",),
+        "WARN_IBT",
+        "its functions have no landing pads (ENDBR): where the processor tracks indirect branches, calls of them stop the kernel",
+    ),
+    (
+        "kcfi",
+        ("CFI_CLANG", "CFI"),
+        "WARN_KCFI",
+        "its functions carry no type hashes: this kernel's checked calls of them fail",
+    ),
 )
 
 
 def compiled_otherwise(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """Against the kernel's configuration; ``WARN_RETPOLINE`` is the loader's own."""
     for feature, options, code, message in _COMPILED:
-        if any(loader.option(option) for option in options) and feature not in module.features and "no code" not in module.features:
+        if (
+            any(loader.option(option) for option in options)
+            and feature not in module.features
+            and "no code" not in module.features
+        ):
             yield Finding(code, NOTE, message)
 
 
 def named_otherwise(module: KernelModule) -> Iterator[Finding]:
-    """depmod and modprobe go by the file's name (``kmod: shared/util.c: path_to_modname``), the kernel by the module's own."""
+    """depmod and modprobe go by the file's name (``kmod: shared/util.c: path_to_modname``), the kernel by the
+    module's own.
+    """
     made = names.module_of(module.path)
     if made != module.name:
-        yield Finding("NAME_OF_FILE", NOTE, "the module is %s, and kmod makes %s of its file's name: modprobe finds it under its own name "
-                      "only in a file called %s.ko" % (module.name, made or "nothing", module.name), found=made)
+        yield Finding(
+            "NAME_OF_FILE",
+            NOTE,
+            "the module is %s, and kmod makes %s of its file's name: modprobe finds it under its own name "
+            "only in a file called %s.ko" % (module.name, made or "nothing", module.name),
+            found=made,
+        )
     if not names.is_module(module.name):
         yield Finding("MODULE_NAME", NOTE, "no kernel's build gives a module the name %r" % module.name[:80])
 
 
 def namesake(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
-    """The kernel's own module of that name, and which of the two depmod's rules prefer (``kmod: tools/depmod.c``)."""
+    """The kernel's own module of that name, and which of the two depmod's rules prefer (``kmod:
+    tools/depmod.c``).
+    """
     own = kernel.modules_dir + "/kernel/"
     path = kernel.modules.get(module.name, "")
     if not path.startswith(own) or module.path == path:
         return
     config = depmod.config(kernel.host, kernel.release)
-    rank = depmod.rank_of(path[len(kernel.modules_dir) + 1:], config)
+    rank = depmod.rank_of(path[len(kernel.modules_dir) + 1 :], config)
     name = names.stem(path)
-    before = [place for place in ("updates", "extra", "weak-updates") if depmod.rank_of("%s/%s.ko" % (place, name), config) > rank]
-    yield Finding("NAME_IN_TREE", NOTE, "the kernel has a %s of its own (%s); modprobe prefers one in %s" % (
-        module.name, path, " or ".join(before) if before else "no other directory, without an override in depmod.d"), found=path)
+    before = [
+        place
+        for place in ("updates", "extra", "weak-updates")
+        if depmod.rank_of("%s/%s.ko" % (place, name), config) > rank
+    ]
+    yield Finding(
+        "NAME_IN_TREE",
+        NOTE,
+        "the kernel has a %s of its own (%s); modprobe prefers one in %s"
+        % (
+            module.name,
+            path,
+            " or ".join(before) if before else "no other directory, without an override in depmod.d",
+        ),
+        found=path,
+    )
 
 
 def outside_of_stablelist(module: KernelModule, kernel: Kernel, loader: Loader) -> Iterator[Finding]:
     """Symbols of the kernel itself for which an EL kernel makes no promise over its updates."""
     if loader.family != "rhel" or not kernel.stable:
         return
-    outside = [undefined.name for undefined in module.undefined
-               if undefined.name not in kernel.stable and undefined.name in loader.exports and loader.exports[undefined.name].owner == VMLINUX]
+    outside = [
+        undefined.name
+        for undefined in module.undefined
+        if undefined.name not in kernel.stable
+        and undefined.name in loader.exports
+        and loader.exports[undefined.name].owner == VMLINUX
+    ]
     if outside:
-        yield Finding("KABI_UNSTABLE", NOTE, "%d of its symbols are outside of the kernel's stablelist (%s)" % (
-            len(outside), ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")))
+        yield Finding(
+            "KABI_UNSTABLE",
+            NOTE,
+            "%d of its symbols are outside of the kernel's stablelist (%s)"
+            % (len(outside), ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")),
+        )
 
 
 def structs_changed(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
-    """Structures that are laid out otherwise than where it was built, by the BTF of both sides: of the kernel that it was built for if that
-    is installed here, or what the module itself keeps of it.
+    """Structures that are laid out otherwise than where it was built, by the BTF of both sides: of the kernel
+    that it was built for if that is installed here, or what the module itself keeps of it.
     """
     if not module.btf_ids and not module.btf_base:
         return
@@ -97,7 +143,11 @@ def _built_with(module: KernelModule, kernel: Kernel) -> Optional[btf.Btf]:
         raise
     except KmodError:
         return None
-    return None if built_for.release == kernel.release else btf.of_kernel(kernel.host, built_for.image, built_for.running)
+    return (
+        None
+        if built_for.release == kernel.release
+        else btf.of_kernel(kernel.host, built_for.image, built_for.running)
+    )
 
 
 def _difference(before: btf.Layout, now: btf.Layout) -> Tuple[str, str]:

@@ -4,8 +4,10 @@
 
 """The loader of one kernel: which rules it has, and with what it compares a module.
 
-A configuration tells most of it. What no configuration shows is here: what each upstream version brought, and where distributions differ.
+A configuration tells most of it. What no configuration shows is here: what each upstream version brought, and
+where distributions differ.
 """
+
 import re
 from operator import itemgetter
 from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
@@ -33,7 +35,8 @@ SINCE: Dict[str, Tuple[int, int]] = {
     "module namespaces": (6, 16),
     "export flags": (7, 0),
 }
-# Builds of a distribution's kernel that have a rule which their upstream version did not: (family, rule) -> (upstream version, build).
+# Builds of a distribution's kernel that have a rule which their upstream version did not: (family, rule) ->
+# (upstream version, build).
 BACKPORTED: Dict[Tuple[str, str], Tuple[Tuple[int, int], int]] = {
     ("rhel", "struct module size"): ((5, 14), 503),  # EL 9.5
     ("rhel", "forgiving of signatures"): ((4, 18), 1),
@@ -43,8 +46,11 @@ BACKPORTED: Dict[Tuple[str, str], Tuple[Tuple[int, int], int]] = {
 
 
 class Loader(NamedTuple):
-    """``family`` is whose kernel it is, "" if its own marks do not tell. ``owners`` are vmlinux and the in-tree modules that export something,
-    ``builtin`` the modules that are part of vmlinux. ``problem`` says why ``exports`` is empty, ``notes`` which sources of it were not believed.
+    """``family`` is whose kernel it is, "" if its own marks do not tell.
+
+    ``owners`` are vmlinux and the in-tree modules that export something, ``builtin`` the modules that are
+    part of vmlinux. ``problem`` says why ``exports`` is empty, ``notes`` which sources of it were not
+    believed.
     """
 
     release: str
@@ -61,7 +67,8 @@ class Loader(NamedTuple):
     notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
     trust: Callable[[], Trust] = Trust  # finding out takes time
-    kmod: Callable[[], Optional[int]] = lambda: None  # the version of the kmod that loads modules; None where it cannot be told
+    # the version of the kmod that loads modules; None where it cannot be told
+    kmod: Callable[[], Optional[int]] = lambda: None
 
     def option(self, name: str) -> Optional[bool]:
         """Whether CONFIG_NAME is set; None where the configuration is not available."""
@@ -70,7 +77,9 @@ class Loader(NamedTuple):
     def has(self, rule: str) -> bool:
         version, build = BACKPORTED.get((self.family, rule), ((0, 0), 0))
         number = re.match(r"[\d.]+-(\d+)", self.release)
-        return self.version >= SINCE[rule] or bool(build and self.version == version and number and int(number.group(1)) >= build)
+        return self.version >= SINCE[rule] or bool(
+            build and self.version == version and number and int(number.group(1)) >= build
+        )
 
     @property
     def modversions(self) -> bool:
@@ -96,18 +105,32 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     except KmodError as error:
         problem = error
     return Loader(
-        release=kernel.release, version=version(kernel.release), family=kernel.family, config=kernel.config, traits=kernel.traits, exports=exports,
-        owners=frozenset(map(itemgetter(3), exports.values())), builtin=kernel.builtin,
-        absent={} if problem else kernel.sourced.absent, installed=frozenset(kernel.modules), problem=problem,
-        notes=() if problem else kernel.export_notes, runtime=runtime,
-        trust=lambda: kernel.trust, kmod=lambda: modprobe.version(kernel.host))
+        release=kernel.release,
+        version=version(kernel.release),
+        family=kernel.family,
+        config=kernel.config,
+        traits=kernel.traits,
+        exports=exports,
+        owners=frozenset(map(itemgetter(3), exports.values())),
+        builtin=kernel.builtin,
+        absent={} if problem else kernel.sourced.absent,
+        installed=frozenset(kernel.modules),
+        problem=problem,
+        notes=() if problem else kernel.export_notes,
+        runtime=runtime,
+        trust=lambda: kernel.trust,
+        kmod=lambda: modprobe.version(kernel.host),
+    )
 
 
 def package_of(loader: Loader, name: str) -> str:
     """The package that has, or may have, a module of the kernel's own which is not installed; in words."""
     release = loader.release
     if loader.family == "debian" and "-cloud-" in release:
-        return "Debian's cloud kernels leave many modules out: install linux-image-%s" % release.rpartition("-cloud-")[2]
+        return (
+            "Debian's cloud kernels leave many modules out: install linux-image-%s"
+            % release.rpartition("-cloud-")[2]
+        )
     names = {
         "debian": "linux-image-%s" % release,
         "ubuntu": "linux-modules-extra-%s" % release,

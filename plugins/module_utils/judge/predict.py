@@ -4,9 +4,10 @@
 
 """Whether a build that does not exist yet would load on a kernel.
 
-A source that is compiled for another kernel of one series needs the same symbols, with that kernel's CRCs. So what an earlier build needs,
-and what both kernels export, tell it: by the loader's rules that compare a module with a kernel, for a module that is sound in itself.
-All of it goes to and from JSON: facts are gathered where the kernels are, and compared where the plan is made.
+A source that is compiled for another kernel of one series needs the same symbols, with that kernel's CRCs. So
+what an earlier build needs, and what both kernels export, tell it: by the loader's rules that compare a
+module with a kernel, for a module that is sound in itself. All of it goes to and from JSON: facts are
+gathered where the kernels are, and compared where the plan is made.
 """
 
 from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Sequence, Tuple
@@ -25,7 +26,9 @@ ABSENT, BARRED = (
 
 
 class ModuleNeeds(NamedTuple):
-    """What one module of a driver needs of a kernel: symbols by name, sorted, without those that the driver itself gives."""
+    """What one module of a driver needs of a kernel: symbols by name, sorted, without those that the driver
+    itself gives.
+    """
 
     name: str
     strong: Tuple[str, ...]
@@ -35,7 +38,10 @@ class ModuleNeeds(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a driver needs of a kernel, by one of its builds. Drivers that use each other's symbols count as one."""
+    """What a driver needs of a kernel, by one of its builds.
+
+    Drivers that use each other's symbols count as one.
+    """
 
     machine: str
     modules: Tuple[ModuleNeeds, ...]
@@ -72,15 +78,17 @@ class Needs(NamedTuple):
 
 
 class KernelFacts(NamedTuple):
-    """What is compared of a kernel. ``exports`` are (CRC, for GPL modules alone, namespace) of the symbols that were asked for."""
+    """What is compared of a kernel.
+
+    ``exports`` are (CRC, for GPL modules alone, namespace) of the symbols that were asked for.
+    """
 
     release: str
     machine: Optional[str]
     vermagic: Optional[str]
     exports: Dict[str, Tuple[Optional[int], bool, str]]
-    unversioned: Optional[bool] = (
-        None  # whether a symbol of which a module has no version is taken; None where that cannot be told
-    )
+    # whether a symbol of which a module has no version is taken; None where that cannot be told
+    unversioned: Optional[bool] = None
     namespaces: Optional[bool] = None  # whether namespaces need not be imported
 
     def as_dict(self) -> Dict[str, Any]:
@@ -157,7 +165,9 @@ def states(kernel: KernelFacts, module: ModuleNeeds) -> Dict[str, Hashable]:
 
 
 def fingerprint(kernel: KernelFacts, driver: Needs) -> Hashable:
-    """Two kernels with the same one are one to this driver: they take and refuse the same builds, and a build for the one is one for the other."""
+    """Two kernels with the same one are one to this driver: they take and refuse the same builds, and a build
+    for the one is one for the other.
+    """
     return (
         kernel.machine,
         _magic(kernel),
@@ -180,7 +190,8 @@ def _magic(kernel: KernelFacts) -> Optional[str]:
 def predicted(build: KernelFacts, kernel: KernelFacts, driver: Needs) -> Optional[bool]:
     """Whether a build made for the one kernel would load on the other.
 
-    None where it cannot be said: what the source needs on a kernel that lacks one of the symbols known so far is not known before it is built.
+    None where it cannot be said: what the source needs on a kernel that lacks one of the symbols known so far
+    is not known before it is built.
     """
     if None in (build.machine, kernel.machine, build.vermagic, kernel.vermagic):
         return None
@@ -198,7 +209,9 @@ def predicted(build: KernelFacts, kernel: KernelFacts, driver: Needs) -> Optiona
 
 
 def _lacks_something(kernel: KernelFacts, module: ModuleNeeds) -> bool:
-    """Whether the loader refuses any build of the module for a symbol that is not there, or in a namespace that it does not import."""
+    """Whether the loader refuses any build of the module for a symbol that is not there, or in a namespace
+    that it does not import.
+    """
     found = states(kernel, module)
     return any(found[name] in (ABSENT, BARRED) for name in module.strong) or BARRED in found.values()
 

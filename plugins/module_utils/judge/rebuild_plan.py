@@ -4,8 +4,9 @@
 
 """The fewest builds of a driver that serve all kernels which have none yet.
 
-Kernels with one fingerprint (``predict``) are one class: a build for one of them serves all, and a build of another class does so only where
-symbols are weak. So there is one build a class, but where a class is served along with another.
+Kernels with one fingerprint (``predict``) are one class: a build for one of them serves all, and a build of
+another class does so only where symbols are weak. So there is one build a class, but where a class is served
+along with another.
 """
 
 from typing import Any, Dict, FrozenSet, Hashable, List, NamedTuple, Optional, Sequence, Tuple
@@ -15,9 +16,11 @@ from .predict import KernelFacts, Needs, fingerprint, not_as_made, predicted
 
 
 class Request(NamedTuple):
-    """``builds`` are those that exist: by the release that each was made for the releases that take it, as they were judged.
+    """``builds`` are those that exist: by the release that each was made for the releases that take it, as
+    they were judged.
 
-    ``needs`` is None where there is no build at all; ``buildable`` are the releases of ``kernels`` that headers are to be had for.
+    ``needs`` is None where there is no build at all; ``buildable`` are the releases of ``kernels`` that
+    headers are to be had for.
     """
 
     driver: str
@@ -45,7 +48,10 @@ class Request(NamedTuple):
 
 
 class PlannedBuild(NamedTuple):
-    """``certain``: it will load on these kernels. Otherwise what the source needs there is not known before it is built: then plan again."""
+    """``certain``: it will load on these kernels.
+
+    Otherwise what the source needs there is not known before it is built: then plan again.
+    """
 
     release: str
     serves: Tuple[str, ...]

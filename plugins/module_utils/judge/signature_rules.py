@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the loader asks of a module's signature (``kernel/module/signing.c``)."""
+
 from typing import Iterable, Iterator, Optional
 
 from ..read import signature as signatures
@@ -11,13 +12,16 @@ from ..read.signature import PKCS7, X509, Certificate, Signature
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
-# Whose kernels verify with .platform, too ("KEYS: Make use of platform keyring for module signature verify"); Arch's are upstream's.
+# Whose kernels verify with .platform, too ("KEYS: Make use of platform keyring for module signature verify");
+# Arch's are upstream's.
 PLATFORM_TRUSTED = ("amazon", "debian", "fedora", "rhel", "ubuntu")
 
 
 def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
-    """kernel/module/signing.c: module_sig_check. Foreign keys are forgiven unless signatures are required, and so are absent signatures and
-    unknown algorithms but for older kernels; a bad signature never is.
+    """kernel/module/signing.c: module_sig_check.
+
+    Foreign keys are forgiven unless signatures are required, and so are absent signatures and unknown
+    algorithms but for older kernels; a bad signature never is.
     """
     enabled = loader.option("MODULE_SIG")
     if enabled is False or (enabled is None and loader.traits.signature is None):
@@ -28,8 +32,12 @@ def module_sig_check(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     elif signature.fault == "SIG_MALFORMED":
         yield Finding("SIG_MALFORMED", REFUSE, "its signature cannot be read", errno="EBADMSG")
     elif signature.fault == "SIG_BAD":
-        yield Finding("SIG_BAD", REFUSE, "its signature is not of the kind that modules have", errno="EKEYREJECTED")
-    elif signature.fault == "SIG_UNSUPPORTED" or signature.id_type != (PKCS7 if loader.version >= (4, 3) else X509):
+        yield Finding(
+            "SIG_BAD", REFUSE, "its signature is not of the kind that modules have", errno="EKEYREJECTED"
+        )
+    elif signature.fault == "SIG_UNSUPPORTED" or signature.id_type != (
+        PKCS7 if loader.version >= (4, 3) else X509
+    ):
         yield _unsupported(loader)
     else:
         yield from _key(module, loader, signature)
@@ -44,15 +52,28 @@ def _unsupported(loader: Loader) -> Finding:
 
 def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:
     if loader.option("SYSTEM_REVOCATION_LIST") and _certificate(signature, loader.runtime.revoked):
-        yield Finding("SIG_REVOKED", REFUSE, "signed with a key that the firmware revokes (%s)" % _signer(signature), errno="EKEYREJECTED")
+        yield Finding(
+            "SIG_REVOKED",
+            REFUSE,
+            "signed with a key that the firmware revokes (%s)" % _signer(signature),
+            errno="EKEYREJECTED",
+        )
         return
     trusted = key_known(loader, signature)
     if trusted is False:
-        yield _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel does not have (%s)" % _signer(signature),
-                        reason="module with unavailable key")
+        yield _forgiven(
+            loader,
+            "SIG_UNKNOWN_KEY",
+            "signed with a key that this kernel does not have (%s)" % _signer(signature),
+            reason="module with unavailable key",
+        )
     elif trusted is None:
-        finding = _forgiven(loader, "SIG_UNKNOWN_KEY", "signed with a key that this kernel may not have (%s)" % _signer(signature),
-                            reason="module with unavailable key")
+        finding = _forgiven(
+            loader,
+            "SIG_UNKNOWN_KEY",
+            "signed with a key that this kernel may not have (%s)" % _signer(signature),
+            reason="module with unavailable key",
+        )
         yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
     else:
         yield from _signed(module, loader, signature)
@@ -60,22 +81,46 @@ def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator
 
 def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:
     """By a key that the kernel has."""
-    certificate = _certificate(signature, loader.runtime.enrolled) or _certificate(signature, loader.trust().certificates)
+    certificate = _certificate(signature, loader.runtime.enrolled) or _certificate(
+        signature, loader.trust().certificates
+    )
     good = signatures.verify(signature, certificate) if certificate else None
     if good is False:
-        yield Finding("SIG_BAD", REFUSE, "its signature is wrong: the file was changed after it was signed (%s)" % _signer(signature),
-                      errno="EKEYREJECTED")
+        yield Finding(
+            "SIG_BAD",
+            REFUSE,
+            "its signature is wrong: the file was changed after it was signed (%s)" % _signer(signature),
+            errno="EKEYREJECTED",
+        )
         return
     if good is None:
-        yield Finding("SIG_UNVERIFIED", NOTE, "signed with a key of this kernel (%s); not verified, as %s is not available"
-                      % (_signer(signature), "the certificate" if certificate is None else "a suitable openssl"))
+        yield Finding(
+            "SIG_UNVERIFIED",
+            NOTE,
+            "signed with a key of this kernel (%s); not verified, as %s is not available"
+            % (_signer(signature), "the certificate" if certificate is None else "a suitable openssl"),
+        )
     if module.sha256 in loader.runtime.rejected:
-        message, checks = "its digest is on the firmware's list of what not to run", loader.trust().checks_digests
+        message, checks = (
+            "its digest is on the firmware's list of what not to run",
+            loader.trust().checks_digests,
+        )
         if checks:
-            yield Finding("SIG_HASH_REJECTED", REFUSE, message, found=module.sha256, errno="EKEYREJECTED",
-                          dmesg="Module hash %s is blacklisted" % module.sha256)
+            yield Finding(
+                "SIG_HASH_REJECTED",
+                REFUSE,
+                message,
+                found=module.sha256,
+                errno="EKEYREJECTED",
+                dmesg="Module hash %s is blacklisted" % module.sha256,
+            )
         elif checks is None:
-            yield Finding("SIG_HASH_REJECTED", DOUBT, message + ", and whether this kernel looks there cannot be told", found=module.sha256)
+            yield Finding(
+                "SIG_HASH_REJECTED",
+                DOUBT,
+                message + ", and whether this kernel looks there cannot be told",
+                found=module.sha256,
+            )
 
 
 def _certificate(signature: Signature, among: Iterable[Certificate]) -> Optional[Certificate]:
@@ -85,20 +130,34 @@ def _certificate(signature: Signature, among: Iterable[Certificate]) -> Optional
 def key_known(loader: Loader, signature: Signature) -> Optional[bool]:
     """Whether the kernel has the signer's key; None where its keys are not available."""
     own = loader.traits.signature
-    if own is not None and (own.issuer, own.serial, own.key_id) == (signature.issuer, signature.serial, signature.key_id):
+    if own is not None and (own.issuer, own.serial, own.key_id) == (
+        signature.issuer,
+        signature.serial,
+        signature.key_id,
+    ):
         return True
     if _certificate(signature, loader.runtime.enrolled):
-        return True if _certificate(signature, loader.trust().certificates) else _enrolled_known(loader, signature)
+        return (
+            True
+            if _certificate(signature, loader.trust().certificates)
+            else _enrolled_known(loader, signature)
+        )
     if loader.runtime.keys is None:
         return None
-    if any(each and key.endswith(each) for key in loader.runtime.keys for each in (signature.key_id, signature.serial)):
+    if any(
+        each and key.endswith(each)
+        for key in loader.runtime.keys
+        for each in (signature.key_id, signature.serial)
+    ):
         return True
-    return None if any(key.startswith(signature.signer + ": ") for key in loader.runtime.keys) else False  # described by subject and key identifier
+    # described by subject and key identifier
+    return None if any(key.startswith(signature.signer + ": ") for key in loader.runtime.keys) else False
 
 
 def _enrolled_known(loader: Loader, signature: Signature) -> Optional[bool]:
-    """security/integrity/platform_certs/load_uefi.c: what the firmware has is on .platform, which a module's signature is not verified with
-    upstream. So is what the machine's owner enrolled (MOK), unless shim may have it on .machine, which is linked to those that are.
+    """security/integrity/platform_certs/load_uefi.c: what the firmware has is on .platform, which a module's
+    signature is not verified with upstream. So is what the machine's owner enrolled (MOK), unless shim may
+    have it on .machine, which is linked to those that are.
     """
     machine = False if loader.version < (5, 18) else loader.option("INTEGRITY_MACHINE_KEYRING")
     if machine and loader.runtime.mok_trusted and not _certificate(signature, loader.runtime.firmware):
@@ -111,16 +170,29 @@ def _enrolled_known(loader: Loader, signature: Signature) -> Optional[bool]:
 
 
 def _forgiven(loader: Loader, code: str, message: str, *, reason: str) -> Finding:
-    """Fatal only where signatures are required: module.sig_enforce or CONFIG_MODULE_SIG_FORCE; lockdown comes behind it."""
+    """Fatal only where signatures are required: module.sig_enforce or CONFIG_MODULE_SIG_FORCE; lockdown comes
+    behind it.
+    """
     if loader.runtime.sig_enforce or loader.option("MODULE_SIG_FORCE"):
         code = "SIG_REQUIRED" if code == "SIG_ABSENT" else code
         message += ", and this kernel requires signatures"
         if loader.has("forgiving of signatures"):
-            return Finding(code, REFUSE, message, errno="EKEYREJECTED", dmesg="Loading of %s is rejected" % reason)
+            return Finding(
+                code, REFUSE, message, errno="EKEYREJECTED", dmesg="Loading of %s is rejected" % reason
+            )
         return Finding(code, REFUSE, message, errno="ENOKEY")
-    if loader.runtime.lockdown or loader.option("LOCK_DOWN_KERNEL_FORCE_INTEGRITY") or loader.option("LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY"):
-        return Finding("SIG_LOCKDOWN", REFUSE, message + ", and the kernel is locked down", errno="EPERM",
-                       dmesg="Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7")
+    if (
+        loader.runtime.lockdown
+        or loader.option("LOCK_DOWN_KERNEL_FORCE_INTEGRITY")
+        or loader.option("LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY")
+    ):
+        return Finding(
+            "SIG_LOCKDOWN",
+            REFUSE,
+            message + ", and the kernel is locked down",
+            errno="EPERM",
+            dmesg="Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7",
+        )
     return Finding(code, TAINT, message + ", which taints the kernel")
 
 

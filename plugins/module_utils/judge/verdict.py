@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What is said of a module and a kernel."""
+
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 COMPATIBLE, INCOMPATIBLE, UNKNOWN = "compatible", "incompatible", "unknown"
@@ -36,12 +37,18 @@ class Finding(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         """code, effect and message always; symbol, wanted and found where they say something."""
         answer = {"code": self.code, "effect": self.effect, "message": self.message}
-        answer.update((name, value) for name, value in (("symbol", self.symbol), ("wanted", self.wanted), ("found", self.found)) if value is not None)
+        answer.update(
+            (name, value)
+            for name, value in (("symbol", self.symbol), ("wanted", self.wanted), ("found", self.found))
+            if value is not None
+        )
         return answer
 
 
 class Seen(NamedTuple):
-    """Of a kernel that is not installed: where it was found, what of it cannot be seen there, and whether the verdict is what it will be."""
+    """Of a kernel that is not installed: where it was found, what of it cannot be seen there, and whether the
+    verdict is what it will be.
+    """
 
     origin: Tuple[str, ...]
     lacks: Tuple[str, ...]
@@ -54,7 +61,8 @@ class Seen(NamedTuple):
 class Verdict(NamedTuple):
     """The answer for one module (its path and name) on one kernel (its release).
 
-    ``errno`` is that of the refusing loader, None unless incompatible; ``dmesg`` is the first line that it prints then.
+    ``errno`` is that of the refusing loader, None unless incompatible; ``dmesg`` is the first line that it
+    prints then.
     """
 
     module: str
@@ -81,16 +89,27 @@ class Verdict(NamedTuple):
 
     @property
     def short(self) -> str:
-        """That finding in a few words, told with all others of its kind: ``3 symbols differ (pci_enable_device, skb_put, ...)``."""
+        """That finding in a few words, told with all others of its kind: ``3 symbols differ
+        (pci_enable_device, skb_put, ...)``.
+        """
         first = self.reason
         if first is None:
             return ""
-        symbols = [finding.symbol for finding in self.findings if finding.code == first.code and finding.symbol]
+        symbols = [
+            finding.symbol for finding in self.findings if finding.code == first.code and finding.symbol
+        ]
         if first.code not in _COUNTED or not symbols:
             return first.message
         shown = ", ".join(symbols[:2]) + (", ..." if len(symbols) > 2 else "")
         return "%s (%s)" % (_COUNTED[first.code][len(symbols) > 1].format(len(symbols)), shown)
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"module": self.module, "name": self.name, "kernel": self.kernel, "verdict": self.verdict, "errno": self.errno,
-                "findings": [finding.as_dict() for finding in self.findings], **(self.seen.as_dict() if self.seen else {})}
+        return {
+            "module": self.module,
+            "name": self.name,
+            "kernel": self.kernel,
+            "verdict": self.verdict,
+            "errno": self.errno,
+            "findings": [finding.as_dict() for finding in self.findings],
+            **(self.seen.as_dict() if self.seen else {}),
+        }

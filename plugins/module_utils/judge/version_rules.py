@@ -4,8 +4,10 @@
 
 """How the loader compares what a module was built with (``kernel/module/version.c``).
 
-These are the CRCs of symbols and of the layout of struct module, and the version magic; and what becomes of a module without them.
+These are the CRCs of symbols and of the layout of struct module, and the version magic; and what becomes of a
+module without them.
 """
+
 from typing import Iterator, Optional
 
 from ..read.kernel_module import KernelModule
@@ -13,27 +15,53 @@ from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
 
-def check_version(module: KernelModule, loader: Loader, symbol: str, *, crc: Optional[int]) -> Optional[Finding]:
+def check_version(
+    module: KernelModule, loader: Loader, symbol: str, *, crc: Optional[int]
+) -> Optional[Finding]:
     """kernel/module/version.c: check_version; None where the versions agree or there is nothing to compare."""
     if crc is None:
         return None
     if module.ext_versions is not None and loader.has("extended versions"):
         wanted = next((version.crc for version in module.ext_versions if version.name == symbol), None)
         if wanted is None:
-            return Finding("NO_SYMBOL_VERSION", TAINT, "the module has no extended version of %s; the kernel warns and goes on" % symbol, symbol)
+            return Finding(
+                "NO_SYMBOL_VERSION",
+                TAINT,
+                "the module has no extended version of %s; the kernel warns and goes on" % symbol,
+                symbol,
+            )
     elif module.versions is None:
-        return try_to_force_load(loader, "MODVERSIONS_ABSENT", "the module has no symbol versions (__versions)",
-                                 dmesg="%s: %s" % (module.name, symbol))
+        return try_to_force_load(
+            loader,
+            "MODVERSIONS_ABSENT",
+            "the module has no symbol versions (__versions)",
+            dmesg="%s: %s" % (module.name, symbol),
+        )
     elif module.chained_versions != loader.traits.chained_versions:
-        return Finding("MODVERSIONS_FORMAT", DOUBT, "the module's symbol versions are kept in another form than this kernel's", symbol)
+        return Finding(
+            "MODVERSIONS_FORMAT",
+            DOUBT,
+            "the module's symbol versions are kept in another form than this kernel's",
+            symbol,
+        )
     else:
-        wanted = next((version.crc for version in module.versions if version.name.lstrip(_dot(module)) == symbol), None)
+        wanted = next(
+            (version.crc for version in module.versions if version.name.lstrip(_dot(module)) == symbol), None
+        )
         if wanted is None:
             return _no_symbol_version(module, loader, symbol)
     if wanted == crc:
         return None
-    return Finding("SYMBOL_CRC", REFUSE, "the version of %s differs" % symbol, symbol=symbol, wanted="0x%08x" % wanted,
-                   found="0x%08x" % crc, errno="EINVAL", dmesg="%s: disagrees about version of symbol %s" % (module.name, symbol))
+    return Finding(
+        "SYMBOL_CRC",
+        REFUSE,
+        "the version of %s differs" % symbol,
+        symbol=symbol,
+        wanted="0x%08x" % wanted,
+        found="0x%08x" % crc,
+        errno="EINVAL",
+        dmesg="%s: disagrees about version of symbol %s" % (module.name, symbol),
+    )
 
 
 def _dot(module: KernelModule) -> str:
@@ -46,16 +74,25 @@ def _no_symbol_version(module: KernelModule, loader: Loader, symbol: str) -> Fin
     dmesg = "%s: no symbol version for %s" % (module.name, symbol)
     accepted = missing_version(loader)
     if accepted is None:
-        return Finding("NO_SYMBOL_VERSION_POLICY", DOUBT, message + "; some kernels refuse that, and whose this is cannot be told", symbol)
+        return Finding(
+            "NO_SYMBOL_VERSION_POLICY",
+            DOUBT,
+            message + "; some kernels refuse that, and whose this is cannot be told",
+            symbol,
+        )
     if accepted:
-        return Finding("NO_SYMBOL_VERSION", TAINT, message + "; the kernel warns and goes on", symbol, dmesg=dmesg)
+        return Finding(
+            "NO_SYMBOL_VERSION", TAINT, message + "; the kernel warns and goes on", symbol, dmesg=dmesg
+        )
     return Finding("NO_SYMBOL_VERSION", REFUSE, message, symbol, errno="EINVAL", dmesg=dmesg)
 
 
 def missing_version(loader: Loader) -> Optional[bool]:
-    """Whether a symbol without an entry in ``__versions`` is accepted (``kernel/module/version.c: check_version``, its end).
+    """Whether a symbol without an entry in ``__versions`` is accepted (``kernel/module/version.c:
+    check_version``, its end).
 
-    Refused until 4.8; accepted with one warning since, but for Debian, which patches that out. None where it is not known whose kernel this is.
+    Refused until 4.8; accepted with one warning since, but for Debian, which patches that out. None where it
+    is not known whose kernel this is.
     """
     if loader.version < (4, 9) or loader.family == "debian":
         return False
@@ -65,7 +102,11 @@ def missing_version(loader: Loader) -> Optional[bool]:
 def check_modstruct_version(module: KernelModule, loader: Loader) -> Iterator[Finding]:
     """kernel/module/version.c: check_modstruct_version"""
     if not loader.modversions:
-        yield Finding("OK_UNVERSIONED", NOTE, "the kernel keeps no symbol versions: only names and the version magic are compared")
+        yield Finding(
+            "OK_UNVERSIONED",
+            NOTE,
+            "the kernel keeps no symbol versions: only names and the version magic are compared",
+        )
         return
     export = loader.exports.get("module_layout")
     crc = export.crc if export else loader.traits.module_layout
@@ -88,7 +129,17 @@ def try_to_force_load(loader: Loader, code: str, message: str, *, dmesg: str) ->
     """kernel/module/main.c: try_to_force_load"""
     allowed = loader.option("MODULE_FORCE_LOAD")
     if allowed is None:
-        return Finding(code, DOUBT, message + "; loaded only with CONFIG_MODULE_FORCE_LOAD, and the kernel's configuration is not available")
+        return Finding(
+            code,
+            DOUBT,
+            message
+            + "; loaded only with CONFIG_MODULE_FORCE_LOAD, and the kernel's configuration is not available",
+        )
     if allowed:
-        return Finding(code, TAINT, message + "; CONFIG_MODULE_FORCE_LOAD lets it pass and taints the kernel", dmesg=dmesg + ": kernel tainted.")
+        return Finding(
+            code,
+            TAINT,
+            message + "; CONFIG_MODULE_FORCE_LOAD lets it pass and taints the kernel",
+            dmesg=dmesg + ": kernel tainted.",
+        )
     return Finding(code, REFUSE, message, errno="ENOEXEC")

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Making depmod list the right one of several files of one module, and running it on any root (kmod: tools/depmod.c)."""
+"""Making depmod list the right one of several files of one module, and running it on any root (kmod:
+tools/depmod.c).
+"""
+
 import os
 import posixpath
 import re
@@ -14,29 +17,51 @@ from ..host import Host
 from ..lock import scratch
 from ..plan import Change, Content, File, Plan, look, same
 from ..read import index
-from ..read.depmod import DIRECTORIES, INDEX_LIMIT, DepmodConfig, by_module, chosen, config, dependencies, listed, rank_of
+from ..read.depmod import (
+    DIRECTORIES,
+    INDEX_LIMIT,
+    DepmodConfig,
+    by_module,
+    chosen,
+    config,
+    dependencies,
+    listed,
+    rank_of,
+)
 from ..read.kernels import modules_root, own_files
 from ..read.names import is_module_file, module_of, stem
 
 DEPTH = 16  # of directories below extra/ and the like
-PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")  # below which a driver has its directory of modules or of links
+# below which a driver has its directory of modules or of links
+PLACES = ("extra", "weak-updates", "weak-updates/outoftree.kmod", "updates")
 
 
 def winner(rules: DepmodConfig, modules_dir: str, paths: Sequence[str]) -> Optional[str]:
-    """The path that depmod lists out of files of one module; None where two rank equal, since it then keeps the one that readdir gave first."""
-    ranks = {path: rank_of(path[len(modules_dir) + 1:], rules) for path in paths}
+    """The path that depmod lists out of files of one module; None where two rank equal, since it then keeps
+    the one that readdir gave first.
+    """
+    ranks = {path: rank_of(path[len(modules_dir) + 1 :], rules) for path in paths}
     best = [path for path in paths if ranks[path] == max(ranks.values())]
     return best[0] if len(best) == 1 else None
 
 
 def override(path: str, modules_dir: str, everywhere: bool) -> str:
-    """The depmod.d line by which this file wins. Its directory is compared exactly, its name as the file's name is written."""
-    directory, name = posixpath.split(path[len(modules_dir) + 1:])
-    return "override %s %s %s\n" % (stem(name), "*" if everywhere else _pattern(posixpath.basename(modules_dir)), directory)
+    """The depmod.d line by which this file wins.
+
+    Its directory is compared exactly, its name as the file's name is written.
+    """
+    directory, name = posixpath.split(path[len(modules_dir) + 1 :])
+    return "override %s %s %s\n" % (
+        stem(name),
+        "*" if everywhere else _pattern(posixpath.basename(modules_dir)),
+        directory,
+    )
 
 
 def _pattern(release: str) -> str:
-    """How a line names one kernel: kmod reads a regular expression (6.12.9+deb13 would not match itself), module-init-tools a plain release."""
+    """How a line names one kernel: kmod reads a regular expression (6.12.9+deb13 would not match itself),
+    module-init-tools a plain release.
+    """
     return re.sub(r"[^\w.-]", lambda special: "[%s]" % special.group(), release)
 
 
@@ -49,22 +74,38 @@ def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
 
 # Running it
 
-ITS_INPUT = ("modules.order", "modules.builtin", "modules.builtin.modinfo")  # what it reads besides the modules
+# what it reads besides the modules
+ITS_INPUT = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
 
 def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], *, without: Iterable[str]) -> None:
-    """Plan that the indexes of one kernel list the modules as they are by then, but for the files ``without``, which go after that.
+    """Plan that the indexes of one kernel list the modules as they are by then, but for the files
+    ``without``, which go after that.
 
-    ``wanted`` is what they are to say of our modules: name to path. They are made elsewhere, looked at, and put in their place one by one,
-    modules.dep last. So whatever is cut off or full, modprobe finds what it found before, and an old modules.dep tells that it was cut off.
+    ``wanted`` is what they are to say of our modules: name to path. They are made elsewhere, looked at, and
+    put in their place one by one, modules.dep last. So whatever is cut off or full, modprobe finds what it
+    found before, and an old modules.dep tells that it was cut off.
     """
-    room = sum(status.st_size for status in (plan.host.lstat(path) for path in _present(plan.host, modules_dir)) if status)
+    room = sum(
+        status.st_size
+        for status in (plan.host.lstat(path) for path in _present(plan.host, modules_dir))
+        if status
+    )
     gone = frozenset(without)
-    plan.derive(modules_dir + "/modules.dep", "depmod", lambda host: _made(host, modules_dir, wanted, without=gone), room * 5 // 4)
+    plan.derive(
+        modules_dir + "/modules.dep",
+        "depmod",
+        lambda host: _made(host, modules_dir, wanted, without=gone),
+        room * 5 // 4,
+    )
 
 
 def _present(host: Host, modules_dir: str) -> List[str]:
-    return ["%s/%s" % (modules_dir, name) for name in host.listdir(modules_dir) if name.startswith("modules.") and name not in ITS_INPUT]
+    return [
+        "%s/%s" % (modules_dir, name)
+        for name in host.listdir(modules_dir)
+        if name.startswith("modules.") and name not in ITS_INPUT
+    ]
 
 
 def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: FrozenSet[str]) -> List[Change]:
@@ -73,20 +114,35 @@ def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: Froz
         try:
             base = lay_out(directory, release)
             given = _mirror(host, modules_dir, base, without=without)
-            said = host.run(["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]).err
-            wrong = ["it could not read %s" % name for name in ITS_INPUT
-                     if os.path.lexists(os.path.join(base, name)) and "could not open %s " % name in said]
-            wrong += ["it could not write: %s" % line for line in said.splitlines() if re.search(r"(openat|renameat)\(", line)]
+            said = host.run(
+                ["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]
+            ).err
+            wrong = [
+                "it could not read %s" % name
+                for name in ITS_INPUT
+                if os.path.lexists(os.path.join(base, name)) and "could not open %s " % name in said
+            ]
+            wrong += [
+                "it could not write: %s" % line
+                for line in said.splitlines()
+                if re.search(r"(openat|renameat)\(", line)
+            ]
             made = read_back(base)
         except OSError as error:
-            raise from_oserror(str(error.filename or directory), error, "lay out the modules for depmod") from None
+            raise from_oserror(
+                str(error.filename or directory), error, "lay out the modules for depmod"
+            ) from None
     _check(host, modules_dir, made, wanted=wanted, given=given, without=without, wrong=wrong)
     changes = []
     for name in sorted(made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
         path = "%s/%s" % (modules_dir, name)
         before = look(host, path)
-        after = File(Content.of(made[name]), *((before.mode, before.owner) if isinstance(before, File) else (0o644, None)))
-        if name == "modules.dep" or not (isinstance(before, File) and same(before, after)):  # its time says when all were made
+        after = File(
+            Content.of(made[name]),
+            *((before.mode, before.owner) if isinstance(before, File) else (0o644, None)),
+        )
+        # its time says when all were made
+        if name == "modules.dep" or not (isinstance(before, File) and same(before, after)):
             changes.append(Change(path, before, after))
     return changes
 
@@ -112,10 +168,11 @@ def read_back(base: str) -> Dict[str, bytes]:
 
 
 def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str]) -> List[str]:
-    """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some are to be left out.
+    """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some
+    are to be left out.
 
-    depmod takes a list of the kernel's that it cannot read on for one that ends there: so it is given copies, read whole. Answers with the
-    paths of those others, but for what depmod is told to skip.
+    depmod takes a list of the kernel's that it cannot read on for one that ends there: so it is given copies,
+    read whole. Answers with the paths of those others, but for what depmod is told to skip.
     """
     given: List[str] = []
     for name in host.listdir(modules_dir):
@@ -128,15 +185,19 @@ def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str])
         elif name not in ("build", "source") and (not name.startswith("modules.") or host.is_dir(path)):
             given += _mirror_files(host, path, os.path.join(base, name), without=without)
     skipped = set(config(host, posixpath.basename(modules_dir)).exclude)
-    return [path for path in given if not skipped & set(path[len(modules_dir):].split("/"))]
+    return [path for path in given if not skipped & set(path[len(modules_dir) :].split("/"))]
 
 
-def _mirror_files(host: Host, path: str, target: str, *, without: FrozenSet[str], depth: int = 0) -> List[str]:
+def _mirror_files(
+    host: Host, path: str, target: str, *, without: FrozenSet[str], depth: int = 0
+) -> List[str]:
     if host.is_dir(path) and depth < DEPTH:
         os.makedirs(target, exist_ok=True)
         found: List[str] = []
         for name in host.listdir(path):
-            found += _mirror_files(host, "%s/%s" % (path, name), os.path.join(target, name), without=without, depth=depth + 1)
+            found += _mirror_files(
+                host, "%s/%s" % (path, name), os.path.join(target, name), without=without, depth=depth + 1
+            )
         return found
     if path in without or not is_module_file(path) or not host.is_file(path):
         return []
@@ -149,43 +210,91 @@ def _configuration(host: Host) -> List[str]:
     return [] if host.live else [word for directory in DIRECTORIES for word in ("-C", host.real(directory))]
 
 
-def _check(host: Host, modules_dir: str, made: Dict[str, bytes], *, wanted: Dict[str, str], given: Sequence[str],
-           without: FrozenSet[str], wrong: List[str]) -> None:
+def _check(
+    host: Host,
+    modules_dir: str,
+    made: Dict[str, bytes],
+    *,
+    wanted: Dict[str, str],
+    given: Sequence[str],
+    without: FrozenSet[str],
+    wrong: List[str],
+) -> None:
     """depmod ends with 0 whatever it has written, and leaves out in silence what it could not look at.
 
-    Nothing that was listed and is still there may be missing, nor a module that it was given beside the kernel's own; ours have to be found.
+    Nothing that was listed and is still there may be missing, nor a module that it was given beside the
+    kernel's own; ours have to be found.
 
-    Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the binary one is not.
+    Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the
+    binary one is not.
     """
-    lists = by_module(dependencies(made.get("modules.dep", b"").decode("utf-8", "surrogateescape")), modules_dir)
+    lists = by_module(
+        dependencies(made.get("modules.dep", b"").decode("utf-8", "surrogateescape")), modules_dir
+    )
     binary = index.entries(made.get("modules.dep.bin", b""))
     nothing = bool(made.get("modules.dep.bin")) and "modules.dep" in made and not binary
-    wrong += ["it has not written %s" % name for name in ("modules.dep", "modules.dep.bin") if not made.get(name) and not nothing]
-    wrong += ["%s is empty" % name for name, data in sorted(made.items()) if not data and _had(host, modules_dir, name)]
-    wrong += ["%s is damaged" % name for name, data in sorted(made.items()) if name.endswith(".bin") and data and not index.whole(data)]
+    wrong += [
+        "it has not written %s" % name
+        for name in ("modules.dep", "modules.dep.bin")
+        if not made.get(name) and not nothing
+    ]
+    wrong += [
+        "%s is empty" % name
+        for name, data in sorted(made.items())
+        if not data and _had(host, modules_dir, name)
+    ]
+    wrong += [
+        "%s is damaged" % name
+        for name, data in sorted(made.items())
+        if name.endswith(".bin") and data and not index.whole(data)
+    ]
     wrong += ["modules.dep.bin lacks %s" % name for name in sorted(set(lists) - set(binary))[:1]]
     wrong += ["%s is not listed" % path for name, path in sorted(wanted.items()) if lists.get(name) != path]
     wrong += ["%s is not listed" % path for path in given if module_of(path) not in lists][:1]
-    lost = {module_of(path) for path in without} - set(lists)  # by then the kernel's own ones of these names are to be found
-    wrong += ["%s is not listed" % path for path in (own_files(host, modules_dir) if lost else ()) if module_of(path) in lost][:1]
-    before = listed(host, modules_dir) or {name: name for name in map(module_of, own_files(host, modules_dir))}
-    wrong += ["%s is no longer listed" % name for name, path in sorted(before.items())
-              if name not in lists and path not in without and (path == name or host.is_file(path))][:1]
+    # by then the kernel's own ones of these names are to be found
+    lost = {module_of(path) for path in without} - set(lists)
+    wrong += [
+        "%s is not listed" % path
+        for path in (own_files(host, modules_dir) if lost else ())
+        if module_of(path) in lost
+    ][:1]
+    before = listed(host, modules_dir) or {
+        name: name for name in map(module_of, own_files(host, modules_dir))
+    }
+    wrong += [
+        "%s is no longer listed" % name
+        for name, path in sorted(before.items())
+        if name not in lists and path not in without and (path == name or host.is_file(path))
+    ][:1]
     if wrong:
         release = posixpath.basename(modules_dir)
-        raise KmodError("depmod", "has not made the indexes of kernel %s as they should be: %s" % (release, "; ".join(wrong[:3])),
-                        "Look whether depmod works on this host, and whether there is room for it in /dev/shm and /var/tmp", "DEPMOD_FAILED")
+        raise KmodError(
+            "depmod",
+            "has not made the indexes of kernel %s as they should be: %s" % (release, "; ".join(wrong[:3])),
+            "Look whether depmod works on this host, and whether there is room for it in /dev/shm and /var/tmp",
+            "DEPMOD_FAILED",
+        )
 
 
 def _had(host: Host, modules_dir: str, name: str) -> bool:
     """Whether an index was not empty, and what it was made of is there."""
     status = host.stat("%s/%s" % (modules_dir, name))
-    source = {"modules.builtin.bin": "modules.builtin", "modules.builtin.alias.bin": "modules.builtin.modinfo"}.get(name, "modules.dep")
-    return name != "modules.dep" and status is not None and status.st_size > 0 and host.is_file("%s/%s" % (modules_dir, source))
+    source = {
+        "modules.builtin.bin": "modules.builtin",
+        "modules.builtin.alias.bin": "modules.builtin.modinfo",
+    }.get(name, "modules.dep")
+    return (
+        name != "modules.dep"
+        and status is not None
+        and status.st_size > 0
+        and host.is_file("%s/%s" % (modules_dir, source))
+    )
 
 
 def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:
-    """Whether the indexes are not what a whole run of depmod leaves: modprobe reads modules.dep.bin, which has to know what modules.dep lists."""
+    """Whether the indexes are not what a whole run of depmod leaves: modprobe reads modules.dep.bin, which
+    has to know what modules.dep lists.
+    """
     plain, binary = modules_dir + "/modules.dep", modules_dir + "/modules.dep.bin"
     if not host.is_file(plain) or not host.is_file(binary):
         return True
@@ -195,4 +304,8 @@ def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:
     lists = listed(host, modules_dir)
     if not lists:
         return next(own_files(host, modules_dir), None) is not None
-    return any((index.lookup(data, name) or ":").partition(":")[0] != lists[name][len(modules_dir) + 1:] for name in wanted if name in lists)
+    return any(
+        (index.lookup(data, name) or ":").partition(":")[0] != lists[name][len(modules_dir) + 1 :]
+        for name in wanted
+        if name in lists
+    )

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What there is of a driver on a host: its builds in the store, the weak links to them, and which kernel uses which."""
+"""What there is of a driver on a host: its builds in the store, the weak links to them, and which kernel uses
+which.
+"""
+
 import posixpath
 import re
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -22,7 +25,8 @@ class Deployed(NamedTuple):
     driver: str
     builds: Tuple[Build, ...]  # whole ones
     broken: Tuple[store.Stored, ...]  # ones that miss files
-    links: Dict[str, Dict[str, str]]  # kernel release -> path -> target as written; those of removed kernels, too
+    # kernel release -> path -> target as written; those of removed kernels, too
+    links: Dict[str, Dict[str, str]]
 
 
 class Target(NamedTuple):
@@ -40,7 +44,11 @@ def deployed(host: Host, driver: str) -> Deployed:
     for stored in store.builds(host, driver):
         modules = _modules(host, stored)
         if modules:
-            whole.append(Build(stored.release, tuple(sorted(modules, key=lambda module: module.name)), stored.directory))
+            whole.append(
+                Build(
+                    stored.release, tuple(sorted(modules, key=lambda module: module.name)), stored.directory
+                )
+            )
         else:
             broken.append(stored)
     links = {release: _links(host, release, driver) for release in store.releases(host)}
@@ -56,7 +64,9 @@ def _modules(host: Host, stored: store.Stored) -> List[KernelModule]:
         with forgiving():
             found.append(ko.read(host, path))
     rows = set(stored.files)
-    whole = len(found) == len(stored.paths) and all((posixpath.basename(module.path), module.sha256) in rows for module in found)
+    whole = len(found) == len(stored.paths) and all(
+        (posixpath.basename(module.path), module.sha256) in rows for module in found
+    )
     return found if whole else []
 
 
@@ -78,7 +88,8 @@ def link_directories(host: Host, release: str, driver: str) -> List[str]:
 
 
 def is_our_link(host: Host, path: str, driver: str) -> bool:
-    """A link as we make them, dangling or not; or any that leads to a build of ours, as weak-modules makes them for a kernel that arrives.
+    """A link as we make them, dangling or not; or any that leads to a build of ours, as weak-modules makes
+    them for a kernel that arrives.
 
     Not what a run that was cut off has left under the name of a temporary file.
     """
@@ -88,15 +99,22 @@ def is_our_link(host: Host, path: str, driver: str) -> bool:
     if re.fullmatch(r"(\.\./){3,4}[^/]+/extra/%s/([0-9a-f]{12}/)?[^/]+\.ko" % re.escape(driver), text):
         return True
     directory, name = posixpath.split(text)
-    return bool(re.search(r"^/.*/extra/%s(/[0-9a-f]{12})?$" % re.escape(driver), directory)) and name in dict(store.marked(host, directory))
+    return bool(re.search(r"^/.*/extra/%s(/[0-9a-f]{12})?$" % re.escape(driver), directory)) and name in dict(
+        store.marked(host, directory)
+    )
 
 
 def serving(host: Host, there: Deployed) -> Dict[str, Optional[Build]]:
-    """The build that each kernel uses now: the one that its links lead to, else its own, if modules.dep lists that."""
+    """The build that each kernel uses now: the one that its links lead to, else its own, if modules.dep lists
+    that.
+    """
     by_directory = {build.directory: build for build in there.builds}
     found = {}
     for release, links in there.links.items():
-        places = [posixpath.dirname(posixpath.normpath(posixpath.join(posixpath.dirname(path), target))) for path, target in links.items()]
+        places = [
+            posixpath.dirname(posixpath.normpath(posixpath.join(posixpath.dirname(path), target)))
+            for path, target in links.items()
+        ]
         own = [build for build in there.builds if build.release == release] if not links else []
         listed = set(depmod.listed(host, "%s/%s" % (modules_root(host), release)).values()) if own else set()
         places += [build.directory for build in own if listed.issuperset(store.files_of(build))]
@@ -107,4 +125,6 @@ def serving(host: Host, there: Deployed) -> Dict[str, Optional[Build]]:
 def serving_installed(host: Host, there: Deployed, installed: Sequence[Kernel]) -> Dict[str, Optional[Build]]:
     """The same, but nothing for a kernel of which only a directory is left."""
     releases = {kernel.release for kernel in installed}
-    return {release: build if release in releases else None for release, build in serving(host, there).items()}
+    return {
+        release: build if release in releases else None for release, build in serving(host, there).items()
+    }

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Weak links of any origin that lead nowhere: led to another build of the same driver that their kernel takes, or removed."""
+"""Weak links of any origin that lead nowhere: led to another build of the same driver that their kernel
+takes, or removed.
+"""
+
 import posixpath
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
 
@@ -26,12 +29,14 @@ class Healed(NamedTuple):
 
 
 def heal(tree: store.ModuleTree, kernels: Sequence[Kernel], judge: Judge, *, skip: Set[str]) -> List[Healed]:
-    """Plan the repair of the dangling links in these kernels' weak-updates, but of those at the paths ``skip``."""
+    """Plan the repair of the dangling links in these kernels' weak-updates, but of those at the paths
+    ``skip``.
+    """
     healed = []
     for kernel in kernels:
         top = "%s/%s/weak-updates" % (modules_root(tree.host), kernel.release)
         for directory, files in sorted(dangling(tree.host, top, skip).items()):
-            below = directory[len(top) + 1:]
+            below = directory[len(top) + 1 :]
             build = select([kernel], _builds(tree.host, below, files), judge)[0].build
             for name in files:
                 path, after = "%s/%s" % (directory, name), None
@@ -59,12 +64,20 @@ def dangling(host: Host, directory: str, skip: Iterable[str] = ()) -> Dict[str, 
 
 
 def _builds(host: Host, below: str, files: Sequence[str]) -> List[Build]:
-    """Builds with files of all these names: where weak-updates/X links to, extra/X or updates/X of any release, hold the same driver."""
+    """Builds with files of all these names: where weak-updates/X links to, extra/X or updates/X of any
+    release, hold the same driver.
+    """
     root = modules_root(host)
     found = []
     for release in host.listdir(root):
         for place in ("extra", "updates"):
             directory = posixpath.normpath("%s/%s/%s/%s" % (root, release, place, below))
             if all(host.is_file("%s/%s" % (directory, name)) for name in files):
-                found.append(Build(release, tuple(ko.read(host, "%s/%s" % (directory, name)) for name in files), directory))
+                found.append(
+                    Build(
+                        release,
+                        tuple(ko.read(host, "%s/%s" % (directory, name)) for name in files),
+                        directory,
+                    )
+                )
     return found

@@ -2,14 +2,18 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The scripts and units by which a host tells kmodctl of kernels, as texts. What runs them ends with 0 whatever happens: no package fails of them."""
+"""The scripts and units by which a host tells kmodctl of kernels, as texts.
+
+What runs them ends with 0 whatever happens: no package fails of them.
+"""
 
 MADE_BY = "# Made by outoftree.kmod (kmod_follow), which removes it again. Changes are lost.\n"
 KMODCTL = "/usr/local/sbin/kmodctl"
 HOOK = "/usr/local/libexec/outoftree-kmod-hook"
 STATE = "/var/lib/outoftree-kmod"
 
-# Under the package manager's lock: nothing here waits for it, and nothing asks it. Python may be gone or half replaced in the same transaction.
+# Under the package manager's lock: nothing here waits for it, and nothing asks it. Python may be gone or half
+# replaced in the same transaction.
 RUNNER = """#!/bin/sh
 %(made_by)s# Tells kmodctl what happened to a kernel: %(hook)s add-kernel|remove-kernel|refresh [OPTION]... [RELEASE]
 # It ends with 0 whatever happens, so that no package fails; what was not done is noted and done later. Only "boot" ends as kmodctl does.
@@ -66,7 +70,8 @@ run "$@"
 exit 0
 """
 
-# kernel-install (EL 8 and later, Fedora): early, before dracut makes the image, and late, when image, entry and arguments are all there
+# kernel-install (EL 8 and later, Fedora): early, before dracut makes the image, and late, when image, entry
+# and arguments are all there
 INSTALL_EARLY = """#!/bin/sh
 %(made_by)s# After 40-dkms, before 50-depmod and 50-dracut: links alone, so that the distribution's own image gets the driver.
 [ "$1" = add ] && [ -x %(hook)s ] && %(hook)s add-kernel --early "$2"
@@ -92,29 +97,39 @@ PRERM = """#!/bin/sh
 exit 0
 """
 
-# Debian and Ubuntu: dpkg says what it is about in DEB_MAINT_PARAMS; postrm.d is called when a kernel is upgraded or installed again, too
+# Debian and Ubuntu: dpkg says what it is about in DEB_MAINT_PARAMS; postrm.d is called when a kernel is
+# upgraded or installed again, too
 _DEBIAN_WORD = """#!/bin/sh
 %(made_by)s[ -x %(hook)s ] || exit 0
 word=${DEB_MAINT_PARAMS%%%% *}
 word=${word#[\\'\\"]} word=${word%%[\\'\\"]}
 """
-DEBIAN_EARLY = _DEBIAN_WORD + """# After dkms, before dracut and initramfs-tools: links alone, so that their image gets the driver.
+DEBIAN_EARLY = (
+    _DEBIAN_WORD
+    + """# After dkms, before dracut and initramfs-tools: links alone, so that their image gets the driver.
 case $word in
     '' | configure) %(hook)s add-kernel --early "$1" ;;
 esac
 exit 0
 """
-DEBIAN_LATE = _DEBIAN_WORD + """# After all that makes images and boot entries.
+)
+DEBIAN_LATE = (
+    _DEBIAN_WORD
+    + """# After all that makes images and boot entries.
 case $word in
     '' | configure) %(hook)s add-kernel "$1" ;;
 esac
 exit 0
 """
-DEBIAN_REMOVED = _DEBIAN_WORD + """case $word in
+)
+DEBIAN_REMOVED = (
+    _DEBIAN_WORD
+    + """case $word in
     remove | purge) %(hook)s remove-kernel "$1" ;;
 esac
 exit 0
 """
+)
 DEBIAN_IMAGE = """#!/bin/sh
 %(made_by)s# update-initramfs has made the image of a kernel again. While a kernel's package is at work (DEB_MAINT_PARAMS is set) there may be
 # no boot entry yet, and the hook after this one does all of it.

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""By which hooks a host tells kmodctl of kernels that come and go, and of images that are made again: one set of files a family.
+"""By which hooks a host tells kmodctl of kernels that come and go, and of images that are made again: one set
+of files a family.
 
 | family | early | late | removal | image made again |
 |---|---|---|---|---|
@@ -13,6 +14,7 @@
 
 Where systemd is: the path unit, a look at boot and one at shutdown, everywhere.
 """
+
 import posixpath
 import re
 from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
@@ -31,7 +33,8 @@ INSTALL_D = "/etc/kernel/install.d"
 POSTINST_D = "/etc/kernel/postinst.d"
 UNITS = "/etc/systemd/system"
 MANUAL = "/usr/local/share/man/man8/kmodctl.8"
-LEFT = (bulletin.PENDING, bulletin.FACT, bulletin.MOTD, KEPT)  # what following leaves on a host besides links, variants and entries
+# what following leaves on a host besides links, variants and entries
+LEFT = (bulletin.PENDING, bulletin.FACT, bulletin.MOTD, KEPT)
 # What hooks may find: the interpreter that the role has seen comes first. EL 8 may have the second alone.
 INTERPRETERS = ("/usr/bin/python3", "/usr/libexec/platform-python", "/usr/local/bin/python3")
 
@@ -44,19 +47,31 @@ class HookFile(NamedTuple):
 
 
 FAMILIES: Dict[str, Dict[str, str]] = {
-    "el": {INSTALL_D + "/45-outoftree-kmod.install": texts.INSTALL_EARLY, INSTALL_D + "/99-outoftree-kmod.install": texts.INSTALL_LATE},
-    "el7": {POSTINST_D + "/outoftree-kmod": texts.POSTINST, "/etc/kernel/prerm.d/outoftree-kmod": texts.PRERM},
-    "debian": {POSTINST_D + "/do-outoftree-kmod": texts.DEBIAN_EARLY, POSTINST_D + "/zzz-outoftree-kmod": texts.DEBIAN_LATE,
-               "/etc/kernel/postrm.d/zzz-outoftree-kmod": texts.DEBIAN_REMOVED,
-               "/etc/initramfs/post-update.d/zz-outoftree-kmod": texts.DEBIAN_IMAGE},
+    "el": {
+        INSTALL_D + "/45-outoftree-kmod.install": texts.INSTALL_EARLY,
+        INSTALL_D + "/99-outoftree-kmod.install": texts.INSTALL_LATE,
+    },
+    "el7": {
+        POSTINST_D + "/outoftree-kmod": texts.POSTINST,
+        "/etc/kernel/prerm.d/outoftree-kmod": texts.PRERM,
+    },
+    "debian": {
+        POSTINST_D + "/do-outoftree-kmod": texts.DEBIAN_EARLY,
+        POSTINST_D + "/zzz-outoftree-kmod": texts.DEBIAN_LATE,
+        "/etc/kernel/postrm.d/zzz-outoftree-kmod": texts.DEBIAN_REMOVED,
+        "/etc/initramfs/post-update.d/zz-outoftree-kmod": texts.DEBIAN_IMAGE,
+    },
     "suse": {},
     "other": {},
 }
 UNIT_FILES: Dict[str, str] = {
-    "outoftree-kmod.path": texts.PATH_UNIT, "outoftree-kmod.service": texts.SERVICE,
-    "outoftree-kmod-check.service": texts.CHECK_UNIT, "outoftree-kmod-shutdown.service": texts.SHUTDOWN_UNIT,
+    "outoftree-kmod.path": texts.PATH_UNIT,
+    "outoftree-kmod.service": texts.SERVICE,
+    "outoftree-kmod-check.service": texts.CHECK_UNIT,
+    "outoftree-kmod-shutdown.service": texts.SHUTDOWN_UNIT,
 }
-WANTED = ("outoftree-kmod.path", "outoftree-kmod-check.service", "outoftree-kmod-shutdown.service")  # by multi-user.target
+# by multi-user.target
+WANTED = ("outoftree-kmod.path", "outoftree-kmod-check.service", "outoftree-kmod-shutdown.service")
 STARTED = ("outoftree-kmod.path", "outoftree-kmod-shutdown.service")
 
 
@@ -85,13 +100,20 @@ def _os_release(host: Host) -> Dict[str, str]:
 def files(host: Host, interpreter: str = "") -> Dict[str, HookFile]:
     """Every script and unit that the host is to have, by path."""
     interpreters = [each for each in dict.fromkeys([interpreter, *INTERPRETERS]) if each]
-    named = {"made_by": texts.MADE_BY, "hook": HOOK, "kmodctl": KMODCTL, "pending": bulletin.PENDING,
-             "modules": "/lib/modules" if host.is_dir("/lib/modules") else "/usr/lib/modules",
-             "interpreters": " ".join(interpreters + ["python3"])}
+    named = {
+        "made_by": texts.MADE_BY,
+        "hook": HOOK,
+        "kmodctl": KMODCTL,
+        "pending": bulletin.PENDING,
+        "modules": "/lib/modules" if host.is_dir("/lib/modules") else "/usr/lib/modules",
+        "interpreters": " ".join(interpreters + ["python3"]),
+    }
     found = {HOOK: HookFile(texts.RUNNER % named)}
     found.update({path: HookFile(text % named) for path, text in FAMILIES[family(host)].items()})
     if has_systemd(host):
-        found.update({"%s/%s" % (UNITS, name): HookFile(text % named, 0o644) for name, text in UNIT_FILES.items()})
+        found.update(
+            {"%s/%s" % (UNITS, name): HookFile(text % named, 0o644) for name, text in UNIT_FILES.items()}
+        )
     return found
 
 
@@ -113,22 +135,33 @@ def wants(host: Host) -> List[Tuple[str, str]]:
 
 # What the role asks for
 
+
 def wanted(sources: str, interpreter: str, path: str) -> Dict[str, str]:
     """What the settings say of a kmodctl made of these sources (their digest)."""
     return {"sources": sources, "python": zipapp.version(), "interpreter": interpreter, "file": path}
 
 
 def has_kmodctl(host: Host, sources: str, interpreter: str) -> bool:
-    """Whether the host has a kmodctl made of these sources, by this Python and for that interpreter, as it was written."""
+    """Whether the host has a kmodctl made of these sources, by this Python and for that interpreter, as it
+    was written.
+    """
     old = settings.read_or_none(host)
     there = old.kmodctl.get("file", "") if old else ""
-    if not old or old.kmodctl != wanted(sources, interpreter, there) or not host.is_file(KMODCTL) or host.is_link(KMODCTL):
+    if (
+        not old
+        or old.kmodctl != wanted(sources, interpreter, there)
+        or not host.is_file(KMODCTL)
+        or host.is_link(KMODCTL)
+    ):
         return False
     return Content.stored(host, KMODCTL).sha256 == there
 
 
-def present(host: Host, driver: str, followed: Followed, *, interpreter: str, sources: str, kmodctl: Optional[Content]) -> Plan:
-    """Plan that the host follows new kernels with a driver: kmodctl, hooks, units, manual page, and the driver's part of the settings.
+def present(
+    host: Host, driver: str, followed: Followed, *, interpreter: str, sources: str, kmodctl: Optional[Content]
+) -> Plan:
+    """Plan that the host follows new kernels with a driver: kmodctl, hooks, units, manual page, and the
+    driver's part of the settings.
 
     ``kmodctl``: the file, made of ``sources`` (their digest); None where the host has it.
     """
@@ -138,16 +171,27 @@ def present(host: Host, driver: str, followed: Followed, *, interpreter: str, so
     links = wants(host)
     for path in [KMODCTL, *scripts]:
         if host.lstat(path) is not None and not is_ours(host, path):
-            raise KmodError(path, "is there, and was not put there by this collection", "Move it away", "FOREIGN_FILE")
-    made = sorted({*(old.made if old else ()), *_missing(host, [KMODCTL, *scripts, *(path for path, _target in links), *LEFT])})
+            raise KmodError(
+                path, "is there, and was not put there by this collection", "Move it away", "FOREIGN_FILE"
+            )
+    made = sorted(
+        {
+            *(old.made if old else ()),
+            *_missing(host, [KMODCTL, *scripts, *(path for path, _target in links), *LEFT]),
+        }
+    )
     drivers = dict(old.drivers if old else {}, **{driver: followed})
     there = wanted(sources, interpreter, kmodctl.sha256) if kmodctl else old.kmodctl if old else {}
     plan = Plan(host)
-    plan.put(settings.PATH, File(Content.of(Settings(drivers, interpreter, there, tuple(made)).text.encode()), 0o644))
+    plan.put(
+        settings.PATH,
+        File(Content.of(Settings(drivers, interpreter, there, tuple(made)).text.encode()), 0o644),
+    )
     plan.put(texts.STATE, Directory())
     if kmodctl:
         plan.put(KMODCTL, File(kmodctl, 0o755))
-    for path, each in sorted(scripts.items(), key=lambda item: (item[0] != HOOK, item[0])):  # the runner first: the others call it
+    # the runner first: the others call it
+    for path, each in sorted(scripts.items(), key=lambda item: (item[0] != HOOK, item[0])):
         plan.put(path, File(Content.of(each.text.encode()), each.mode))
     for path in _others(host, scripts):
         plan.put(path, None)
@@ -160,7 +204,9 @@ def present(host: Host, driver: str, followed: Followed, *, interpreter: str, so
 
 
 def absent(host: Host, driver: str) -> Plan:
-    """Plan that the host does not follow with a driver; with the last one all goes, to the directories that came with it."""
+    """Plan that the host does not follow with a driver; with the last one all goes, to the directories that
+    came with it.
+    """
     old = settings.read_or_none(host)
     plan = Plan(host)
     drivers = {name: each for name, each in (old.drivers if old else {}).items() if name != driver}
@@ -173,7 +219,8 @@ def absent(host: Host, driver: str) -> Plan:
     for path in LEFT:
         plan.put(path, None)
     units = [path for path, _target in wants(host)] + ["%s/%s" % (UNITS, name) for name in UNIT_FILES]
-    if running_systemd(host) and any(host.lstat(path) for path in units):  # the runner is gone: nothing starts what waits for our lock
+    # the runner is gone: nothing starts what waits for our lock
+    if running_systemd(host) and any(host.lstat(path) for path in units):
         plan.run(UNITS, ["systemctl", "stop", *STARTED])
     for path in units:
         if is_ours(host, path):
@@ -192,13 +239,19 @@ def absent(host: Host, driver: str) -> Plan:
 
 
 def is_ours(host: Host, path: str) -> bool:
-    """Whether a script, unit, page or kmodctl is one that we put there, by what is in it; a link, if it leads to such a unit."""
+    """Whether a script, unit, page or kmodctl is one that we put there, by what is in it; a link, if it leads
+    to such a unit.
+    """
     if host.is_link(path):
         return host.readlink(path) in ["%s/%s" % (UNITS, name) for name in UNIT_FILES]
     if not host.is_file(path):
         return False
     data = host.read(path)
-    return texts.MADE_BY.encode() in data or data.startswith(MANUAL_PAGE[:20].encode()) or (path == KMODCTL and zipapp.MARK in data)
+    return (
+        texts.MADE_BY.encode() in data
+        or data.startswith(MANUAL_PAGE[:20].encode())
+        or (path == KMODCTL and zipapp.MARK in data)
+    )
 
 
 def _missing(host: Host, paths: Iterable[str]) -> Set[str]:
@@ -218,7 +271,9 @@ def _empty(host: Host, directory: str, gone: Set[str]) -> bool:
 
 
 def _others(host: Host, wanted: Mapping[str, object]) -> List[str]:
-    """Hooks of ours that the host has and is not to have: it was upgraded, or is another family than it seemed."""
+    """Hooks of ours that the host has and is not to have: it was upgraded, or is another family than it
+    seemed.
+    """
     every = {path for each in FAMILIES.values() for path in each}
     return [path for path in sorted(every - set(wanted)) if host.lstat(path) is not None]
 

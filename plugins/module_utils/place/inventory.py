@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What there is of drivers on a host, fact by fact. It reads, and never writes; what cannot be read is a row with an ``error``."""
+"""What there is of drivers on a host, fact by fact.
+
+It reads, and never writes; what cannot be read is a row with an ``error``.
+"""
+
 import hashlib
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -43,7 +47,11 @@ class StoredBuild(NamedTuple):
     modules: Tuple[StoredModule, ...]
 
     def as_dict(self) -> Dict[str, Any]:
-        return dict(self._asdict(), kernels=list(self.kernels), modules=[dict(each._asdict()) for each in self.modules])
+        return dict(
+            self._asdict(),
+            kernels=list(self.kernels),
+            modules=[dict(each._asdict()) for each in self.modules],
+        )
 
 
 class StoredDriver(NamedTuple):
@@ -55,7 +63,9 @@ class StoredDriver(NamedTuple):
 
 
 class UsedModule(NamedTuple):
-    """The file that modprobe would load for a module name, and whether it is what the running kernel has loaded (see loaded.state)."""
+    """The file that modprobe would load for a module name, and whether it is what the running kernel has
+    loaded (see loaded.state).
+    """
 
     name: str
     path: Optional[str]
@@ -88,7 +98,11 @@ class SeenImage(NamedTuple):
     error: Optional[str] = None
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"path": self.path, "copies": [dict(each._asdict()) for each in self.copies], "error": self.error}
+        return {
+            "path": self.path,
+            "copies": [dict(each._asdict()) for each in self.copies],
+            "error": self.error,
+        }
 
 
 class SeenKernel(NamedTuple):
@@ -151,9 +165,21 @@ def stored_driver(there: Deployed, using: Mapping[str, Optional[Build]]) -> Stor
     users: Dict[str, List[str]] = {}
     for release, build in sorted(using.items()):
         users.setdefault(build.directory if build else "", []).append(release)
-    builds = [StoredBuild(build.release, build.version, build.directory, whole=True, kernels=tuple(users.get(build.directory, ())),
-                          modules=tuple(map(_stored_module, build.modules, store.files_of(build)))) for build in there.builds]
-    builds += [StoredBuild(stored.release, "", stored.directory, whole=False, kernels=(), modules=()) for stored in there.broken]
+    builds = [
+        StoredBuild(
+            build.release,
+            build.version,
+            build.directory,
+            whole=True,
+            kernels=tuple(users.get(build.directory, ())),
+            modules=tuple(map(_stored_module, build.modules, store.files_of(build))),
+        )
+        for build in there.builds
+    ]
+    builds += [
+        StoredBuild(stored.release, "", stored.directory, whole=False, kernels=(), modules=())
+        for stored in there.broken
+    ]
     return StoredDriver(there.driver, tuple(builds))
 
 
@@ -168,9 +194,17 @@ def kernel(host: Host, installed: Kernel, there: Sequence[Deployed]) -> SeenKern
     lists = listed(host, installed.modules_dir)
     builds = [build for each in there for build in each.builds]
     names = {module.name for build in builds for module in build.modules}
-    names.update(name for name, path in lists.items() if path[len(installed.modules_dir) + 1:].split("/")[0] in PLACES)
+    names.update(
+        name for name, path in lists.items() if path[len(installed.modules_dir) + 1 :].split("/")[0] in PLACES
+    )
     used = tuple(_used(host, installed, name, lists.get(name)) for name in sorted(names))
-    return SeenKernel(installed.release, installed.running, used, links=_links(host, installed, ours), images=_images(host, installed.release, used))
+    return SeenKernel(
+        installed.release,
+        installed.running,
+        used,
+        links=_links(host, installed, ours),
+        images=_images(host, installed.release, used),
+    )
 
 
 def _used(host: Host, installed: Kernel, name: str, path: Optional[str]) -> UsedModule:
@@ -180,7 +214,9 @@ def _used(host: Host, installed: Kernel, name: str, path: Optional[str]) -> Used
             data = decompress(host.read(path), path)
             row = row._replace(sha256=hashlib.sha256(data).hexdigest())
             if installed.running:
-                row = row._replace(loaded=loaded.state(host, ko.parse(data, path), loaded.build_id(data, path)))
+                row = row._replace(
+                    loaded=loaded.state(host, ko.parse(data, path), loaded.build_id(data, path))
+                )
     except KmodError as error:
         row = row._replace(error=str(error))
     return row
@@ -188,8 +224,12 @@ def _used(host: Host, installed: Kernel, name: str, path: Optional[str]) -> Used
 
 def _links(host: Host, installed: Kernel, ours: Set[str]) -> Tuple[SeenLink, ...]:
     top = installed.modules_dir + "/weak-updates"
-    lost = {"%s/%s" % (directory, name) for directory, names in heal.dangling(host, top).items() for name in names}
-    return tuple(SeenLink(path, host.readlink(path), path in ours, path in lost) for path in _below(host, top))
+    lost = {
+        "%s/%s" % (directory, name) for directory, names in heal.dangling(host, top).items() for name in names
+    }
+    return tuple(
+        SeenLink(path, host.readlink(path), path in ours, path in lost) for path in _below(host, top)
+    )
 
 
 def _below(host: Host, directory: str) -> List[str]:
@@ -226,11 +266,19 @@ def _image(host: Host, path: str, used: Mapping[str, Optional[str]]) -> SeenImag
 
     try:
         image.read(host, path, wanted)
-        digests = {inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest() for inside, data in sorted(pieces.items())}
+        digests = {
+            inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest()
+            for inside, data in sorted(pieces.items())
+        }
     except KmodError as error:
         return SeenImage(path, (), str(error))
-    return SeenImage(path, tuple(CopyInside(module_of(inside), inside, digest, digest == used[module_of(inside)])
-                                 for inside, digest in digests.items()))
+    return SeenImage(
+        path,
+        tuple(
+            CopyInside(module_of(inside), inside, digest, digest == used[module_of(inside)])
+            for inside, digest in digests.items()
+        ),
+    )
 
 
 def variants(host: Host) -> List[SeenVariant]:
@@ -253,16 +301,34 @@ def entries(host: Host) -> List[SeenEntry]:
     for entry in menu.entries:
         if entry.driver is not None:
             files = tuple(word for word in (entry.linux,) + entry.initrd if "$" not in word)
-            rows.append(SeenEntry(entry.driver, entry.kernel or "", entry.id, title=entry.title, path=entry.path,
-                                  default=menu.default is not None and menu.default.id == entry.id, once=menu.once == entry.id, starts=files,
-                                  missing=tuple(word for word in files if shipped.locate(host, word) is None)))
+            rows.append(
+                SeenEntry(
+                    entry.driver,
+                    entry.kernel or "",
+                    entry.id,
+                    title=entry.title,
+                    path=entry.path,
+                    default=menu.default is not None and menu.default.id == entry.id,
+                    once=menu.once == entry.id,
+                    starts=files,
+                    missing=tuple(word for word in files if shipped.locate(host, word) is None),
+                )
+            )
     return rows
 
 
-def orphans(made: Sequence[SeenVariant], started: Sequence[SeenEntry], there: Sequence[Deployed], installed: Set[str]) -> List[Orphan]:
+def orphans(
+    made: Sequence[SeenVariant], started: Sequence[SeenEntry], there: Sequence[Deployed], installed: Set[str]
+) -> List[Orphan]:
     """What of these variants, entries and links is left of kernels that are not installed."""
-    found = [Orphan("variant", row.seen.path, row.seen.kernel, row.seen.size) for row in made if row.seen.state == "gone"]
-    found += [Orphan("entry", row.path, row.kernel) for row in started if row.missing or row.kernel not in installed]
+    found = [
+        Orphan("variant", row.seen.path, row.seen.kernel, row.seen.size)
+        for row in made
+        if row.seen.state == "gone"
+    ]
+    found += [
+        Orphan("entry", row.path, row.kernel) for row in started if row.missing or row.kernel not in installed
+    ]
     for each in there:
         for release, links in sorted(each.links.items()):
             found += [Orphan("link", path, release) for path in sorted(links) if release not in installed]

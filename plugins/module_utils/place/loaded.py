@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Which modules the running kernel has loaded, and loading new ones into it."""
+
 import array
 import fcntl
 import functools
@@ -19,13 +20,14 @@ from ..read.kernel_module import KernelModule
 
 BUILD_ID = ".note.gnu.build-id"
 IFF_UP = 1  # include/uapi/linux/if.h
-SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3  # include/uapi/linux/sockios.h, ethtool.h: struct ethtool_drvinfo is 196 bytes
+# include/uapi/linux/sockios.h, ethtool.h: struct ethtool_drvinfo is 196 bytes
+SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3
 BETWEEN = ("coming", "going")  # kernel/module/sysfs.c: show_initstate
 
 
 def state(host: Host, module: KernelModule, build_id: Optional[bytes]) -> str:
-    """Whether the running kernel has ``module`` loaded: "no", "this" one, an"other" of its name, "unknown" which, or one that is "coming" or "going":
-    it stays so if it crashed while it was.
+    """Whether the running kernel has ``module`` loaded: "no", "this" one, an"other" of its name, "unknown"
+    which, or one that is "coming" or "going": it stays so if it crashed while it was.
 
     The build ID tells for certain, srcversion (a digest of the sources) where a module has no build ID.
     """
@@ -52,7 +54,9 @@ def build_id(data: bytes, path: str) -> Optional[bytes]:
 
 
 class Wanted(NamedTuple):
-    """A module that the running kernel is to have, what tells that it has that very one, and its ``state`` now."""
+    """A module that the running kernel is to have, what tells that it has that very one, and its ``state``
+    now.
+    """
 
     module: KernelModule
     build_id: Optional[bytes]
@@ -62,19 +66,31 @@ class Wanted(NamedTuple):
 def reload(plan: Plan, modules: Sequence[Wanted]) -> bool:
     """Plan that the running kernel uses these modules; False if only a reboot can bring that about.
 
-    What is loaded under their names is removed first, where nothing uses it but they themselves. If a new one does not load, the old ones
-    are loaded again, from the files as they were.
+    What is loaded under their names is removed first, where nothing uses it but they themselves. If a new one
+    does not load, the old ones are loaded again, from the files as they were.
     """
     names = {each.module.name for each in modules}
     others = _users_first([each.module for each in modules if each.state == "other"])
-    if any(each.state in BETWEEN for each in modules) or any(not _removable(plan.host, name, names) for name in others):
+    if any(each.state in BETWEEN for each in modules) or any(
+        not _removable(plan.host, name, names) for name in others
+    ):
         return False
     if others:
-        plan.run("/sys/module", ["rmmod"] + others, lambda host: _load_again(host, others[::-1]), lambda host: _still(host, others))
+        plan.run(
+            "/sys/module",
+            ["rmmod"] + others,
+            lambda host: _load_again(host, others[::-1]),
+            lambda host: _still(host, others),
+        )
     for each in modules:
         if each.state in ("no", "other"):
             name = each.module.name
-            plan.run("/sys/module/" + name, ["modprobe", name], functools.partial(_unload, name=name), functools.partial(_not_this, wanted=each))
+            plan.run(
+                "/sys/module/" + name,
+                ["modprobe", name],
+                functools.partial(_unload, name=name),
+                functools.partial(_not_this, wanted=each),
+            )
     return True
 
 
@@ -85,7 +101,12 @@ def _still(host: Host, names: Sequence[str]) -> Optional[str]:
 
 def _not_this(host: Host, wanted: Wanted) -> Optional[str]:
     now = state(host, wanted.module, wanted.build_id)
-    text = {"this": None, "unknown": None, "no": "is not loaded", "other": "another module of that name is loaded"}
+    text = {
+        "this": None,
+        "unknown": None,
+        "no": "is not loaded",
+        "other": "another module of that name is loaded",
+    }
     return "%s: %s" % (wanted.module.name, text.get(now, "it is %s" % now)) if text.get(now, now) else None
 
 
@@ -96,7 +117,12 @@ def _load_again(host: Host, names: Sequence[str]) -> None:
         if done.status or not _is_loaded(host, name):
             lost.append(name)
     if lost:
-        raise KmodError(", ".join(lost), "was loaded before, and could not be loaded again", "Look at dmesg, and load it by hand", code="MODULE_LOST")
+        raise KmodError(
+            ", ".join(lost),
+            "was loaded before, and could not be loaded again",
+            "Look at dmesg, and load it by hand",
+            code="MODULE_LOST",
+        )
 
 
 def _unload(host: Host, name: str) -> None:
@@ -112,7 +138,9 @@ def _users_first(modules: Sequence[KernelModule]) -> List[str]:
     left = {module.name: set(module.depends) for module in modules}
     found: List[str] = []
     while left:
-        free = sorted(name for name in left if not any(name in uses for other, uses in left.items() if other != name)) or sorted(left)
+        free = sorted(
+            name for name in left if not any(name in uses for other, uses in left.items() if other != name)
+        ) or sorted(left)
         found.append(free[0])
         del left[free[0]]
     return found
@@ -120,8 +148,16 @@ def _users_first(modules: Sequence[KernelModule]) -> List[str]:
 
 def _removable(host: Host, name: str, ours: Set[str]) -> bool:
     holders = host.listdir("/sys/module/%s/holders" % name)
-    users = int(host.read_text("/sys/module/%s/refcnt" % name).strip() or 0) if host.is_file("/sys/module/%s/refcnt" % name) else 1
-    return set(holders) <= ours and users <= len(holders) and not any(_drives(host, interface, name) for interface in _interfaces_up(host))
+    users = (
+        int(host.read_text("/sys/module/%s/refcnt" % name).strip() or 0)
+        if host.is_file("/sys/module/%s/refcnt" % name)
+        else 1
+    )
+    return (
+        set(holders) <= ours
+        and users <= len(holders)
+        and not any(_drives(host, interface, name) for interface in _interfaces_up(host))
+    )
 
 
 def _interfaces_up(host: Host) -> List[str]:
@@ -135,15 +171,21 @@ def _interfaces_up(host: Host) -> List[str]:
 
 
 def _drives(host: Host, interface: str, name: str) -> bool:
-    """Whether a module drives an interface: by its device, or by what the driver of one without a device says (``ethtool -i``)."""
+    """Whether a module drives an interface: by its device, or by what the driver of one without a device says
+    (``ethtool -i``).
+    """
     module = "/sys/class/net/%s/device/driver/module" % interface
     if host.exists(module):
         return posixpath.basename(host.real(module)) == name
     information = array.array("B", struct.pack("I", ETHTOOL_GDRVINFO) + bytes(192))
-    request = struct.pack("16sP", interface.encode("ascii", "replace")[:15], information.buffer_info()[0]).ljust(40, b"\0")
+    request = struct.pack(
+        "16sP", interface.encode("ascii", "replace")[:15], information.buffer_info()[0]
+    ).ljust(40, b"\0")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
             fcntl.ioctl(handle, SIOCETHTOOL, request)
     except OSError:  # it does not say
         return False
-    return information.tobytes()[4:36].partition(b"\0")[0].decode("ascii", "replace").replace("-", "_") == name
+    return (
+        information.tobytes()[4:36].partition(b"\0")[0].decode("ascii", "replace").replace("-", "_") == name
+    )

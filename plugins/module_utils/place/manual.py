@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The manual page of kmodctl, which comes with it to hosts that follow new kernels. tests/unit/test_manual.py holds it against the commands."""
+"""The manual page of kmodctl, which comes with it to hosts that follow new kernels. tests/unit/test_manual.py
+holds it against the commands.
+"""
 
 MANUAL_PAGE = r""".TH KMODCTL 8 "" outoftree.kmod "System administration"
 .SH NAME

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What will be refused later, found out before anything of a driver is written: ``state: possible`` of the modules."""
+"""What will be refused later, found out before anything of a driver is written: ``state: possible`` of the
+modules.
+"""
+
 from typing import Sequence
 
 from ..host import Host
@@ -15,9 +18,11 @@ from .initramfs import existing, image
 
 
 def entries(host: Host, request: entry.Request, kernels: Sequence[str]) -> EntryAnswer:
-    """That each of the kernels can have an entry, beside those that have a variant already: planned with the shipped image in the place of variants.
+    """That each of the kernels can have an entry, beside those that have a variant already: planned with the
+    shipped image in the place of variants.
 
-    Answers as ``entry.present`` does, with no change. Errors: those of ``image.shipped`` and ``entry.present``.
+    Answers as ``entry.present`` does, with no change. Errors: those of ``image.shipped`` and
+    ``entry.present``.
     """
     installed = {kernel.release for kernel in store.installed(host)}
     releases = sorted({*kernels, *(installed & set(existing.images(host, request.driver)))}, key=version_key)

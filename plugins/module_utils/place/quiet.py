@@ -4,9 +4,10 @@
 
 """Waiting until a host is quiet: no package manager is at work, and nobody writes an image.
 
-A path unit fires amid transactions. Older dracut writes its image in place, so a half-written one is seen; what was made of that would have to
-be made again.
+A path unit fires amid transactions. Older dracut writes its image in place, so a half-written one is seen;
+what was made of that would have to be made again.
 """
+
 import contextlib
 import os
 import time
@@ -15,8 +16,13 @@ from typing import List, Set, Tuple
 from ..host import Host
 
 # Whole files that package managers lock while they change the system (fcntl): dpkg and apt, rpm, zypp
-LOCKS = ("/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend", "/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock",
-         "/var/lib/rpm/.dbenv.lock")
+LOCKS = (
+    "/var/lib/dpkg/lock",
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/rpm/.rpm.lock",
+    "/usr/lib/sysimage/rpm/.rpm.lock",
+    "/var/lib/rpm/.dbenv.lock",
+)
 WATCHED = ("/boot", "/lib/modules", "/usr/lib/modules")
 REST = 5.0  # seconds for which nothing has to have changed
 STEP = 1.0
@@ -39,7 +45,9 @@ def wait(host: Host, limit: float = LIMIT) -> bool:
 
 
 def busy(host: Host) -> List[str]:
-    """The locks that a package manager holds now, by /proc/locks: to ask for a lock would take it from whoever wants it at that moment."""
+    """The locks that a package manager holds now, by /proc/locks: to ask for a lock would take it from
+    whoever wants it at that moment.
+    """
     inodes: Set[str] = set()
     with contextlib.suppress(OSError), open("/proc/locks") as locks:
         inodes = {word for line in locks for word in line.split() if word.count(":") == 2}
@@ -49,11 +57,15 @@ def busy(host: Host) -> List[str]:
 def _inode(host: Host, path: str) -> str:
     """How /proc/locks names a file: fs/locks.c: lock_get_status."""
     status = host.stat(path)
-    return "%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) if status else ""
+    return (
+        "%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) if status else ""
+    )
 
 
 def state(host: Host) -> Tuple[Tuple[str, int, int], ...]:
-    """What changes when somebody installs a kernel, or makes an image: names, sizes and times of what lies where those are."""
+    """What changes when somebody installs a kernel, or makes an image: names, sizes and times of what lies
+    where those are.
+    """
     found = []
     for directory in WATCHED:
         for name in host.listdir(directory):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Whether the running kernel uses the modules that it is given, and what keeps it from that."""
+
 from typing import List, Mapping, Optional, Sequence
 
 from ..errors import forgiving
@@ -15,22 +16,38 @@ from .boot import shipped
 from .initramfs import listing
 
 
-def goes_on_with_others(plan: Plan, installed: Sequence[Kernel], outcome: weak_links.Outcome, contents: weak_links.Contents, *, load: bool) -> bool:
-    """Whether the running kernel would go on with other modules than those it is given. With ``load`` the plan loads them, where that can be done."""
+def goes_on_with_others(
+    plan: Plan,
+    installed: Sequence[Kernel],
+    outcome: weak_links.Outcome,
+    contents: weak_links.Contents,
+    *,
+    load: bool,
+) -> bool:
+    """Whether the running kernel would go on with other modules than those it is given.
+
+    With ``load`` the plan loads them, where that can be done.
+    """
     here = next((kernel.release for kernel in installed if kernel.running), None)
     if here is None:
         return False
     wanted = _loaded(plan.host, outcome.after[here], contents)
     given = {each.module.name for each in wanted}
-    left = any(each.state == "this" and each.module.name not in given for each in _loaded(plan.host, outcome.before[here], contents))
+    left = any(
+        each.state == "this" and each.module.name not in given
+        for each in _loaded(plan.host, outcome.before[here], contents)
+    )
     if load and not loaded.reload(plan, wanted):
         return True
-    return left or (not load and any(each.state == "other" or each.state in loaded.BETWEEN for each in wanted))
+    return left or (
+        not load and any(each.state == "other" or each.state in loaded.BETWEEN for each in wanted)
+    )
 
 
 def held_back_by(host: Host, after: Mapping[str, Optional[Build]]) -> Optional[str]:
-    """The image of the default boot entry that has another copy of a module than its kernel is given: it is loaded from there, before the
-    root file system is seen, at the next boot too. An entry of ours starts a variant, which follows the driver.
+    """The image of the default boot entry that has another copy of a module than its kernel is given: it is
+    loaded from there, before the root file system is seen, at the next boot too. An entry of ours starts a
+    variant, which follows the driver.
     """
     entry = shipped.default(host)
     release = notice.started_by(entry, after)

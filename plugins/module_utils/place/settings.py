@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host knows of how it is to follow new kernels: one file, in which each driver has what the role was given for it."""
+"""What a host knows of how it is to follow new kernels: one file, in which each driver has what the role was
+given for it.
+"""
+
 import json
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -41,7 +44,10 @@ LINKS_ALONE = Followed(initrd=False, entry=False)  # for what nothing is known o
 
 
 class Settings(NamedTuple):
-    """The file's contents. ``made`` are the directories that came with it, and go with it when nothing else is left in them."""
+    """The file's contents.
+
+    ``made`` are the directories that came with it, and go with it when nothing else is left in them.
+    """
 
     drivers: Dict[str, Followed]
     interpreter: str = ""
@@ -50,8 +56,13 @@ class Settings(NamedTuple):
 
     @property
     def text(self) -> str:
-        told = {"format": FORMAT, "interpreter": self.interpreter, "kmodctl": self.kmodctl, "made": list(self.made),
-                "drivers": {name: followed.as_dict() for name, followed in self.drivers.items()}}
+        told = {
+            "format": FORMAT,
+            "interpreter": self.interpreter,
+            "kmodctl": self.kmodctl,
+            "made": list(self.made),
+            "drivers": {name: followed.as_dict() for name, followed in self.drivers.items()},
+        }
         return json.dumps(told, indent=2, sort_keys=True) + "\n"
 
 
@@ -63,8 +74,13 @@ def read(host: Host) -> Optional[Settings]:
         told = json.loads(host.read_text(PATH, LIMIT))
         found = told["format"]
         if isinstance(found, int) and found > FORMAT:
-            raise KmodError(PATH, "was written by a newer version of outoftree.kmod (format %d; this one reads %d)" % (found, FORMAT),
-                            "Run the role again, with kmod_follow: true", "SETTINGS_NEWER")
+            raise KmodError(
+                PATH,
+                "was written by a newer version of outoftree.kmod (format %d; this one reads %d)"
+                % (found, FORMAT),
+                "Run the role again, with kmod_follow: true",
+                "SETTINGS_NEWER",
+            )
         drivers = {name: _followed(name, each) for name, each in told["drivers"].items()}
         kmodctl = {name: _typed(value, str, "kmodctl") for name, value in told.get("kmodctl", {}).items()}
         made = [_typed(path, str, "made") for path in told["made"]]
@@ -74,7 +90,9 @@ def read(host: Host) -> Optional[Settings]:
 
 
 def read_or_none(host: Host) -> Optional[Settings]:
-    """The settings, or None where there are none that can be understood: what is written next takes their place."""
+    """The settings, or None where there are none that can be understood: what is written next takes their
+    place.
+    """
     try:
         return read(host)
     except KmodError as error:
@@ -109,10 +127,16 @@ def _typed(value: Any, kind: type, what: str) -> Any:
 
 
 def _damaged(why: str) -> KmodError:
-    return KmodError(PATH, "cannot be understood (%s), so how drivers are to follow is not known" % why,
-                     "Run the role again with kmod_follow: true, or remove the file", "SETTINGS_DAMAGED")
+    return KmodError(
+        PATH,
+        "cannot be understood (%s), so how drivers are to follow is not known" % why,
+        "Run the role again with kmod_follow: true, or remove the file",
+        "SETTINGS_DAMAGED",
+    )
 
 
 def drivers_of(settings: Optional[Settings], stored: List[str]) -> Dict[str, Followed]:
-    """How each driver is to follow: those of the settings; without any, what lies in the store gets links alone."""
+    """How each driver is to follow: those of the settings; without any, what lies in the store gets links
+    alone.
+    """
     return dict(sorted(settings.drivers.items())) if settings else dict.fromkeys(sorted(stored), LINKS_ALONE)

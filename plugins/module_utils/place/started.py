@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What boot entries are to start: images that were verified just now. The one way from variants to entries."""
+"""What boot entries are to start: images that were verified just now.
+
+The one way from variants to entries.
+"""
+
 from typing import Dict, Optional, Sequence, Tuple
 
 from ..errors import KmodError, SystemFailed
@@ -14,8 +18,12 @@ from .boot.menu import Verified
 from .initramfs import existing, manifest
 
 
-def present(host: Host, request: entry.Request, kernels: Sequence[str] = (), *, initrd: Optional[Sequence[str]] = None) -> Tuple[Plan, EntryAnswer]:
-    """Plan entries for these kernels or all that have a variant with the driver; ``initrd``: the images, instead of the variant, for one kernel."""
+def present(
+    host: Host, request: entry.Request, kernels: Sequence[str] = (), *, initrd: Optional[Sequence[str]] = None
+) -> Tuple[Plan, EntryAnswer]:
+    """Plan entries for these kernels or all that have a variant with the driver; ``initrd``: the images,
+    instead of the variant, for one kernel.
+    """
     if initrd and len(kernels) != 1:
         raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
     found: Dict[str, Verified] = {}
@@ -23,7 +31,8 @@ def present(host: Host, request: entry.Request, kernels: Sequence[str] = (), *, 
         images = {kernels[0]: tuple(initrd)} if initrd else existing.images(host, request.driver, kernels)
         found = {release: verified(host, release, paths) for release, paths in images.items()}
     except KmodError as error:
-        if request.boot != "shipped" or isinstance(error, SystemFailed):  # the shipped default comes back whatever is wrong with a variant
+        # the shipped default comes back whatever is wrong with a variant
+        if request.boot != "shipped" or isinstance(error, SystemFailed):
             raise
     return entry.present(host, request._replace(all_kernels=not kernels), found)
 

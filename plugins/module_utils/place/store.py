@@ -2,16 +2,20 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The drivers' builds on a host: /lib/modules/BUILT-FOR/extra/DRIVER/, as kmod packages lay them out, whether that kernel is installed or not.
+"""The drivers' builds on a host: /lib/modules/BUILT-FOR/extra/DRIVER/, as kmod packages lay them out, whether
+that kernel is installed or not.
 
-Nothing is recorded apart from the tree: a *mark*, a small file in each directory that is a build or that we made, says so. So a clone
-or a restored backup of the tree is understood, there is no database that could disagree with it, and removal is exact: what a mark names
-goes if it is still what the mark says by its digest, a directory goes when we made it and nothing else is left in it, and a directory
-that was there before stays, empty or not. A mark may have come with a package or a tree, so it can name nothing but modules beside it.
+Nothing is recorded apart from the tree: a *mark*, a small file in each directory that is a build or that we
+made, says so. So a clone or a restored backup of the tree is understood, there is no database that could
+disagree with it, and removal is exact: what a mark names goes if it is still what the mark says by its
+digest, a directory goes when we made it and nothing else is left in it, and a directory that was there before
+stays, empty or not. A mark may have come with a package or a tree, so it can name nothing but modules beside
+it.
 
-Modules are kept uncompressed, whatever they came as: every kmod reads those (that of EL 7 no zstd), and the digest of a module is then
-the digest of its file.
+Modules are kept uncompressed, whatever they came as: every kmod reads those (that of EL 7 no zstd), and the
+digest of a module is then the digest of its file.
 """
+
 import hashlib
 import os
 import posixpath
@@ -48,7 +52,11 @@ class Stored(NamedTuple):
 def releases(host: Host) -> List[str]:
     """The kernels that have, or had, a directory for modules. Not another name for such a directory."""
     root = modules_root(host)
-    return [name for name in host.listdir(root) if names.is_release(name) and not _other_name(host, "%s/%s" % (root, name))]
+    return [
+        name
+        for name in host.listdir(root)
+        if names.is_release(name) and not _other_name(host, "%s/%s" % (root, name))
+    ]
 
 
 def _other_name(host: Host, path: str) -> bool:
@@ -56,12 +64,20 @@ def _other_name(host: Host, path: str) -> bool:
 
 
 def installed(host: Host) -> List[Kernel]:
-    """The installed kernels, oldest first. Error: MODULES_APART, where /lib/modules and /usr/lib/modules are two directories with kernels in both."""
+    """The installed kernels, oldest first.
+
+    Error: MODULES_APART, where /lib/modules and /usr/lib/modules are two directories with kernels in both.
+    """
     root = modules_root(host)
     found = kernels.installed(host)
     for kernel in found:
         if host.real(posixpath.dirname(kernel.modules_dir)) != host.real(root):
-            raise KmodError(kernel.modules_dir, "lies apart from %s" % root, "Make one directory a symlink to the other", "MODULES_APART")
+            raise KmodError(
+                kernel.modules_dir,
+                "lies apart from %s" % root,
+                "Make one directory a symlink to the other",
+                "MODULES_APART",
+            )
     return found
 
 
@@ -83,15 +99,28 @@ def builds(host: Host, driver: Optional[str] = None) -> List[Stored]:
 def directories(host: Host, driver: str) -> List[str]:
     """All directories that may be ours on account of a driver, there or not."""
     root = modules_root(host)
-    below = ("", "/extra", "/extra/" + driver, "/weak-updates", "/weak-updates/" + driver, "/weak-updates/outoftree.kmod",
-             "/weak-updates/outoftree.kmod/" + driver)
-    return ["/etc/depmod.d"] + ["%s/%s%s" % (root, release, path) for release in releases(host) for path in below]
+    below = (
+        "",
+        "/extra",
+        "/extra/" + driver,
+        "/weak-updates",
+        "/weak-updates/" + driver,
+        "/weak-updates/outoftree.kmod",
+        "/weak-updates/outoftree.kmod/" + driver,
+    )
+    return ["/etc/depmod.d"] + [
+        "%s/%s%s" % (root, release, path) for release in releases(host) for path in below
+    ]
 
 
 def marked(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
     """(file name, sha256) of what the mark in a directory says is ours in it; nothing where there is none."""
     rows = [_ROW.fullmatch(line) for line in _mark(host, directory).splitlines()]
-    return tuple((row.group("name"), row.group("sha256")) for row in rows if row and names.is_stored_module(row.group("name")))
+    return tuple(
+        (row.group("name"), row.group("sha256"))
+        for row in rows
+        if row and names.is_stored_module(row.group("name"))
+    )
 
 
 def _mark(host: Host, directory: str) -> str:
@@ -102,8 +131,12 @@ def _mark(host: Host, directory: str) -> str:
 def file_name(module: KernelModule) -> str:
     """What a module's file is called in the store. Error: MODULE_NAME."""
     if not names.is_module(module.name):
-        raise KmodError(module.path, "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
-                        "Rebuild it under a plain name", "MODULE_NAME")
+        raise KmodError(
+            module.path,
+            "is the module %s, a name that a kernel's tools do not take" % module.name[:80],
+            "Rebuild it under a plain name",
+            "MODULE_NAME",
+        )
     return names.stored_name(module.path, module.name)
 
 
@@ -113,7 +146,9 @@ def files_of(build: Build) -> List[str]:
 
 
 def place_for(host: Host, driver: str, build: Build, *, taken: Iterable[str]) -> str:
-    """The directory for a build: the driver's own, or one below it where that one is ``taken`` or holds someone else's modules."""
+    """The directory for a build: the driver's own, or one below it where that one is ``taken`` or holds
+    someone else's modules.
+    """
     top = "%s/%s/extra/%s" % (modules_root(host), build.release, driver)
     foreign = not marked(host, top) and any(names.may_be_module(name) for name in host.listdir(top))
     if top in taken or foreign:
@@ -122,9 +157,11 @@ def place_for(host: Host, driver: str, build: Build, *, taken: Iterable[str]) ->
 
 
 class ModuleTree:
-    """The changes to a tree of which we keep track of the directories: those made get a mark, those left empty go if they bear one.
+    """The changes to a tree of which we keep track of the directories: those made get a mark, those left
+    empty go if they bear one.
 
-    What is put is planned at once, what is removed last of all (``sweep``), once nothing leads to it any more.
+    What is put is planned at once, what is removed last of all (``sweep``), once nothing leads to it any
+    more.
     """
 
     def __init__(self, host: Host, plan: Plan) -> None:
@@ -133,11 +170,14 @@ class ModuleTree:
         self.kept: Set[str] = set()
         self.removed: List[str] = []
         self.left: List[str] = []  # what lies in the place of a file of ours, and is not that
-        self.last: Dict[str, str] = {}  # directory -> the rows of its mark, once what is to be removed from it is gone
+        # directory -> the rows of its mark, once what is to be removed from it is gone
+        self.last: Dict[str, str] = {}
         self.touched: Set[str] = set()
 
     def directory(self, path: str, holds: str = "") -> None:
-        """Make a directory and its missing parents, each with its mark; ``holds`` are the lines of a build's mark."""
+        """Make a directory and its missing parents, each with its mark; ``holds`` are the lines of a build's
+        mark.
+        """
         made = not self.host.exists(path)
         if made:
             self.directory(posixpath.dirname(path))
@@ -145,7 +185,10 @@ class ModuleTree:
         if mark in self.kept or not (made or holds):
             return
         text = _MADE if made or _MADE in _mark(self.host, path) else ""
-        self._put(mark, File(Content.of((text + (_HOLDS + holds if holds else "")).encode("utf-8", "surrogateescape"))))
+        self._put(
+            mark,
+            File(Content.of((text + (_HOLDS + holds if holds else "")).encode("utf-8", "surrogateescape"))),
+        )
 
     def put(self, path: str, node: Node) -> bool:
         """Put a file or link, in a directory that is made if need be. True if that is a change."""
@@ -167,14 +210,17 @@ class ModuleTree:
         self.plan.put(path, None)
 
     def sweep(self) -> None:
-        """Remove what is to be removed, then the marks of builds that went, and the directories that we made and that hold nothing else any more."""
+        """Remove what is to be removed, then the marks of builds that went, and the directories that we made
+        and that hold nothing else any more.
+        """
         for path in self.removed:
             self.plan.put(path, None)
         for directory, rows in sorted(self.last.items()):
             self.directory(directory, rows)
         todo = set(self.touched)
         while todo:
-            directory = max(todo, key=lambda each: (len(each), each))  # the deepest first: whether it goes decides on the one above
+            # the deepest first: whether it goes decides on the one above
+            directory = max(todo, key=lambda each: (len(each), each))
             todo.remove(directory)
             if self._sweep(directory):
                 todo.add(posixpath.dirname(directory))
@@ -185,7 +231,9 @@ class ModuleTree:
         left = {directory + "/" + name for name in self.host.listdir(directory)} - set(self.removed) - {mark}
         if not text or mark in self.kept:
             return False
-        if left.intersection(directory + "/" + name for name, _sha256 in marked(self.host, directory)) - set(self.left):
+        if left.intersection(directory + "/" + name for name, _sha256 in marked(self.host, directory)) - set(
+            self.left
+        ):
             return False
         if left or any(path.startswith(directory + "/") for path in self.kept):
             shared = _MADE in text and self._holds_ours(directory)
@@ -205,7 +253,11 @@ class ModuleTree:
         if any(path.startswith(directory + "/") for path in self.kept):
             return True
         for below, _names, files in os.walk(self.host.real(directory)):
-            paths = {self.host.inside(os.path.join(below, name)) for name in files if name.startswith(("outoftree.kmod-", MARK))}
+            paths = {
+                self.host.inside(os.path.join(below, name))
+                for name in files
+                if name.startswith(("outoftree.kmod-", MARK))
+            }
             if paths - {self._real(path) for path in self.removed} - {self._real(directory + "/" + MARK)}:
                 return True
         return False
@@ -215,7 +267,8 @@ class ModuleTree:
 
 
 def put_build(tree: ModuleTree, directory: str, contents: Dict[str, Content]) -> None:
-    """Put a build's files into its directory, its mark first: a run that is cut off leaves nothing that does not say whose it is.
+    """Put a build's files into its directory, its mark first: a run that is cut off leaves nothing that does
+    not say whose it is.
 
     Over another build the mark speaks of both until all files are there.
     """
@@ -235,7 +288,9 @@ def put_build(tree: ModuleTree, directory: str, contents: Dict[str, Content]) ->
 
 
 def keep_build(tree: ModuleTree, directory: str, files: Dict[str, str]) -> None:
-    """Have the mark of a build that stays speak of these files (name to sha256) alone: a run that was cut off may have left others in it."""
+    """Have the mark of a build that stays speak of these files (name to sha256) alone: a run that was cut off
+    may have left others in it.
+    """
     if sorted(marked(tree.host, directory)) != sorted(files.items()):
         tree.last[directory] = _rows(files.items())
 
@@ -245,7 +300,10 @@ def _rows(files: Iterable[Tuple[str, str]]) -> str:
 
 
 def remove_build(tree: ModuleTree, build: Stored) -> None:
-    """Remove a build's files; ``ModuleTree.sweep`` takes its mark and its directory. What someone else has put in their place stays."""
+    """Remove a build's files; ``ModuleTree.sweep`` takes its mark and its directory.
+
+    What someone else has put in their place stays.
+    """
     mine = ours_in(tree.host, build.directory)
     for path in mine:
         tree.remove(path)
@@ -256,7 +314,11 @@ def remove_build(tree: ModuleTree, build: Stored) -> None:
 def ours_in(host: Host, directory: str) -> List[str]:
     """The files in a directory that are what its mark says of them."""
     rows = marked(host, directory)
-    return [path for path in sorted({"%s/%s" % (directory, name) for name, _sha256 in rows}) if is_ours(host, path, rows)]
+    return [
+        path
+        for path in sorted({"%s/%s" % (directory, name) for name, _sha256 in rows})
+        if is_ours(host, path, rows)
+    ]
 
 
 def is_ours(host: Host, path: str, rows: Iterable[Tuple[str, str]]) -> bool:

@@ -2,11 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""kmodctl as one file: an archive of Python sources that an interpreter runs, with the bytecode of the Python that puts it together.
+"""kmodctl as one file: an archive of Python sources that an interpreter runs, with the bytecode of the Python
+that puts it together.
 
-What is sent to a host has no bytecode, since that is of one version of Python alone; the host's own Python adds it, so that nothing has to be
-compiled at each start. Any other version ignores it and compiles. Which sources it is made of tells a digest of them, whatever packed them.
+What is sent to a host has no bytecode, since that is of one version of Python alone; the host's own Python
+adds it, so that nothing has to be compiled at each start. Any other version ignores it and compiles. Which
+sources it is made of tells a digest of them, whatever packed them.
 """
+
 import hashlib
 import importlib.util
 import io
@@ -52,7 +55,9 @@ def unpacked(data: bytes, path: str) -> Dict[str, bytes]:
                 raise zipfile.BadZipFile("it unpacks to more than %d bytes" % LIMIT)
             return {info.filename: archive.read(info) for info in infos}
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise KmodError(path, "is not the kmodctl that was sent: %s" % error, "Run the play again", "KMODCTL_DAMAGED") from None
+        raise KmodError(
+            path, "is not the kmodctl that was sent: %s" % error, "Run the play again", "KMODCTL_DAMAGED"
+        ) from None
 
 
 def runnable(sources: Dict[str, bytes], interpreter: str) -> bytes:
@@ -67,14 +72,17 @@ def runnable(sources: Dict[str, bytes], interpreter: str) -> bytes:
 def compiled(name: str, source: bytes) -> bytes:
     """A module's bytecode as an archive holds it.
 
-    ``Lib/importlib/_bootstrap_external.py: _code_to_hash_pyc``, unchecked: a time would not survive the archive's two seconds and no zone. The
-    zipimport of Python 3.6 knows times alone (Modules/zipimport.c: unmarshal_code), and makes a local one of the archive's.
+    ``Lib/importlib/_bootstrap_external.py: _code_to_hash_pyc``, unchecked: a time would not survive the
+    archive's two seconds and no zone. The zipimport of Python 3.6 knows times alone (Modules/zipimport.c:
+    unmarshal_code), and makes a local one of the archive's.
     """
     code = compile(source, "kmodctl/" + name, "exec", dont_inherit=True, optimize=2)
     if sys.version_info >= (3, 7):
         stamp = struct.pack("<I", 1) + importlib.util.source_hash(source)
     else:
-        stamp = struct.pack("<II", int(time.mktime(LONG_AGO + (-1, -1, -1))) & 0xffffffff, len(source) & 0xffffffff)
+        stamp = struct.pack(
+            "<II", int(time.mktime(LONG_AGO + (-1, -1, -1))) & 0xFFFFFFFF, len(source) & 0xFFFFFFFF
+        )
     return importlib.util.MAGIC_NUMBER + stamp + marshal.dumps(code)
 
 

@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What took long to read of a kernel, kept on the host: files by its release below /var/cache, safe to delete.
+"""What took long to read of a kernel, kept on the host: files by its release below /var/cache, safe to
+delete.
 
-A cached answer counts only for exactly what it was read from, and only if none but root or the caller could have written it.
+A cached answer counts only for exactly what it was read from, and only if none but root or the caller could
+have written it.
 """
+
 import json
 import os
 import stat
@@ -22,14 +25,21 @@ LIMIT = 64 << 20  # 25000 symbols take 1.2 MiB
 
 
 def load(host: Host, release: str, key: str) -> Optional[Dict[str, Export]]:
-    """The exports that were stored for this release under the same key; None for anything missing, damaged or not to be trusted."""
+    """The exports that were stored for this release under the same key; None for anything missing, damaged or
+    not to be trusted.
+    """
     kept = load_data(host, release, key)
     try:
         if kept is None:
             return None
-        rows = zip(kept["crc"], map(bool, kept["gpl"]), map(kept["namespaces"].__getitem__, kept["namespace"]),
-                   map(kept["owners"].__getitem__, kept["owner"]))
-        return dict(zip(kept["name"], map(tuple.__new__, repeat(Export), rows)))  # as Export(*row), in a quarter of the time
+        rows = zip(
+            kept["crc"],
+            map(bool, kept["gpl"]),
+            map(kept["namespaces"].__getitem__, kept["namespace"]),
+            map(kept["owners"].__getitem__, kept["owner"]),
+        )
+        # as Export(*row), in a quarter of the time
+        return dict(zip(kept["name"], map(tuple.__new__, repeat(Export), rows)))
     except (LookupError, TypeError, AttributeError):
         return None
 
@@ -53,21 +63,25 @@ def store(host: Host, release: str, key: str, *, exports: Dict[str, Export]) -> 
     """Keep exports for the next run, if this one may."""
     namespaces = sorted({export.namespace for export in exports.values()})
     owners = sorted({export.owner for export in exports.values()})
-    store_data(host, release, {
-        "key": key,
-        "namespaces": namespaces,
-        "owners": owners,
-        "name": list(exports),
-        "crc": [export.crc for export in exports.values()],
-        "gpl": [int(export.gpl) for export in exports.values()],
-        "namespace": _numbered(namespaces, [export.namespace for export in exports.values()]),
-        "owner": _numbered(owners, [export.owner for export in exports.values()]),
-    })
+    store_data(
+        host,
+        release,
+        {
+            "key": key,
+            "namespaces": namespaces,
+            "owners": owners,
+            "name": list(exports),
+            "crc": [export.crc for export in exports.values()],
+            "gpl": [int(export.gpl) for export in exports.values()],
+            "namespace": _numbered(namespaces, [export.namespace for export in exports.values()]),
+            "owner": _numbered(owners, [export.owner for export in exports.values()]),
+        },
+    )
 
 
 def store_data(host: Host, name: str, kept: Dict[str, Any]) -> None:
-    """Keep what JSON can hold, with its ``key``, for the next run: quietly not where this one may not (check mode), the caller is
-    unprivileged, or the disk full or read-only.
+    """Keep what JSON can hold, with its ``key``, for the next run: quietly not where this one may not (check
+    mode), the caller is unprivileged, or the disk full or read-only.
     """
     if not host.keeps_cache or os.geteuid() != 0 or not host.is_dir(os.path.dirname(DIRECTORY)):
         return
@@ -91,7 +105,12 @@ def _path(name: str) -> str:
 
 def _trusted(status: Optional[os.stat_result], kind: int) -> bool:
     """Whether this is a file of that kind which nobody else could have written."""
-    return status is not None and stat.S_IFMT(status.st_mode) == kind and status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+    return (
+        status is not None
+        and stat.S_IFMT(status.st_mode) == kind
+        and status.st_uid in (0, os.geteuid())
+        and not status.st_mode & 0o022
+    )
 
 
 def _numbered(texts: List[str], values: List[str]) -> List[int]:

@@ -4,9 +4,10 @@
 
 """Which module file of each name a kernel loads: depmod's choice.
 
-modprobe goes by ``modules.dep``, so that is the answer where depmod has run. A tree where it has not (a package just unpacked) is searched
-as depmod would (``kmod: tools/depmod.c``).
+modprobe goes by ``modules.dep``, so that is the answer where depmod has run. A tree where it has not (a
+package just unpacked) is searched as depmod would (``kmod: tools/depmod.c``).
 """
+
 import os
 import re
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
@@ -15,13 +16,21 @@ from ..errors import KmodError, from_oserror
 from ..host import Host
 from . import names
 
-DIRECTORIES = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d", "/lib/depmod.d")
+DIRECTORIES = (
+    "/etc/depmod.d",
+    "/run/depmod.d",
+    "/usr/local/lib/depmod.d",
+    "/usr/lib/depmod.d",
+    "/lib/depmod.d",
+)
 BUILT_IN = "built-in"
 INDEX_LIMIT = 64 << 20
 
 
 class DepmodConfig(NamedTuple):
-    """depmod.d for one kernel: directories in falling priority, overridden modules as DIRECTORY/NAME, directories that are skipped."""
+    """depmod.d for one kernel: directories in falling priority, overridden modules as DIRECTORY/NAME,
+    directories that are skipped.
+    """
 
     search: Tuple[str, ...]
     overrides: Tuple[str, ...]
@@ -41,17 +50,23 @@ def needs(host: Host, modules_dir: str) -> Dict[str, List[str]]:
 
 
 def by_module(paths: Iterable[str], modules_dir: str) -> Dict[str, str]:
-    """Module name to path, of paths as modules.dep has them: relative to the directory, or (old depmods) whole."""
+    """Module name to path, of paths as modules.dep has them: relative to the directory, or (old depmods)
+    whole.
+    """
     return {names.module_of(path): os.path.join(modules_dir, path) for path in paths}
 
 
 def listed(host: Host, modules_dir: str) -> Dict[str, str]:
-    """The path of the one file of each module name that modules.dep lists, which modprobe goes by; nothing where depmod never ran."""
+    """The path of the one file of each module name that modules.dep lists, which modprobe goes by; nothing
+    where depmod never ran.
+    """
     return by_module(needs(host, modules_dir), modules_dir)
 
 
 def chosen(host: Host, modules_dir: str) -> Dict[str, str]:
-    """The path of the one file of each module name that is loaded for the kernel whose modules lie in ``modules_dir`` (/lib/modules/REL)."""
+    """The path of the one file of each module name that is loaded for the kernel whose modules lie in
+    ``modules_dir`` (/lib/modules/REL).
+    """
     return listed(host, modules_dir) or search(host, modules_dir)
 
 
@@ -62,10 +77,16 @@ def in_tree(modules: Dict[str, str], modules_dir: str) -> Dict[str, str]:
 
 
 def search(host: Host, modules_dir: str) -> Dict[str, str]:
-    """What depmod would choose now. Of two files of the same rank, where depmod takes the one that its file system names first, the first by name."""
+    """What depmod would choose now.
+
+    Of two files of the same rank, where depmod takes the one that its file system names first, the first by
+    name.
+    """
     rules = config(host, os.path.basename(modules_dir))
-    return {name: max(paths, key=lambda path: rank_of(path[len(modules_dir) + 1:], rules))
-            for name, paths in by_name(host, modules_dir, rules).items()}
+    return {
+        name: max(paths, key=lambda path: rank_of(path[len(modules_dir) + 1 :], rules))
+        for name, paths in by_name(host, modules_dir, rules).items()
+    }
 
 
 def by_name(host: Host, modules_dir: str, rules: DepmodConfig) -> Dict[str, List[str]]:
@@ -77,18 +98,25 @@ def by_name(host: Host, modules_dir: str, rules: DepmodConfig) -> Dict[str, List
 
 
 def rank_of(path: str, rules: DepmodConfig) -> int:
-    """The priority of a module file, given relative to /lib/modules/REL; higher wins (``depmod_module_is_higher_priority``)."""
+    """The priority of a module file, given relative to /lib/modules/REL; higher wins
+    (``depmod_module_is_higher_priority``).
+    """
     directory, name = os.path.split(path)
     stem = os.path.join(directory, names.stem(name))
     if stem in rules.overrides:  # the last one read is asked first
         return len(rules.search) + len(rules.overrides) - rules.overrides[::-1].index(stem)
     falling = list(rules.search)
-    place = next((entry for entry in falling if entry != BUILT_IN and path.startswith(entry.rstrip("/") + "/")), BUILT_IN)
+    place = next(
+        (entry for entry in falling if entry != BUILT_IN and path.startswith(entry.rstrip("/") + "/")),
+        BUILT_IN,
+    )
     return len(falling) - falling.index(place) if place in falling else 0
 
 
 def config(host: Host, release: str, without: str = "") -> DepmodConfig:
-    """The depmod.d files of all directories in the order of their names, of two with the same name the first directory's; not ``without``."""
+    """The depmod.d files of all directories in the order of their names, of two with the same name the first
+    directory's; not ``without``.
+    """
     files: Dict[str, str] = {}
     for directory in DIRECTORIES:
         for name in host.listdir(directory):
@@ -116,8 +144,12 @@ def _matches(pattern: str, release: str) -> bool:
         return False
 
 
-def _files(host: Host, directory: str, exclude: Tuple[str, ...], *, above: Tuple[str, ...] = ()) -> Iterator[str]:
-    """All module files below a directory, symlinks resolved inside the root; a symlink to a directory above ends there."""
+def _files(
+    host: Host, directory: str, exclude: Tuple[str, ...], *, above: Tuple[str, ...] = ()
+) -> Iterator[str]:
+    """All module files below a directory, symlinks resolved inside the root; a symlink to a directory above
+    ends there.
+    """
     try:
         real = host.real(directory)
         entries = sorted(os.scandir(real), key=lambda entry: entry.name)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Variables of EFI firmware, as efivarfs of the running machine has them."""
+
 from typing import NamedTuple, Optional
 
 from ..host import Host
@@ -24,7 +25,10 @@ class Variable(NamedTuple):
         return "/sys/firmware/efi/efivars/%s-%s" % (self.name, self.vendor)
 
     def value(self, host: Host) -> Optional[bytes]:
-        """Its bytes; None where there is none, and for a machine that is not running. Errors: those of reading a file."""
+        """Its bytes; None where there is none, and for a machine that is not running.
+
+        Errors: those of reading a file.
+        """
         if not host.live or not host.is_file(self.path):
             return None
         return host.read(self.path, LIMIT)[ATTRIBUTES:]

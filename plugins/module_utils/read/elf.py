@@ -2,12 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Relocatable ELF files as the kernel's loader sees them: the header by pyelftools, the tables from the sections' bytes.
+"""Relocatable ELF files as the kernel's loader sees them: the header by pyelftools, the tables from the
+sections' bytes.
 
-The loader looks neither at EI_CLASS nor at EI_DATA: it decodes with its own word size and byte order. So both follow from e_machine here,
-and e_ident decides only where a machine has several. What the loader would stumble over is a Fault, not an error: which kernel refuses
-it for which fault is for the judge to say.
+The loader looks neither at EI_CLASS nor at EI_DATA: it decodes with its own word size and byte order. So both
+follow from e_machine here, and e_ident decides only where a machine has several. What the loader would
+stumble over is a Fault, not an error: which kernel refuses it for which fault is for the judge to say.
 """
+
 import functools
 import struct
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -22,13 +24,15 @@ except ImportError:
     except ImportError:  # only parse() cannot do without
         ELFStructs = None
 
-# include/uapi/linux/elf.h. pyelftools' tables grow from version to version, and a name that one lacks is an error there.
+# include/uapi/linux/elf.h. pyelftools' tables grow from version to version, and a name that one lacks is an
+# error there.
 NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = 0, 1, 2, 3, 4, 8, 9  # SHT_
 ALLOC = 2  # SHF_
-UNDEF, ABSOLUTE, COMMON, LIVEPATCH = 0, 0xfff1, 0xfff2, 0xff20  # SHN_
+UNDEF, ABSOLUTE, COMMON, LIVEPATCH = 0, 0xFFF1, 0xFFF2, 0xFF20  # SHN_
 WEAK = 2  # STB_
 
-# What Linux runs on: e_machine (include/uapi/linux/elf-em.h), bits, byte order uname -m. The order matters where e_ident
+# What Linux runs on: e_machine (include/uapi/linux/elf-em.h), bits, byte order uname -m. The order matters
+# where e_ident
 # is no help.
 _MACHINES = (
     (62, 64, "<", "x86_64"),
@@ -55,7 +59,9 @@ _MACHINES = (
 
 
 class Fault(NamedTuple):
-    """Something in a file that the loader of some kernel generation refuses; ``code`` as in a verdict's findings."""
+    """Something in a file that the loader of some kernel generation refuses; ``code`` as in a verdict's
+    findings.
+    """
 
     code: str
     message: str
@@ -88,7 +94,9 @@ class Relocation(NamedTuple):
 
 
 class Elf(NamedTuple):
-    """``machine`` is what ``uname -m`` says there ("e_machine 77" for what Linux does not run on), ``order`` is struct's byte order."""
+    """``machine`` is what ``uname -m`` says there ("e_machine 77" for what Linux does not run on), ``order``
+    is struct's byte order.
+    """
 
     data: bytes
     machine: str
@@ -100,14 +108,18 @@ class Elf(NamedTuple):
 
     def find(self, name: str) -> Optional[Section]:
         """The first section of that name which gets loaded (``kernel/module/main.c: find_sec``)."""
-        return next((section for section in self.sections if section.name == name and section.flags & ALLOC), None)
+        return next(
+            (section for section in self.sections if section.name == name and section.flags & ALLOC), None
+        )
 
     def find_any(self, name: str) -> Optional[Section]:
         return next((section for section in self.sections if section.name == name), None)
 
     def contents(self, section: Optional[Section]) -> bytes:
-        """What the section holds in the file: for a NOBITS one too, since the loader's tables are read without looking at the type."""
-        return self.data[section.offset:section.offset + section.size] if section else b""
+        """What the section holds in the file: for a NOBITS one too, since the loader's tables are read
+        without looking at the type.
+        """
+        return self.data[section.offset : section.offset + section.size] if section else b""
 
 
 @functools.lru_cache(maxsize=4)
@@ -120,17 +132,29 @@ def _structs(little: bool, bits: int) -> Any:
 def machine_of(data: bytes) -> Optional[Tuple[str, int, str]]:
     """(machine, bits, byte order) of an ELF header; None for a machine that Linux does not run on."""
     ident = (64 if data[4:5] == b"\2" else 32, ">" if data[5:6] == b"\2" else "<")
-    known = [(name, bits, order) for machine, bits, order, name in _MACHINES if struct.unpack_from(order + "H", data, 18)[0] == machine]
+    known = [
+        (name, bits, order)
+        for machine, bits, order, name in _MACHINES
+        if struct.unpack_from(order + "H", data, 18)[0] == machine
+    ]
     return next((each for each in known if each[1:] == ident), known[0] if known else None)
 
 
 def parse(data: bytes) -> Elf:
-    """Any bytes at all. Faults stop at the first that leaves nothing to be read behind it. Error: PYELFTOOLS_MISSING."""
+    """Any bytes at all. Faults stop at the first that leaves nothing to be read behind it.
+
+    Error: PYELFTOOLS_MISSING.
+    """
     if ELFStructs is None:
-        raise KmodError("pyelftools", "is not installed", "Install it: pip install 'pyelftools>=0.27,<0.33'", "PYELFTOOLS_MISSING")
+        raise KmodError(
+            "pyelftools",
+            "is not installed",
+            "Install it: pip install 'pyelftools>=0.27,<0.33'",
+            "PYELFTOOLS_MISSING",
+        )
     if not data:
         return _faulty(data, "FILE_EMPTY", "the file is empty")
-    if data[:4] != b"\x7fELF"[:len(data)]:
+    if data[:4] != b"\x7fELF"[: len(data)]:
         return _faulty(data, "ELF_MAGIC", "not an ELF file")
     if len(data) < 52:
         return _faulty(data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data))
@@ -139,8 +163,11 @@ def parse(data: bytes) -> Elf:
         return _faulty(data, "ELF_MACHINE", "made for a machine that Linux does not run on")
     name, bits, order = machine
     if len(data) < bits:  # Elf64_Ehdr has 64 bytes
-        return _faulty(data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data), machine=machine)
-    header = _structs(order == "<", bits).Elf_Ehdr.parse(data[:4] + bytes(12) + data[16:64])  # of e_ident it stumbles over what no loader looks at
+        return _faulty(
+            data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data), machine=machine
+        )
+    # of e_ident it stumbles over what no loader looks at
+    header = _structs(order == "<", bits).Elf_Ehdr.parse(data[:4] + bytes(12) + data[16:64])
     faults = []
     odd = data[4:6] != bytes([bits // 32, 1 if order == "<" else 2])
     if header["e_type"] != "ET_REL":
@@ -149,7 +176,15 @@ def parse(data: bytes) -> Elf:
     fault = _header_fault(header, len(data), bits)
     if fault is None:
         sections, fault = _sections(data, header, bits=bits, order=order)
-    return Elf(data, name, bits, order=order, sections=sections, faults=tuple(faults + ([fault] if fault else [])), odd_ident=odd)
+    return Elf(
+        data,
+        name,
+        bits,
+        order=order,
+        sections=sections,
+        faults=tuple(faults + ([fault] if fault else [])),
+        odd_ident=odd,
+    )
 
 
 def _faulty(data: bytes, code: str, message: str, *, machine: Tuple[str, int, str] = ("", 64, "<")) -> Elf:
@@ -163,38 +198,52 @@ def _header_fault(header: Any, size: int, bits: int) -> Optional[Fault]:
     if header["e_shentsize"] != expected:
         return Fault("ELF_SHDR", "section headers of %d bytes, not %d" % (header["e_shentsize"], expected))
     if header["e_shoff"] >= size or header["e_shnum"] * expected > size - header["e_shoff"]:
-        return Fault("ELF_TRUNCATED", "the section headers (%d at byte %d) lie outside of the file's %d bytes: it is cut off or damaged"
-                     % (header["e_shnum"], header["e_shoff"], size))
+        return Fault(
+            "ELF_TRUNCATED",
+            "the section headers (%d at byte %d) lie outside of the file's %d bytes: it is cut off or damaged"
+            % (header["e_shnum"], header["e_shoff"], size),
+        )
     if header["e_shnum"] == 0:
         return Fault("ELF_SHDR", "no section headers")
     if not 0 < header["e_shstrndx"] < header["e_shnum"]:
-        return Fault("ELF_SHDR", "the index of the section names (%d) is none of the %d sections" % (header["e_shstrndx"], header["e_shnum"]))
+        return Fault(
+            "ELF_SHDR",
+            "the index of the section names (%d) is none of the %d sections"
+            % (header["e_shstrndx"], header["e_shnum"]),
+        )
     return None
 
 
-def _sections(data: bytes, header: Any, *, bits: int, order: str) -> Tuple[Tuple[Section, ...], Optional[Fault]]:
+def _sections(
+    data: bytes, header: Any, *, bits: int, order: str
+) -> Tuple[Tuple[Section, ...], Optional[Fault]]:
     """kernel/module/main.c: elf_validity_cache_sechdrs, elf_validity_cache_secstrings"""
     form = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
     start, count, size = header["e_shoff"], header["e_shnum"], len(data)
     rows = [form.unpack_from(data, start + index * form.size) for index in range(count)]
     for index, row in enumerate(rows):
         if index and row[1] not in (NULL, NOBITS) and (row[4] > size or row[5] > size - row[4]):
-            return (), Fault("ELF_SECTION_BOUNDS", "section %d (type %d) lies outside of the file's %d bytes" % (index, row[1], size))
+            return (), Fault(
+                "ELF_SECTION_BOUNDS",
+                "section %d (type %d) lies outside of the file's %d bytes" % (index, row[1], size),
+            )
     names = rows[header["e_shstrndx"]]
-    table = data[names[4]:names[4] + names[5]]
+    table = data[names[4] : names[4] + names[5]]
     if not table or table[-1]:
         return (), Fault("ELF_SHDR", "the section names do not end with a NUL")
     if any(row[0] >= len(table) for row in rows):
         return (), Fault("ELF_SHDR", "a section's name lies outside of the section names")
     odd = rows[0][1] != NULL or rows[0][3] or rows[0][5]
-    return (tuple(Section._make((text(table, row[0]), *row[1:8], row[9])) for row in rows),
-            Fault("ELF_SECTION_NULL", "the first section is not the empty one") if odd else None)
+    return (
+        tuple(Section._make((text(table, row[0]), *row[1:8], row[9])) for row in rows),
+        Fault("ELF_SECTION_NULL", "the first section is not the empty one") if odd else None,
+    )
 
 
 def text(table: bytes, start: int) -> str:
     """The NUL-terminated string at ``start``; bytes that are no UTF-8 are spelt out."""
     end = table.find(b"\0", start)
-    return table[start:end if end >= 0 else len(table)].decode("utf-8", "backslashreplace")
+    return table[start : end if end >= 0 else len(table)].decode("utf-8", "backslashreplace")
 
 
 def strings(table: bytes) -> List[str]:
@@ -203,14 +252,25 @@ def strings(table: bytes) -> List[str]:
 
 
 class SymbolTable(Sequence[Symbol]):
-    """The symbol table's entries in their order, the first (null) one included; each is decoded when it is asked for."""
+    """The symbol table's entries in their order, the first (null) one included; each is decoded when it is
+    asked for.
+    """
 
     def __init__(self, elf: Elf) -> None:
-        table = next((section for section in elf.sections if section.type == SYMTAB and section.link < len(elf.sections)), None)
+        table = next(
+            (
+                section
+                for section in elf.sections
+                if section.type == SYMTAB and section.link < len(elf.sections)
+            ),
+            None,
+        )
         form = struct.Struct(elf.order + ("IBxHQ8x" if elf.bits == 64 else "II4xBxH"))
         data = elf.contents(table)
-        rows = list(form.iter_unpack(data[:len(data) // form.size * form.size]))
-        self.rows = rows if elf.bits == 64 else [(name, info, shndx, value) for name, value, info, shndx in rows]
+        rows = list(form.iter_unpack(data[: len(data) // form.size * form.size]))
+        self.rows = (
+            rows if elf.bits == 64 else [(name, info, shndx, value) for name, value, info, shndx in rows]
+        )
         self.names = elf.contents(elf.sections[table.link]) if table else b""
 
     def __len__(self) -> int:
@@ -235,22 +295,26 @@ def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
     data = elf.contents(section)
     word = "Q" if elf.bits == 64 else "I"
     form = struct.Struct(elf.order + word * 2 + (word.lower() if section.type == RELA else ""))
-    shift, mask = (32, 0xffffffff) if elf.bits == 64 else (8, 0xff)
-    for entry in form.iter_unpack(data[:len(data) // form.size * form.size]):
-        yield Relocation(entry[0], entry[1] & mask, entry[1] >> shift, entry[2] if section.type == RELA else 0)
+    shift, mask = (32, 0xFFFFFFFF) if elf.bits == 64 else (8, 0xFF)
+    for entry in form.iter_unpack(data[: len(data) // form.size * form.size]):
+        yield Relocation(
+            entry[0], entry[1] & mask, entry[1] >> shift, entry[2] if section.type == RELA else 0
+        )
 
 
 def places(elf: Elf, section: Section) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
-    """(offsets, types) of a little-endian 64-bit RELA section's entries: all that most are looked at for, and there are many."""
+    """(offsets, types) of a little-endian 64-bit RELA section's entries: all that most are looked at for, and
+    there are many.
+    """
     data = elf.contents(section)
     count = len(data) // 24
-    data = data[:24 * count]
+    data = data[: 24 * count]
     return struct.unpack("<%dQ" % (3 * count), data)[::3], struct.unpack("<%dI" % (6 * count), data)[2::6]
 
 
 def in_place(elf: Elf, section: Optional[Section], offset: int) -> int:
     """The addend that a REL relocation keeps where it applies (``Elf32_Rel``)."""
-    data = elf.contents(section)[offset:offset + 4]
+    data = elf.contents(section)[offset : offset + 4]
     return struct.unpack(elf.order + "i", data)[0] if len(data) == 4 else 0
 
 
@@ -258,7 +322,9 @@ def words(elf: Elf, section: Optional[Section], size: int) -> List[int]:
     """A section as an array of unsigned numbers of ``size`` bytes; an incomplete last one is left out."""
     data = elf.contents(section)
     count = len(data) // size
-    return list(struct.unpack("%s%d%s" % (elf.order, count, {1: "B", 4: "I", 8: "Q"}[size]), data[:count * size]))
+    return list(
+        struct.unpack("%s%d%s" % (elf.order, count, {1: "B", 4: "I", 8: "Q"}[size]), data[: count * size])
+    )
 
 
 def by_name(elf: Elf) -> Dict[str, Section]:

@@ -4,9 +4,11 @@
 
 """Everything that a kernel and its modules export, from the best source at hand.
 
-A symvers is believed only if in-tree modules of the same kernel agree with it: many are left over from another build. Without one the boot
-image and the in-tree modules themselves are read, which takes a second or more and is therefore cached.
+A symvers is believed only if in-tree modules of the same kernel agree with it: many are left over from
+another build. Without one the boot image and the in-tree modules themselves are read, which takes a second or
+more and is therefore cached.
 """
+
 import hashlib
 import os
 import stat
@@ -19,9 +21,12 @@ from ..host import Host
 from . import cache, depmod, kernel_image, ko
 from .exports import VMLINUX, Export, read_symvers
 
-SAMPLE = 12  # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four differ.
+# in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four
+# differ.
+SAMPLE = 12
 
-# Errors that are the file's own. Any other is of this machine (no libzstd, no permission): then nothing is known, not "it exports nothing".
+# Errors that are the file's own. Any other is of this machine (no libzstd, no permission): then nothing is
+# known, not "it exports nothing".
 DAMAGE = ("COMP_CORRUPT", "COMP_LIMIT", "FILE_NOT_REGULAR", "FILE_TOO_LARGE", "PATH_MISSING", "PATH_LOOP")
 
 
@@ -31,7 +36,8 @@ class Note(NamedTuple):
 
 
 class SourcedExports(NamedTuple):
-    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is to be said about it.
+    """The exports by symbol, the file that those of vmlinux were read from (None: from nowhere), and what is
+    to be said about it.
 
     ``absent``: by symbol the module of the kernel's own that would export it, and is not installed.
     """
@@ -42,11 +48,14 @@ class SourcedExports(NamedTuple):
     absent: Dict[str, str] = {}
 
 
-def read(host: Host, modules_dir: str, modules: Dict[str, str], *, symvers: Optional[str], image: Optional[str]) -> SourcedExports:
-    """What the kernel with its ``modules`` (``depmod.chosen``) in ``modules_dir`` exports to a module that modprobe loads into it.
+def read(
+    host: Host, modules_dir: str, modules: Dict[str, str], *, symvers: Optional[str], image: Optional[str]
+) -> SourcedExports:
+    """What the kernel with its ``modules`` (``depmod.chosen``) in ``modules_dir`` exports to a module that
+    modprobe loads into it.
 
-    Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not believed; KERNEL_NO_CRC_SOURCE
-    where nothing is left.
+    Notes: KERNEL_SYMVERS_STALE, KERNEL_IMAGE_MISMATCH, or what reading the file failed with, for what was not
+    believed; KERNEL_NO_CRC_SOURCE where nothing is left.
     """
     own = depmod.in_tree(modules, modules_dir)
     notes: List[Note] = []
@@ -54,10 +63,18 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], *, symvers: Opti
         if origin is None:
             continue
         try:
-            exports = read_symvers(host, origin) if origin == symvers else _from_image(host, origin, modules_dir, own=own)
+            exports = (
+                read_symvers(host, origin)
+                if origin == symvers
+                else _from_image(host, origin, modules_dir, own=own)
+            )
             wrong = disagreement(host, exports, own)
             if wrong is None:
-                absent = {symbol: each.owner for symbol, each in exports.items() if each.owner != VMLINUX and each.owner not in modules}
+                absent = {
+                    symbol: each.owner
+                    for symbol, each in exports.items()
+                    if each.owner != VMLINUX and each.owner not in modules
+                }
                 loaded = _as_loaded(host, modules_dir, exports, modules=modules, own=own)
                 return SourcedExports(loaded, origin, tuple(notes), absent=absent if modules else {})
         except SystemFailed:
@@ -65,15 +82,27 @@ def read(host: Host, modules_dir: str, modules: Dict[str, str], *, symvers: Opti
         except KmodError as error:
             notes.append(Note(error.code, str(error)))
             continue
-        notes.append(Note("KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH", "%s is of another build: %s" % (origin, wrong)))
-    notes.append(Note("KERNEL_NO_CRC_SOURCE", "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir)))
+        notes.append(
+            Note(
+                "KERNEL_SYMVERS_STALE" if origin == symvers else "KERNEL_IMAGE_MISMATCH",
+                "%s is of another build: %s" % (origin, wrong),
+            )
+        )
+    notes.append(
+        Note(
+            "KERNEL_NO_CRC_SOURCE",
+            "no symvers and no readable kernel image for %s" % os.path.basename(modules_dir),
+        )
+    )
     return SourcedExports({}, None, tuple(notes))
 
 
 def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) -> Optional[str]:
-    """The first symbol of a sample of in-tree modules that these exports lack or have another CRC for, in words."""
+    """The first symbol of a sample of in-tree modules that these exports lack or have another CRC for, in
+    words.
+    """
     names = sorted(own)
-    for name in names[::max(1, len(names) // SAMPLE)][:SAMPLE]:
+    for name in names[:: max(1, len(names) // SAMPLE)][:SAMPLE]:
         try:
             module = ko.brief(compression.decompress(host.read(own[name]), own[name]), own[name])
         except KmodError as error:
@@ -87,12 +116,19 @@ def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) ->
             if export is None:
                 return "in-tree module %s needs %s, which is not in it" % (name, symbol)
             if export.crc is not None and export.crc != crc:
-                return "in-tree module %s has %s with CRC 0x%08x, it says 0x%08x" % (name, symbol, crc, export.crc)
+                return "in-tree module %s has %s with CRC 0x%08x, it says 0x%08x" % (
+                    name,
+                    symbol,
+                    crc,
+                    export.crc,
+                )
     return None
 
 
 def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str]) -> Dict[str, Export]:
-    """The image's exports and those of all in-tree modules; by the cache where none of these files has changed."""
+    """The image's exports and those of all in-tree modules; by the cache where none of these files has
+    changed.
+    """
     release = os.path.basename(modules_dir)
     key = fingerprint(host, [path] + sorted(own.values()))
     kept = cache.load(host, release, key)
@@ -106,7 +142,8 @@ def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str])
 def fingerprint(host: Host, paths: List[str]) -> str:
     """A digest of the paths, sizes, times and inodes of files."""
     digest = hashlib.sha256()
-    real: Dict[str, str] = {}  # of the directories: resolving each of some 4000 paths anew would take longer than all the rest
+    # of the directories: resolving each of some 4000 paths anew would take longer than all the rest
+    real: Dict[str, str] = {}
     for path in paths:
         directory, name = os.path.split(path)
         if directory not in real:
@@ -118,33 +155,46 @@ def fingerprint(host: Host, paths: List[str]) -> str:
             continue
         except OSError as error:
             raise from_oserror(path, error, "look at it") from None
-        digest.update(("%s\0%d\0%d\0%d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino)).encode("utf-8", "surrogateescape"))
+        digest.update(
+            ("%s\0%d\0%d\0%d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino)).encode(
+                "utf-8", "surrogateescape"
+            )
+        )
     return digest.hexdigest()
 
 
 def _exporting(host: Host, modules_dir: str, own: Dict[str, str]) -> List[Tuple[str, str]]:
-    """The in-tree modules that export something: by ``modules.symbols`` where depmod has run (a third of them), else all."""
+    """The in-tree modules that export something: by ``modules.symbols`` where depmod has run (a third of
+    them), else all.
+    """
     named = set(_by_symbol(host, modules_dir).values())
     return [(name, path) for name, path in sorted(own.items()) if not named or name in named]
 
 
-def _as_loaded(host: Host, modules_dir: str, exports: Dict[str, Export], *, modules: Dict[str, str],
-               own: Dict[str, str]) -> Dict[str, Export]:
-    """With the modules as depmod picks them: what a symvers has of modules that are not installed or are shadowed (updates/) does not
-    count, and what is installed beside the in-tree ones does. A kernel without its modules directory keeps all.
+def _as_loaded(
+    host: Host, modules_dir: str, exports: Dict[str, Export], *, modules: Dict[str, str], own: Dict[str, str]
+) -> Dict[str, Export]:
+    """With the modules as depmod picks them: what a symvers has of modules that are not installed or are
+    shadowed (updates/) does not count, and what is installed beside the in-tree ones does. A kernel without
+    its modules directory keeps all.
     """
     if not modules:
         return exports
     found = exports
     if set(map(itemgetter(3), exports.values())) - set(own) - {VMLINUX}:
-        found = {symbol: export for symbol, export in exports.items() if export.owner == VMLINUX or export.owner in own}
+        found = {
+            symbol: export
+            for symbol, export in exports.items()
+            if export.owner == VMLINUX or export.owner in own
+        }
     beside = _of_modules(host, sorted((name, path) for name, path in modules.items() if name not in own))
     preferred: Optional[Dict[str, str]] = None
     for symbol, export in beside:
         there = found.get(symbol)
         if there is not None and there.owner == VMLINUX:  # find_symbol looks there first
             continue
-        if there is not None and there.owner not in own:  # depmod lets the one win that it meets last, in no order of names
+        # depmod lets the one win that it meets last, in no order of names
+        if there is not None and there.owner not in own:
             preferred = _by_symbol(host, modules_dir) if preferred is None else preferred
             if preferred.get(symbol, export.owner) != export.owner:
                 continue
@@ -157,11 +207,14 @@ def _by_symbol(host: Host, modules_dir: str) -> Dict[str, str]:
     index = modules_dir + "/modules.symbols"
     lines = host.read_text(index, limit=64 << 20).splitlines() if host.is_file(index) else []
     words = [line.split() for line in lines if line.startswith("alias symbol:")]
-    return {each[1][len("symbol:"):]: each[2] for each in words if len(each) == 3}
+    return {each[1][len("symbol:") :]: each[2] for each in words if len(each) == 3}
 
 
 def _of_modules(host: Host, modules: List[Tuple[str, str]]) -> Iterator[Tuple[str, Export]]:
-    """The exports of (name, path) modules. A damaged file exports nothing: the kernel could not load it either."""
+    """The exports of (name, path) modules.
+
+    A damaged file exports nothing: the kernel could not load it either.
+    """
     for name, path in modules:
         try:
             data = compression.decompress(host.read(path), path)

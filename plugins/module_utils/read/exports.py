@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What a kernel exports."""
+
 from itertools import repeat
 from typing import Dict, List, NamedTuple, Optional
 
@@ -15,7 +16,11 @@ VMLINUX = "vmlinux"
 
 
 class Export(NamedTuple):
-    """One exported symbol. ``crc`` is None where no versions are kept, ``namespace`` is "" for none, ``owner`` is vmlinux or a module's name."""
+    """One exported symbol.
+
+    ``crc`` is None where no versions are kept, ``namespace`` is "" for none, ``owner`` is vmlinux or a
+    module's name.
+    """
 
     crc: Optional[int]
     gpl: bool
@@ -47,7 +52,8 @@ def from_symvers(data: bytes, what: str = "Module.symvers") -> Dict[str, Export]
     """A symvers file's exports by symbol name. Error: SYMVERS_BAD for a file that is none.
 
     The columns are crc, symbol, module, export kind and, since 5.4, a namespace, which stood third until 5.6
-    (``scripts/mod/modpost.c: read_dump``). A file in which every CRC is 0 is of a kernel without CONFIG_MODVERSIONS.
+    (``scripts/mod/modpost.c: read_dump``). A file in which every CRC is 0 is of a kernel without
+    CONFIG_MODVERSIONS.
     """
     text = data.decode("utf-8", "backslashreplace").rstrip("\n")
     lines = text.split("\n")
@@ -56,15 +62,31 @@ def from_symvers(data: bytes, what: str = "Module.symvers") -> Dict[str, Export]
         fields = text.replace("\n", "\t").split("\t")
         columns = [fields[column::width] for column in range(width)]
     else:
-        columns = list(map(list, zip(*[(line.split("\t") + [""])[:5] for line in lines if 4 <= line.count("\t") + 1 <= 5])))
+        columns = list(
+            map(
+                list,
+                zip(*[(line.split("\t") + [""])[:5] for line in lines if 4 <= line.count("\t") + 1 <= 5]),
+            )
+        )
     found = _exports(columns)
     if not found:
-        raise KmodError(what, "lists no exported symbol", "Install the kernel's symvers (its -devel or -headers package) again", "SYMVERS_BAD")
-    return found if any(export.crc for export in found.values()) else {symbol: export._replace(crc=None) for symbol, export in found.items()}
+        raise KmodError(
+            what,
+            "lists no exported symbol",
+            "Install the kernel's symvers (its -devel or -headers package) again",
+            "SYMVERS_BAD",
+        )
+    return (
+        found
+        if any(export.crc for export in found.values())
+        else {symbol: export._replace(crc=None) for symbol, export in found.items()}
+    )
 
 
 def _exports(columns: List[List[str]]) -> Dict[str, Export]:
-    """Column by column, which takes a quarter of the time that line by line takes; empty if these are no columns of a symvers."""
+    """Column by column, which takes a quarter of the time that line by line takes; empty if these are no
+    columns of a symvers.
+    """
     if len(columns) == 5 and columns[4][0].startswith("EXPORT_"):
         columns = [columns[place] for place in (0, 1, 3, 4, 2)]
     if len(columns) < 4 or not all(kind.startswith("EXPORT_") for kind in set(columns[3])):
@@ -75,7 +97,12 @@ def _exports(columns: List[List[str]]) -> Dict[str, Export]:
         crcs = list(map(int, columns[0], repeat(16)))
     except ValueError:
         return {}
-    rows = zip(crcs, map(gpl.__getitem__, columns[3]), columns[4] if len(columns) > 4 else repeat(""), map(owners.__getitem__, columns[2]))
+    rows = zip(
+        crcs,
+        map(gpl.__getitem__, columns[3]),
+        columns[4] if len(columns) > 4 else repeat(""),
+        map(owners.__getitem__, columns[2]),
+    )
     return dict(zip(columns[1], map(tuple.__new__, repeat(Export), rows)))
 
 

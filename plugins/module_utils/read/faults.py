@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the loaders of some kernel generations refuse in a module's tables; what ``elf`` itself stumbles over is not here."""
+"""What the loaders of some kernel generations refuse in a module's tables; what ``elf`` itself stumbles over
+is not here.
+"""
+
 from typing import List
 
 from . import elf
@@ -11,7 +14,8 @@ from .elf import Elf, Fault
 THIS_MODULE = ".gnu.linkonce.this_module"
 WRITE_EXECUTE = 5  # SHF_WRITE | SHF_EXECINSTR: the flags of both
 
-# Writable and executable as linked; module_frob_arch_sections gives them other flags (arch/arm64/kernel/module-plts.c)
+# Writable and executable as linked; module_frob_arch_sections gives them other flags
+# (arch/arm64/kernel/module-plts.c)
 _TRAMPOLINES = (".plt", ".init.plt", ".text.ftrace_trampoline")
 
 
@@ -34,13 +38,23 @@ def of_sections(file: Elf) -> List[Fault]:
         faults.append(Fault("ELF_SYMTABS", "%d symbol tables" % len(tables)))
     if file.machine == "aarch64" and not {".plt", ".init.plt"} <= set(names):
         faults.append(Fault("ELF_NO_PLT", "no sections for procedure linkage (.plt, .init.plt)"))
-    if any(section.flags & WRITE_EXECUTE == WRITE_EXECUTE and section.name not in _TRAMPOLINES for section in file.sections):
+    if any(
+        section.flags & WRITE_EXECUTE == WRITE_EXECUTE and section.name not in _TRAMPOLINES
+        for section in file.sections
+    ):
         faults.append(Fault("ELF_WX", "a section is both writable and executable"))
     link = tables[0].link
     if not 0 < link < len(file.sections):
-        faults.append(Fault("ELF_SHDR", "the symbol names are in section %d of %d" % (link, len(file.sections))))
+        faults.append(
+            Fault("ELF_SHDR", "the symbol names are in section %d of %d" % (link, len(file.sections)))
+        )
     elif file.sections[link].type != elf.STRTAB:
-        faults.append(Fault("ELF_STRTAB", "the symbol names are in a section of type %d, not STRTAB" % file.sections[link].type))
+        faults.append(
+            Fault(
+                "ELF_STRTAB",
+                "the symbol names are in a section of type %d, not STRTAB" % file.sections[link].type,
+            )
+        )
     return faults
 
 
@@ -63,16 +77,31 @@ def of_relocations(file: Elf) -> List[Fault]:
     if file.machine != "x86_64":
         return []
     for table in file.sections:
-        target = file.sections[table.info] if table.type == elf.RELA and table.info < len(file.sections) else None
+        target = (
+            file.sections[table.info] if table.type == elf.RELA and table.info < len(file.sections) else None
+        )
         if target is None or not target.flags & elf.ALLOC:
             continue
         offsets, types = elf.places(file, table)
         unknown = set(types) - set(_X86_64)
         if unknown:
-            return [Fault("RELOC_UNKNOWN", "relocation of the unknown type %d in %s" % (min(unknown), target.name))]
+            return [
+                Fault(
+                    "RELOC_UNKNOWN", "relocation of the unknown type %d in %s" % (min(unknown), target.name)
+                )
+            ]
         data = file.contents(target) if target.type != elf.NOBITS else b""
-        filled = (offset for offset, kind in zip(offsets, types) if data[offset:offset + _X86_64[kind]].strip(b"\0"))
+        filled = (
+            offset
+            for offset, kind in zip(offsets, types)
+            if data[offset : offset + _X86_64[kind]].strip(b"\0")
+        )
         offset = next(filled, None) if data.count(0) < len(data) else None
         if offset is not None:
-            return [Fault("RELOC_TARGET", "relocation at byte %d of %s, which holds something already" % (offset, target.name))]
+            return [
+                Fault(
+                    "RELOC_TARGET",
+                    "relocation at byte %d of %s, which holds something already" % (offset, target.name),
+                )
+            ]
     return []

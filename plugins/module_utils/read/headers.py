@@ -4,7 +4,8 @@
 
 """What a kernel's headers tell of it: kernel-devel, linux-headers, or a tree that it was built in.
 
-They are 2-3 MB where the kernel itself is 100, and enough for most of what the loader asks. What they do not show is None.
+They are 2-3 MB where the kernel itself is 100, and enough for most of what the loader asks. What they do not
+show is None.
 """
 
 import re
@@ -24,7 +25,10 @@ FILES = (
 
 
 class ModuleStruct(NamedTuple):
-    """The kernel's own ``struct module``, in bytes. ``exit`` is None in a kernel that cannot unload modules."""
+    """The kernel's own ``struct module``, in bytes.
+
+    ``exit`` is None in a kernel that cannot unload modules.
+    """
 
     size: int
     init: int
@@ -37,7 +41,10 @@ def directories(host: Host) -> Iterator[Tuple[str, str]]:
     level = ["/usr/src"]
     for _unused in range(
         3
-    ):  # SUSE's are /usr/src/linux-VERSION-obj/ARCH/FLAVOUR; what has a Makefile is not such a place, but a whole tree
+        # SUSE's are /usr/src/linux-VERSION-obj/ARCH/FLAVOUR; what has a Makefile is not such a place, but a
+        # whole
+        # tree
+    ):
         level = [
             "%s/%s" % (above, name)
             for above in level
@@ -94,8 +101,9 @@ def machine(config: Dict[str, str]) -> Optional[str]:
 def vermagic(release: str, config: Dict[str, str]) -> Optional[str]:
     """The version magic of a kernel with this configuration; None where it cannot be told for certain.
 
-    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. The two flags for preemption exclude each other until
-    6.12, and some version before 7.2 made the real-time one come first. A randomized layout has a digest that no configuration shows.
+    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. The two flags for preemption
+    exclude each other until 6.12, and some version before 7.2 made the real-time one come first. A randomized
+    layout has a digest that no configuration shows.
     """
     arch = _arch_vermagic(machine(config), config)
     realtime = option(config, "PREEMPT_RT")
@@ -119,9 +127,12 @@ def _arch_vermagic(name: Optional[str], config: Dict[str, str]) -> Optional[str]
         return ""
     if name == "ppc64le":
         traced = "mprofile-kernel " if option(config, "MPROFILE_KERNEL") else ""
-        traced = "patchable-function-entry " if option(config, "ARCH_USING_PATCHABLE_FUNCTION_ENTRY") else traced
+        traced = (
+            "patchable-function-entry " if option(config, "ARCH_USING_PATCHABLE_FUNCTION_ENTRY") else traced
+        )
         return traced + ("relocatable " if option(config, "RELOCATABLE") else "")
-    if name == "i686" and option(config, "M686"):  # one word for each of the processors that it may be made for
+    # one word for each of the processors that it may be made for
+    if name == "i686" and option(config, "M686"):
         return "686 "
     return {"aarch64": "aarch64", "riscv64": "riscv", "loongarch64": "LOONGARCH 64BIT "}.get(name or "")
 

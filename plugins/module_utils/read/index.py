@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The binary indexes that depmod makes and modprobe reads (``modules.dep.bin`` and its like): a tree of names.
+"""The binary indexes that depmod makes and modprobe reads (``modules.dep.bin`` and its like): a tree of
+names.
 
-kmod: ``libkmod/libkmod-index.c``. Numbers are big-endian. A node is a prefix, the children by their next character, and the values.
+kmod: ``libkmod/libkmod-index.c``. Numbers are big-endian. A node is a prefix, the children by their next
+character, and the values.
 """
+
 import struct
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -14,7 +17,10 @@ _PREFIX, _VALUES, _CHILDREN, _OFFSET = 0x80000000, 0x40000000, 0x20000000, 0x0FF
 
 
 def whole(data: bytes) -> bool:
-    """Whether it begins as an index does, and its root is in it (one of nothing has none). The root is written last, and its place then."""
+    """Whether it begins as an index does, and its root is in it (one of nothing has none).
+
+    The root is written last, and its place then.
+    """
     if data[:4] != MAGIC or len(data) < 12:
         return False
     root: int = struct.unpack_from(">I", data, 8)[0]
@@ -22,7 +28,10 @@ def whole(data: bytes) -> bool:
 
 
 def entries(data: bytes) -> Dict[str, List[str]]:
-    """Each name with its values. Of modules.dep.bin: module name to ``["PATH: PATHS THAT IT NEEDS"]``. Empty where it is damaged."""
+    """Each name with its values.
+
+    Of modules.dep.bin: module name to ``["PATH: PATHS THAT IT NEEDS"]``. Empty where it is damaged.
+    """
     try:
         return dict(_walk(data))
     except (struct.error, ValueError, IndexError, UnicodeDecodeError):
@@ -61,7 +70,7 @@ def _node(data: bytes, node: int) -> Tuple[str, List[Tuple[str, int]], List[str]
         at += 4
         for _number in range(min(count, len(data))):
             end = data.index(b"\0", at + 4)  # behind its priority
-            values.append(data[at + 4:end].decode("utf-8", "surrogateescape"))
+            values.append(data[at + 4 : end].decode("utf-8", "surrogateescape"))
             at = end + 1
     return prefix, children, values
 
@@ -77,7 +86,7 @@ def lookup(data: bytes, name: str) -> Optional[str]:
             prefix, children, values = _node(data, node)
             if not rest.startswith(prefix):
                 return None
-            rest = rest[len(prefix):]
+            rest = rest[len(prefix) :]
             if not rest:
                 return values[0] if values else None
             child = dict(children).get(rest[0])

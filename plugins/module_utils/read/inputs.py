@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The modules that a person means: files, directories of them, packages."""
+
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError
@@ -12,8 +13,9 @@ from .kernel_module import KernelModule
 
 
 def modules(host: Host, paths: Sequence[str]) -> Iterator[Tuple[KernelModule, Optional[bytes]]]:
-    """The modules at these paths, each with its bytes, as they are packed, where it is in a package. Errors: those of ``find``, ``ko.read``
-    and ``package.modules``.
+    """The modules at these paths, each with its bytes, as they are packed, where it is in a package.
+
+    Errors: those of ``find``, ``ko.read`` and ``package.modules``.
     """
     for path in find(host, paths):
         if names.is_package(path):
@@ -24,14 +26,17 @@ def modules(host: Host, paths: Sequence[str]) -> Iterator[Tuple[KernelModule, Op
 
 
 def find(host: Host, paths: Sequence[str]) -> List[str]:
-    """The module files at these paths, in and below those that are directories; of one that holds none, the packages.
+    """The module files at these paths, in and below those that are directories; of one that holds none, the
+    packages.
 
     What is named itself is taken for what it is called. Errors: PATH_EMPTY, PATH_MISSING, NO_MODULES.
     """
     found: List[str] = []
     for path in paths:
         if not path.strip() or "\0" in path:  # it would mean the root, or the working directory
-            raise KmodError("a path %r" % path, "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY")
+            raise KmodError(
+                "a path %r" % path, "names nothing", "Name a .ko file or a directory of them", "PATH_EMPTY"
+            )
         before = len(found)
         if host.is_dir(path):
             found += _below(host, path.rstrip("/"), names.is_readable_module)
@@ -40,10 +45,20 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
         elif host.exists(path):
             found.append(path)
         else:
-            raise KmodError(path, "does not exist", "Name a .ko file or a directory of them" + ("" if host.live else ", as a path inside the root"),
-                            "PATH_MISSING")
+            raise KmodError(
+                path,
+                "does not exist",
+                "Name a .ko file or a directory of them"
+                + ("" if host.live else ", as a path inside the root"),
+                "PATH_MISSING",
+            )
         if len(found) == before:
-            raise KmodError(path, "holds no .ko file, and no package", "Name a .ko file or a directory of them", "NO_MODULES")
+            raise KmodError(
+                path,
+                "holds no .ko file, and no package",
+                "Name a .ko file or a directory of them",
+                "NO_MODULES",
+            )
     return found
 
 

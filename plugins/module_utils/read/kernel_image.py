@@ -4,10 +4,12 @@
 
 """The exported symbols of a kernel, read out of its boot image.
 
-Two steps: ``unpack`` takes off what the boot loader or the image's own decompressor takes off, ``exports`` finds the symbol tables in
-what is left. An ELF image (x86, ppc64le) names the tables' sections. A raw one (arm64, riscv64, loongarch64, s390x) does not: there a
-symbol name that every kernel exports leads to the entry that points to it, the entry to its table, and the sizes of all tables must add up.
+Two steps: ``unpack`` takes off what the boot loader or the image's own decompressor takes off, ``exports``
+finds the symbol tables in what is left. An ELF image (x86, ppc64le) names the tables' sections. A raw one
+(arm64, riscv64, loongarch64, s390x) does not: there a symbol name that every kernel exports leads to the
+entry that points to it, the entry to its table, and the sizes of all tables must add up.
 """
+
 import re
 import struct
 from itertools import chain, islice
@@ -17,7 +19,8 @@ from .. import compression
 from ..errors import KmodError
 from .exports import Export
 
-LIMIT = 160 << 20  # the largest seen has 63 MiB; more than this, with a decoder's window, would be too much for a small host
+# the largest seen has 63 MiB; more than this, with a decoder's window, would be too much for a small host
+LIMIT = 160 << 20
 _NEXT = "Install the kernel's symvers (its -devel or -headers package)"
 _FEW = 16  # false traces to follow before giving up; real images have at most four
 LAYERS = 3  # Image.gz inside of an EFI zboot image, and one to spare
@@ -27,7 +30,8 @@ Entry = Tuple[int, int]  # where among the strings a symbol's name and namespace
 
 
 class KernelImage(NamedTuple):
-    """A kernel as it is linked: ``kind`` for people, the bytes, byte order (of struct), and the link address of the first byte.
+    """A kernel as it is linked: ``kind`` for people, the bytes, byte order (of struct), and the link address
+    of the first byte.
 
     ``base`` is None for an ELF file, whose sections have addresses of their own.
     """
@@ -39,19 +43,29 @@ class KernelImage(NamedTuple):
 
 
 def exports(image: KernelImage, what: str) -> Dict[str, Export]:
-    """Everything that this kernel itself exports, by symbol name. Errors: KERNEL_IMAGE_NO_EXPORTS, naming ``what``."""
+    """Everything that this kernel itself exports, by symbol name.
+
+    Errors: KERNEL_IMAGE_NO_EXPORTS, naming ``what``.
+    """
     try:
         found = _from_sections(image) if image.base is None else _from_scan(image)
-    except (struct.error, ValueError, LookupError, OverflowError):  # tables that lead out of the file or do not match
+    except (struct.error, ValueError, LookupError, OverflowError):
+        # tables that lead out of the file or do not match
         found = {}
     if not found:
-        raise KmodError(what, "no table of exported symbols was found in this kernel image (%s)" % image.kind,
-                        _NEXT, "KERNEL_IMAGE_NO_EXPORTS")
+        raise KmodError(
+            what,
+            "no table of exported symbols was found in this kernel image (%s)" % image.kind,
+            _NEXT,
+            "KERNEL_IMAGE_NO_EXPORTS",
+        )
     return found
 
 
 def vermagic(image: KernelImage) -> Optional[str]:
-    """The kernel's own vermagic, which stands in it as a string of its own (``kernel/module/main.c: vermagic``)."""
+    """The kernel's own vermagic, which stands in it as a string of its own (``kernel/module/main.c:
+    vermagic``).
+    """
     banner = re.search(rb"Linux version ([!-~]{1,64}) ", image.data)
     if banner is None:
         return None
@@ -76,13 +90,22 @@ def unpack(data: Bytes, what: str) -> KernelImage:
             kind, data = "bzImage", _bzimage(data, what)
         elif data[:2] == b"MZ" and data[4:8] == b"zimg":
             kind, data = "zboot", _zboot(data, what)
-        elif data[0x38:0x3c] == b"ARM\x64":  # Documentation/arch/arm64/booting.rst; its entries are relative to themselves
+        elif data[0x38:0x3C] == b"ARM\x64":
+            # Documentation/arch/arm64/booting.rst; its entries are relative to themselves
             return KernelImage(" ".join(kinds + ["arm64 Image"]), data, "<", 0)
-        elif data[0x38:0x3c] == b"RSC\x05":  # Documentation/arch/riscv/boot-image-header.rst; linked at KERNEL_LINK_ADDR
-            return KernelImage(" ".join(kinds + ["riscv Image"]), data, "<", 0xffffffff80000000)
-        elif data[:2] == b"MZ" and data[0x38:0x3c] == b"\xcd\x23\x82\x81":  # arch/loongarch/kernel/head.S: the load offset is at 24
-            return KernelImage(" ".join(kinds + ["loongarch Image"]), data, "<", 0x9000000000000000 + struct.unpack_from("<Q", data, 24)[0])
-        elif data[0x10008:0x1000e] == b"S390EP":  # arch/s390/boot/head.S; linked at TEXT_OFFSET (arch/s390/kernel/vmlinux.lds.S)
+        elif data[0x38:0x3C] == b"RSC\x05":
+            # Documentation/arch/riscv/boot-image-header.rst; linked at KERNEL_LINK_ADDR
+            return KernelImage(" ".join(kinds + ["riscv Image"]), data, "<", 0xFFFFFFFF80000000)
+        elif data[:2] == b"MZ" and data[0x38:0x3C] == b"\xcd\x23\x82\x81":
+            # arch/loongarch/kernel/head.S: the load offset is at 24
+            return KernelImage(
+                " ".join(kinds + ["loongarch Image"]),
+                data,
+                "<",
+                0x9000000000000000 + struct.unpack_from("<Q", data, 24)[0],
+            )
+        elif data[0x10008:0x1000E] == b"S390EP":
+            # arch/s390/boot/head.S; linked at TEXT_OFFSET (arch/s390/kernel/vmlinux.lds.S)
             compressed, data = _s390(data, what)
             return KernelImage("s390 " + compressed, data, ">", 0x100000)
         elif compressed:
@@ -94,30 +117,45 @@ def unpack(data: Bytes, what: str) -> KernelImage:
 
 
 def _bzimage(data: Bytes, what: str) -> Bytes:
-    """x86: the payload lies ``payload_offset`` behind the setup sectors (``Documentation/arch/x86/boot.rst``, protocol 2.08)."""
+    """x86: the payload lies ``payload_offset`` behind the setup sectors (``Documentation/arch/x86/boot.rst``,
+    protocol 2.08).
+    """
     head = bytes(data[:0x250]).ljust(0x250, b"\0")
-    version, (offset, length) = struct.unpack_from("<H", head, 0x206)[0], struct.unpack_from("<II", head, 0x248)
+    version, (offset, length) = (
+        struct.unpack_from("<H", head, 0x206)[0],
+        struct.unpack_from("<II", head, 0x248),
+    )
     if version < 0x208 or not length:
-        raise KmodError(what, "is a bzImage that does not say where its payload is (boot protocol %#x)" % version,
-                        _NEXT, "KERNEL_IMAGE_UNKNOWN")
-    start = ((head[0x1f1] or 4) + 1) * 512 + offset
-    return _inflate(data[start:start + length], what, tail=4)
+        raise KmodError(
+            what,
+            "is a bzImage that does not say where its payload is (boot protocol %#x)" % version,
+            _NEXT,
+            "KERNEL_IMAGE_UNKNOWN",
+        )
+    start = ((head[0x1F1] or 4) + 1) * 512 + offset
+    return _inflate(data[start : start + length], what, tail=4)
 
 
 def _zboot(data: Bytes, what: str) -> Bytes:
-    """EFI zboot: offset and size of the payload at 8 and 12 (``drivers/firmware/efi/libstub/zboot-header.S``)."""
+    """EFI zboot: offset and size of the payload at 8 and 12
+    (``drivers/firmware/efi/libstub/zboot-header.S``).
+    """
     start, length = struct.unpack("<II", bytes(data[8:16]).ljust(8, b"\0"))
-    return _inflate(data[start:start + length], what)
+    return _inflate(data[start : start + length], what)
 
 
 def _s390(data: Bytes, what: str) -> Tuple[str, Bytes]:
-    """s390x: the payload lies somewhere behind the decompressor, and the kernel build puts its unpacked size (u32) behind it."""
-    problem = KmodError(what, "no compressed kernel was found in this s390x image", _NEXT, "KERNEL_IMAGE_UNKNOWN")
+    """s390x: the payload lies somewhere behind the decompressor, and the kernel build puts its unpacked size
+    (u32) behind it.
+    """
+    problem = KmodError(
+        what, "no compressed kernel was found in this s390x image", _NEXT, "KERNEL_IMAGE_UNKNOWN"
+    )
     for match in islice(re.finditer(rb"\x1f\x8b\x08|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|BZh9", data), _FEW):
         kind = compression.detect(match.group() + b"...") or ""
         try:
             decoder = compression.Decoder(kind, what)
-            unpacked = _drain(decoder, data[match.start():], what)
+            unpacked = _drain(decoder, data[match.start() :], what)
         except KmodError as error:
             if error.code == "COMP_LIMIT":
                 raise
@@ -130,7 +168,10 @@ def _s390(data: Bytes, what: str) -> Tuple[str, Bytes]:
 
 
 def _inflate(data: Bytes, what: str, tail: int = 0) -> Bytes:
-    """One compressed stream; what follows it is ignored. ``tail``: bytes of unpacked size behind an lz4 stream, which has no end of its own."""
+    """One compressed stream; what follows it is ignored.
+
+    ``tail``: bytes of unpacked size behind an lz4 stream, which has no end of its own.
+    """
     kind = compression.detect(bytes(data[:8]))
     if kind is None:
         return data
@@ -147,7 +188,12 @@ def _drain(decoder: compression.Decoder, data: Bytes, what: str) -> bytearray:
     for piece in decoder.feed(bytes(data)):
         unpacked += piece
         if len(unpacked) > LIMIT:
-            raise KmodError(what, "unpacks to more than %d bytes" % LIMIT, "It is damaged, or made to do harm", "COMP_LIMIT")
+            raise KmodError(
+                what,
+                "unpacks to more than %d bytes" % LIMIT,
+                "It is damaged, or made to do harm",
+                "COMP_LIMIT",
+            )
     return unpacked
 
 
@@ -155,7 +201,8 @@ def _drain(decoder: compression.Decoder, data: Bytes, what: str) -> bytearray:
 
 TABLE_LIMIT = 4 << 20  # ten times what the largest kernels have
 
-# The tables of an ELF image and whether only GPL modules see them (include/asm-generic/vmlinux.lds.h). The last three went with 5.12;
+# The tables of an ELF image and whether only GPL modules see them (include/asm-generic/vmlinux.lds.h). The
+# last three went with 5.12;
 # the loader only warned of a proprietary user of a "future" one.
 _TABLES = (("", False), ("_gpl", True), ("_unused", False), ("_unused_gpl", True), ("_gpl_future", False))
 
@@ -167,8 +214,8 @@ class _Section(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """One ``struct kernel_symbol`` (``include/linux/export-internal.h``): value, name and perhaps namespace, each an address or (with
-    HAVE_ARCH_PREL32_RELOCATIONS) the distance from the field to what it points to.
+    """One ``struct kernel_symbol`` (``include/linux/export-internal.h``): value, name and perhaps namespace,
+    each an address or (with HAVE_ARCH_PREL32_RELOCATIONS) the distance from the field to what it points to.
     """
 
     word: str
@@ -228,11 +275,13 @@ _RUN = re.compile(rb"[\0 -~]*")
 
 
 def _from_scan(image: KernelImage) -> Dict[str, Export]:
-    """A raw image: the tables lie one behind the other (``vmlinux.lds.h: RO_DATA``): __ksymtab, __ksymtab_gpl, __kcrctab, __kcrctab_gpl and
-    __ksymtab_strings; in 7.x __ksymtab, __kcrctab, __kflagstab and __ksymtab_strings.
+    """A raw image: the tables lie one behind the other (``vmlinux.lds.h: RO_DATA``): __ksymtab,
+    __ksymtab_gpl, __kcrctab, __kcrctab_gpl and __ksymtab_strings; in 7.x __ksymtab, __kcrctab, __kflagstab
+    and __ksymtab_strings.
 
-    Each is sorted by name, so the second one starts where the order breaks; and the bytes between the last entry and the first string,
-    shared by the number of symbols, tell which of the others are there. What does not add up is not believed.
+    Each is sorted by name, so the second one starts where the order breaks; and the bytes between the last
+    entry and the first string, shared by the number of symbols, tell which of the others are there. What does
+    not add up is not believed.
     """
     for strings, entries, end in islice(_runs(image), _FEW):
         count = len(entries)
@@ -244,15 +293,22 @@ def _from_scan(image: KernelImage) -> Dict[str, Export]:
         names = [_text(image.data, strings.offset + name) for name, _unused in entries]
         breaks = [index for index in range(1, count) if names[index] < names[index - 1]]
         if len(breaks) == 1 - flagged:
-            gpls = _flags(image, end + width * count, count) if flagged else [index >= breaks[0] for index in range(count)]
-            return _exports(image, strings, entries, crcs=_crcs(image, end, width * count, count=count), gpls=gpls)
+            gpls = (
+                _flags(image, end + width * count, count)
+                if flagged
+                else [index >= breaks[0] for index in range(count)]
+            )
+            return _exports(
+                image, strings, entries, crcs=_crcs(image, end, width * count, count=count), gpls=gpls
+            )
     return {}
 
 
 def _runs(image: KernelImage) -> Iterator[Tuple[_Section, List[Entry], int]]:
     """Runs of entries that point into a run of text: the text, the entries, and where they end."""
     for anchor in _ANCHORS:
-        for match in islice(re.finditer(anchor, image.data), _FEW):  # a name may be the tail of a longer one: no NUL before it
+        # a name may be the tail of a longer one: no NUL before it
+        for match in islice(re.finditer(anchor, image.data), _FEW):
             strings = _text_around(image, match.start())
             for shape in _SHAPES:
                 for slot in islice(_slots(image, shape, match.start(), end=strings.offset), _FEW):
@@ -262,8 +318,10 @@ def _runs(image: KernelImage) -> Iterator[Tuple[_Section, List[Entry], int]]:
 
 
 def _text_around(image: KernelImage, at: int) -> _Section:
-    """The run of printable text and NULs that holds ``at``; it may start a few bytes early, where other data happens to look like text."""
-    before = _RUN.match(image.data[max(0, at - _WINDOW):at][::-1])
+    """The run of printable text and NULs that holds ``at``; it may start a few bytes early, where other data
+    happens to look like text.
+    """
+    before = _RUN.match(image.data[max(0, at - _WINDOW) : at][::-1])
     behind = _RUN.match(image.data, at, at + _WINDOW)
     start = at - (before.end() if before else 0)
     return _Section((image.base or 0) + start, start, (behind.end() if behind else at) - start)
@@ -285,7 +343,9 @@ def _slots(image: KernelImage, shape: _Shape, target: int, *, end: int) -> Itera
         found = image.data.find(address, found + 1, end)
 
 
-def _grow(image: KernelImage, shape: _Shape, slot: int, *, strings: _Section, limit: int) -> Tuple[List[Entry], int]:
+def _grow(
+    image: KernelImage, shape: _Shape, slot: int, *, strings: _Section, limit: int
+) -> Tuple[List[Entry], int]:
     """The longest run of entries around the one whose name field is at ``slot``, and where it ends."""
     first = slot - shape.width
     most = min(first, _WINDOW) // shape.size, min(limit - first, _WINDOW) // shape.size
@@ -293,7 +353,12 @@ def _grow(image: KernelImage, shape: _Shape, slot: int, *, strings: _Section, li
     while True:
         above, below = (min(reach, each) for each in most)
         start = first - above * shape.size
-        entries = _entries(image, _Section((image.base or 0) + start, start, (above + below) * shape.size), strings, shape=shape)
+        entries = _entries(
+            image,
+            _Section((image.base or 0) + start, start, (above + below) * shape.size),
+            strings,
+            shape=shape,
+        )
         low = high = above
         while low > 0 and entries[low - 1]:
             low -= 1
@@ -308,7 +373,9 @@ def _grow(image: KernelImage, shape: _Shape, slot: int, *, strings: _Section, li
 
 
 def _whole(image: KernelImage, table: _Section, strings: _Section) -> List[Entry]:
-    """All entries of a table, by the one shape with which each of them points to the strings; none if there is no such shape."""
+    """All entries of a table, by the one shape with which each of them points to the strings; none if there
+    is no such shape.
+    """
     for shape in _SHAPES:
         if table.size % shape.size == 0:
             entries = _entries(image, table, strings, shape=shape)
@@ -317,27 +384,46 @@ def _whole(image: KernelImage, table: _Section, strings: _Section) -> List[Entry
     return []
 
 
-def _entries(image: KernelImage, table: _Section, strings: _Section, *, shape: _Shape) -> List[Optional[Entry]]:
-    """The entries of a table; None for what is no entry of this shape, as its name or namespace is not among the strings."""
+def _entries(
+    image: KernelImage, table: _Section, strings: _Section, *, shape: _Shape
+) -> List[Optional[Entry]]:
+    """The entries of a table; None for what is no entry of this shape, as its name or namespace is not among
+    the strings.
+    """
     inside = range(strings.size)
     names = _pointers(image, table, strings, shape=shape, field=1)
-    namespaces = _pointers(image, table, strings, shape=shape, field=2) if shape.fields == 3 else [-1] * len(names)
-    return [(name, namespace) if name in inside and (namespace in inside or namespace == -1) else None for name, namespace in zip(names, namespaces)]
+    namespaces = (
+        _pointers(image, table, strings, shape=shape, field=2) if shape.fields == 3 else [-1] * len(names)
+    )
+    return [
+        (name, namespace) if name in inside and (namespace in inside or namespace == -1) else None
+        for name, namespace in zip(names, namespaces)
+    ]
 
 
-def _pointers(image: KernelImage, table: _Section, strings: _Section, *, shape: _Shape, field: int) -> List[int]:
-    """Where one field of each entry points, as an offset into the strings; -1 for no pointer (the namespace of most symbols until 5.9)."""
-    words = struct.unpack_from("%s%d%s" % (image.order, table.size // shape.width, shape.word), image.data, table.offset)[field::shape.fields]
+def _pointers(
+    image: KernelImage, table: _Section, strings: _Section, *, shape: _Shape, field: int
+) -> List[int]:
+    """Where one field of each entry points, as an offset into the strings; -1 for no pointer (the namespace
+    of most symbols until 5.9).
+    """
+    words = struct.unpack_from(
+        "%s%d%s" % (image.order, table.size // shape.width, shape.word), image.data, table.offset
+    )[field :: shape.fields]
     if not shape.relative:
         return [word - strings.address if word else -1 for word in words]
     first = table.address + field * shape.width - strings.address
-    return [word + place if word else -1 for word, place in zip(words, range(first, first + table.size, shape.size))]
+    return [
+        word + place if word else -1
+        for word, place in zip(words, range(first, first + table.size, shape.size))
+    ]
 
 
 def _crcs(image: KernelImage, offset: int, size: int, *, count: int) -> Sequence[Optional[int]]:
     """A __kcrctab: u32 from 4.10 on, before that an unsigned long; none without CONFIG_MODVERSIONS.
 
-    MODULE_REL_CRCS (ppc64 before 5.19) keeps distances here: they come out as wrong CRCs, which the check against in-tree modules finds.
+    MODULE_REL_CRCS (ppc64 before 5.19) keeps distances here: they come out as wrong CRCs, which the check
+    against in-tree modules finds.
     """
     if not size:
         return [None] * count
@@ -347,13 +433,24 @@ def _crcs(image: KernelImage, offset: int, size: int, *, count: int) -> Sequence
 
 def _flags(image: KernelImage, offset: int, size: int) -> List[bool]:
     """A __kflagstab: one byte a symbol, of which bit 0 is GPL-only (``include/linux/module_symbol.h``)."""
-    return [bool(flag & 1) for flag in image.data[offset:offset + size]]
+    return [bool(flag & 1) for flag in image.data[offset : offset + size]]
 
 
-def _exports(image: KernelImage, strings: _Section, entries: List[Entry], *, crcs: Sequence[Optional[int]], gpls: List[bool]) -> Dict[str, Export]:
+def _exports(
+    image: KernelImage,
+    strings: _Section,
+    entries: List[Entry],
+    *,
+    crcs: Sequence[Optional[int]],
+    gpls: List[bool],
+) -> Dict[str, Export]:
     if not len(entries) == len(crcs) == len(gpls):
         raise ValueError("tables of unequal length")
-    namespaces = {start: _text(image.data, strings.offset + start) for start in {entry[1] for entry in entries} if start >= 0}
+    namespaces = {
+        start: _text(image.data, strings.offset + start)
+        for start in {entry[1] for entry in entries}
+        if start >= 0
+    }
     return {
         _text(image.data, strings.offset + name): Export(crc, gpl, namespaces.get(namespace, ""), "vmlinux")
         for (name, namespace), crc, gpl in zip(entries, crcs, gpls)
@@ -361,4 +458,4 @@ def _exports(image: KernelImage, strings: _Section, entries: List[Entry], *, crc
 
 
 def _text(data: Bytes, start: int) -> str:
-    return data[start:data.index(b"\0", start, start + 512)].decode("ascii")
+    return data[start : data.index(b"\0", start, start + 512)].decode("ascii")

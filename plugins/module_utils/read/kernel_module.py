@@ -4,9 +4,11 @@
 
 """A kernel module as plain data: what it needs and what it gives.
 
-Everything that a verdict depends on is in the KernelModule, and it goes to and from JSON, so a module can be read on one machine and
-judged on another. A file that no kernel would load is still a KernelModule, with faults.
+Everything that a verdict depends on is in the KernelModule, and it goes to and from JSON, so a module can be
+read on one machine and judged on another. A file that no kernel would load is still a KernelModule, with
+faults.
 """
+
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
@@ -25,7 +27,9 @@ class Undefined(NamedTuple):
 
 
 class Version(NamedTuple):
-    """The CRC that a symbol had when the module was built: all of the field, which 64-bit kernels compare in full."""
+    """The CRC that a symbol had when the module was built: all of the field, which 64-bit kernels compare in
+    full.
+    """
 
     name: str
     crc: int
@@ -41,7 +45,9 @@ class Exported(NamedTuple):
 
 
 class KernelModule(NamedTuple):
-    """``versions`` and ``ext_versions`` are None where the module has no such table; all tables are in the file's order."""
+    """``versions`` and ``ext_versions`` are None where the module has no such table; all tables are in the
+    file's order.
+    """
 
     path: str
     name: str
@@ -60,13 +66,16 @@ class KernelModule(NamedTuple):
     init_offset: Optional[int] = None  # where in it the address of init_module goes
     exit_offset: Optional[int] = None
     btf: str = ""  # "ok", or "bad" where its header is damaged
-    btf_ids: Tuple[int, ...] = ()  # the types that it refers to, its own and those of the kernel that it was built for
+    # the types that it refers to, its own and those of the kernel that it was built for
+    btf_ids: Tuple[int, ...] = ()
     btf_base: Tuple[Struct, ...] = ()  # what it keeps of that kernel's structures
     signature: Optional[Signature] = None
     features: Tuple[str, ...] = ()  # what its code was compiled with: ibt, kcfi; or "no code"
     odd_ident: bool = False  # the ELF header's class and byte order are not those of the machine
     faults: Tuple[Fault, ...] = ()
-    packed: str = ""  # how its file is compressed, if it is: "gzip", "xz", "zstd"; "xz, check 4" for another check than CRC32 or none
+    # how its file is compressed, if it is: "gzip", "xz", "zstd"; "xz, check 4" for another check than CRC32
+    # or none
+    packed: str = ""
 
     def info(self, key: str) -> Optional[str]:
         """The first value of a .modinfo key, as the loader takes it (``kernel/module/main.c: get_modinfo``)."""
@@ -114,26 +123,50 @@ class KernelModule(NamedTuple):
 
     def as_dict(self) -> Dict[str, Any]:
         """Nothing but what JSON has."""
-        answer: Dict[str, Any] = {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
+        answer: Dict[str, Any] = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()
+        }
         if self.signature is not None:
             answer["signature"] = self.signature._asdict()
         return answer
 
     @classmethod
     def from_dict(cls, data: Dict[str, Any]) -> "KernelModule":
-        """The inverse of ``as_dict``, also after a trip through JSON. Error: MODULE_DATA for anything else."""
+        """The inverse of ``as_dict``, also after a trip through JSON.
+
+        Error: MODULE_DATA for anything else.
+        """
         try:
             rows = {name: _rows(kind, data[name]) for name, kind in _ROWS.items()}
             signature = data["signature"] and Signature(**data["signature"])
             modinfo = _rows(lambda key, value: (key, value), data["modinfo"])
-            return cls(**dict(data, modinfo=modinfo, features=tuple(data["features"]), btf_ids=tuple(data["btf_ids"]), signature=signature, **rows))
+            return cls(
+                **dict(
+                    data,
+                    modinfo=modinfo,
+                    features=tuple(data["features"]),
+                    btf_ids=tuple(data["btf_ids"]),
+                    signature=signature,
+                    **rows,
+                )
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise KmodError(str(data.get("path") if isinstance(data, dict) else data)[:200], "is not a description of a module (%r)" % (error,),
-                            "Use the same version of the collection on both sides", "MODULE_DATA") from None
+            raise KmodError(
+                str(data.get("path") if isinstance(data, dict) else data)[:200],
+                "is not a description of a module (%r)" % (error,),
+                "Use the same version of the collection on both sides",
+                "MODULE_DATA",
+            ) from None
 
 
-_ROWS: Dict[str, Any] = {"undefined": Undefined, "versions": Version, "ext_versions": Version, "exports": Exported, "faults": Fault,
-                         "btf_base": Struct}
+_ROWS: Dict[str, Any] = {
+    "undefined": Undefined,
+    "versions": Version,
+    "ext_versions": Version,
+    "exports": Exported,
+    "faults": Fault,
+    "btf_base": Struct,
+}
 
 
 def _rows(kind: Any, rows: Optional[Sequence[Any]]) -> Any:

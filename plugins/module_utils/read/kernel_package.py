@@ -4,8 +4,9 @@
 
 """Kernels that are not installed: in packages, in an unpacked tree, or a symvers file alone.
 
-What is needed of packages is laid into a scratch root as they would install it, and read there as any installed kernel is. Packages are
-input: only paths of a kernel's own kinds are taken, no links, and bounded in number and size.
+What is needed of packages is laid into a scratch root as they would install it, and read there as any
+installed kernel is. Packages are input: only paths of a kernel's own kinds are taken, no links, and bounded
+in number and size.
 """
 
 import contextlib
@@ -31,7 +32,8 @@ _OF_BOOT = re.compile(r"boot/(?:vmlinuz|vmlinux|[Ii]mage|zImage|config|symvers)-
 _OF_HEADERS = re.compile(
     r"((?:usr/src|(?:usr/)?lib/modules/[^/]+/build)/?.*)/(?:%s)" % "|".join(map(re.escape, headers.FILES))
 )
-# What else the packages of a kernel have (its headers' other files, keys), and those that have nothing but a text
+# What else the packages of a kernel have (its headers' other files, keys), and those that have nothing but a
+# text
 _RELATED = re.compile(
     r"boot/|(usr/)?lib/modules/|usr/src/|usr/lib/linux-kbuild-|usr/share/(doc|bug|lintian|licenses)/|etc/uefi/certs/"
 )
@@ -42,7 +44,9 @@ class KernelSource(NamedTuple):
 
     packages: Tuple[
         str, ...
-    ] = ()  # .deb and .rpm files, or directories of them: all that is to be installed of one kernel, or of several
+        # .deb and .rpm files, or directories of them: all that is to be installed of one kernel, or of
+        # several
+    ] = ()
     root: str = ""  # a directory that packages were unpacked in, or one of headers
     symvers: str = ""  # a symvers file
     release: str = ""  # of which kernel that is
@@ -68,7 +72,10 @@ class KernelSource(NamedTuple):
 
 
 class UninstalledKernel(Kernel):
-    """A kernel as its packages, a tree or a symvers show it. ``origin`` are the files or directories that it was found in."""
+    """A kernel as its packages, a tree or a symvers show it.
+
+    ``origin`` are the files or directories that it was found in.
+    """
 
     def __init__(
         self,
@@ -119,7 +126,10 @@ class UninstalledKernel(Kernel):
 
     @lazy
     def sourced(self) -> SourcedExports:
-        """As ``Kernel`` has it. What modules export that other packages of this kernel have counts as there."""
+        """As ``Kernel`` has it.
+
+        What modules export that other packages of this kernel have counts as there.
+        """
         found: SourcedExports = Kernel.sourced.compute(self)
         if not found.absent or not found.origin:
             return found
@@ -157,11 +167,13 @@ class UninstalledKernel(Kernel):
 def opened(
     host: Host, sources: Sequence[KernelSource], whence: Optional[Host] = None
 ) -> Iterator[List[UninstalledKernel]]:
-    """Kernels that a host might get, oldest first, for as long as the context lasts: they are read when asked.
+    """Kernels that a host might get, oldest first, for as long as the context lasts: they are read when
+    asked.
 
     The paths are those of the host, or of the machine ``whence``.
 
-    Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, PACKAGE_DAMAGED and others for a package; NO_KERNELS for a root; SYMVERS_OF_WHICH, SYMVERS_BAD.
+    Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, PACKAGE_DAMAGED and others for a package; NO_KERNELS for a
+    root; SYMVERS_OF_WHICH, SYMVERS_BAD.
     """
     with contextlib.ExitStack() as stack:
         found: List[UninstalledKernel] = []
@@ -245,7 +257,9 @@ def _of_root(host: Host, path: str) -> List[UninstalledKernel]:
 
 
 class _Taken(NamedTuple):
-    """What was taken out of packages: by release which of them gave something of it, and all that are a kernel's by more than a driver."""
+    """What was taken out of packages: by release which of them gave something of it, and all that are a
+    kernel's by more than a driver.
+    """
 
     givers: Dict[str, List[str]]
     kernels: Set[str]
@@ -299,7 +313,10 @@ def _packages(host: Host, paths: Sequence[str]) -> Iterator[str]:
 
 
 def _take(host: Host, path: str, scratch: Host, whose: Dict[str, str]) -> None:
-    """Lay what is needed of one package into the scratch root. Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, those of ``package.files``."""
+    """Lay what is needed of one package into the scratch root.
+
+    Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, those of ``package.files``.
+    """
     related: List[bool] = []
 
     def wanted(name: str) -> bool:
@@ -346,7 +363,9 @@ def _write(scratch: Host, place: str, data: bytes, path: str) -> None:
 
 
 def _releases(scratch: Host, whose: Dict[str, str]) -> _Taken:
-    """A release of which there are only modules outside of kernel/ is that of somebody's driver, not a kernel."""
+    """A release of which there are only modules outside of kernel/ is that of somebody's driver, not a
+    kernel.
+    """
     headers_of = {directory: release for release, directory in headers.directories(scratch)}
     taken = _Taken({}, set())
     for place, path in whose.items():

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kernels that are installed on a host."""
+
 import contextlib
 import os
 import re
@@ -29,7 +30,8 @@ class Traits(NamedTuple):
     exit_offset: Optional[int] = None
     module_layout: Optional[int] = None  # the CRC of module_layout that they were built with
     chained_versions: bool = False  # as KernelModule has it
-    exports_flags: Optional[bool] = None  # whether their exports have a __kflagstab; None if none of those looked at exports anything
+    # whether their exports have a __kflagstab; None if none of those looked at exports anything
+    exports_flags: Optional[bool] = None
     signature: Optional[Signature] = None  # of one of them: the kernel's own signer
     modinfo: Tuple[Tuple[str, str], ...] = ()
 
@@ -38,7 +40,8 @@ class Trust(NamedTuple):
     """What a kernel's image says of signatures. No certificates and None where it cannot be read."""
 
     certificates: Tuple[Certificate, ...] = ()  # that are part of it (certs/system_certificates.S)
-    checks_digests: Optional[bool] = None  # whether it looks up a signed module's digest on the firmware's list, which is no part of upstream
+    # whether it looks up a signed module's digest on the firmware's list, which is no part of upstream
+    checks_digests: Optional[bool] = None
 
 
 class lazy:  # noqa: N801 - used like property
@@ -58,7 +61,9 @@ class lazy:  # noqa: N801 - used like property
 class Kernel:
     """An installed kernel. All that has to be read is read when it is asked for, and then kept."""
 
-    def __init__(self, host: Host, release: str, modules_dir: str, *, given: Optional[SourcedExports] = None) -> None:
+    def __init__(
+        self, host: Host, release: str, modules_dir: str, *, given: Optional[SourcedExports] = None
+    ) -> None:
         self.host = host
         self.release = release
         self.modules_dir = modules_dir
@@ -74,9 +79,17 @@ class Kernel:
 
     @lazy
     def config(self) -> Dict[str, str]:
-        """CONFIG_NAME -> value without quotes; what is not set is not there. Empty where no config is to be found."""
-        places = ["/boot/config-" + self.release, self.modules_dir + "/config", self.modules_dir + "/build/.config",
-                  "/usr/src/kernels/%s/.config" % self.release, "/usr/src/linux-headers-%s/.config" % self.release]
+        """CONFIG_NAME -> value without quotes; what is not set is not there.
+
+        Empty where no config is to be found.
+        """
+        places = [
+            "/boot/config-" + self.release,
+            self.modules_dir + "/config",
+            self.modules_dir + "/build/.config",
+            "/usr/src/kernels/%s/.config" % self.release,
+            "/usr/src/linux-headers-%s/.config" % self.release,
+        ]
         if self.running:
             places.append("/proc/config.gz")
         path = next((place for place in places if self.host.is_file(place)), None)
@@ -119,7 +132,11 @@ class Kernel:
     def builtin(self) -> FrozenSet[str]:
         """The names of the modules that are part of vmlinux."""
         path = self.modules_dir + "/modules.builtin"
-        return frozenset(map(names.module_of, self.host.read_text(path).split())) if self.host.is_file(path) else frozenset()
+        return (
+            frozenset(map(names.module_of, self.host.read_text(path).split()))
+            if self.host.is_file(path)
+            else frozenset()
+        )
 
     @lazy
     def modprobe(self) -> modprobe.ModprobeConfig:
@@ -128,7 +145,9 @@ class Kernel:
 
     @lazy
     def aliases(self) -> Dict[str, List[Tuple[str, str]]]:
-        """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus): (pattern, module's name)."""
+        """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus):
+        (pattern, module's name).
+        """
         found: Dict[str, List[Tuple[str, str]]] = {}
         for pattern, name in _aliases(self):
             if name in self.own or name in self.builtin:
@@ -137,13 +156,19 @@ class Kernel:
 
     @lazy
     def stable(self) -> FrozenSet[str]:
-        """The symbols on the stablelist that an EL kernel's kernel-abi-stablelists (before EL 9 -whitelists) installs; empty without it."""
-        for directory in sorted((name for name in self.host.listdir(MODULES[0]) if name.startswith("kabi-")), reverse=True):
+        """The symbols on the stablelist that an EL kernel's kernel-abi-stablelists (before EL 9 -whitelists)
+        installs; empty without it.
+        """
+        for directory in sorted(
+            (name for name in self.host.listdir(MODULES[0]) if name.startswith("kabi-")), reverse=True
+        ):
             for name in ("stablelist", "whitelist"):
                 path = "%s/%s/kabi_%s_%s" % (MODULES[0], directory, name, self.traits.machine)
                 if self.host.is_file(path):
                     lines = self.host.read_text(path).splitlines()
-                    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("["))
+                    return frozenset(
+                        line.strip() for line in lines if line.strip() and not line.startswith("[")
+                    )
         return frozenset()
 
     @lazy
@@ -153,14 +178,23 @@ class Kernel:
 
     @lazy
     def sourced(self) -> SourcedExports:
-        return self.given or export_sources.read(self.host, self.modules_dir, self.modules, symvers=self.symvers, image=self.image)
+        return self.given or export_sources.read(
+            self.host, self.modules_dir, self.modules, symvers=self.symvers, image=self.image
+        )
 
     @property
     def exports(self) -> Dict[str, Export]:
-        """What it and its installed modules export, by symbol. Error: KERNEL_NO_CRC_SOURCE where that cannot be told."""
+        """What it and its installed modules export, by symbol.
+
+        Error: KERNEL_NO_CRC_SOURCE where that cannot be told.
+        """
         if self.sourced.origin is None:
-            raise KmodError(self.release, "; ".join(note.message for note in self.sourced.notes),
-                            "Install the package that has its symvers (kernel-devel, linux-headers)", "KERNEL_NO_CRC_SOURCE")
+            raise KmodError(
+                self.release,
+                "; ".join(note.message for note in self.sourced.notes),
+                "Install the package that has its symvers (kernel-devel, linux-headers)",
+                "KERNEL_NO_CRC_SOURCE",
+            )
         return self.sourced.exports
 
     @property
@@ -182,9 +216,21 @@ class Kernel:
         image = _unpacked(self)
         if image is None:
             return Trust()
-        found = Trust(tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data)
-        cache.store_data(self.host, name, {"key": key, "checks": found.checks_digests, "certificates": [
-            [each.subject, each.issuer, each.serial, each.key_id, each.key.hex()] for each in found.certificates]})
+        found = Trust(
+            tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data
+        )
+        cache.store_data(
+            self.host,
+            name,
+            {
+                "key": key,
+                "checks": found.checks_digests,
+                "certificates": [
+                    [each.subject, each.issuer, each.serial, each.key_id, each.key.hex()]
+                    for each in found.certificates
+                ],
+            },
+        )
         return found
 
     @property
@@ -193,12 +239,16 @@ class Kernel:
 
 
 def version_key(release: str) -> Tuple[Tuple[int, int, str], ...]:
-    """A sort key that orders releases as rpm and dpkg do: 6.1.0-9 < 6.1.0-56, 427.el9 < 427.13.1.el9, 6.12~rc1 < 6.12.
+    """A sort key that orders releases as rpm and dpkg do: 6.1.0-9 < 6.1.0-56, 427.el9 < 427.13.1.el9,
+    6.12~rc1 < 6.12.
 
     An "rc" followed by a number sorts like a tilde: 6.12.0-rc1 is older than 6.12.0, too.
     """
     parts = re.findall(r"~|rc(?=\d)|\d+|[a-zA-Z]+", release)
-    return tuple((-1, 0, "") if part in ("~", "rc") else (2, int(part), "") if part.isdigit() else (1, 0, part) for part in parts) + ((0, 0, ""),)
+    return tuple(
+        (-1, 0, "") if part in ("~", "rc") else (2, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in parts
+    ) + ((0, 0, ""),)
 
 
 def modules_root(host: Host) -> str:
@@ -207,7 +257,10 @@ def modules_root(host: Host) -> str:
 
 
 def installed(host: Host) -> List[Kernel]:
-    """Every installed kernel, oldest first. A directory that only keeps modules of others (extra/, updates/) is none."""
+    """Every installed kernel, oldest first.
+
+    A directory that only keeps modules of others (extra/, updates/) is none.
+    """
     found: Dict[str, Kernel] = {}
     for directory in MODULES:
         for release in host.listdir(directory):
@@ -219,7 +272,12 @@ def installed(host: Host) -> List[Kernel]:
 def some(host: Host, found: List[Kernel]) -> List[Kernel]:
     """These kernels of a host, of which there has to be one at least. Error: NO_KERNELS."""
     if not found:
-        raise KmodError(host.root, "there is no kernel below /lib/modules", "Give the root of an installed system", "NO_KERNELS")
+        raise KmodError(
+            host.root,
+            "there is no kernel below /lib/modules",
+            "Give the root of an installed system",
+            "NO_KERNELS",
+        )
     return found
 
 
@@ -229,14 +287,20 @@ def kernel(host: Host, release: str) -> Kernel:
         if is_kernel(host, directory, release):
             return Kernel(host, release, "%s/%s" % (directory, release))
     there = [each.release for each in installed(host)]
-    raise KmodError(release, "no such kernel is installed", "Installed: %s" % (", ".join(there) or "none"), "KERNEL_MISSING")
+    raise KmodError(
+        release,
+        "no such kernel is installed",
+        "Installed: %s" % (", ".join(there) or "none"),
+        "KERNEL_MISSING",
+    )
 
 
 def is_kernel(host: Host, directory: str, release: str) -> bool:
-    """Whether directory/release belongs to a kernel: there are modules of its own, or something beside an image.
+    """Whether directory/release belongs to a kernel: there are modules of its own, or something beside an
+    image.
 
-    What a removed kernel leaves (empty directories, its lists, depmod's files, modules of others) is none, nor is another name (a symlink) of
-    one, or what no release is called.
+    What a removed kernel leaves (empty directories, its lists, depmod's files, modules of others) is none,
+    nor is another name (a symlink) of one, or what no release is called.
     """
     path = "%s/%s" % (directory, release)
     if not names.is_release(release):
@@ -258,16 +322,30 @@ def is_kernel(host: Host, directory: str, release: str) -> bool:
 
 def find_image(host: Host, release: str) -> Optional[str]:
     """The boot image of a release: in /boot, else where kernel-install or the kernel's own package keeps it."""
-    places = ["/boot/%s-%s" % (name, release) for name in ("vmlinuz", "vmlinux", "Image", "image", "zImage", "uImage", "kernel")]
-    places += ["%s/%s/%s" % (directory, release, name) for directory in MODULES for name in ("vmlinuz", "Image", "image", "vmlinux")]
+    places = [
+        "/boot/%s-%s" % (name, release)
+        for name in ("vmlinuz", "vmlinux", "Image", "image", "zImage", "uImage", "kernel")
+    ]
+    places += [
+        "%s/%s/%s" % (directory, release, name)
+        for directory in MODULES
+        for name in ("vmlinuz", "Image", "image", "vmlinux")
+    ]
     for top in ("/boot", "/efi", "/boot/efi"):
-        places += ["%s/%s/%s/linux" % (top, name, release) for name in host.listdir(top) if re.match("[0-9a-f]{32}$", name)]
+        places += [
+            "%s/%s/%s/linux" % (top, name, release)
+            for name in host.listdir(top)
+            if re.match("[0-9a-f]{32}$", name)
+        ]
     return next((place for place in places if host.is_file(place)), None)
 
 
 def read_config(data: bytes) -> Dict[str, str]:
     """A .config: CONFIG_NAME -> value without quotes."""
-    return {name: value.strip('"') for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", data.decode("utf-8", "replace"), re.M)}
+    return {
+        name: value.strip('"')
+        for name, value in re.findall(r"^(CONFIG_\w+)=(.*)$", data.decode("utf-8", "replace"), re.M)
+    }
 
 
 def own_files(host: Host, modules_dir: str) -> Iterator[str]:
@@ -279,11 +357,17 @@ def own_files(host: Host, modules_dir: str) -> Iterator[str]:
         for name in found:
             if names.is_module_file(name):
                 yield "%s/%s" % (directory, name)
-        todo[:0] = ["%s/%s" % (directory, name) for name in found if not names.is_module_file(name) and host.is_dir("%s/%s" % (directory, name))]
+        todo[:0] = [
+            "%s/%s" % (directory, name)
+            for name in found
+            if not names.is_module_file(name) and host.is_dir("%s/%s" % (directory, name))
+        ]
 
 
 def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
-    """By depmod's modules.alias, and by modules.builtin.modinfo (``NAME.alias=PATTERN``), which kernels have since 5.2."""
+    """By depmod's modules.alias, and by modules.builtin.modinfo (``NAME.alias=PATTERN``), which kernels have
+    since 5.2.
+    """
     path = kernel.modules_dir + "/modules.alias"
     for line in kernel.host.read_text(path, 64 << 20).splitlines() if kernel.host.is_file(path) else []:
         words = line.split()
@@ -306,15 +390,31 @@ def _traits(kernel: Kernel) -> Traits:
             raise
         except KmodError:  # a damaged one is not what this is about
             continue
-        if module.vermagic and module.info("intree") is not None and not module.faults:  # a vendor may have written over one
+        # a vendor may have written over one
+        if module.vermagic and module.info("intree") is not None and not module.faults:
             flags = module.exports_flags if module.exports else flags
-            layout = next((version.crc for version in module.versions or () if version.name == "module_layout"), None)
-            this = Traits(module.vermagic, module.machine, struct_size=module.struct_size, init_offset=module.init_offset,
-                          exit_offset=module.exit_offset, module_layout=layout, chained_versions=module.chained_versions,
-                          exports_flags=flags, signature=module.signature, modinfo=module.modinfo)
+            layout = next(
+                (version.crc for version in module.versions or () if version.name == "module_layout"), None
+            )
+            this = Traits(
+                module.vermagic,
+                module.machine,
+                struct_size=module.struct_size,
+                init_offset=module.init_offset,
+                exit_offset=module.exit_offset,
+                module_layout=layout,
+                chained_versions=module.chained_versions,
+                exports_flags=flags,
+                signature=module.signature,
+                modinfo=module.modinfo,
+            )
             if found is None or found.init_offset is None or found.exit_offset is None:
                 found = this
-            if found.init_offset is not None and found.exit_offset is not None and (flags is not None or number):
+            if (
+                found.init_offset is not None
+                and found.exit_offset is not None
+                and (flags is not None or number)
+            ):
                 break
         if number >= _SAMPLES:
             break

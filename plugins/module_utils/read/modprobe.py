@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What modprobe makes of a module besides loading it: modprobe.d(5), and which modprobe there is."""
+
 import fnmatch
 import re
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
@@ -11,12 +12,19 @@ from ..errors import forgiving
 from ..host import Host
 from .names import alias_of
 
-DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+DIRECTORIES = (
+    "/etc/modprobe.d",
+    "/run/modprobe.d",
+    "/usr/local/lib/modprobe.d",
+    "/usr/lib/modprobe.d",
+    "/lib/modprobe.d",
+)
 _PROGRAMS = ("/usr/bin/kmod", "/bin/kmod", "/usr/sbin/kmod", "/sbin/kmod")
 
 
 class ModprobeConfig(NamedTuple):
-    """Each with the file that says so: ``blacklist`` by module, ``install`` as (pattern of names, command), ``options`` as (module, words).
+    """Each with the file that says so: ``blacklist`` by module, ``install`` as (pattern of names, command),
+    ``options`` as (module, words).
 
     ``unsupported`` is the file in which SUSE's modprobe is told to load no module that is not supported.
     """
@@ -27,18 +35,31 @@ class ModprobeConfig(NamedTuple):
     unsupported: Optional[str] = None
 
     def command(self, name: str) -> Optional[Tuple[str, str]]:
-        """(command, file) that is run instead of loading a module; of several the first (``kmod: libkmod-module.c``)."""
-        return next(((command, path) for pattern, command, path in self.install if fnmatch.fnmatchcase(name, pattern)), None)
+        """(command, file) that is run instead of loading a module; of several the first (``kmod:
+        libkmod-module.c``).
+        """
+        return next(
+            (
+                (command, path)
+                for pattern, command, path in self.install
+                if fnmatch.fnmatchcase(name, pattern)
+            ),
+            None,
+        )
 
 
 def config(host: Host) -> ModprobeConfig:
-    """The files of all directories in the order of their names; of two with one name that of the first directory counts
-    (``kmod: libkmod/libkmod-config.c``).
+    """The files of all directories in the order of their names; of two with one name that of the first
+    directory counts (``kmod: libkmod/libkmod-config.c``).
     """
     files: Dict[str, str] = {}
     for directory in DIRECTORIES:
         for name in host.listdir(directory):
-            if name.endswith(".conf") and not name.startswith(".") and not host.is_dir(directory + "/" + name):
+            if (
+                name.endswith(".conf")
+                and not name.startswith(".")
+                and not host.is_dir(directory + "/" + name)
+            ):
                 files.setdefault(name, directory + "/" + name)
     blacklist: Dict[str, str] = {}
     install, options = [], []
@@ -68,7 +89,9 @@ def _lines(host: Host, path: str) -> Iterator[List[str]]:
 
 
 def blacklisted_at_boot(command_line: str) -> FrozenSet[str]:
-    """The modules of ``modprobe.blacklist=`` of a kernel's command line, which modprobe reads as if it were in a file."""
+    """The modules of ``modprobe.blacklist=`` of a kernel's command line, which modprobe reads as if it were
+    in a file.
+    """
     found = re.findall(r"(?:^|\s)modprobe\.blacklist=(\S+)", command_line)
     return frozenset(alias_of(name) for name in ",".join(found).split(",") if name)
 

@@ -4,24 +4,33 @@
 
 """What drivers, kernel releases and modules may be called.
 
-These names become parts of paths and words in other programs' files (depmod.d, boot menus, scripts of an initramfs). Most come from
-outside: a vendor's module, a package, a restored tree. One rule for each, in ASCII, so that none of them can mean anything else there.
+These names become parts of paths and words in other programs' files (depmod.d, boot menus, scripts of an
+initramfs). Most come from outside: a vendor's module, a package, a restored tree. One rule for each, in
+ASCII, so that none of them can mean anything else there.
 """
+
 import re
 
 from ..errors import KmodError
 
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", re.ASCII)
 _RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9_.+~-]*", re.ASCII)  # kmod takes nothing else for a version
-_MODULE = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)  # include/linux/moduleparam.h: MAX_PARAM_PREFIX_LEN, and the NUL
+# include/linux/moduleparam.h: MAX_PARAM_PREFIX_LEN, and the NUL
+_MODULE = re.compile(r"[A-Za-z0-9_]{1,55}", re.ASCII)
 RELEASE_LENGTH = 64  # include/uapi/linux/utsname.h: __NEW_UTS_LEN
-RESERVED = ("build", "source", "outoftree.kmod")  # depmod does not look into the first two; the third is a directory of ours
+# depmod does not look into the first two; the third is a directory of ours
+RESERVED = ("build", "source", "outoftree.kmod")
 
 
 def check_driver(driver: str) -> str:
     """The name, if a driver may be called so. Error: DRIVER_NAME."""
     if not _DRIVER.fullmatch(driver) or driver in RESERVED:
-        raise KmodError(driver, "cannot be a driver's name", "Use at most 64 letters, digits, and . _ + - between them", "DRIVER_NAME")
+        raise KmodError(
+            driver,
+            "cannot be a driver's name",
+            "Use at most 64 letters, digits, and . _ + - between them",
+            "DRIVER_NAME",
+        )
     return driver
 
 
@@ -33,8 +42,12 @@ def is_release(text: str) -> bool:
 def check_release(release: str, where: str) -> str:
     """The release, if a kernel can be called so; ``where`` is the file that names it. Error: RELEASE_NAME."""
     if not is_release(release):
-        raise KmodError(where, "names a kernel release that no kernel can have: %s" % release[:80],
-                        "Rebuild it with the kernel's own build system", "RELEASE_NAME")
+        raise KmodError(
+            where,
+            "names a kernel release that no kernel can have: %s" % release[:80],
+            "Rebuild it with the kernel's own build system",
+            "RELEASE_NAME",
+        )
     return release
 
 
@@ -58,12 +71,16 @@ def is_module_file(path: str) -> bool:
 
 
 def is_readable_module(path: str) -> bool:
-    """Whether a file is called as a module that we can read: in what a person gives us, and in images, which may be older than this kmod."""
+    """Whether a file is called as a module that we can read: in what a person gives us, and in images, which
+    may be older than this kmod.
+    """
     return _READABLE.search(path) is not None
 
 
 def may_be_module(path: str) -> bool:
-    """Whether anybody at all may take a file for a module, in whatever form or state: what is left alone, and what depmod has to look at again."""
+    """Whether anybody at all may take a file for a module, in whatever form or state: what is left alone, and
+    what depmod has to look at again.
+    """
     return ".ko" in path.rsplit("/", 1)[-1]
 
 
@@ -83,18 +100,25 @@ def stem(path: str) -> str:
 
 
 def stored_name(path: str, module: str) -> str:
-    """What the uncompressed file of a module is to be called: as it came, where kmod finds the module by that name, else as the module."""
+    """What the uncompressed file of a module is to be called: as it came, where kmod finds the module by that
+    name, else as the module.
+    """
     file = stem(path) + ".ko"
     return file if module_of(path) == module and is_stored_module(file) else module + ".ko"
 
 
 def module_of(path: str) -> str:
-    """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of megaraid_sas-07.7.ko megaraid_sas_07
-    (``kmod: shared/util.c: path_to_modname``). The module inside may have another one.
+    """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of
+    megaraid_sas-07.7.ko megaraid_sas_07 (``kmod: shared/util.c: path_to_modname``). The module inside may
+    have another one.
     """
     return stem(path).replace("-", "_")
 
 
 def alias_of(name: str) -> str:
-    """An alias or a module's name as libkmod compares it: dashes are underscores but within brackets (``kmod: shared/util.c: alias_normalize``)."""
-    return "".join(part if part.startswith("[") else part.replace("-", "_") for part in re.split(r"(\[[^]]*\])", name))
+    """An alias or a module's name as libkmod compares it: dashes are underscores but within brackets (``kmod:
+    shared/util.c: alias_normalize``).
+    """
+    return "".join(
+        part if part.startswith("[") else part.replace("-", "_") for part in re.split(r"(\[[^]]*\])", name)
+    )

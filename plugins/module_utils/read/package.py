@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Files out of .deb and .rpm packages, without the tools of either family and without installing anything."""
+
 import struct
 import tarfile
 from typing import Callable, Dict, Iterator, List, Tuple
@@ -22,18 +23,28 @@ _STEP = 1 << 18
 
 
 def modules(host: Host, path: str) -> List[Tuple[str, bytes]]:
-    """(path in the package, bytes) of the kernel modules in it, as they are packed. Errors: those of ``files``; NO_MODULES."""
+    """(path in the package, bytes) of the kernel modules in it, as they are packed.
+
+    Errors: those of ``files``; NO_MODULES.
+    """
     found = list(files(host, path, names.is_readable_module))
     if not found:
-        raise KmodError(path, "there is no .ko file in this package", "Give the package that has the modules", "NO_MODULES")
+        raise KmodError(
+            path,
+            "there is no .ko file in this package",
+            "Give the package that has the modules",
+            "NO_MODULES",
+        )
     return found
 
 
 def files(host: Host, path: str, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """(path in the package, bytes) of the regular files whose path is ``wanted``; no more than one of them is in memory.
+    """(path in the package, bytes) of the regular files whose path is ``wanted``; no more than one of them is
+    in memory.
 
-    Paths are without a leading ``/`` and never lead out. A file with several names (hard links) comes under each that is wanted. The package is
-    read to its end, so that one which is cut off or damaged anywhere is an error. Errors: PACKAGE_DAMAGED, those of ``compression.stream``.
+    Paths are without a leading ``/`` and never lead out. A file with several names (hard links) comes under
+    each that is wanted. The package is read to its end, so that one which is cut off or damaged anywhere is
+    an error. Errors: PACKAGE_DAMAGED, those of ``compression.stream``.
     """
     with host.open(path) as reader:
         source = _Pieces(reader.chunks())
@@ -48,8 +59,18 @@ def files(host: Host, path: str, wanted: Callable[[str], bool]) -> Iterator[Tupl
                 yield from _rpm(source, path, wanted)
             else:
                 raise ValueError("it is neither a .deb nor an .rpm")
-        except (ValueError, IndexError, OverflowError, RecursionError, EOFError, struct.error, tarfile.TarError) as error:
-            raise KmodError(path, "cannot be read as a package: %s" % error, _AGAIN, "PACKAGE_DAMAGED") from None
+        except (
+            ValueError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+            EOFError,
+            struct.error,
+            tarfile.TarError,
+        ) as error:
+            raise KmodError(
+                path, "cannot be read as a package: %s" % error, _AGAIN, "PACKAGE_DAMAGED"
+            ) from None
 
 
 class _Pieces:
@@ -68,7 +89,7 @@ class _Pieces:
                 self.piece, self.at = next(self.source, b""), 0
                 if not self.piece:
                     break
-            part = self.piece[self.at:self.at + size]
+            part = self.piece[self.at : self.at + size]
             self.at += len(part)
             size -= len(part)
             found.append(part)
@@ -101,7 +122,9 @@ def _linked(host: Host, path: str, links: Dict[str, List[str]]) -> Iterator[Tupl
                 yield each, content
 
 
-def _deb(source: _Pieces, path: str, wanted: Callable[[str], bool], links: Dict[str, List[str]]) -> Iterator[Tuple[str, bytes]]:
+def _deb(
+    source: _Pieces, path: str, wanted: Callable[[str], bool], links: Dict[str, List[str]]
+) -> Iterator[Tuple[str, bytes]]:
     """deb(5): an ar archive with, among others, data.tar in some compression."""
     while True:
         head = source.read(60)
@@ -127,7 +150,9 @@ def _deb(source: _Pieces, path: str, wanted: Callable[[str], bool], links: Dict[
 
 
 def _rpm(source: _Pieces, path: str, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """Behind the lead of 96 bytes lie two headers, of which the first is padded to 8 (rpm: docs/manual/format_v4.md)."""
+    """Behind the lead of 96 bytes lie two headers, of which the first is padded to 8 (rpm:
+    docs/manual/format_v4.md).
+    """
     source.skip(96 - 8)
     for padded in (True, False):
         magic, entries, size = struct.unpack(">4s4xII", source.exactly(16))
@@ -141,16 +166,22 @@ def _rpm(source: _Pieces, path: str, wanted: Callable[[str], bool]) -> Iterator[
 
 
 def _cpio(source: _Pieces, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """cpio(5), the "new ASCII" format: names and contents are padded to 4. Of several hard links the last one has the content."""
-    waiting: Dict[Tuple[bytes, bytes], List[str]] = {}  # names of a file that is still to come, by inode and device
+    """cpio(5), the "new ASCII" format: names and contents are padded to 4.
+
+    Of several hard links the last one has the content.
+    """
+    # names of a file that is still to come, by inode and device
+    waiting: Dict[Tuple[bytes, bytes], List[str]] = {}
     while True:
         head = source.read(110)
         if len(head) < 110 or head[:6] not in (b"070701", b"070702"):
             raise ValueError("its archive ends too early")
-        mode, links, size, name_size = (int(head[start:start + 8], 16) for start in (14, 38, 54, 94))
+        mode, links, size, name_size = (int(head[start : start + 8], 16) for start in (14, 38, 54, 94))
         if name_size > _NAME:
             raise ValueError("it has a name of %d bytes" % name_size)
-        name = source.exactly(name_size + -(110 + name_size) % 4)[:name_size - 1].decode("utf-8", "surrogateescape")
+        name = source.exactly(name_size + -(110 + name_size) % 4)[: name_size - 1].decode(
+            "utf-8", "surrogateescape"
+        )
         if name == "TRAILER!!!":
             return
         name, these = _inside(name), []

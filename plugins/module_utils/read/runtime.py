@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What holds on the machine that is running now, and nowhere else to be read."""
+
 import re
 from typing import FrozenSet, NamedTuple, Optional, Tuple
 
@@ -14,20 +15,24 @@ from .signature import Certificate
 
 
 class Runtime(NamedTuple):
-    """None where it cannot be told, as for a machine that is not running. What the command line and the firmware say holds for every kernel
-    of the machine; ``loaded`` and ``builtin`` are of the running one alone.
+    """None where it cannot be told, as for a machine that is not running.
+
+    What the command line and the firmware say holds for every kernel of the machine; ``loaded`` and
+    ``builtin`` are of the running one alone.
     """
 
     sig_enforce: Optional[bool] = None
     lockdown: Optional[bool] = None  # integrity or confidentiality
     blacklist: FrozenSet[str] = frozenset()  # module_blacklist= of the command line
-    modprobe_blacklist: FrozenSet[str] = frozenset()  # modprobe.blacklist= of the same: modprobe's affair, not the kernel's
+    # modprobe.blacklist= of the same: modprobe's affair, not the kernel's
+    modprobe_blacklist: FrozenSet[str] = frozenset()
     loaded: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()  # names in /sys/module that are not loaded modules
     keys: Optional[FrozenSet[str]] = None  # the kernel's asymmetric keys, as /proc/keys describes them
     enrolled: Tuple[Certificate, ...] = ()  # what shim and the firmware hand to the kernel
     firmware: Tuple[Certificate, ...] = ()  # those of them that the firmware itself has (db)
-    mok_trusted: bool = False  # whether shim allows that the kernel trusts the owner's keys (MOK) as it does its own
+    # whether shim allows that the kernel trusts the owner's keys (MOK) as it does its own
+    mok_trusted: bool = False
     revoked: Tuple[Certificate, ...] = ()  # the same of keys that are not to be trusted
     rejected: FrozenSet[str] = frozenset()  # SHA-256 digests of files that are not to be run
 
@@ -45,23 +50,36 @@ def facts(kernel: Kernel) -> Runtime:
     secure_boot = _variable(host, efi.Variable("SecureBoot", efi.GLOBAL))
     line = _text(host, "/proc/cmdline") or ""
     named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", line)
-    loaded = frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines()) if kernel.running else frozenset()
+    loaded = (
+        frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines())
+        if kernel.running
+        else frozenset()
+    )
     listed = _text(host, "/proc/keys") or ""
     firmware = tuple(signature.certificates(_variable(host, efi.Variable("db", efi.SECURITY))))
     keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
     return Runtime(
         sig_enforce=enforce.strip() == "Y" if enforce else None,
-        lockdown=lockdown.group(1) != "none" if lockdown else secure_boot[-1:] == b"\1" if secure_boot else None,
+        lockdown=lockdown.group(1) != "none"
+        if lockdown
+        else secure_boot[-1:] == b"\1"
+        if secure_boot
+        else None,
         blacklist=frozenset(name for each in named for name in each.split(",")),
         modprobe_blacklist=modprobe.blacklisted_at_boot(line),
         loaded=loaded,
         builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
         keys=keys or None,
-        enrolled=tuple(signature.certificates(_variable(host, efi.Variable("MokListRT", efi.SHIM)))) + firmware,
+        enrolled=tuple(signature.certificates(_variable(host, efi.Variable("MokListRT", efi.SHIM))))
+        + firmware,
         firmware=firmware,
         mok_trusted=_variable(host, efi.Variable("MokListTrustedRT", efi.SHIM))[-1:] == b"\1",
-        revoked=tuple(signature.certificates(
-            _variable(host, efi.Variable("MokListXRT", efi.SHIM)) + _variable(host, efi.Variable("dbx", efi.SECURITY)))),
+        revoked=tuple(
+            signature.certificates(
+                _variable(host, efi.Variable("MokListXRT", efi.SHIM))
+                + _variable(host, efi.Variable("dbx", efi.SECURITY))
+            )
+        ),
         rejected=frozenset(re.findall(r" blacklist bin:([0-9a-f]{64})$", listed, re.M)),
     )
 

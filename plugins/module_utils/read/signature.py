@@ -4,10 +4,12 @@
 
 """The signature behind a module's ELF file, and the certificates that it is verified with.
 
-``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"`` (``include/linux/module_signature.h``); until 4.2 there is
-``signer | key identifier | length | RSA signature`` instead of the PKCS#7. Only the parts of ASN.1 that these need are read, and the host's
-openssl does the arithmetic.
+``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"``
+(``include/linux/module_signature.h``); until 4.2 there is ``signer | key identifier | length | RSA
+signature`` instead of the PKCS#7. Only the parts of ASN.1 that these need are read, and the host's openssl
+does the arithmetic.
 """
+
 import hashlib
 import os
 import re
@@ -22,22 +24,33 @@ MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3sI")  # algo, hash, id_type, signer_len, key_id_len, padding, sig_len
 X509, PKCS7 = 1, 2  # id_type: until 4.2, and since
 
-_HASHES = {"1.3.14.3.2.26": "sha1", "2.16.840.1.101.3.4.2.1": "sha256", "2.16.840.1.101.3.4.2.2": "sha384", "2.16.840.1.101.3.4.2.3": "sha512",
-           "2.16.840.1.101.3.4.2.4": "sha224", "2.16.840.1.101.3.4.2.8": "sha3_256", "2.16.840.1.101.3.4.2.9": "sha3_384",
-           "2.16.840.1.101.3.4.2.10": "sha3_512", "1.2.840.113549.2.5": "md5"}
+_HASHES = {
+    "1.3.14.3.2.26": "sha1",
+    "2.16.840.1.101.3.4.2.1": "sha256",
+    "2.16.840.1.101.3.4.2.2": "sha384",
+    "2.16.840.1.101.3.4.2.3": "sha512",
+    "2.16.840.1.101.3.4.2.4": "sha224",
+    "2.16.840.1.101.3.4.2.8": "sha3_256",
+    "2.16.840.1.101.3.4.2.9": "sha3_384",
+    "2.16.840.1.101.3.4.2.10": "sha3_512",
+    "1.2.840.113549.2.5": "md5",
+}
 _SIGNED_DATA, _DATA, _COMMON_NAME = "1.2.840.113549.1.7.2", "1.2.840.113549.1.7.1", "2.5.4.3"
 _KEY_IDENTIFIER = "2.5.29.14"
 _RSA = 1  # algo: until 4.2
-_OLD_HASHES = {2: "sha1", 4: "sha256", 5: "sha384", 6: "sha512", 7: "sha224"}  # hash: until 4.2 (crypto/asymmetric_keys/public_key.h: PKEY_HASH_)
+# hash: until 4.2 (crypto/asymmetric_keys/public_key.h: PKEY_HASH_)
+_OLD_HASHES = {2: "sha1", 4: "sha256", 5: "sha384", 6: "sha512", 7: "sha224"}
 
 
 Bytes = Union[bytes, bytearray]
 
 
 class Signature(NamedTuple):
-    """``fault`` is "" or what is wrong with its form: SIG_UNSUPPORTED (ENOPKG), SIG_MALFORMED (EBADMSG) or SIG_BAD (EKEYREJECTED).
+    """``fault`` is "" or what is wrong with its form: SIG_UNSUPPORTED (ENOPKG), SIG_MALFORMED (EBADMSG) or
+    SIG_BAD (EKEYREJECTED).
 
-    The signer is named by issuer and serial number, or by a key identifier; bytes are hexadecimal. ``digest`` is that of the module.
+    The signer is named by issuer and serial number, or by a key identifier; bytes are hexadecimal. ``digest``
+    is that of the module.
     """
 
     fault: str = ""
@@ -72,11 +85,11 @@ class _Node(NamedTuple):
 
     @property
     def contents(self) -> bytes:
-        return bytes(self.data[self.start:self.end])
+        return bytes(self.data[self.start : self.end])
 
     @property
     def whole(self) -> bytes:
-        return bytes(self.data[self.head:self.end])
+        return bytes(self.data[self.head : self.end])
 
     def children(self) -> List["_Node"]:
         found, at = [], self.start
@@ -88,22 +101,24 @@ class _Node(NamedTuple):
 
 
 def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
-    """(the module without its signature, the signature), as ``kernel/module/signing.c: mod_verify_sig`` cuts and checks it."""
+    """(the module without its signature, the signature), as ``kernel/module/signing.c: mod_verify_sig`` cuts
+    and checks it.
+    """
     if not data.endswith(MARKER):
         return data, None
     end = len(data) - len(MARKER) - _TRAILER.size
     if end <= 0:
-        return data[:-len(MARKER)], Signature("SIG_MALFORMED")
+        return data[: -len(MARKER)], Signature("SIG_MALFORMED")
     algo, hashed, kind, signer, key, padding, size = _TRAILER.unpack_from(data, end)
     if size >= end:
-        return data[:-len(MARKER)], Signature("SIG_MALFORMED", kind)
-    body, message = data[:end - size], data[end - size:end]
+        return data[: -len(MARKER)], Signature("SIG_MALFORMED", kind)
+    body, message = data[: end - size], data[end - size : end]
     if kind == X509:
         return body, _old_form(body, message, algo=algo, hashed=hashed, signer=signer, key=key)
     if kind != PKCS7:  # mod_check_sig fails before anything but the marker is cut off
-        return data[:-len(MARKER)], Signature("SIG_UNSUPPORTED", kind)
+        return data[: -len(MARKER)], Signature("SIG_UNSUPPORTED", kind)
     if algo or hashed or signer or key or padding != b"\0\0\0":
-        return data[:-len(MARKER)], Signature("SIG_MALFORMED")
+        return data[: -len(MARKER)], Signature("SIG_MALFORMED")
     try:
         return body, _signed_data(body, message)
     except (Asn1Error, IndexError, ValueError):  # fewer parts than a signature has
@@ -113,12 +128,20 @@ def split(data: bytes) -> Tuple[bytes, Optional[Signature]]:
 def _old_form(body: bytes, message: bytes, *, algo: int, hashed: int, signer: int, key: int) -> Signature:
     """kernel/module_signing.c: mod_verify_sig, as it was until 4.2"""
     start = len(body) - signer - key
-    if start <= 0 or algo != _RSA or hashed not in _OLD_HASHES:  # the first is an EBADMSG there, and refused like an ENOPKG
+    # the first is an EBADMSG there, and refused like an ENOPKG
+    if start <= 0 or algo != _RSA or hashed not in _OLD_HASHES:
         return Signature("SIG_UNSUPPORTED", X509)
-    name, key_id = body[start:start + signer], body[start + signer:]
+    name, key_id = body[start : start + signer], body[start + signer :]
     sized = len(message) > 2 and len(message) == 2 + int.from_bytes(message[:2], "big")
-    return Signature("", X509, name.decode("utf-8", "replace"), key_id=key_id.hex(), hash=_OLD_HASHES[hashed],
-                     digest=_digest(_OLD_HASHES[hashed], body[:start]), value=message[2:].hex() if sized else "")
+    return Signature(
+        "",
+        X509,
+        name.decode("utf-8", "replace"),
+        key_id=key_id.hex(),
+        hash=_OLD_HASHES[hashed],
+        digest=_digest(_OLD_HASHES[hashed], body[:start]),
+        value=message[2:].hex() if sized else "",
+    )
 
 
 def _signed_data(body: bytes, message: bytes) -> Signature:
@@ -139,7 +162,8 @@ def _signed_data(body: bytes, message: bytes) -> Signature:
         found = found._replace(signer=_common_name(issuer), issuer=issuer.whole.hex(), serial=_number(serial))
     else:
         found = found._replace(key_id=name.contents.hex())
-    if _oid(encapsulated[0]) != _DATA or rest[0].tag == 0xa0:  # kernel/…/pkcs7_verify.c: pkcs7_verify: not pkcs7-data, or has authattrs
+    # kernel/…/pkcs7_verify.c: pkcs7_verify: not pkcs7-data, or has authattrs
+    if _oid(encapsulated[0]) != _DATA or rest[0].tag == 0xA0:
         return found._replace(fault="SIG_BAD")
     if not found.hash:
         return found._replace(fault="SIG_UNSUPPORTED")
@@ -160,7 +184,9 @@ def made_by(signature: Signature, certificate: Certificate) -> bool:
 
 
 def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
-    """Whether the signature over the digest is right; None where that cannot be told here: no openssl, or one that lacks this kind of key."""
+    """Whether the signature over the digest is right; None where that cannot be told here: no openssl, or one
+    that lacks this kind of key.
+    """
     if not signature.digest:
         return None
     with scratch() as directory:
@@ -168,13 +194,27 @@ def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
         for path, data in ((key, certificate.key), (value, bytes.fromhex(signature.value))):
             with open(path, "wb") as file:
                 file.write(data)
-        argv = ["openssl", "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", key, "-sigfile", value,
-                "-pkeyopt", "digest:" + signature.hash.replace("_", "-")]
+        argv = [
+            "openssl",
+            "pkeyutl",
+            "-verify",
+            "-pubin",
+            "-keyform",
+            "DER",
+            "-inkey",
+            key,
+            "-sigfile",
+            value,
+            "-pkeyopt",
+            "digest:" + signature.hash.replace("_", "-"),
+        ]
         try:
             said = Host("/").run(argv, bytes.fromhex(signature.digest), check=False).out
         except KmodError:
             return None
-    return {"Signature Verified Successfully": True, "Signature Verification Failure": False}.get(said.strip())
+    return {"Signature Verified Successfully": True, "Signature Verification Failure": False}.get(
+        said.strip()
+    )
 
 
 def certificates(data: Bytes) -> Iterator[Certificate]:
@@ -194,11 +234,11 @@ def certificates(data: Bytes) -> Iterator[Certificate]:
 
 def _certificate(node: _Node) -> Certificate:
     fields = node.children()[0].children()
-    fields = fields[1:] if fields[0].tag == 0xa0 else fields  # the version
+    fields = fields[1:] if fields[0].tag == 0xA0 else fields  # the version
     serial, issuer, subject, key = fields[0], fields[2], fields[4], fields[5]
     key_id = ""
     for field in fields[6:]:
-        for extension in field.children()[0].children() if field.tag == 0xa3 else ():
+        for extension in field.children()[0].children() if field.tag == 0xA3 else ():
             parts = extension.children()
             if _oid(parts[0]) == _KEY_IDENTIFIER:
                 key_id = _node(parts[-1].contents, 0, len(parts[-1].contents)).contents.hex()
@@ -210,10 +250,10 @@ def _node(data: Bytes, at: int, limit: int) -> _Node:
         raise Asn1Error("cut off")
     length, start = data[at + 1], at + 2
     if length & 0x80:
-        count = length & 0x7f
+        count = length & 0x7F
         if not 0 < count <= 4 or start + count > limit:
             raise Asn1Error("bad length")
-        length, start = int.from_bytes(data[start:start + count], "big"), start + count
+        length, start = int.from_bytes(data[start : start + count], "big"), start + count
     if start + length > limit:
         raise Asn1Error("too long")
     return _Node(data[at], data, at, start, start + length)
@@ -224,11 +264,14 @@ def _oid(node: _Node) -> str:
         raise Asn1Error("no object identifier")
     numbers, value = [], 0
     for byte in node.contents:
-        value = value << 7 | byte & 0x7f
+        value = value << 7 | byte & 0x7F
         if not byte & 0x80:
             numbers.append(value)
             value = 0
-    return ".".join(str(each) for each in [min(numbers[0] // 40, 2), numbers[0] - 40 * min(numbers[0] // 40, 2)] + numbers[1:])
+    return ".".join(
+        str(each)
+        for each in [min(numbers[0] // 40, 2), numbers[0] - 40 * min(numbers[0] // 40, 2)] + numbers[1:]
+    )
 
 
 def _number(node: _Node) -> str:

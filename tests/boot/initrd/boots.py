@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Variants of real images, booted: the console must show the driver of the variant at work before there is any root file system."""
+"""Variants of real images, booted: the console must show the driver of the variant at work before there is
+any root file system.
+"""
+
 import argparse
 import hashlib
 import re
@@ -23,8 +26,11 @@ from tests.forge.cpio import cpio
 from tests.lab import debian, drivers, qemu
 from tests.unit.place.initramfs import kernel_simulator
 
-APPEND = {"initramfs-tools": "break=premount", "dracut": "rd.shell=0 rd.timeout=300 rd.retry=300 root=/dev/vda rd.emergency=reboot",
-          "mkosi-initrd": "root=/dev/vda rd.emergency=reboot"}
+APPEND = {
+    "initramfs-tools": "break=premount",
+    "dracut": "rd.shell=0 rd.timeout=300 rd.retry=300 root=/dev/vda rd.emergency=reboot",
+    "mkosi-initrd": "root=/dev/vda rd.emergency=reboot",
+}
 LOADED = r"\] ootedu: loaded"
 BOUND = r"\] ootedu: bound"
 END = r"\(initramfs\)|Spawning shell|reboot: |Kernel panic|dracut-emergency"
@@ -45,22 +51,42 @@ def cases() -> List[Case]:
     made = []
     for suite in SUITES:
         for tool in ("initramfs-tools", "dracut"):
-            made += [Case(Base(suite, tool, kind)) for kind in COMPRESSIONS] + [Case(Base(suite, tool, "zstd", True))]
-            made += [Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild", "proof")]
-        made += [Case(Base(suite, "initramfs-tools", "lz4"), "too few NULs"), Case(Base(suite, "initramfs-tools", "gzip"), "off by 1"),
-                 Case(Base(suite, "initramfs-tools"), "directory lib")]
-        if suite == "trixie":  # bookworm's mkosi makes no initrds, and sid's stops on a machine whose own kernel has no /proc/modules
-            made += [Case(Base(suite, "mkosi-initrd"), what) for what in ("overlay", "namesake", "rebuild", "proof")]
+            made += [Case(Base(suite, tool, kind)) for kind in COMPRESSIONS] + [
+                Case(Base(suite, tool, "zstd", True))
+            ]
+            made += [
+                Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild", "proof")
+            ]
+        made += [
+            Case(Base(suite, "initramfs-tools", "lz4"), "too few NULs"),
+            Case(Base(suite, "initramfs-tools", "gzip"), "off by 1"),
+            Case(Base(suite, "initramfs-tools"), "directory lib"),
+        ]
+        # bookworm's mkosi makes no initrds, and sid's stops on a machine whose own kernel has no
+        # /proc/modules
+        if suite == "trixie":
+            made += [
+                Case(Base(suite, "mkosi-initrd"), what)
+                for what in ("overlay", "namesake", "rebuild", "proof")
+            ]
     return made
 
 
-FAST = [Case(Base("bookworm", "initramfs-tools", "lz4")), Case(Base("trixie", "initramfs-tools", "zstd", True)),
-        Case(Base("sid", "initramfs-tools", "zstd", True)), Case(Base("trixie", "dracut", "gzip")), Case(Base("sid", "initramfs-tools"), "namesake"),
-        Case(Base("bookworm", "initramfs-tools"), "early"), Case(Base("trixie", "initramfs-tools"), "proof"), Case(Base("trixie", "dracut"), "proof"),
-        Case(Base("bookworm", "initramfs-tools", "lz4"), "too few NULs")]
+FAST = [
+    Case(Base("bookworm", "initramfs-tools", "lz4")),
+    Case(Base("trixie", "initramfs-tools", "zstd", True)),
+    Case(Base("sid", "initramfs-tools", "zstd", True)),
+    Case(Base("trixie", "dracut", "gzip")),
+    Case(Base("sid", "initramfs-tools"), "namesake"),
+    Case(Base("bookworm", "initramfs-tools"), "early"),
+    Case(Base("trixie", "initramfs-tools"), "proof"),
+    Case(Base("trixie", "dracut"), "proof"),
+    Case(Base("bookworm", "initramfs-tools", "lz4"), "too few NULs"),
+]
 
 
 # What is booted
+
 
 def host_of(case: Case, work: Path) -> Host:
     """A directory host with the shipped image, the kernel's modules and the driver linked into them."""
@@ -71,7 +97,9 @@ def host_of(case: Case, work: Path) -> Host:
         (work / "host/usr/lib/modules").mkdir(parents=True)
         (work / "host/lib").symlink_to("usr/lib")
         (work / "host/boot").mkdir()
-        debian.run(["cp", "-al", str(debian.tree(kernel) / MODULES / kernel.release), str(work / "host" / MODULES)])
+        debian.run(
+            ["cp", "-al", str(debian.tree(kernel) / MODULES / kernel.release), str(work / "host" / MODULES)]
+        )
     root = work / "host"
     (root / "boot" / ("vmlinuz-" + kernel.release)).write_bytes(b"")
     shutil.copy(str(images.image(case.base)), str(root / "boot" / ("initrd.img-" + kernel.release)))
@@ -90,7 +118,9 @@ def namesake(kernel: debian.Image) -> List[Path]:
         source.mkdir()
         shutil.copy(str(HERE.parents[1] / "lab/edu/ootedu.c"), str(source))
         (source / "Kbuild").write_text("obj-m := %s.o\n%s-y := ootedu.o\n" % (NAMESAKE, NAMESAKE))
-        return drivers.compiled("edu-namesake", source, kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')
+        return drivers.compiled(
+            "edu-namesake", source, kernel, 'make -C "$kernel_source_dir" M="$PWD" modules'
+        )
 
 
 def booted_image(case: Case, work: Path) -> Path:
@@ -103,14 +133,16 @@ def booted_image(case: Case, work: Path) -> Path:
     (row,) = result["variants"]
     if method == "rebuild":
         tool = row["phases"][0]["name"]
-        assert tool == {"initramfs-tools": "mkinitramfs"}.get(case.base.tool, case.base.tool), "rebuilt by %s" % tool
+        assert tool == {"initramfs-tools": "mkinitramfs"}.get(case.base.tool, case.base.tool), (
+            "rebuilt by %s" % tool
+        )
     (work / "mark").write_text(row["mark"])
     shipped, made = (Path(host.real(row[key])).read_bytes() for key in ("base", "path"))
     if case.what == "segment":
         made = shipped + bytes(-len(shipped) % 4) + made  # as GRUB and systemd-boot put it into memory
     elif method == "overlay":
         assert made.startswith(shipped), "the shipped bytes are not what it begins with"
-        tail = made[len(shipped):].lstrip(b"\0")
+        tail = made[len(shipped) :].lstrip(b"\0")
         if case.what == "too few NULs":
             made = shipped + bytes(-len(shipped) % 4) + tail
         elif case.what == "off by 1":
@@ -142,8 +174,14 @@ def agrees(image: bytes, sound: bool) -> None:
         assert not sound, str(found)
         return
     assert sound, "the reader takes what the kernel does not"
-    ours = {path: (node.mode, data.get(node, hashlib.sha256(node.target.encode())).hexdigest()) for path, node in tree.nodes.items() if path}
-    assert ours == {path: (mode, hashlib.sha256(content).hexdigest()) for path, (mode, content) in files.items()}, "reader and simulator differ"
+    ours = {
+        path: (node.mode, data.get(node, hashlib.sha256(node.target.encode())).hexdigest())
+        for path, node in tree.nodes.items()
+        if path
+    }
+    assert ours == {
+        path: (mode, hashlib.sha256(content).hexdigest()) for path, (mode, content) in files.items()
+    }, "reader and simulator differ"
 
 
 def root_disk(work: Path) -> Path:
@@ -160,11 +198,16 @@ def root_disk(work: Path) -> Path:
 
 # What must be seen
 
+
 def verdict(case: Case, console: str, mark: str) -> Optional[str]:
     """What is wrong with what the console shows, None if it is as it must be."""
     if case.what == "proof":
         seen = re.search(r"variant: (\w*)", console)
-        return None if seen and seen.group(1) == mark != "" else "what proves the variant was not found in /run, or was not promised"
+        return (
+            None
+            if seen and seen.group(1) == mark != ""
+            else "what proves the variant was not found in /run, or was not promised"
+        )
     failed = re.search(r"Initramfs unpacking failed: (.*)", console)
     loaded, bound = re.search(LOADED, console), re.search(BOUND, console)
     if case.what in ("too few NULs", "off by 1"):
@@ -176,7 +219,12 @@ def verdict(case: Case, console: str, mark: str) -> Optional[str]:
     if not loaded or not bound:
         return "the driver was not loaded" if not loaded else "the driver was not bound"
     udev = re.search(r"systemd-udevd version|Starting version|systemd-udevd\.service", console)
-    if case.what == "early" and case.base.tool == "initramfs-tools" and udev and loaded.start() > udev.start():
+    if (
+        case.what == "early"
+        and case.base.tool == "initramfs-tools"
+        and udev
+        and loaded.start() > udev.start()
+    ):
         return "the driver was loaded after udev had started"
     return None
 
@@ -188,8 +236,16 @@ def run(case: Case) -> Optional[str]:
             initrd = booted_image(case, Path(directory))
             proof = case.what == "proof"
             disk = ["-drive", "file=%s,if=virtio,format=raw" % root_disk(Path(directory))] if proof else []
-            console = qemu.boot(debian.vmlinuz(kernel), initrd, "root=/dev/vda rw" if proof else APPEND[case.base.tool], 420,
-                                END if proof else BOUND + "|" + END, ["edu"], 1024, extra=disk)
+            console = qemu.boot(
+                debian.vmlinuz(kernel),
+                initrd,
+                "root=/dev/vda rw" if proof else APPEND[case.base.tool],
+                420,
+                END if proof else BOUND + "|" + END,
+                ["edu"],
+                1024,
+                extra=disk,
+            )
             mark = (Path(directory) / "mark").read_text()
         except (KmodError, AssertionError, debian.LabError, subprocess.SubprocessError) as error:
             return str(error)
@@ -203,7 +259,11 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only say what there is")
     parser.add_argument("pattern", nargs="*", help="regular expressions on names of cases; default: all")
     args = parser.parse_args()
-    chosen = [case for case in (FAST if args.fast else cases()) if all(re.search(pattern, case.name) for pattern in args.pattern)]
+    chosen = [
+        case
+        for case in (FAST if args.fast else cases())
+        if all(re.search(pattern, case.name) for pattern in args.pattern)
+    ]
     if args.list:
         print("\n".join(case.name for case in chosen))
         return 0
@@ -216,7 +276,16 @@ def main() -> int:
         start = time.monotonic()
         wrong = run(case)
         failures += wrong is not None
-        print("%-6s %5.1f s  %s%s" % ("FAILED" if wrong else "ok", time.monotonic() - start, case.name, "\n" + wrong if wrong else ""), flush=True)
+        print(
+            "%-6s %5.1f s  %s%s"
+            % (
+                "FAILED" if wrong else "ok",
+                time.monotonic() - start,
+                case.name,
+                "\n" + wrong if wrong else "",
+            ),
+            flush=True,
+        )
     print("%d of %d as they must be" % (len(chosen) - failures, len(chosen)))
     return 1 if failures else 0
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """One line of JSON a task."""
+
 import json
 
 from ansible.plugins.callback import CallbackBase
@@ -21,7 +22,9 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "results"
 
     def _show(self, result, failed):
-        self._display.display(json.dumps(dict(result._result, task=result._task.name, failed=failed), default=str))
+        self._display.display(
+            json.dumps(dict(result._result, task=result._task.name, failed=failed), default=str)
+        )
 
     def v2_runner_on_ok(self, result):
         self._show(result, False)

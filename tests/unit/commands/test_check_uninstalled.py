@@ -13,7 +13,14 @@ from tests.forge import families
 from tests.forge.ko import RELEASE, ko
 from tests.forge.symvers import EXPORTS, symvers
 
-PARAMS = {"path": ["/vendor.ko"], "described": None, "kernels": ["all"], "require": "all", "each": False, "structs": False}
+PARAMS = {
+    "path": ["/vendor.ko"],
+    "described": None,
+    "kernels": ["all"],
+    "require": "all",
+    "each": False,
+    "structs": False,
+}
 NEW = "6.1.0-10-amd64"
 
 
@@ -22,7 +29,9 @@ def one_kernel(tmp_path):
     families.kernel(tmp_path)
     (tmp_path / "vendor.ko").write_bytes(ko("vendor"))
     (tmp_path / "symvers-new").write_bytes(symvers(EXPORTS))
-    (tmp_path / "symvers-other").write_bytes(symvers([(name, crc + 1, *rest) for name, crc, *rest in EXPORTS]))
+    (tmp_path / "symvers-other").write_bytes(
+        symvers([(name, crc + 1, *rest) for name, crc, *rest in EXPORTS])
+    )
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What boots start once a kernel has arrived by itself: the table of docs/follow.md, on every loader."""
+
 import os
 import types
 
@@ -10,7 +11,14 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grub_cfg, grubenv, loaders, storage, systemd_boot, trials
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
+    grub_cfg,
+    grubenv,
+    loaders,
+    storage,
+    systemd_boot,
+    trials,
+)
 from tests.unit.commands.follower import NEW, OLD, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
@@ -26,7 +34,9 @@ class Machine(Follower):
         self.once = root / systemd_boot.ONCE.path.lstrip("/")
         self.once.parent.mkdir(parents=True)
         if family == "systemd-boot":
-            (root / systemd_boot.INFO.path.lstrip("/")).write_bytes(b"\x07\0\0\0" + "systemd-boot 252\0".encode("utf-16-le"))
+            (root / systemd_boot.INFO.path.lstrip("/")).write_bytes(
+                b"\x07\0\0\0" + "systemd-boot 252\0".encode("utf-16-le")
+            )
         run = Host.run
         monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=self.release))
         monkeypatch.setattr(trials, "_cmdline", lambda host: self.cmdline)
@@ -34,8 +44,13 @@ class Machine(Follower):
         monkeypatch.setattr(trials, "_small", lambda host, path: self.mark if path == trials.MARK else "")
         monkeypatch.setattr(trials, "_asking", lambda host, release, driver: "a device")
         monkeypatch.setattr(Host, "live", property(lambda host: True))
-        monkeypatch.setattr(Host, "run", lambda host, argv, *more, **options: self.bootctl(argv[2]) if argv[0] == "bootctl"
-                            else run(host, [*argv], *more, **options))
+        monkeypatch.setattr(
+            Host,
+            "run",
+            lambda host, argv, *more, **options: (
+                self.bootctl(argv[2]) if argv[0] == "bootctl" else run(host, [*argv], *more, **options)
+            ),
+        )
         monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
         self.mark = ""
 
@@ -46,7 +61,9 @@ class Machine(Follower):
             self.once.unlink()
 
     def boot(self, works=True):
-        """Start it: what is started, and with the driver or, where an entry of ours does not work, by the default after that."""
+        """Start it: what is started, and with the driver or, where an entry of ours does not work, by the
+        default after that.
+        """
         menu = self.menu()
         started = next((each for each in menu.entries if each.id == menu.once), None) or menu.default
         self.bootctl("")
@@ -62,7 +79,12 @@ class Machine(Follower):
 
     def _mark_of(self, started):
         from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, manifest
-        found = [each for each in existing.found(self.host) if each.wants.kernel == self.release] if started.driver else []
+
+        found = (
+            [each for each in existing.found(self.host) if each.wants.kernel == self.release]
+            if started.driver
+            else []
+        )
         return manifest.find(self.host, found[0].path).added.mark if found else ""
 
     def tried(self):
@@ -72,7 +94,9 @@ class Machine(Follower):
         return entry and (entry.kernel, entry.driver)
 
     def proved(self, **followed):
-        """Deployed on OLD, tried and promoted, before NEW is the default; then NEW arrives and is what the distribution has boots start."""
+        """Deployed on OLD, tried and promoted, before NEW is the default; then NEW arrives and is what the
+        distribution has boots start.
+        """
         self.only(OLD)
         self.deploy()
         self.follow(vendor=dict(boot="default", **followed))
@@ -88,7 +112,9 @@ class Machine(Follower):
         self.set_default(release)
 
     def arrive(self):
-        """NEW becomes the default, as the distribution does that: where it is saved by writing it, else there is nothing to do."""
+        """NEW becomes the default, as the distribution does that: where it is saved by writing it, else there
+        is nothing to do.
+        """
         self.set_default(NEW)
 
     def set_default(self, release):
@@ -97,14 +123,29 @@ class Machine(Follower):
             path = self.root / loader.config.lstrip("/")
             kept = [line for line in path.read_text().splitlines(True) if not line.startswith("default")]
             path.write_text("".join(kept))
-            for each in self.root.glob("boot/efi/loader/entries/*.conf"):  # the newest comes first: what is not there yet has the oldest version
+            # the newest comes first: what is not there yet has the oldest version
+            for each in self.root.glob("boot/efi/loader/entries/*.conf"):
                 if "~" not in each.name:
-                    version = ("1." if NEW in each.name and release == OLD else "") + (NEW if NEW in each.name else OLD)
-                    each.write_text("".join("version    %s\n" % version if line.startswith("version") else line
-                                            for line in each.read_text().splitlines(True)))
+                    version = ("1." if NEW in each.name and release == OLD else "") + (
+                        NEW if NEW in each.name else OLD
+                    )
+                    each.write_text(
+                        "".join(
+                            "version    %s\n" % version if line.startswith("version") else line
+                            for line in each.read_text().splitlines(True)
+                        )
+                    )
             return
-        entry = next(each for each in self.menu().entries if each.driver is None and release in each.linux and "advanced" in each.id
-                     or each.driver is None and each.path.endswith(".conf") and release in each.linux)
+        entry = next(
+            each
+            for each in self.menu().entries
+            if each.driver is None
+            and release in each.linux
+            and "advanced" in each.id
+            or each.driver is None
+            and each.path.endswith(".conf")
+            and release in each.linux
+        )
         if self.family == "debian":
             path = self.root / loader.config.lstrip("/")
             text = path.read_text()
@@ -130,6 +171,7 @@ def refusing(request, tmp_path, monkeypatch):
 
 
 # A kernel that takes the driver
+
 
 def test_none_leaves_all_to_the_distribution(machine):
     machine.deploy()
@@ -168,7 +210,9 @@ def test_default_after_a_trial_that_failed_is_what_was_proved_and_it_is_not_trie
     assert machine.boot(works=False) == (OLD, "vendor")
     answer = machine.run("refresh", None)
     assert machine.started() == (OLD, "vendor") and machine.tried() is None and not answer.failed
-    assert any(NEW in note for note in answer.notes) and any(NEW in line for line in bulletin.read(machine.host).lines)
+    assert any(NEW in note for note in answer.notes) and any(
+        NEW in line for line in bulletin.read(machine.host).lines
+    )
     assert machine.boot() == (OLD, "vendor")
     assert not machine.run("add-kernel").changed and machine.tried() is None
 
@@ -195,6 +239,7 @@ def test_a_new_image_below_the_default_means_a_new_trial(machine):
 
 
 # A kernel that takes none of its builds
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_keep_default_the_distribution_decides(tmp_path, family):
@@ -257,7 +302,11 @@ def test_where_a_driver_does_not_fit_an_admin_finds_it(refusing):
     refusing.deploy()
     refusing.follow(vendor={"keep_default": True})
     answer = refusing.run()
-    assert answer.lacking and "disagrees" in answer.lacking[0].reason or "module_layout" in answer.lacking[0].reason
+    assert (
+        answer.lacking
+        and "disagrees" in answer.lacking[0].reason
+        or "module_layout" in answer.lacking[0].reason
+    )
     fact = bulletin.read(refusing.host)
     assert fact.lacking[0].kernel == NEW and "newest" in fact.lacking[0].boots and fact.kept == OLD
     motd = (refusing.root / bulletin.MOTD[1:]).read_text()
@@ -266,15 +315,20 @@ def test_where_a_driver_does_not_fit_an_admin_finds_it(refusing):
 
 def test_kmodctl_says_it_where_a_person_installs_the_kernel(tmp_path, capfdbinary):
     from ansible_collections.outoftree.kmod.plugins.module_utils import cli
+
     host = Follower(tmp_path, "debian", refuses=True)
     host.deploy()
     host.follow(vendor={"keep_default": True})
     assert cli.main(["add-kernel", "--root", str(tmp_path), NEW]) == 1
     said = capfdbinary.readouterr().out.decode()
-    assert "Kernel %s (newest) takes no build of the driver vendor: " % NEW in said and "Boots are kept on kernel %s" % OLD in said
+    assert (
+        "Kernel %s (newest) takes no build of the driver vendor: " % NEW in said
+        and "Boots are kept on kernel %s" % OLD in said
+    )
 
 
 # What others do to our entries
+
 
 def test_options_that_others_rewrote_are_ours_again(tmp_path):
     host = Follower(tmp_path, "el9")
@@ -283,12 +337,27 @@ def test_options_that_others_rewrote_are_ours_again(tmp_path):
     host.run("refresh", None)
     before = host.snapshot()
     for path in (tmp_path / "boot/loader/entries").glob("*.conf"):  # grub2-mkconfig of EL 9
-        path.write_text("".join("options root=UUID=1 ro\n" if line.startswith("options") else line for line in path.read_text().splitlines(True)))
-    shipped = {path.name: path.read_text() for path in (tmp_path / "boot/loader/entries").glob("*.conf") if "~" not in path.name}
+        path.write_text(
+            "".join(
+                "options root=UUID=1 ro\n" if line.startswith("options") else line
+                for line in path.read_text().splitlines(True)
+            )
+        )
+    shipped = {
+        path.name: path.read_text()
+        for path in (tmp_path / "boot/loader/entries").glob("*.conf")
+        if "~" not in path.name
+    }
     host.run("refresh", None)
     assert host.snapshot().keys() == before.keys()
-    assert {path.name: path.read_text() for path in (tmp_path / "boot/loader/entries").glob("*.conf") if "~" not in path.name} == shipped
-    assert all("root=UUID=1 ro outoftree.kmod=vendor" in entry.args for entry in host.menu().entries if entry.driver)
+    assert {
+        path.name: path.read_text()
+        for path in (tmp_path / "boot/loader/entries").glob("*.conf")
+        if "~" not in path.name
+    } == shipped
+    assert all(
+        "root=UUID=1 ro outoftree.kmod=vendor" in entry.args for entry in host.menu().entries if entry.driver
+    )
 
 
 def test_arguments_of_ours_that_leaked_are_taken_out_again_and_others_stay(tmp_path):
@@ -301,11 +370,20 @@ def test_arguments_of_ours_that_leaked_are_taken_out_again_and_others_stay(tmp_p
     (tmp_path / "etc/kernel/cmdline").write_text(ours.args + " quiet\n")  # grubby --update-kernel=ALL
     path = next((tmp_path / "boot/loader/entries").glob("*-%s.conf" % NEW))
     before = path.read_text()
-    path.write_text(before.replace("\noptions ", "\noptions outoftree.kmod=vendor outoftree.kmod.id=123456789abc panic=10 "))
+    path.write_text(
+        before.replace(
+            "\noptions ", "\noptions outoftree.kmod=vendor outoftree.kmod.id=123456789abc panic=10 "
+        )
+    )
     assert not host.run("refresh", None).failed
     assert path.read_text() == before
     cmdline = (tmp_path / "etc/kernel/cmdline").read_text()
-    assert "outoftree" not in cmdline and "panic" not in cmdline and cmdline.endswith(" quiet\n") and cmdline.startswith("root=")
+    assert (
+        "outoftree" not in cmdline
+        and "panic" not in cmdline
+        and cmdline.endswith(" quiet\n")
+        and cmdline.startswith("root=")
+    )
     assert len(host.ours()) == 2 and not host.run("refresh", None).changed
 
 
@@ -323,8 +401,10 @@ def test_a_variant_that_others_deleted_is_made_again(tmp_path):
 
 # What status says
 
+
 def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
+
     host = Follower(tmp_path, "el9")
     assert follow.state(host.host) is None
     host.deploy()
@@ -335,9 +415,19 @@ def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
     (tmp_path / "etc/kernel").mkdir()
     (tmp_path / "etc/kernel/cmdline").write_text("root=UUID=1 outoftree.kmod=vendor panic=10\n")
     for path in (tmp_path / "boot/loader/entries").glob("*~vendor.conf"):
-        path.write_text("".join("options root=UUID=1 ro\n" if line.startswith("options") else line for line in path.read_text().splitlines(True)))
+        path.write_text(
+            "".join(
+                "options root=UUID=1 ro\n" if line.startswith("options") else line
+                for line in path.read_text().splitlines(True)
+            )
+        )
     said = follow.state(host.host).lines
-    assert len(said) == 5 and "add-kernel 9: no Python" in said[1] and "/etc/kernel/cmdline" in said[2] and "~vendor.conf" in said[3]
+    assert (
+        len(said) == 5
+        and "add-kernel 9: no Python" in said[1]
+        and "/etc/kernel/cmdline" in said[2]
+        and "~vendor.conf" in said[3]
+    )
     host.run("refresh", None)
     assert follow.state(host.host).lines == ["new kernels get: vendor"]
 
@@ -345,6 +435,7 @@ def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
 def test_status_says_that_the_settings_are_damaged(tmp_path):
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
     from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
+
     host = Follower(tmp_path, "el9")
     host.follow(vendor={})
     (tmp_path / settings.PATH[1:]).write_text("{")

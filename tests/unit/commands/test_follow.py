@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is promised of a host that follows new kernels: by what is on disk, for every driver, and never an unproven default."""
+"""What is promised of a host that follows new kernels: by what is on disk, for every driver, and never an
+unproven default.
+"""
+
 import fcntl
 import json
 import os
@@ -36,6 +39,7 @@ def refused(code, work, *arguments, **options):
 
 # A kernel arrives
 
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_kernel_that_arrives_gets_links_variant_and_entry_and_the_default_stays(tmp_path, family):
     host = Follower(tmp_path, family)
@@ -45,7 +49,10 @@ def test_a_kernel_that_arrives_gets_links_variant_and_entry_and_the_default_stay
     answer = host.run()
     assert not answer.failed and not answer.refused
     assert host.links() == ["vendor.ko"] and "weak-updates/vendor/vendor.ko" in host.listed()
-    assert (host.variants(), host.ours()) == ([str(host.image_path(NEW, ".1").relative_to(tmp_path))], [("vendor", NEW)])
+    assert (host.variants(), host.ours()) == (
+        [str(host.image_path(NEW, ".1").relative_to(tmp_path))],
+        [("vendor", NEW)],
+    )
     assert host.menu().default == before
 
 
@@ -109,8 +116,15 @@ def test_kernels_that_a_driver_is_not_meant_for_are_left_out(host):
     assert host.links() == [] and answer.rows == () and not answer.failed
 
 
-@pytest.mark.parametrize("wants, variants, entries", [
-    ({"initrd": False}, 0, 0), ({"entry": False}, 1, 0), ({"method": "segment"}, 1, 1), ({"early_load": True}, 1, 1)])
+@pytest.mark.parametrize(
+    "wants, variants, entries",
+    [
+        ({"initrd": False}, 0, 0),
+        ({"entry": False}, 1, 0),
+        ({"method": "segment"}, 1, 1),
+        ({"early_load": True}, 1, 1),
+    ],
+)
 def test_the_settings_say_what_is_made(host, wants, variants, entries):
     host.deploy()
     host.follow(vendor=wants)
@@ -136,25 +150,43 @@ def test_check_only_says_what_would_be_done(host):
 
 def test_what_came_later_is_judged_again(host):
     """modules-extra: a module that the driver needs came with another package than the kernel."""
-    data = ko("vendor", [("module_layout", 0x11), ("needed", 0x77)], release=OLD, modinfo={"depends": "giver", "name": "vendor"})
+    data = ko(
+        "vendor",
+        [("module_layout", 0x11), ("needed", 0x77)],
+        release=OLD,
+        modinfo={"depends": "giver", "name": "vendor"},
+    )
     for release in (OLD,):
-        families.kernel(host.root, release, family="el9", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
-                        in_tree={"drivers/giver.ko": ko("giver", release=release, exports=[Export("needed", 0x77)])})
+        families.kernel(
+            host.root,
+            release,
+            family="el9",
+            exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+            in_tree={"drivers/giver.ko": ko("giver", release=release, exports=[Export("needed", 0x77)])},
+        )
         os.system("depmod -b %s %s" % (host.root, release))
     (host.root / "vendor.ko").write_bytes(data)
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
+
     link.run(host.host, link.Options("vendor", path=("/vendor.ko",), kernels=(OLD,)))[0].apply()
     host.follow(vendor={})
     assert host.run().refused and not host.links()
     (host.root / "lib/modules" / NEW / "kernel/drivers/giver.ko").write_bytes(
-        ko("giver", release=NEW, exports=[Export("needed", 0x77)]))
-    families.kernel(host.root, NEW, family="el9", exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
-                    in_tree={"drivers/giver.ko": ko("giver", release=NEW, exports=[Export("needed", 0x77)])})
+        ko("giver", release=NEW, exports=[Export("needed", 0x77)])
+    )
+    families.kernel(
+        host.root,
+        NEW,
+        family="el9",
+        exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+        in_tree={"drivers/giver.ko": ko("giver", release=NEW, exports=[Export("needed", 0x77)])},
+    )
     os.system("depmod -b %s %s" % (host.root, NEW))
     assert not host.run().refused and host.links() == ["vendor.ko"]
 
 
 # A kernel leaves
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_kernel_that_leaves_takes_what_it_had_along(tmp_path, family):
@@ -165,7 +197,12 @@ def test_a_kernel_that_leaves_takes_what_it_had_along(tmp_path, family):
     assert host.ours() == [("vendor", OLD), ("vendor", NEW)]
     host.leave()
     answer = host.run("remove-kernel")
-    assert not answer.failed and host.links() == [] and host.ours() == [("vendor", OLD)] and len(host.variants()) == 1
+    assert (
+        not answer.failed
+        and host.links() == []
+        and host.ours() == [("vendor", OLD)]
+        and len(host.variants()) == 1
+    )
     assert not (tmp_path / "lib/modules" / NEW / "weak-updates").exists()
     assert not host.run("remove-kernel").changed
 
@@ -185,7 +222,11 @@ def test_a_kernel_that_left_and_came_back_is_as_it_was(host):
     host.follow(vendor={})
     host.run("refresh", None)
     before = host.snapshot()
-    shipped = {path: (path.read_bytes(), path.stat().st_mode) for path in host.root.rglob("boot/**/*%s*" % NEW) if path.is_file()}
+    shipped = {
+        path: (path.read_bytes(), path.stat().st_mode)
+        for path in host.root.rglob("boot/**/*%s*" % NEW)
+        if path.is_file()
+    }
     host.leave()
     host.run("remove-kernel")
     assert host.links() == [] and host.ours() == [("vendor", OLD)]
@@ -216,6 +257,7 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
     host.follow(vendor={})
     host.run("refresh", None)
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
+
     entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
     assert host.started() == (NEW, "vendor")
     host.leave()
@@ -224,6 +266,7 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
 
 
 # An image is made again
+
 
 def test_a_variant_is_made_again_of_the_image_that_is_there_now(host):
     host.deploy()
@@ -239,7 +282,11 @@ def test_a_full_boot_leaves_the_links_and_the_shipped_image_and_is_told(host, mo
     host.deploy()
     host.follow(vendor={})
     real = Host.room
-    monkeypatch.setattr(Host, "room", lambda self, path: (real(self, path)[0], 1 << 16) if path.startswith("/boot") else real(self, path))
+    monkeypatch.setattr(
+        Host,
+        "room",
+        lambda self, path: (real(self, path)[0], 1 << 16) if path.startswith("/boot") else real(self, path),
+    )
     shipped = host.image_path(NEW).read_bytes()
     answer = host.run()
     assert answer.failed and "boot" in answer.rows[0].error and host.links() == ["vendor.ko"]
@@ -250,6 +297,7 @@ def test_a_full_boot_leaves_the_links_and_the_shipped_image_and_is_told(host, mo
 
 
 # What nothing can be done about, and bad input
+
 
 @pytest.mark.parametrize("release", ["6.1.0-99-none", "0.0", "9.9.9"])
 def test_a_release_that_is_no_kernel(host, release):
@@ -283,15 +331,31 @@ def test_another_run_at_work(host):
     assert host.links() == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "drivers": {"vendor": 3}, "made": [], "interpreter": ""}',
-                                  '{"format": 1, "drivers": {"../x": {}}, "made": [], "interpreter": ""}', "\0" * 9,
-                                  '{"format": 1, "drivers": {"vendor": {"boot": "always"}}, "made": [], "interpreter": ""}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 1}',
+        '{"format": 1, "drivers": {"vendor": 3}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"../x": {}}, "made": [], "interpreter": ""}',
+        "\0" * 9,
+        '{"format": 1, "drivers": {"vendor": {"boot": "always"}}, "made": [], "interpreter": ""}',
+    ],
+)
 def test_settings_that_are_damaged_leave_links_to_be_made_and_are_told(host, text):
     host.deploy()
     host.follow(vendor={})
     (host.root / settings.PATH[1:]).write_text(text)
     answer = host.run()
-    assert answer.failed and settings.PATH in answer.errors[0] and host.links() == ["vendor.ko"] and host.variants() == []
+    assert (
+        answer.failed
+        and settings.PATH in answer.errors[0]
+        and host.links() == ["vendor.ko"]
+        and host.variants() == []
+    )
 
 
 def test_settings_of_a_newer_version_are_not_guessed_at(host):
@@ -323,6 +387,7 @@ def test_a_transactional_host_is_refused_with_the_next_step(host, monkeypatch):
 
 
 # What was pending
+
 
 def test_what_was_pending_for_a_kernel_is_settled_by_a_run_that_went_well(host):
     host.deploy()

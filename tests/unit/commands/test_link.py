@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmod_link on a running machine: whether a reboot is what it takes to use what is deployed."""
+
 import shutil
 
 import pytest
@@ -16,7 +17,9 @@ from tests.forge.package import deb
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 IMAGE = "/boot/initramfs-%s.img" % ONE
-CONFIG = b"default=0\ntitle Linux\n\tkernel /vmlinuz-ONE ro\n\tinitrd /initramfs-ONE.img\n".replace(b"ONE", ONE.encode())
+CONFIG = b"default=0\ntitle Linux\n\tkernel /vmlinuz-ONE ro\n\tinitrd /initramfs-ONE.img\n".replace(
+    b"ONE", ONE.encode()
+)
 OURS, ANOTHER = module("vendor", ONE, "1.0", [ONE]), module("vendor", ONE, "0.9")
 
 
@@ -36,7 +39,12 @@ def image(**copies):
     prefix = "lib/modules/%s/" % ONE
     names = {name: "kernel/%s.ko" % name for name in copies}
     index = "".join("%s:\n" % path for path in names.values())
-    return cpio({prefix + "modules.dep": index.encode(), **{prefix + path: copies[name] for name, path in names.items()}})
+    return cpio(
+        {
+            prefix + "modules.dep": index.encode(),
+            **{prefix + path: copies[name] for name, path in names.items()},
+        }
+    )
 
 
 def reboot_needed(tree):
@@ -58,7 +66,10 @@ def test_it_does_not_where_the_initramfs_would_load_another_copy_again(tree):
 def test_it_does_where_the_default_entry_starts_a_variant_of_ours(tree):
     tree.write(IMAGE, image(vendor=ANOTHER))
     marks = [b"### %s outoftree.kmod vendor %s ###\n" % (word, ONE.encode()) for word in (b"BEGIN", b"END")]
-    tree.write("/boot/grub/grub.conf", CONFIG.replace(b"default=0", b"default=1") + CONFIG.partition(b"\n")[2].join(marks))
+    tree.write(
+        "/boot/grub/grub.conf",
+        CONFIG.replace(b"default=0", b"default=1") + CONFIG.partition(b"\n")[2].join(marks),
+    )
     assert reboot_needed(tree) == (True, None)
 
 
@@ -78,9 +89,14 @@ def test_where_none_is_loaded_there_is_nothing_to_replace(tree):
 def test_what_can_be_linked_can_be_judged_before_packages_too(tmp_path):
     """The role does both with the same path."""
     tree = FakeTree(tmp_path / "root")
-    tree.write("/opt/vendor.deb", deb(files={"lib/modules/%s/extra/vendor.ko" % ONE: module("vendor", ONE, "1.0", [ONE])}))
+    tree.write(
+        "/opt/vendor.deb",
+        deb(files={"lib/modules/%s/extra/vendor.ko" % ONE: module("vendor", ONE, "1.0", [ONE])}),
+    )
     _plan, answer = check.run(Host(tree.root), check.Options(("/opt",), require="any"))
-    assert not answer.failed and list(answer.compatible) == [release for release, build in tree.deploy("/opt").items() if build] == [ONE]
+    assert not answer.failed and list(answer.compatible) == [
+        release for release, build in tree.deploy("/opt").items() if build
+    ] == [ONE]
     assert tree.loads(ONE) == "extra/vendor/vendor.ko"
 
 

@@ -2,15 +2,30 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A module and its command mean the same by the same option: the module documents the default, kmodctl leaves it to the command."""
+"""A module and its command mean the same by the same option: the module documents the default, kmodctl leaves
+it to the command.
+"""
+
 import importlib
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import check, entry, link, status, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import (
+    check,
+    entry,
+    link,
+    status,
+    variant,
+)
 
 PLUGINS = "ansible_collections.outoftree.kmod.plugins."
-COMMANDS = {"kmod_compat": check, "kmod_link": link, "initrd_variant": variant, "grub_entry": entry, "kmod_info": status}
+COMMANDS = {
+    "kmod_compat": check,
+    "kmod_link": link,
+    "initrd_variant": variant,
+    "grub_entry": entry,
+    "kmod_info": status,
+}
 REQUIRED = {"driver": {"str": "vendor", "list": ["vendor"]}}
 
 
@@ -22,9 +37,12 @@ def module(request, monkeypatch):
     monkeypatch.setattr(found, "AnsibleModule", lambda argument_spec, supports_check_mode: argument_spec)
     monkeypatch.setattr(found.task, "run", lambda spec, command: seen.append((spec, command)))
     found.main()
-    (spec, command), = seen
+    ((spec, command),) = seen
     assert command is COMMANDS[request.param]
-    return command, {name: REQUIRED[name][each["type"]] if each.get("required") else each.get("default") for name, each in spec.items()}
+    return command, {
+        name: REQUIRED[name][each["type"]] if each.get("required") else each.get("default")
+        for name, each in spec.items()
+    }
 
 
 def test_what_is_not_given_is_what_kmodctl_leaves_out(module):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """kmod_info: what there is on a host, as data and as a text."""
+
 import lzma
 import os
 import shutil
@@ -44,15 +45,23 @@ def test_a_driver_with_its_builds_and_who_uses_them(tree):
     (driver,) = inventory(Host(tree.root))["drivers"]
     (build,) = driver["builds"]
     assert driver["driver"] == "vendor"
-    assert (build["build"], build["version"], build["whole"], build["kernels"]) == (TWO, "1.0", True, [ONE, TWO])
+    assert (build["build"], build["version"], build["whole"], build["kernels"]) == (
+        TWO,
+        "1.0",
+        True,
+        [ONE, TWO],
+    )
     assert [(each["name"], each["path"], each["signature"]) for each in build["modules"]] == [
-        ("vendor", "/lib/modules/%s/extra/vendor/vendor.ko" % TWO, "unsigned")]
+        ("vendor", "/lib/modules/%s/extra/vendor/vendor.ko" % TWO, "unsigned")
+    ]
 
 
 def test_the_file_that_modprobe_would_load_for_each_kernel(tree):
     rows = inventory(Host(tree.root))["kernels"]
     assert {row["kernel"]: row["modules"][0]["path"] for row in rows} == {
-        release: path and "/lib/modules/%s/%s" % (release, path) for release, path in ((each, tree.loads(each)) for each in (ONE, TWO, THREE))}
+        release: path and "/lib/modules/%s/%s" % (release, path)
+        for release, path in ((each, tree.loads(each)) for each in (ONE, TWO, THREE))
+    }
 
 
 def test_links_are_ours_or_foreign_and_may_dangle(tree):
@@ -63,8 +72,13 @@ def test_links_are_ours_or_foreign_and_may_dangle(tree):
 
 def test_images_and_the_copies_in_them(tree):
     stored = tree.data("/lib/modules/%s/extra/vendor/vendor.ko" % TWO)
-    tree.write("boot/initramfs-%s.img" % ONE, cpio({"lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE: stored}))
-    tree.write("boot/initramfs-%s.img" % TWO, cpio({"lib/modules/%s/kernel/vendor.ko" % TWO: module("vendor", TWO, "0.9")}))
+    tree.write(
+        "boot/initramfs-%s.img" % ONE, cpio({"lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE: stored})
+    )
+    tree.write(
+        "boot/initramfs-%s.img" % TWO,
+        cpio({"lib/modules/%s/kernel/vendor.ko" % TWO: module("vendor", TWO, "0.9")}),
+    )
     tree.write("boot/initramfs-%s.img" % THREE, b"damaged")
     found = {row["kernel"]: row["images"][0] for row in inventory(Host(tree.root))["kernels"]}
     assert [copy["current"] for copy in found[ONE]["copies"]] == [True]
@@ -99,15 +113,27 @@ def test_only_what_is_asked_for(tree):
 def test_a_driver_that_is_not_there_is_an_error_that_names_those_that_are(names, tree):
     with pytest.raises(KmodError) as caught:
         inventory(Host(tree.root), names)
-    assert (caught.value.code, caught.value.what, caught.value.then) == ("DRIVER_UNKNOWN", "vendr", "On this host: vendor")
+    assert (caught.value.code, caught.value.what, caught.value.then) == (
+        "DRIVER_UNKNOWN",
+        "vendr",
+        "On this host: vendor",
+    )
 
 
 def test_it_works_on_a_root_without_anything(tmp_path):
-    assert inventory(Host(str(tmp_path))) == {"drivers": [], "kernels": [], "variants": [], "entries": [], "orphans": [],
-                                              "summary": "There is no driver in the store."}
+    assert inventory(Host(str(tmp_path))) == {
+        "drivers": [],
+        "kernels": [],
+        "variants": [],
+        "entries": [],
+        "orphans": [],
+        "summary": "There is no driver in the store.",
+    }
 
 
-@pytest.mark.parametrize("bad", [lzma.compress(b"x" * 999)[:-20], b"\xfd7zXZ\0", b"", "fifo", "directory", "loop", "dangling"])
+@pytest.mark.parametrize(
+    "bad", [lzma.compress(b"x" * 999)[:-20], b"\xfd7zXZ\0", b"", "fifo", "directory", "loop", "dangling"]
+)
 def test_one_bad_file_is_a_row_with_an_error_and_all_others_are_told(bad, tree):
     path = tree.path("/lib/modules/%s/updates/foreign.ko.xz" % TWO)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -117,8 +143,12 @@ def test_one_bad_file_is_a_row_with_an_error_and_all_others_are_told(bad, tree):
     if isinstance(bad, bytes):
         tree.write("/lib/modules/%s/updates/foreign.ko.xz" % TWO, bad)
     else:
-        {"fifo": os.mkfifo, "directory": os.mkdir, "loop": lambda name: os.symlink("foreign.ko.xz", name),
-         "dangling": lambda name: os.symlink("gone", name)}[bad](path)
+        {
+            "fifo": os.mkfifo,
+            "directory": os.mkdir,
+            "loop": lambda name: os.symlink("foreign.ko.xz", name),
+            "dangling": lambda name: os.symlink("gone", name),
+        }[bad](path)
     found = inventory(Host(tree.root))
     row = {each["kernel"]: each for each in found["kernels"]}[TWO]
     errors = {each["name"]: each["error"] for each in row["modules"]}
@@ -133,7 +163,9 @@ def test_a_damaged_file_in_the_store_is_told_with_its_driver(tree):
     tree.write("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, lzma.compress(b"x" * 999)[:-20])
     found = inventory(Host(tree.root))
     assert [(row["driver"], [build["whole"] for build in row["builds"]]) for row in found["drivers"]] == [
-        ("second", [True]), ("vendor", [False])]
+        ("second", [True]),
+        ("vendor", [False]),
+    ]
     assert "vendor (no version) for %s: files are missing or damaged" % TWO in found["summary"]
 
 
@@ -162,9 +194,13 @@ def test_entries_and_whether_what_they_start_is_there(machine):
 
 def test_the_kernel_of_the_default_entry(machine, tmp_path):
     host = Host(str(machine))
-    assert [release for release, why in notice.booting(host, kernels.installed(host)).items() if "default" in why] == [machines.OLD]
+    assert [
+        release for release, why in notice.booting(host, kernels.installed(host)).items() if "default" in why
+    ] == [machines.OLD]
     shutil.rmtree(str(machine / "lib/modules" / machines.OLD))
-    assert [release for release, why in notice.booting(host, kernels.installed(host)).items() if "default" in why] == []
+    assert [
+        release for release, why in notice.booting(host, kernels.installed(host)).items() if "default" in why
+    ] == []
 
 
 def test_what_a_purged_kernel_leaves_is_told(machine):
@@ -179,11 +215,24 @@ def test_what_a_purged_kernel_leaves_is_told(machine):
 
 
 def test_variants_and_their_states(tmp_path, monkeypatch):
-    rows = [{"path": "/boot/i-%s.1" % release, "kernel": release, "drivers": ["acme"], "method": "overlay", "size": 33 << 20, "state": state}
-            for release, state in ((ONE, "gone"), (TWO, "stale"))]
-    monkeypatch.setattr(existing, "overview", lambda host: [Seen(**dict(row, drivers=tuple(row["drivers"]))) for row in rows])
+    rows = [
+        {
+            "path": "/boot/i-%s.1" % release,
+            "kernel": release,
+            "drivers": ["acme"],
+            "method": "overlay",
+            "size": 33 << 20,
+            "state": state,
+        }
+        for release, state in ((ONE, "gone"), (TWO, "stale"))
+    ]
+    monkeypatch.setattr(
+        existing, "overview", lambda host: [Seen(**dict(row, drivers=tuple(row["drivers"]))) for row in rows]
+    )
     found = inventory(Host(str(tmp_path)), ["acme"])
     assert found["variants"] == rows
-    assert found["orphans"] == [{"kind": "variant", "path": "/boot/i-%s.1" % ONE, "kernel": ONE, "size": 33 << 20}]
+    assert found["orphans"] == [
+        {"kind": "variant", "path": "/boot/i-%s.1" % ONE, "kernel": ONE, "size": 33 << 20}
+    ]
     assert "left over: variant /boot/i-%s.1 for %s (33 MiB)" % (ONE, ONE) in found["summary"]
     assert "/boot/i-%s.1: the variant is stale" % TWO in found["summary"]

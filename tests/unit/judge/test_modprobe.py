@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What modprobe and udev make of a module that the loader takes."""
+
 import fnmatch
 import lzma
 import random
@@ -32,27 +33,39 @@ def write(root, **files):
 
 def judged(root, module, release=RELEASE, runtime=OFFLINE, **kernel):
     families.kernel(root, release, **kernel)
-    verdict, = loader.judge(kernels.installed(Host(str(root)))[0], [modules.parse(module, "/opt/vendor.ko")], runtime)
+    (verdict,) = loader.judge(
+        kernels.installed(Host(str(root)))[0], [modules.parse(module, "/opt/vendor.ko")], runtime
+    )
     return verdict
 
 
 def noted(verdict, *codes):
     assert verdict.verdict == "compatible"
-    return [(each.code, each.found) for each in verdict.findings if each.code.startswith(codes or ("MODPROBE_", "OPTION_", "DEVICE_"))]
+    return [
+        (each.code, each.found)
+        for each in verdict.findings
+        if each.code.startswith(codes or ("MODPROBE_", "OPTION_", "DEVICE_"))
+    ]
 
 
-@pytest.mark.parametrize("text,found", [
-    ("blacklist vendor\n", [("MODPROBE_BLACKLIST", "/etc/modprobe.d/a.conf")]),
-    ("  blacklist\tvendor # why\n", [("MODPROBE_BLACKLIST", "/etc/modprobe.d/a.conf")]),
-    ("# blacklist vendor\nblacklist vendor2\n", []),
-    ("install vendor /bin/false\n", [("MODPROBE_INSTALL", "/bin/false")]),
-    ("install vend* \\\n /bin/true; echo no\n", [("MODPROBE_INSTALL", "/bin/true; echo no")]),
-    ("install vendor\n", []),
-    ("blacklist vendor\r\n", []),  # modprobe reads a name that ends with CR
-    ("# one\u2028blacklist vendor\nblacklist\fvendor\n", []),
-    ("allow_unsupported_modules 0\n", []),  # no SUSE
-    ("options vendor debug=1 nosuch=2 dyndbg=+p quiet\noptions other nosuch=1\n", [("OPTION_UNKNOWN", "/etc/modprobe.d/a.conf")] * 2),
-])
+@pytest.mark.parametrize(
+    "text,found",
+    [
+        ("blacklist vendor\n", [("MODPROBE_BLACKLIST", "/etc/modprobe.d/a.conf")]),
+        ("  blacklist\tvendor # why\n", [("MODPROBE_BLACKLIST", "/etc/modprobe.d/a.conf")]),
+        ("# blacklist vendor\nblacklist vendor2\n", []),
+        ("install vendor /bin/false\n", [("MODPROBE_INSTALL", "/bin/false")]),
+        ("install vend* \\\n /bin/true; echo no\n", [("MODPROBE_INSTALL", "/bin/true; echo no")]),
+        ("install vendor\n", []),
+        ("blacklist vendor\r\n", []),  # modprobe reads a name that ends with CR
+        ("# one\u2028blacklist vendor\nblacklist\fvendor\n", []),
+        ("allow_unsupported_modules 0\n", []),  # no SUSE
+        (
+            "options vendor debug=1 nosuch=2 dyndbg=+p quiet\noptions other nosuch=1\n",
+            [("OPTION_UNKNOWN", "/etc/modprobe.d/a.conf")] * 2,
+        ),
+    ],
+)
 def test_what_modprobe_d_says(text, found, tmp_path):
     write(tmp_path, etc__modprobe_d__a_conf=text)
     module = ko(modinfo={"parm": "debug:how much", "parmtype": "debug:int"})
@@ -60,9 +73,15 @@ def test_what_modprobe_d_says(text, found, tmp_path):
 
 
 def test_a_file_masks_those_of_its_name_in_later_directories(tmp_path):
-    write(tmp_path, etc__modprobe_d__a_conf="", lib__modprobe_d__a_conf="blacklist vendor\n", run__modprobe_d__a_conf="blacklist vendor\n",
-          usr__lib__modprobe_d__b_conf="install vendor /bin/one\n", lib__modprobe_d__c_conf="install vendor /bin/two\n",
-          etc__modprobe_d__old="blacklist vendor\n")
+    write(
+        tmp_path,
+        etc__modprobe_d__a_conf="",
+        lib__modprobe_d__a_conf="blacklist vendor\n",
+        run__modprobe_d__a_conf="blacklist vendor\n",
+        usr__lib__modprobe_d__b_conf="install vendor /bin/one\n",
+        lib__modprobe_d__c_conf="install vendor /bin/two\n",
+        etc__modprobe_d__old="blacklist vendor\n",
+    )
     assert noted(judged(tmp_path, ko())) == [("MODPROBE_INSTALL", "/bin/one")]
 
 
@@ -71,10 +90,20 @@ def test_names_are_written_with_dashes_or_underscores(tmp_path):
     assert [code for code, _found in noted(judged(tmp_path, ko("my_vendor")))] == ["MODPROBE_BLACKLIST"]
 
 
-@pytest.mark.parametrize("text,supported,found", [
-    ("allow_unsupported_modules 0\n", None, [("MODPROBE_UNSUPPORTED", "/lib/modprobe.d/10-unsupported-modules.conf")]),
-    ("allow_unsupported_modules 0\n", "external", []), ("allow_unsupported_modules 0\n", "yes", []),
-    ("allow_unsupported_modules 1\n", None, []), ("allow_unsupported_modules 0\nallow_unsupported_modules 1\n", None, [])])
+@pytest.mark.parametrize(
+    "text,supported,found",
+    [
+        (
+            "allow_unsupported_modules 0\n",
+            None,
+            [("MODPROBE_UNSUPPORTED", "/lib/modprobe.d/10-unsupported-modules.conf")],
+        ),
+        ("allow_unsupported_modules 0\n", "external", []),
+        ("allow_unsupported_modules 0\n", "yes", []),
+        ("allow_unsupported_modules 1\n", None, []),
+        ("allow_unsupported_modules 0\nallow_unsupported_modules 1\n", None, []),
+    ],
+)
 def test_what_suse_does_not_support(text, supported, found, tmp_path):
     path = tmp_path / "lib/modprobe.d/10-unsupported-modules.conf"
     path.parent.mkdir(parents=True)
@@ -84,18 +113,23 @@ def test_what_suse_does_not_support(text, supported, found, tmp_path):
 
 
 def test_the_command_line_is_read_by_modprobe_too(tmp_path):
-    assert modprobe.blacklisted_at_boot("quiet modprobe.blacklist=a,my-b x=modprobe.blacklist=c modprobe.blacklist=d") == {"a", "my_b", "d"}
+    assert modprobe.blacklisted_at_boot(
+        "quiet modprobe.blacklist=a,my-b x=modprobe.blacklist=c modprobe.blacklist=d"
+    ) == {"a", "my_b", "d"}
     verdict = judged(tmp_path, ko(), runtime=Runtime(modprobe_blacklist=frozenset(["vendor"])))
     assert noted(verdict) == [("MODPROBE_BLACKLIST", None)]
 
 
-@pytest.mark.parametrize("theirs,configured,found", [
-    (NIC, "", [("DEVICE_CLAIMED", "r8169")]),
-    ("pci:v000010ECd*sv*sd*bc02sc00i*", "", [("DEVICE_CLAIMED", "r8169")]),
-    (NIC, "blacklist r8169\n", []),
-    ("pci:v000010ECd00008168sv*sd*bc*sc*i*", "", []),
-    ("usb:v*", "", []),
-])
+@pytest.mark.parametrize(
+    "theirs,configured,found",
+    [
+        (NIC, "", [("DEVICE_CLAIMED", "r8169")]),
+        ("pci:v000010ECd*sv*sd*bc02sc00i*", "", [("DEVICE_CLAIMED", "r8169")]),
+        (NIC, "blacklist r8169\n", []),
+        ("pci:v000010ECd00008168sv*sd*bc*sc*i*", "", []),
+        ("usb:v*", "", []),
+    ],
+)
 def test_the_kernels_own_module_for_the_same_device(theirs, configured, found, tmp_path):
     """r8125, and r8169 of the kernel."""
     own = {"drivers/net/r8169.ko": ko("r8169", modinfo={"intree": "Y"})}
@@ -113,7 +147,10 @@ def test_one_that_is_built_in_is_there_first(tmp_path):
 
 
 def test_aliases_that_many_modules_share_are_no_devices(tmp_path):
-    own = {"crypto/aes.ko": ko("aes", modinfo={"intree": "Y"}), "drivers/hid/hid.ko": ko("hid", modinfo={"intree": "Y"})}
+    own = {
+        "crypto/aes.ko": ko("aes", modinfo={"intree": "Y"}),
+        "drivers/hid/hid.ko": ko("hid", modinfo={"intree": "Y"}),
+    }
     top = families.kernel(tmp_path, in_tree=own)
     (top / "modules.alias").write_text("alias crypto-aes aes\nalias hid:b*g*v*p* hid\n")
     assert noted(judged(tmp_path, ko(aliases=["crypto-aes", "hid:b0003g*v0000045Ep*"]), in_tree=own)) == []
@@ -123,24 +160,42 @@ def test_patterns_overlap_where_a_name_matches_both():
     source = random.Random(4)
     names = ["".join(source.choice("ab") for _ in range(length)) for length in range(5) for _ in range(40)]
     for _ in range(400):
-        one, other = ("".join(source.choice(["a", "b", "*", "?", "[ab]", "[a-b]"]) for _ in range(source.randrange(4))) for _ in range(2))
+        one, other = (
+            "".join(source.choice(["a", "b", "*", "?", "[ab]", "[a-b]"]) for _ in range(source.randrange(4)))
+            for _ in range(2)
+        )
         if any(fnmatch.fnmatchcase(name, one) and fnmatch.fnmatchcase(name, other) for name in names):
             assert overlap(one, other), (one, other)
-    assert not overlap("a*b", "a*c") and not overlap("a", "ab") and not overlap("[ab]x", "cx") and overlap("", "")
+    assert (
+        not overlap("a*b", "a*c")
+        and not overlap("a", "ab")
+        and not overlap("[ab]x", "cx")
+        and overlap("", "")
+    )
 
 
 UNPACKS = CONFIG + "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_XZ=y\n"
 
 
-@pytest.mark.parametrize("check,config,version,verdict", [
-    (lzma.CHECK_CRC64, UNPACKS, 34, "incompatible"), (lzma.CHECK_SHA256, UNPACKS, 31, "incompatible"),
-    (lzma.CHECK_CRC32, UNPACKS, 34, "compatible"), (lzma.CHECK_NONE, UNPACKS, 34, "compatible"),
-    (lzma.CHECK_CRC64, UNPACKS, 30, "compatible"),  # kmod unpacks it
-    (lzma.CHECK_CRC64, UNPACKS, None, "unknown"),
-    (lzma.CHECK_CRC64, CONFIG, 34, "compatible"),
-    (lzma.CHECK_CRC64, CONFIG + "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_ZSTD=y\n", 34, "compatible"),
-    (lzma.CHECK_CRC64, None, 34, "unknown"),
-])
+@pytest.mark.parametrize(
+    "check,config,version,verdict",
+    [
+        (lzma.CHECK_CRC64, UNPACKS, 34, "incompatible"),
+        (lzma.CHECK_SHA256, UNPACKS, 31, "incompatible"),
+        (lzma.CHECK_CRC32, UNPACKS, 34, "compatible"),
+        (lzma.CHECK_NONE, UNPACKS, 34, "compatible"),
+        (lzma.CHECK_CRC64, UNPACKS, 30, "compatible"),  # kmod unpacks it
+        (lzma.CHECK_CRC64, UNPACKS, None, "unknown"),
+        (lzma.CHECK_CRC64, CONFIG, 34, "compatible"),
+        (
+            lzma.CHECK_CRC64,
+            CONFIG + "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_ZSTD=y\n",
+            34,
+            "compatible",
+        ),
+        (lzma.CHECK_CRC64, None, 34, "unknown"),
+    ],
+)
 def test_the_check_of_an_xz_file_where_the_kernel_unpacks_it(check, config, version, verdict, tmp_path):
     families.kernel(tmp_path, config=config)
     (tmp_path / "vendor.ko.xz").write_bytes(lzma.compress(ko(), check=check))
@@ -148,7 +203,10 @@ def test_the_check_of_an_xz_file_where_the_kernel_unpacks_it(check, config, vers
         (tmp_path / "usr/bin").mkdir(parents=True)
         (tmp_path / "usr/bin/kmod").write_bytes(b"\0kmod version %d\n+ZSTD\0" % version)
     host = Host(str(tmp_path))
-    found, = loader.judge(kernels.installed(host)[0], [modules.read(host, "/vendor.ko.xz")], OFFLINE)
+    (found,) = loader.judge(kernels.installed(host)[0], [modules.read(host, "/vendor.ko.xz")], OFFLINE)
     assert found.verdict == verdict
     if verdict != "compatible":
-        assert (found.reason.code, found.errno) == ("COMP_CHECK", "EINVAL" if verdict == "incompatible" else None)
+        assert (found.reason.code, found.errno) == (
+            "COMP_CHECK",
+            "EINVAL" if verdict == "incompatible" else None,
+        )

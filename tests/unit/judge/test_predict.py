@@ -86,7 +86,9 @@ def driver(chance):
 
 
 def compiled(source, target):
-    """What a compiler makes of it for a kernel: symbols that it does not export to the module have no version."""
+    """What a compiler makes of it for a kernel: symbols that it does not export to the module have no
+    version.
+    """
     versions = " modversions" in target.vermagic
     for name, strong, weak, licence, imports in source:
         visible = [

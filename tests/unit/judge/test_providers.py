@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Symbols that a module installed beside the kernel's own provides: of DKMS, a KMP, OFED, or another driver of ours."""
+"""Symbols that a module installed beside the kernel's own provides: of DKMS, a KMP, OFED, or another driver
+of ours.
+"""
+
 import gzip
 import lzma
 import os
@@ -29,13 +32,17 @@ NEEDS_DEPMOD = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depm
 
 
 def judged(root, deployed, *offered, runtime=OFFLINE, in_tree=None, depmod=False, **kernel):
-    """The verdict on the last of the offered modules, on a kernel beside whose own modules ``deployed`` (path -> bytes) lie."""
+    """The verdict on the last of the offered modules, on a kernel beside whose own modules ``deployed`` (path
+    -> bytes) lie.
+    """
     top = families.kernel(root, in_tree=in_tree, **kernel)
     for path, data in deployed.items():
         (top / path).parent.mkdir(parents=True, exist_ok=True)
         (top / path).write_bytes(data)
     if depmod:
-        subprocess.run(["depmod", "-b", str(root), kernel.get("release", RELEASE)], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["depmod", "-b", str(root), kernel.get("release", RELEASE)], check=True, stderr=subprocess.DEVNULL
+        )
     found = [modules.parse(data, "/opt/%d.ko" % number) for number, data in enumerate(offered)]
     return loader.judge(kernels.installed(Host(str(root)))[0], found, runtime)[-1]
 
@@ -44,8 +51,15 @@ def codes(verdict, effect):
     return [finding.code for finding in verdict.findings if finding.effect == effect]
 
 
-@pytest.mark.parametrize("path,packed", [("extra/core.ko", bytes), ("updates/dkms/core.ko.xz", lzma.compress),
-                                         ("weak-updates/x/core.ko.gz", gzip.compress), ("misc/core.ko", bytes)])
+@pytest.mark.parametrize(
+    "path,packed",
+    [
+        ("extra/core.ko", bytes),
+        ("updates/dkms/core.ko.xz", lzma.compress),
+        ("weak-updates/x/core.ko.gz", gzip.compress),
+        ("misc/core.ko", bytes),
+    ],
+)
 def test_it_is_there_wherever_and_however_packed_it_lies(path, packed, tmp_path):
     assert judged(tmp_path, {path: packed(CORE)}, USER).verdict == "compatible"
 
@@ -53,22 +67,49 @@ def test_it_is_there_wherever_and_however_packed_it_lies(path, packed, tmp_path)
 def test_a_chain_of_them(tmp_path):
     middle = ko("middle", needs=(LAYOUT, ("core_init", 1)), exports=[Export("middle_init", 2)])
     user = ko("user", needs=(LAYOUT, ("middle_init", 2)))
-    assert judged(tmp_path, {"extra/core.ko": CORE, "updates/middle.ko": middle}, user).verdict == "compatible"
+    assert (
+        judged(tmp_path, {"extra/core.ko": CORE, "updates/middle.ko": middle}, user).verdict == "compatible"
+    )
 
 
-@pytest.mark.parametrize("core,user,config,errno,code", [
-    (CORE, ko("user", needs=(LAYOUT, ("core_init", 9))), CONFIG, "EINVAL", "DEP_CRC"),
-    (ko("core", needs=(LAYOUT, ("printk", 0x99)), exports=GIVES), USER, CONFIG, "ENOENT", "DEP_REFUSED"),
-    (ko("core", needs=(LAYOUT, ("absent", 1)), exports=GIVES), USER, CONFIG, "ENOENT", "DEP_REFUSED"),
-    (ko("core", exports=GIVES, export_form="none"), USER, CONFIG, "ENOENT", "DEP_REFUSED"),  # EXPORT_NO_CRC
-    (ko("core", exports=[Export("core_init", 1, True)]), ko("user", needs=(LAYOUT, ("core_init", 1)), modinfo={"license": "Proprietary"}),
-     CONFIG, "ENOENT", "SYMBOL_GPL_ONLY"),
-    (ko("core", exports=[Export("core_init", 1, False, "CORE")]), USER, CONFIG, "EINVAL", "NS_NOT_IMPORTED"),
-    (ko("core", exports=GIVES, modinfo={"license": "Proprietary"}), ko("user", needs=(LAYOUT, ("gpl_only", 0x44), ("core_init", 1))),
-     CONFIG, "ENOENT", "DEP_PROPRIETARY"),
-    (CORE[:len(CORE) // 2], USER, CONFIG, "ENOENT", "SYMBOL_MISSING"),
-    (lzma.compress(CORE)[:-40], USER, CONFIG, "ENOENT", "SYMBOL_MISSING"),
-])
+@pytest.mark.parametrize(
+    "core,user,config,errno,code",
+    [
+        (CORE, ko("user", needs=(LAYOUT, ("core_init", 9))), CONFIG, "EINVAL", "DEP_CRC"),
+        (ko("core", needs=(LAYOUT, ("printk", 0x99)), exports=GIVES), USER, CONFIG, "ENOENT", "DEP_REFUSED"),
+        (ko("core", needs=(LAYOUT, ("absent", 1)), exports=GIVES), USER, CONFIG, "ENOENT", "DEP_REFUSED"),
+        (
+            ko("core", exports=GIVES, export_form="none"),
+            USER,
+            CONFIG,
+            "ENOENT",
+            "DEP_REFUSED",
+        ),  # EXPORT_NO_CRC
+        (
+            ko("core", exports=[Export("core_init", 1, True)]),
+            ko("user", needs=(LAYOUT, ("core_init", 1)), modinfo={"license": "Proprietary"}),
+            CONFIG,
+            "ENOENT",
+            "SYMBOL_GPL_ONLY",
+        ),
+        (
+            ko("core", exports=[Export("core_init", 1, False, "CORE")]),
+            USER,
+            CONFIG,
+            "EINVAL",
+            "NS_NOT_IMPORTED",
+        ),
+        (
+            ko("core", exports=GIVES, modinfo={"license": "Proprietary"}),
+            ko("user", needs=(LAYOUT, ("gpl_only", 0x44), ("core_init", 1))),
+            CONFIG,
+            "ENOENT",
+            "DEP_PROPRIETARY",
+        ),
+        (CORE[: len(CORE) // 2], USER, CONFIG, "ENOENT", "SYMBOL_MISSING"),
+        (lzma.compress(CORE)[:-40], USER, CONFIG, "ENOENT", "SYMBOL_MISSING"),
+    ],
+)
 def test_it_counts_as_the_loader_counts_it(core, user, config, errno, code, tmp_path):
     verdict = judged(tmp_path, {"extra/core.ko": core}, user, config=config)
     assert (verdict.verdict, verdict.errno) == ("incompatible", errno)
@@ -77,7 +118,12 @@ def test_it_counts_as_the_loader_counts_it(core, user, config, errno, code, tmp_
 
 def test_without_symbol_versions_where_the_kernel_lets_that_pass(tmp_path):
     core = ko("core", exports=GIVES, export_form="none")
-    assert judged(tmp_path, {"extra/core.ko": core}, USER, config=CONFIG + "CONFIG_MODULE_FORCE_LOAD=y\n").verdict == "compatible"
+    assert (
+        judged(
+            tmp_path, {"extra/core.ko": core}, USER, config=CONFIG + "CONFIG_MODULE_FORCE_LOAD=y\n"
+        ).verdict
+        == "compatible"
+    )
 
 
 def test_whether_it_is_loaded_may_be_unknown(tmp_path):
@@ -92,16 +138,29 @@ def test_one_that_the_command_line_forbids_is_not_there(tmp_path):
 
 def test_one_that_replaces_the_kernels_own_counts_instead_of_it(tmp_path):
     in_tree = {"drivers/core.ko": ko("core", exports=[Export("core_init", 1), Export("core_exit", 2)])}
-    exports = EXPORTS + (("core_init", 1, False, "", "drivers/core"), ("core_exit", 2, False, "", "drivers/core"))
+    exports = EXPORTS + (
+        ("core_init", 1, False, "", "drivers/core"),
+        ("core_exit", 2, False, "", "drivers/core"),
+    )
     new = {"updates/core.ko": ko("core", exports=[Export("core_init", 7)])}
-    assert judged(tmp_path, new, ko("user", needs=(LAYOUT, ("core_init", 7))), in_tree=in_tree, exports=exports).verdict == "compatible"
-    gone = judged(tmp_path, new, ko("user", needs=(LAYOUT, ("core_exit", 2))), in_tree=in_tree, exports=exports)
+    assert (
+        judged(
+            tmp_path, new, ko("user", needs=(LAYOUT, ("core_init", 7))), in_tree=in_tree, exports=exports
+        ).verdict
+        == "compatible"
+    )
+    gone = judged(
+        tmp_path, new, ko("user", needs=(LAYOUT, ("core_exit", 2))), in_tree=in_tree, exports=exports
+    )
     assert codes(gone, "refuse") == ["SYMBOL_MISSING"]
 
 
 def test_what_is_offered_counts_before_what_is_there(tmp_path):
     new = ko("core", exports=[Export("core_init", 7)])
-    assert judged(tmp_path, {"extra/core.ko": CORE}, new, ko("user", needs=(LAYOUT, ("core_init", 7)))).verdict == "compatible"
+    assert (
+        judged(tmp_path, {"extra/core.ko": CORE}, new, ko("user", needs=(LAYOUT, ("core_init", 7)))).verdict
+        == "compatible"
+    )
 
 
 def test_what_the_kernel_itself_exports_is_the_kernels(tmp_path):
@@ -114,19 +173,25 @@ def test_what_the_kernel_itself_exports_is_the_kernels(tmp_path):
 @pytest.mark.parametrize("names", [("aa", "zz"), ("zz", "aa")])
 def test_of_several_the_one_that_modprobe_would_load(names, tmp_path):
     """Which one depmod has met last is the file system's affair; it has written down which."""
-    deployed = {"extra/%s.ko" % name: ko(name, exports=[Export("core_init", crc)]) for crc, name in enumerate(names)}
+    deployed = {
+        "extra/%s.ko" % name: ko(name, exports=[Export("core_init", crc)]) for crc, name in enumerate(names)
+    }
     probe = ko("probe", needs=(LAYOUT, ("core_init", 0)))
     judged(tmp_path, dict(deployed, **{"extra/probe.ko": probe}), USER, depmod=True)
     index = (tmp_path / "lib/modules" / RELEASE / "modules.dep").read_text()
     loaded = next(line.split()[1] for line in index.splitlines() if line.startswith("extra/probe.ko:"))
     crc = names.index(os.path.basename(loaded)[:-3])
-    fits, other = (judged(tmp_path, {}, ko("user", needs=(LAYOUT, ("core_init", each)))) for each in (crc, 1 - crc))
+    fits, other = (
+        judged(tmp_path, {}, ko("user", needs=(LAYOUT, ("core_init", each)))) for each in (crc, 1 - crc)
+    )
     assert (fits.verdict, codes(other, "refuse")) == ("compatible", ["DEP_CRC"])
 
 
-@pytest.mark.parametrize("core", [CORE[:len(CORE) // 2], ko("core")])
+@pytest.mark.parametrize("core", [CORE[: len(CORE) // 2], ko("core")])
 def test_a_provider_that_gives_nothing_is_named(core, tmp_path):
     user = ko("user", needs=(LAYOUT, ("core_init", 1)), modinfo={"depends": "core"})
     verdict = judged(tmp_path, {"extra/core.ko": core}, user)
     assert codes(verdict, "refuse") == ["DEP_MISSING"]
-    assert verdict.reason.message.endswith("depends on core, and what is installed of that does not export it or cannot be read")
+    assert verdict.reason.message.endswith(
+        "depends on core, and what is installed of that does not export it or cannot be read"
+    )

@@ -108,7 +108,9 @@ def test_no_shorter_list_serves_as_many(first):
 
 
 def test_a_cover_that_takes_some_thought():
-    """Kernels without headers of their own, which several builds would serve: the obvious first choice is not among the best."""
+    """Kernels without headers of their own, which several builds would serve: the obvious first choice is not
+    among the best.
+    """
     serves = {
         0: frozenset({1, 2, 3, 4}),
         1: frozenset({1, 2, 5}),
@@ -197,7 +199,10 @@ def test_without_any_build_the_oldest_kernel_is_tried_first():
 
 
 def test_a_kernel_that_takes_the_build_of_another_class_needs_none():
-    """A weak symbol that it lacks: the build for the other kernel has it and does without. Not the other way round."""
+    """A weak symbol that it lacks: the build for the other kernel has it and does without.
+
+    Not the other way round.
+    """
     kernels = [facts(9, **dict(ALL, w0=None)), facts(10, **ALL)]
     assert [(build["release"], build["serves"]) for build in plan(kernels)["builds"]] == [
         (release(10), [release(9), release(10)])

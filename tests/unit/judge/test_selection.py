@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Which build of a driver each kernel takes."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,15 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader, selection
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import COMPATIBLE, DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Finding, Verdict
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import (
+    COMPATIBLE,
+    DOUBT,
+    INCOMPATIBLE,
+    REFUSE,
+    UNKNOWN,
+    Finding,
+    Verdict,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as ko_reader
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.elf import Fault
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import KernelModule
@@ -25,8 +34,15 @@ OLD, NEW = "6.1.0-9-amd64", "6.1.0-56-amd64"
 
 def module(path, release="6.1.0-9", version="", name=None, faults=()):
     modinfo = [("vermagic", release + " SMP ")] if release else []
-    return KernelModule(path, name or path.rsplit("/", 1)[-1].split(".")[0], path + release + version, 1, "x86_64",
-                        tuple(modinfo + [("version", version)] * bool(version)), faults=tuple(faults))
+    return KernelModule(
+        path,
+        name or path.rsplit("/", 1)[-1].split(".")[0],
+        path + release + version,
+        1,
+        "x86_64",
+        tuple(modinfo + [("version", version)] * bool(version)),
+        faults=tuple(faults),
+    )
 
 
 def kernels(*releases):
@@ -35,6 +51,7 @@ def kernels(*releases):
 
 def judge_by(table, asked=None):
     """A judge that looks (kernel, path) up: compatible unless it says otherwise."""
+
     def judge(kernel, modules):
         verdicts = []
         for each in modules:
@@ -45,12 +62,23 @@ def judge_by(table, asked=None):
             findings = (Finding("CODE", effect, "says no"),) if effect else ()
             verdicts.append(Verdict(each.path, each.name, kernel.release, verdict, None, findings))
         return verdicts
+
     return judge
 
 
 def test_modules_are_grouped_by_the_release_they_were_built_for():
-    made = selection.builds([module("/d/b.ko"), module("/d/a.ko"), module("/d/x/a.ko", "6.1.0-56"), module("/d/x/b.ko", "6.1.0-56")])
-    assert [(build.release, [each.name for each in build.modules]) for build in made] == [("6.1.0-56", ["a", "b"]), ("6.1.0-9", ["a", "b"])]
+    made = selection.builds(
+        [
+            module("/d/b.ko"),
+            module("/d/a.ko"),
+            module("/d/x/a.ko", "6.1.0-56"),
+            module("/d/x/b.ko", "6.1.0-56"),
+        ]
+    )
+    assert [(build.release, [each.name for each in build.modules]) for build in made] == [
+        ("6.1.0-56", ["a", "b"]),
+        ("6.1.0-9", ["a", "b"]),
+    ]
 
 
 def test_one_build_may_lie_in_several_directories():
@@ -63,29 +91,38 @@ def test_two_versions_for_one_release_are_told_apart_by_their_directories():
     assert [build.version for build in made] == ["1.0", "2.0"]
 
 
-@pytest.mark.parametrize("paths,made", [
-    (["v1/net/a", "v1/scsi/b", "v2/net/a", "v2/scsi/b"], ["v1: a b", "v2: a b"]),
-    (["a", "b", "old/a", "old/b"], ["new: a b", "old: a b"]),  # one in the other's directory
-    (["net/a", "scsi/b", "old/net/a", "old/scsi/b"], ["new: a b", "old: a b"]),
-    (["new/a", "new/b", "old/deep/net/a", "old/deep/scsi/b", "old/compat/c"], ["new: a b", "old: a b c"]),
-    (["v1/a", "v2/a", "v3/x/a"], ["v1: a", "v2: a", "v3: a"]),
-])
+@pytest.mark.parametrize(
+    "paths,made",
+    [
+        (["v1/net/a", "v1/scsi/b", "v2/net/a", "v2/scsi/b"], ["v1: a b", "v2: a b"]),
+        (["a", "b", "old/a", "old/b"], ["new: a b", "old: a b"]),  # one in the other's directory
+        (["net/a", "scsi/b", "old/net/a", "old/scsi/b"], ["new: a b", "old: a b"]),
+        (["new/a", "new/b", "old/deep/net/a", "old/deep/scsi/b", "old/compat/c"], ["new: a b", "old: a b c"]),
+        (["v1/a", "v2/a", "v3/x/a"], ["v1: a", "v2: a", "v3: a"]),
+    ],
+)
 def test_versions_in_nested_directories(paths, made):
     def version(path):
         return path.split("/")[0] if path[0] in "vo" else "new"
 
     found = selection.builds([module("/d/%s.ko" % path, version=version(path)) for path in paths])
-    assert sorted("%s: %s" % (build.version, " ".join(each.name for each in build.modules)) for build in found) == made
+    assert (
+        sorted("%s: %s" % (build.version, " ".join(each.name for each in build.modules)) for build in found)
+        == made
+    )
 
 
-@pytest.mark.parametrize("modules,code", [
-    ([module("/d/a.ko"), module("/d/a.ko.xz", name="a")], "TWO_MODULES"),
-    ([module("/d/a.ko", release="")], "VERMAGIC_ABSENT"),
-    ([module("/d/a.ko", release="../../etc/cron.d")], "RELEASE_NAME"),
-    ([module("/d/a.ko", release="6.1.0-" + "9" * 60)], "RELEASE_NAME"),
-    ([module("/d/a.ko", release="6.1.0\x1b[1m")], "RELEASE_NAME"),
-    ([module("/d/a.ko", faults=[Fault("ELF_MAGIC", "not an ELF file")])], "ELF_MAGIC"),
-])
+@pytest.mark.parametrize(
+    "modules,code",
+    [
+        ([module("/d/a.ko"), module("/d/a.ko.xz", name="a")], "TWO_MODULES"),
+        ([module("/d/a.ko", release="")], "VERMAGIC_ABSENT"),
+        ([module("/d/a.ko", release="../../etc/cron.d")], "RELEASE_NAME"),
+        ([module("/d/a.ko", release="6.1.0-" + "9" * 60)], "RELEASE_NAME"),
+        ([module("/d/a.ko", release="6.1.0\x1b[1m")], "RELEASE_NAME"),
+        ([module("/d/a.ko", faults=[Fault("ELF_MAGIC", "not an ELF file")])], "ELF_MAGIC"),
+    ],
+)
 def test_bad_input(modules, code):
     with pytest.raises(KmodError) as error:
         selection.builds(modules)
@@ -98,15 +135,26 @@ def real_builds(tmp_path, *in_tree, **modules):
     """What each of two kernels gets of builds that are really judged: ``name_release`` -> arguments of ko."""
     host = Host(str(tmp_path))
     for release in (OLD, NEW):
-        exports = EXPORTS + tuple((symbol, crc, False, "", "drivers/compat") for symbol, crc in (("compat_init", 1),) if release in in_tree)
-        own = {"drivers/compat.ko": ko("compat", [LAYOUT], release=release, exports=[Export("compat_init", 1)])} if release in in_tree else {}
+        exports = EXPORTS + tuple(
+            (symbol, crc, False, "", "drivers/compat")
+            for symbol, crc in (("compat_init", 1),)
+            if release in in_tree
+        )
+        own = (
+            {"drivers/compat.ko": ko("compat", [LAYOUT], release=release, exports=[Export("compat_init", 1)])}
+            if release in in_tree
+            else {}
+        )
         families.kernel(tmp_path, release, exports=exports, in_tree=own)
     given = []
     for key, arguments in modules.items():
         name, _unused, which = key.partition("_")
         release = {"old": OLD, "new": NEW}[which]
         given.append(ko_reader.parse(ko(name, release=release, **arguments), "/d/%s/%s.ko" % (which, name)))
-    return {choice.kernel: choice for choice in selection.select(installed(host), selection.builds(given), loader.judge)}
+    return {
+        choice.kernel: choice
+        for choice in selection.select(installed(host), selection.builds(given), loader.judge)
+    }
 
 
 NEEDS = {"needs": (LAYOUT, ("compat_init", 1)), "modinfo": {"depends": "compat"}}
@@ -124,38 +172,65 @@ def test_a_module_that_builds_for_newer_kernels_do_not_need_any_more(tmp_path):
 
 
 def test_a_build_without_a_module_that_it_needs_is_incomplete_there_and_only_there(tmp_path):
-    """A kernel for which there is nothing better is told what is missing; the complete build is used where it fits."""
+    """A kernel for which there is nothing better is told what is missing; the complete build is used where it
+    fits.
+    """
     found = real_builds(tmp_path, drv_old=NEEDS, compat_old=dict(GIVES, unlisted=["old_only"]), drv_new=NEEDS)
     choice = found[NEW]
     assert choice.build is None
-    assert choice.reason == "the build for %s has no compat.ko, which gives it compat_init; the build for %s has one" % (NEW, OLD)
+    assert (
+        choice.reason
+        == "the build for %s has no compat.ko, which gives it compat_init; the build for %s has one"
+        % (NEW, OLD)
+    )
     assert choice.verdicts[0].reason.code == "BUILD_INCOMPLETE"
 
 
 def test_versions_may_differ_in_their_modules():
-    assert len(selection.builds([module("/1/a.ko", version="1"), module("/2/a.ko", "6.1.0-56", "2"), module("/2/b.ko", "6.1.0-56", "2")])) == 2
+    assert (
+        len(
+            selection.builds(
+                [
+                    module("/1/a.ko", version="1"),
+                    module("/2/a.ko", "6.1.0-56", "2"),
+                    module("/2/b.ko", "6.1.0-56", "2"),
+                ]
+            )
+        )
+        == 2
+    )
 
 
-@pytest.mark.parametrize("verdicts,chosen", [
-    ({}, "6.1.0-9"),  # its own
-    ({("6.1.0-9", "/own/a.ko"): INCOMPATIBLE}, "6.1.0-56"),  # else the newest, in the order of versions
-    ({("6.1.0-9", "/own/a.ko"): INCOMPATIBLE, ("6.1.0-9", "/new/a.ko"): UNKNOWN}, "6.1.0-8"),  # unknown is not good enough
-])
+@pytest.mark.parametrize(
+    "verdicts,chosen",
+    [
+        ({}, "6.1.0-9"),  # its own
+        ({("6.1.0-9", "/own/a.ko"): INCOMPATIBLE}, "6.1.0-56"),  # else the newest, in the order of versions
+        # unknown is not good enough
+        ({("6.1.0-9", "/own/a.ko"): INCOMPATIBLE, ("6.1.0-9", "/new/a.ko"): UNKNOWN}, "6.1.0-8"),
+    ],
+)
 def test_the_build_for_the_kernel_else_the_newest_compatible_one(verdicts, chosen):
-    candidates = selection.builds([module("/old/a.ko", "6.1.0-8"), module("/own/a.ko", "6.1.0-9"), module("/new/a.ko", "6.1.0-56")])
+    candidates = selection.builds(
+        [module("/old/a.ko", "6.1.0-8"), module("/own/a.ko", "6.1.0-9"), module("/new/a.ko", "6.1.0-56")]
+    )
     (choice,) = selection.select(kernels("6.1.0-9"), candidates, judge_by(verdicts))
     assert choice.build.release == chosen
 
 
 def test_a_newer_version_comes_before_the_build_for_the_kernel():
-    candidates = selection.builds([module("/own/a.ko", "6.1.0-9", "1.9"), module("/new/a.ko", "6.1.0-8", "1.10")])
+    candidates = selection.builds(
+        [module("/own/a.ko", "6.1.0-9", "1.9"), module("/new/a.ko", "6.1.0-8", "1.10")]
+    )
     (choice,) = selection.select(kernels("6.1.0-9"), candidates, judge_by({}))
     assert choice.build.version == "1.10"
 
 
 def test_one_refused_module_refuses_the_driver():
     candidates = selection.builds([module("/d/a.ko"), module("/d/b.ko")])
-    (choice,) = selection.select(kernels("6.1.0-9"), candidates, judge_by({("6.1.0-9", "/d/b.ko"): INCOMPATIBLE}))
+    (choice,) = selection.select(
+        kernels("6.1.0-9"), candidates, judge_by({("6.1.0-9", "/d/b.ko"): INCOMPATIBLE})
+    )
     assert (choice.build, choice.verdict, choice.reason) == (None, INCOMPATIBLE, "b: says no")
 
 
@@ -173,15 +248,20 @@ def test_what_a_kernel_takes_ends_the_search_and_nothing_is_judged_twice():
     assert asked == [("6.1.0-3", "/3/a.ko"), ("6.1.0-99", "/8/a.ko")]
 
 
-@pytest.mark.parametrize("patterns,meant", [
-    (["all"], ["6.1.0-9", "6.1.0-56", "6.12.1"]),
-    (["newest"], ["6.12.1"]),
-    (["running"], ["6.1.0-9"]),
-    (["6.1.0-*"], ["6.1.0-9", "6.1.0-56"]),
-    (["6.12.1", "running"], ["6.1.0-9", "6.12.1"]),
-])
+@pytest.mark.parametrize(
+    "patterns,meant",
+    [
+        (["all"], ["6.1.0-9", "6.1.0-56", "6.12.1"]),
+        (["newest"], ["6.12.1"]),
+        (["running"], ["6.1.0-9"]),
+        (["6.1.0-*"], ["6.1.0-9", "6.1.0-56"]),
+        (["6.12.1", "running"], ["6.1.0-9", "6.12.1"]),
+    ],
+)
 def test_kernels_are_named_by_pattern(patterns, meant):
-    assert [kernel.release for kernel in selection.matching(kernels("6.1.0-9", "6.1.0-56", "6.12.1"), patterns)] == meant
+    assert [
+        kernel.release for kernel in selection.matching(kernels("6.1.0-9", "6.1.0-56", "6.12.1"), patterns)
+    ] == meant
 
 
 def test_no_pattern_at_all_is_an_error_and_not_well_done():

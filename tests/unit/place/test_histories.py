@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What holds after any history of deployments, removals, and kernels that come and go, checked on random ones."""
+"""What holds after any history of deployments, removals, and kernels that come and go, checked on random
+ones.
+"""
+
 import os
 import random
 import shutil
@@ -29,8 +32,20 @@ class History:
         self.told = []
 
     def step(self):
-        self.random.choice([self.deploy, self.deploy, self.deploy, self.relink, self.remove, self.remove_part, self.kernel_comes, self.kernel_goes,
-                            self.kernel_changes, self.build_is_lost])()
+        self.random.choice(
+            [
+                self.deploy,
+                self.deploy,
+                self.deploy,
+                self.relink,
+                self.remove,
+                self.remove_part,
+                self.kernel_comes,
+                self.kernel_goes,
+                self.kernel_changes,
+                self.build_is_lost,
+            ]
+        )()
 
     def some(self, items, least=0):
         return sorted(self.random.sample(list(items), self.random.randint(least, len(items))))
@@ -41,7 +56,14 @@ class History:
         shutil.rmtree(top, ignore_errors=True)
         version = self.random.choice(["1.0", "1.1", "2.0"])
         for number, release in enumerate(self.some(RELEASES + ("5.14.0-9",), 1)):
-            self.tree.vendor(release, self.some(RELEASES), DRIVERS[driver], version, "src/%d" % number, note=str(self.random.randint(0, 2)))
+            self.tree.vendor(
+                release,
+                self.some(RELEASES),
+                DRIVERS[driver],
+                version,
+                "src/%d" % number,
+                note=str(self.random.randint(0, 2)),
+            )
         chosen = ["all"] if self.random.random() < 0.7 else self.some(self.releases(), 1)
         self.told.append(("deploy", driver, version, chosen))
         self.apply(driver, chosen, "/src")
@@ -53,7 +75,9 @@ class History:
 
     def apply(self, driver, chosen, *paths):
         rows = self.tree.plan(*paths, driver=driver, kernels=chosen)[1]["kernels"]
-        assert self.tree.deploy(*paths, driver=driver, kernels=chosen) == {row["kernel"]: row["build"] for row in rows}
+        assert self.tree.deploy(*paths, driver=driver, kernels=chosen) == {
+            row["kernel"]: row["build"] for row in rows
+        }
         assert self.tree.plan(*paths, driver=driver, kernels=chosen)[0].paths() == []
         for row in rows:
             for path in row["files"]:
@@ -68,7 +92,9 @@ class History:
 
     def remove_part(self):
         for driver in self.stored()[:1]:
-            what = self.random.choice([{"version": "1.0"}, {"version": "2.0"}, {"build": self.random.choice(RELEASES)}])
+            what = self.random.choice(
+                [{"version": "1.0"}, {"version": "2.0"}, {"build": self.random.choice(RELEASES)}]
+            )
             self.told.append(("remove", driver, what))
             self.tree.remove(driver=driver, **what)
             assert not self.tree.plan_removal(driver=driver, **what)[0]
@@ -113,7 +139,9 @@ class History:
         return sorted({build.driver for build in store.builds(self.host)})
 
     def check(self):
-        """After a run over all kernels and drivers: every kernel uses a build that it takes, the best, and depmod lists it."""
+        """After a run over all kernels and drivers: every kernel uses a build that it takes, the best, and
+        depmod lists it.
+        """
         self.relink()
         installed = kernels.installed(self.host)
         for driver in self.stored():
@@ -122,15 +150,24 @@ class History:
             assert not there.broken
             for kernel in installed:
                 build = using[kernel.release]
-                takes = [each for each in there.builds if all(verdict.compatible for verdict in judge(kernel, each.modules))]
+                takes = [
+                    each
+                    for each in there.builds
+                    if all(verdict.compatible for verdict in judge(kernel, each.modules))
+                ]
                 assert (build in takes) if takes else not there.links[kernel.release]
                 rules = config(self.host, kernel.release)
                 for name, paths in by_name(self.host, kernel.modules_dir, rules).items():
                     if name in DRIVERS[driver] and (takes or any("/kernel/" in path for path in paths)):
-                        assert depmod.winner(rules, kernel.modules_dir, paths) == listed(self.host, kernel.modules_dir)[name]
+                        assert (
+                            depmod.winner(rules, kernel.modules_dir, paths)
+                            == listed(self.host, kernel.modules_dir)[name]
+                        )
 
 
-@pytest.mark.parametrize("seed", range(*[int(word) for word in os.environ.get("KMOD_HISTORIES", "0 5").split()]))
+@pytest.mark.parametrize(
+    "seed", range(*[int(word) for word in os.environ.get("KMOD_HISTORIES", "0 5").split()])
+)
 def test_any_history(tmp_path, seed):
     history = History(tmp_path / "root", seed)
     try:
@@ -139,8 +176,12 @@ def test_any_history(tmp_path, seed):
         history.check()
         for driver in DRIVERS:
             history.tree.remove(driver=driver)
-        left = [path for path, node in history.tree.snapshot().items() if not path.startswith("src")
-                and ("outoftree.kmod" in path or "weak-updates/" in path or "extra/" in path)]
+        left = [
+            path
+            for path, node in history.tree.snapshot().items()
+            if not path.startswith("src")
+            and ("outoftree.kmod" in path or "weak-updates/" in path or "extra/" in path)
+        ]
         assert left == []
     except BaseException:
         print(history.told)

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Names, marks, links and files that came with a driver, a package or a tree are input: they lead nowhere else and cost nobody a file."""
+"""Names, marks, links and files that came with a driver, a package or a tree are input: they lead nowhere
+else and cost nobody a file.
+"""
+
 import os
 import shutil
 
@@ -40,7 +43,10 @@ def refused(code, tree, *paths, **options):
     return str(error.value)
 
 
-@pytest.mark.parametrize("release", ["../../etc/cron.d", "..", "test", "6.1.0/../../x", "6.1.0-" + "9" * 250, "6.1\nx", "6.1\u00e9"])
+@pytest.mark.parametrize(
+    "release",
+    ["../../etc/cron.d", "..", "test", "6.1.0/../../x", "6.1.0-" + "9" * 250, "6.1\nx", "6.1\u00e9"],
+)
 def test_a_module_that_names_an_odd_release_is_stored_nowhere(tree, release):
     tree.write("/build/vendor.ko", ko("vendor", release=release))
     refused("RELEASE_NAME", tree, "/build")
@@ -54,11 +60,16 @@ def test_a_module_with_an_odd_name_is_not_stored(tree, name):
     assert "\n" not in str(error.value) and not os.path.exists(tree.path(STORE))
 
 
-@pytest.mark.parametrize("file", ["lime-6.1.0-56-amd64.ko", "lime-07.727.03.00.ko", "LiME.v2.ko", "other-name.ko"])
+@pytest.mark.parametrize(
+    "file", ["lime-6.1.0-56-amd64.ko", "lime-07.727.03.00.ko", "LiME.v2.ko", "other-name.ko"]
+)
 def test_a_module_is_stored_so_that_modprobe_finds_it_under_its_name(tree, file):
     tree.write("/build/" + file, module("lime", TWO, fits=[ONE, TWO]))
     tree.deploy("/build")
-    assert [tree.loads(release, "lime") for release in (ONE, TWO)] == ["weak-updates/vendor/lime.ko", "extra/vendor/lime.ko"]
+    assert [tree.loads(release, "lime") for release in (ONE, TWO)] == [
+        "weak-updates/vendor/lime.ko",
+        "extra/vendor/lime.ko",
+    ]
 
 
 def test_a_file_name_with_dashes_stays_as_it_came(tree):
@@ -67,18 +78,26 @@ def test_a_file_name_with_dashes_stays_as_it_came(tree):
     assert tree.loads(TWO, "my_driver") == "extra/vendor/my-driver.ko"
 
 
-@pytest.mark.parametrize("row", ["../../../../../etc/passwd", "/etc/passwd", "passwd", "sub/x.ko", "..ko", ".ko", "x.ko\0"])
+@pytest.mark.parametrize(
+    "row", ["../../../../../etc/passwd", "/etc/passwd", "passwd", "sub/x.ko", "..ko", ".ko", "x.ko\0"]
+)
 def test_a_mark_that_came_with_a_tree_names_no_other_file(tree, row):
     tree.write("/etc/passwd", b"root\n")
     digest = "4b8e96cdd2b2b5c3ac7b9d6ac0cf3a4d5a3b67a8c3a5e8a5c0d8e5fbb0e0c5d5"
-    tree.write(STORE + "/" + store.MARK, ("# outoftree.kmod put these files here:\n%s  %s\n" % (digest, row)).encode())
+    tree.write(
+        STORE + "/" + store.MARK,
+        ("# outoftree.kmod put these files here:\n%s  %s\n" % (digest, row)).encode(),
+    )
     tree.remove()
     assert tree.data("/etc/passwd") == b"root\n"
 
 
 def test_a_mark_with_the_right_name_but_another_digest_costs_nobody_a_file(tree):
     tree.write(STORE + "/vendor.ko", b"somebody else's")
-    tree.write(STORE + "/" + store.MARK, ("# outoftree.kmod put these files here:\n%s  vendor.ko\n" % ("0" * 64)).encode())
+    tree.write(
+        STORE + "/" + store.MARK,
+        ("# outoftree.kmod put these files here:\n%s  vendor.ko\n" % ("0" * 64)).encode(),
+    )
     _plan, result = tree.plan_removal()
     tree.remove()
     assert tree.data(STORE + "/vendor.ko") == b"somebody else's" and result["left"] == [STORE + "/vendor.ko"]
@@ -134,13 +153,17 @@ def test_a_link_that_is_not_whole_yet_is_not_ours(tree):
     left = "/lib/modules/%s/weak-updates/vendor/.vendor.ko.kmod-new" % ONE
     os.symlink("../../../%s/extra/vendor/vendor.ko" % TWO, tree.path(left))
     assert tree.plan()[0].paths() == []
-    tree.write(lock.path(Host(tree.root)), ('{"beside": ["%s"]}' % os.path.dirname(left)).encode())  # as a killed run leaves it
+    # as a killed run leaves it
+    tree.write(lock.path(Host(tree.root)), ('{"beside": ["%s"]}' % os.path.dirname(left)).encode())
     task.carry_out(tree.root, False, lambda host: tree.plan_removal())
     assert tree.snapshot() == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes where others could interfere")
-@pytest.mark.parametrize("path", ["", "/lib", "/lib/modules/" + ONE, "/lib/modules/%s/weak-updates" % ONE, STORE.rpartition("/")[0]])
+@pytest.mark.parametrize(
+    "path",
+    ["", "/lib", "/lib/modules/" + ONE, "/lib/modules/%s/weak-updates" % ONE, STORE.rpartition("/")[0]],
+)
 @pytest.mark.parametrize("mode,owner", [(0o777, 0), (0o755, 65534), (0o1777, 0), (0o775, 65534)])
 def test_nothing_is_written_through_a_directory_that_others_can_rearrange(tree, path, mode, owner):
     tree.vendor(TWO, [ONE, TWO])

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """depmod is not believed: what it makes is looked at, and put in place whole."""
+
 import os
 import shutil
 import stat
@@ -25,8 +26,11 @@ def tree(tmp_path):
 
 
 def indexes(tree):
-    return {name: (tree.data(TOP + name), os.stat(tree.path(TOP + name)).st_mode)
-            for name in os.listdir(tree.path(TOP)) if name.startswith("modules.")}
+    return {
+        name: (tree.data(TOP + name), os.stat(tree.path(TOP + name)).st_mode)
+        for name in os.listdir(tree.path(TOP))
+        if name.startswith("modules.")
+    }
 
 
 def program(directory, text):
@@ -36,29 +40,59 @@ def program(directory, text):
     return "%s:%s" % (directory, os.environ["PATH"])
 
 
-BASE = 'while [ "$1" != -b ]; do shift; done; base=$2; for release; do :; done; top=$base/lib/modules/$release; '
+BASE = (
+    'while [ "$1" != -b ]; do shift; done; base=$2; for release; do :; done; top=$base/lib/modules/$release; '
+)
 
 
-@pytest.mark.parametrize("name,text", [
-    ("writes nothing", "exit 0"),
-    ("says nothing and fails", "exit 1"),
-    ("is killed", "kill -9 $$"),
-    ("writes empty files", BASE + 'for name in dep dep.bin alias alias.bin; do : > "$top/modules.$name"; done'),
-    ("writes garbage", BASE + 'for name in dep dep.bin alias alias.bin; do echo garbage > "$top/modules.$name"; done'),
-    ("writes half", REAL + ' "$@" && ' + BASE + 'for name in "$top"/modules.*.bin; do head -c 20 "$name" > "$name.x"; mv "$name.x" "$name"; done'),
-    ("forgets the kernel's own", REAL + ' "$@" && ' + BASE + 'sed -i /kernel/d "$top/modules.dep"'),
-    ("writes an empty index", REAL + ' "$@" && ' + BASE + ': > "$top/modules.builtin.bin"'),
-    ("cannot read its input", REAL + ' "$@" && echo "depmod: WARNING: could not open modules.order at /x: Too many open files" >&2'),
-    ("cannot write an index", REAL + ' "$@" && ' + BASE + 'rm "$top/modules.alias.bin"; '
-     'echo "depmod: ERROR: openat($top, modules.alias.bin.1.2.3, 301, 644): Input/output error" >&2'),
-    ("forgets another's", REAL + ' "$@" && ' + BASE + 'sed -i /other/d "$top/modules.dep"'),
-    ("forgets ours", REAL + ' "$@" && ' + BASE + 'sed -i /vendor/d "$top/modules.dep"'),
-    ("leaves the binary index as it was", REAL + ' "$@" && ' + BASE + 'cp "' + '%s' + '/modules.dep.bin" "$top/modules.dep.bin"'),
-])
+@pytest.mark.parametrize(
+    "name,text",
+    [
+        ("writes nothing", "exit 0"),
+        ("says nothing and fails", "exit 1"),
+        ("is killed", "kill -9 $$"),
+        (
+            "writes empty files",
+            BASE + 'for name in dep dep.bin alias alias.bin; do : > "$top/modules.$name"; done',
+        ),
+        (
+            "writes garbage",
+            BASE + 'for name in dep dep.bin alias alias.bin; do echo garbage > "$top/modules.$name"; done',
+        ),
+        (
+            "writes half",
+            REAL
+            + ' "$@" && '
+            + BASE
+            + 'for name in "$top"/modules.*.bin; do head -c 20 "$name" > "$name.x"; mv "$name.x" "$name"; done',
+        ),
+        ("forgets the kernel's own", REAL + ' "$@" && ' + BASE + 'sed -i /kernel/d "$top/modules.dep"'),
+        ("writes an empty index", REAL + ' "$@" && ' + BASE + ': > "$top/modules.builtin.bin"'),
+        (
+            "cannot read its input",
+            REAL
+            + ' "$@" && echo "depmod: WARNING: could not open modules.order at /x: Too many open files" >&2',
+        ),
+        (
+            "cannot write an index",
+            REAL + ' "$@" && ' + BASE + 'rm "$top/modules.alias.bin"; '
+            'echo "depmod: ERROR: openat($top, modules.alias.bin.1.2.3, 301, 644): Input/output error" >&2',
+        ),
+        ("forgets another's", REAL + ' "$@" && ' + BASE + 'sed -i /other/d "$top/modules.dep"'),
+        ("forgets ours", REAL + ' "$@" && ' + BASE + 'sed -i /vendor/d "$top/modules.dep"'),
+        (
+            "leaves the binary index as it was",
+            REAL + ' "$@" && ' + BASE + 'cp "' + "%s" + '/modules.dep.bin" "$top/modules.dep.bin"',
+        ),
+    ],
+)
 def test_one_that_does_otherwise_than_it_should_changes_nothing(tree, tmp_path, monkeypatch, name, text):
     tree.vendor(TWO, [ONE, TWO])
     for each in ("modules.order", "modules.builtin"):
-        tree.write(TOP + each, b"kernel/drivers/net/e1000e.ko\n" if each == "modules.order" else b"kernel/fs/ext4/ext4.ko\n")
+        tree.write(
+            TOP + each,
+            b"kernel/drivers/net/e1000e.ko\n" if each == "modules.order" else b"kernel/fs/ext4/ext4.ko\n",
+        )
     tree.depmod(ONE)
     tree.write(TOP + "extra/other.ko", module("other", ONE))  # that was not listed before
     before, tree_before = indexes(tree), tree.snapshot()
@@ -90,10 +124,14 @@ def test_the_indexes_stay_readable_for_all_whatever_the_umask(tree, umask):
         tree.deploy("/build")
     finally:
         os.umask(before)
-    assert {name: stat.S_IMODE(mode) for name, (_data, mode) in indexes(tree).items()} == dict.fromkeys(indexes(tree), 0o644)
+    assert {name: stat.S_IMODE(mode) for name, (_data, mode) in indexes(tree).items()} == dict.fromkeys(
+        indexes(tree), 0o644
+    )
 
 
-@pytest.mark.parametrize("damage", ["old binary index", "empty", "missing", "garbage", "empty list", "another path"])
+@pytest.mark.parametrize(
+    "damage", ["old binary index", "empty", "missing", "garbage", "empty list", "another path"]
+)
 def test_indexes_that_a_cut_off_depmod_left_are_made_again(tree, damage):
     tree.vendor(TWO, [ONE, TWO])
     old = tree.data(TOP + "modules.dep.bin")
@@ -102,9 +140,16 @@ def test_indexes_that_a_cut_off_depmod_left_are_made_again(tree, damage):
     if damage == "missing":
         os.unlink(tree.path(TOP + "modules.dep.bin"))
     else:
-        name, data = {"old binary index": ("modules.dep.bin", old), "empty": ("modules.dep.bin", b""), "garbage": ("modules.dep.bin", b"x" * 99),
-                      "empty list": ("modules.dep", b""),
-                      "another path": ("modules.dep.bin", whole["modules.dep.bin"][0].replace(b"weak-updates/", b"other-place//"))}[damage]
+        name, data = {
+            "old binary index": ("modules.dep.bin", old),
+            "empty": ("modules.dep.bin", b""),
+            "garbage": ("modules.dep.bin", b"x" * 99),
+            "empty list": ("modules.dep", b""),
+            "another path": (
+                "modules.dep.bin",
+                whole["modules.dep.bin"][0].replace(b"weak-updates/", b"other-place//"),
+            ),
+        }[damage]
         tree.write(TOP + name, data)
     tree.deploy()
     assert indexes(tree) == whole
@@ -147,7 +192,7 @@ def test_a_damaged_index_is_an_empty_one_and_never_ends_in_a_loop(tree, cut):
     index.entries(data[:cut])
     index.lookup(data[:cut], "e1000e")
     flipped = bytearray(data)
-    flipped[cut % len(data)] ^= 0xff
+    flipped[cut % len(data)] ^= 0xFF
     index.entries(bytes(flipped))
     index.lookup(bytes(flipped), "e1000e")
 
@@ -166,5 +211,9 @@ def test_a_driver_can_be_removed_from_what_is_left_of_a_removed_kernel(tree):
     tree.deploy("/build")
     shutil.rmtree(tree.path(TOP + "kernel"))
     tree.remove()
-    assert tree.data(TOP + "modules.dep") == b"" and index.whole(tree.data(TOP + "modules.dep.bin")) and tree.loads(ONE) is None
+    assert (
+        tree.data(TOP + "modules.dep") == b""
+        and index.whole(tree.data(TOP + "modules.dep.bin"))
+        and tree.loads(ONE) is None
+    )
     assert not os.path.exists(tree.path(TOP + "extra/vendor"))

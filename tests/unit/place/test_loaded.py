@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the running kernel has loaded, and what it takes to load something else."""
+
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
@@ -19,6 +20,7 @@ def module(name="vendor", srcversion="", depends=""):
 @pytest.fixture
 def running(tmp_path):
     """A root in which to say what /sys/module has."""
+
     def say(name="vendor", **files):
         top = tmp_path / "sys" / "module" / name
         for path, data in files.items():
@@ -26,27 +28,35 @@ def running(tmp_path):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data) if isinstance(data, bytes) else target.mkdir()
         return Host(str(tmp_path))
+
     return say
 
 
-@pytest.mark.parametrize("files,srcversion,build_id,state", [
-    ({}, "A", b"1", "no"),
-    ({"parameters": None}, "A", b"1", "no"),  # built into the kernel
-    ({"initstate": b"live\n", "notes__build_id": b"1"}, "", b"1", "this"),
-    ({"initstate": b"live\n", "notes__build_id": b"2", "srcversion": b"A\n"}, "A", b"1", "other"),  # rebuilt from the same sources
-    ({"initstate": b"live\n", "srcversion": b"A\n"}, "A", None, "this"),
-    ({"initstate": b"live\n", "srcversion": b"B\n"}, "A", None, "other"),
-    ({"initstate": b"live\n"}, "A", None, "other"),
-    ({"initstate": b"live\n"}, "", None, "unknown"),
-    ({"initstate": b"coming\n", "notes__build_id": b"1"}, "A", b"1", "coming"),  # as it stays when its init crashes
-])
+@pytest.mark.parametrize(
+    "files,srcversion,build_id,state",
+    [
+        ({}, "A", b"1", "no"),
+        ({"parameters": None}, "A", b"1", "no"),  # built into the kernel
+        ({"initstate": b"live\n", "notes__build_id": b"1"}, "", b"1", "this"),
+        # rebuilt from the same sources
+        ({"initstate": b"live\n", "notes__build_id": b"2", "srcversion": b"A\n"}, "A", b"1", "other"),
+        ({"initstate": b"live\n", "srcversion": b"A\n"}, "A", None, "this"),
+        ({"initstate": b"live\n", "srcversion": b"B\n"}, "A", None, "other"),
+        ({"initstate": b"live\n"}, "A", None, "other"),
+        ({"initstate": b"live\n"}, "", None, "unknown"),
+        # as it stays when its init crashes
+        ({"initstate": b"coming\n", "notes__build_id": b"1"}, "A", b"1", "coming"),
+    ],
+)
 def test_what_is_loaded(running, files, srcversion, build_id, state):
     assert loaded.state(running(**files), module(srcversion=srcversion), build_id) == state
 
 
 def commands(host, *states):
     plan = Plan(host)
-    return loaded.reload(plan, [loaded.Wanted(each, None, state) for each, state in states]), [" ".join(step.argv) for step in plan.steps]
+    return loaded.reload(plan, [loaded.Wanted(each, None, state) for each, state in states]), [
+        " ".join(step.argv) for step in plan.steps
+    ]
 
 
 def test_a_module_that_is_not_loaded_is_loaded(running):

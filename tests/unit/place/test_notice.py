@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a person is told of a host, and what is refused before anything is written, on a directory laid out as Enterprise Linux 9."""
+"""What a person is told of a host, and what is refused before anything is written, on a directory laid out as
+Enterprise Linux 9.
+"""
+
 import shutil
 
 import pytest
@@ -41,10 +44,15 @@ def test_without_a_boot_loader_the_newest_is_left(root):
 
 def test_unserved_are_the_chosen_kernels_without_a_build_and_others_that_boot(root):
     host = Host(str(root))
-    rows = [Served(OLD, "incompatible", "so", build=None, files=(), linked=False, override=False),
-            Served(MIDDLE, "compatible", "", build=None, files=(), linked=False, override=False)]
+    rows = [
+        Served(OLD, "incompatible", "so", build=None, files=(), linked=False, override=False),
+        Served(MIDDLE, "compatible", "", build=None, files=(), linked=False, override=False),
+    ]
     found = notice.unserved(host, store.installed(host), rows, {OLD: None, MIDDLE: object(), NEW: None})
-    assert [(row.kernel, row.boots, row.verdict) for row in found] == [(OLD, (), "incompatible"), (NEW, ("newest",), None)]
+    assert [(row.kernel, row.boots, row.verdict) for row in found] == [
+        (OLD, (), "incompatible"),
+        (NEW, ("newest",), None),
+    ]
     assert found[0].reason == "so" and "chosen" in found[1].reason
 
 
@@ -53,7 +61,8 @@ def test_an_entry_is_possible_where_it_could_be_made_and_refused_for_the_same_re
     before = sorted(map(str, root.rglob("*")))
     answer = possible.entries(host, entry.Request("vendor"), RELEASES)
     assert [(row.kernel, row.state, row.changed) for row in answer.rows] == [
-        (release, "possible", False) for release in RELEASES]
+        (release, "possible", False) for release in RELEASES
+    ]
     assert sorted(map(str, root.rglob("*"))) == before
     next(path for path in (root / "boot/loader/entries").iterdir() if NEW in path.name).unlink()
     with pytest.raises(KmodError) as caught:

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""kmod_link on trees, with the real depmod and modprobe. Bn are the findings on weak-modules that each test is the answer to."""
+"""kmod_link on trees, with the real depmod and modprobe.
+
+Bn are the findings on weak-modules that each test is the answer to.
+"""
+
 import gzip
 import os
 import posixpath
@@ -29,8 +33,15 @@ def tree(tmp_path):
 def test_the_build_for_a_kernel_serves_it_and_the_others_get_links(tree):
     tree.vendor(TWO, [ONE, TWO])
     assert tree.deploy("/build") == {ONE: TWO, TWO: TWO, THREE: None}
-    assert [tree.loads(release) for release in (ONE, TWO, THREE)] == ["weak-updates/vendor/vendor.ko", "extra/vendor/vendor.ko", None]
-    assert os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE)) == "../../../%s/extra/vendor/vendor.ko" % TWO
+    assert [tree.loads(release) for release in (ONE, TWO, THREE)] == [
+        "weak-updates/vendor/vendor.ko",
+        "extra/vendor/vendor.ko",
+        None,
+    ]
+    assert (
+        os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE))
+        == "../../../%s/extra/vendor/vendor.ko" % TWO
+    )
 
 
 def test_a_second_run_has_nothing_to_do(tree):
@@ -50,6 +61,7 @@ def test_removal_leaves_the_tree_as_it_was(tree):
 
 
 # Which build each kernel gets
+
 
 def test_the_newest_compatible_build_is_linked(tree):
     tree.vendor(ONE, [ONE, TWO, THREE], at="b/1")
@@ -110,7 +122,11 @@ def test_kernels_that_are_not_chosen_keep_what_they_have(tree):
 def test_no_build_is_judged_twice_against_one_kernel(tree, monkeypatch):
     judged = []
     judge = link.judge
-    monkeypatch.setattr(link, "judge", lambda kernel, modules, **more: judged.append((kernel.release, modules)) or judge(kernel, modules))
+    monkeypatch.setattr(
+        link,
+        "judge",
+        lambda kernel, modules, **more: judged.append((kernel.release, modules)) or judge(kernel, modules),
+    )
     tree.vendor(ONE, [ONE], at="b/1")
     tree.vendor(TWO, [TWO], at="b/2")
     tree.deploy("/b")
@@ -118,6 +134,7 @@ def test_no_build_is_judged_twice_against_one_kernel(tree, monkeypatch):
 
 
 # Versions
+
 
 def test_a_new_version_replaces_the_old_one_in_place(tree):
     tree.vendor(TWO, [ONE, TWO], at="v1")
@@ -135,7 +152,9 @@ def test_b4_a_new_version_that_no_longer_fits_a_kernel_leaves_that_kernel_the_ol
     tree.deploy("/v1")
     tree.vendor(TWO, [TWO], at="v2", version="2.0")
     assert tree.deploy("/v2") == {ONE: TWO, TWO: TWO, THREE: None}
-    used = {release: tree.data("/lib/modules/%s/%s" % (release, tree.loads(release))) for release in (ONE, TWO)}
+    used = {
+        release: tree.data("/lib/modules/%s/%s" % (release, tree.loads(release))) for release in (ONE, TWO)
+    }
     assert used == {ONE: tree.data("/v1/vendor.ko"), TWO: tree.data("/v2/vendor.ko")}
     plan, _result = tree.plan("/v2")
     assert not plan
@@ -147,7 +166,10 @@ def test_b4_a_rebuild_that_no_longer_fits_a_kernel_gives_it_back_an_older_build(
     assert tree.deploy("/b")[THREE] == TWO
     tree.remove(build=TWO)
     assert tree.loads(THREE) == "weak-updates/vendor/vendor.ko"
-    assert os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % THREE)) == "../../../%s/extra/vendor/vendor.ko" % ONE
+    assert (
+        os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % THREE))
+        == "../../../%s/extra/vendor/vendor.ko" % ONE
+    )
 
 
 def test_b4_a_link_is_taken_away_where_no_build_fits_any_more(tree):
@@ -201,21 +223,28 @@ def test_a_changed_module_list_removes_the_file_that_is_no_longer_part_of_it(tre
 
 # Overrides
 
+
 @pytest.mark.parametrize("family", ["el8", "tumbleweed", "debian", "ubuntu"])
 def test_an_in_tree_namesake_never_wins(tmp_path, family):
     tree = FakeTree(tmp_path / "root", family, in_tree=("vendor",))
     tree.vendor(TWO, [ONE, TWO])
     tree.deploy("/build")
     assert [tree.loads(release) for release in (ONE, TWO, THREE)] == [
-        "weak-updates/vendor/vendor.ko", "extra/vendor/vendor.ko", "kernel/drivers/net/vendor.ko"]
+        "weak-updates/vendor/vendor.ko",
+        "extra/vendor/vendor.ko",
+        "kernel/drivers/net/vendor.ko",
+    ]
 
 
-@pytest.mark.parametrize("family,lines", [
-    ("el8", ["override vendor * weak-updates/vendor"]),
-    ("tumbleweed", []),
-    ("debian", ["override vendor 5.14.0-2 extra/vendor", "override vendor * weak-updates/vendor"]),
-    ("ubuntu", ["override vendor 5.14.0-2 extra/vendor", "override vendor * weak-updates/vendor"]),
-])
+@pytest.mark.parametrize(
+    "family,lines",
+    [
+        ("el8", ["override vendor * weak-updates/vendor"]),
+        ("tumbleweed", []),
+        ("debian", ["override vendor 5.14.0-2 extra/vendor", "override vendor * weak-updates/vendor"]),
+        ("ubuntu", ["override vendor 5.14.0-2 extra/vendor", "override vendor * weak-updates/vendor"]),
+    ],
+)
 def test_an_override_is_made_exactly_where_the_search_order_does_not_suffice(tmp_path, family, lines):
     tree = FakeTree(tmp_path / "root", family, in_tree=("vendor",))
     tree.vendor(TWO, [ONE, TWO])
@@ -272,8 +301,11 @@ def test_a_link_wins_over_a_stored_build_that_its_kernel_refuses(tree):
 
 # Foreign things
 
+
 def test_b5_a_foreign_broken_link_is_neither_touched_nor_in_the_way(tree):
-    os.symlink("/lib/modules/gone/extra/other/other.ko", tree.path("/lib/modules/%s/weak-updates/other.ko" % ONE))
+    os.symlink(
+        "/lib/modules/gone/extra/other/other.ko", tree.path("/lib/modules/%s/weak-updates/other.ko" % ONE)
+    )
     tree.vendor(TWO, [ONE, TWO])
     assert tree.deploy("/build")[ONE] == TWO
     assert os.path.islink(tree.path("/lib/modules/%s/weak-updates/other.ko" % ONE))
@@ -281,7 +313,10 @@ def test_b5_a_foreign_broken_link_is_neither_touched_nor_in_the_way(tree):
 
 def test_a_foreign_link_of_the_same_name_stays_and_ours_wins(tree):
     tree.write("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, b"")
-    shutil.copy(tree.path("/lib/modules/%s/kernel/drivers/net/e1000e.ko" % TWO), tree.path("/lib/modules/%s/extra/vendor/vendor.ko" % TWO))
+    shutil.copy(
+        tree.path("/lib/modules/%s/kernel/drivers/net/e1000e.ko" % TWO),
+        tree.path("/lib/modules/%s/extra/vendor/vendor.ko" % TWO),
+    )
     os.makedirs(tree.path("/lib/modules/%s/weak-updates/vendor" % ONE))
     link = tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE)
     os.symlink("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, link)
@@ -296,7 +331,8 @@ def test_a_foreign_link_of_the_same_name_stays_and_ours_wins(tree):
     assert os.readlink(link) == "/lib/modules/%s/extra/vendor/vendor.ko" % TWO
     shutil.rmtree(tree.path("/b"))
     tree.remove()
-    index = "lib/modules/%s/modules.dep" % ONE  # depmod -b does not see where an absolute link leads inside a root
+    # depmod -b does not see where an absolute link leads inside a root
+    index = "lib/modules/%s/modules.dep" % ONE
     assert _but(tree.snapshot(), index) == _but(before, index)
 
 
@@ -307,14 +343,23 @@ def test_links_that_weak_modules_made_to_our_build_are_taken_over(tree):
     tree.deploy("/build", kernels=[TWO])
     for release in (ONE, THREE):
         os.makedirs(tree.path("/lib/modules/%s/weak-updates/vendor" % release))
-        os.symlink("/lib/modules/%s/extra/vendor/vendor.ko" % TWO, tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % release))
+        os.symlink(
+            "/lib/modules/%s/extra/vendor/vendor.ko" % TWO,
+            tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % release),
+        )
     tree.deploy()
-    assert os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE)) == "../../../%s/extra/vendor/vendor.ko" % TWO
-    assert not os.path.lexists(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % THREE))  # which refuses it
+    assert (
+        os.readlink(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE))
+        == "../../../%s/extra/vendor/vendor.ko" % TWO
+    )
+    # which refuses it
+    assert not os.path.lexists(tree.path("/lib/modules/%s/weak-updates/vendor/vendor.ko" % THREE))
     assert not tree.plan()[0]
     tree.remove()
     left = tree.snapshot()
-    assert {path for path in left if path not in before} == {"lib/modules/%s/weak-updates/vendor" % release for release in (ONE, THREE)}
+    assert {path for path in left if path not in before} == {
+        "lib/modules/%s/weak-updates/vendor" % release for release in (ONE, THREE)
+    }
 
 
 def test_an_empty_directory_of_the_drivers_name_that_was_there_stays(tree):
@@ -363,6 +408,7 @@ def test_two_drivers_share_directories_and_go_one_after_the_other(tmp_path):
 
 # What happens to kernels, clones and interrupted runs
 
+
 def test_b9_links_whose_build_went_with_its_kernel_are_repaired_or_removed(tree):
     tree.vendor(ONE, [ONE, THREE], at="b/1")
     tree.vendor(TWO, [TWO, THREE], at="b/2")
@@ -389,7 +435,10 @@ def test_heal_repairs_and_removes_dangling_links_of_others(tree):
     tree.vendor(TWO, [ONE], names=("other",), at="lib/modules/%s/extra/other" % TWO)
     for name in ("other", "lost"):
         os.makedirs(tree.path("/lib/modules/%s/weak-updates/%s" % (ONE, name)))
-        os.symlink("/lib/modules/gone/extra/%s/%s.ko" % (name, name), tree.path("/lib/modules/%s/weak-updates/%s/%s.ko" % (ONE, name, name)))
+        os.symlink(
+            "/lib/modules/gone/extra/%s/%s.ko" % (name, name),
+            tree.path("/lib/modules/%s/weak-updates/%s/%s.ko" % (ONE, name, name)),
+        )
     tree.vendor(TWO, [ONE, TWO])
     tree.deploy("/build", heal=True)
     assert tree.loads(ONE, "other") == "weak-updates/other/other.ko"
@@ -437,10 +486,13 @@ def test_a_run_that_is_cut_off_anywhere_is_completed_by_the_next(tmp_path):
             step.apply(plan.host)
         tree.deploy("/build")
         last = os.path.relpath(tree.path(plan.steps[cut - 1].path), tree.root) if cut else ""
-        assert _but(tree.snapshot(), last + "/.outoftree.kmod") == _but(whole.snapshot(), last + "/.outoftree.kmod"), cut
+        assert _but(tree.snapshot(), last + "/.outoftree.kmod") == _but(
+            whole.snapshot(), last + "/.outoftree.kmod"
+        ), cut
         assert tree.plan("/build")[0].paths() == []
         tree.remove()
-        assert _but(tree.snapshot(), last) == _but(before, last), cut  # a directory that was just made bears no mark yet
+        # a directory that was just made bears no mark yet
+        assert _but(tree.snapshot(), last) == _but(before, last), cut
 
 
 def _but(snapshot, path):
@@ -458,7 +510,9 @@ def test_a_removal_that_is_cut_off_anywhere_is_completed_by_the_next(tmp_path):
         for step in plan.steps[:cut]:
             step.apply(plan.host)
         tree.remove()
-        last = posixpath.dirname(os.path.relpath(tree.path(plan.steps[cut - 1].path), tree.root)) if cut else ""
+        last = (
+            posixpath.dirname(os.path.relpath(tree.path(plan.steps[cut - 1].path), tree.root)) if cut else ""
+        )
         assert _but(tree.snapshot(), last) == _but(before, last), cut  # a directory that just lost its mark
         assert tree.plan_removal()[0].paths() == []
 
@@ -483,6 +537,7 @@ def test_a_stored_build_that_misses_a_file_is_not_linked(tree):
 
 def test_b13_compressed_modules_are_stored_so_that_every_kmod_reads_them(tree):
     import lzma
+
     tree.vendor(TWO, [ONE, TWO])
     plain = tree.data("/build/vendor.ko")
     tree.write("/b/vendor.ko.xz", lzma.compress(plain))
@@ -495,8 +550,15 @@ def test_b13_compressed_modules_are_stored_so_that_every_kmod_reads_them(tree):
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb")
 def test_a_package_on_the_host_will_do(tree):
     tree.vendor(TWO, [ONE, TWO], at="pkg/lib/modules/%s/extra/vendor" % TWO)
-    tree.write("/pkg/DEBIAN/control", b"Package: v\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: v\n")
-    subprocess.run(["dpkg-deb", "--build", tree.path("/pkg"), tree.path("/kmod-vendor.deb")], check=True, stdout=subprocess.DEVNULL)
+    tree.write(
+        "/pkg/DEBIAN/control",
+        b"Package: v\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: v\n",
+    )
+    subprocess.run(
+        ["dpkg-deb", "--build", tree.path("/pkg"), tree.path("/kmod-vendor.deb")],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     shutil.rmtree(tree.path("/pkg"))
     assert tree.deploy("/kmod-vendor.deb") == {ONE: TWO, TWO: TWO, THREE: None}
     assert tree.loads(ONE) == "weak-updates/vendor/vendor.ko"
@@ -521,7 +583,8 @@ def test_usr_merged_trees(tmp_path):
     tree = FakeTree(tmp_path / "root")
     os.makedirs(tree.path("/usr"))
     os.rename(tree.path("/lib"), tree.path("/usr/lib"))
-    os.symlink("/usr/lib", tree.path("/lib"))  # absolute: it leads out of the root for whoever does not resolve it inside
+    # absolute: it leads out of the root for whoever does not resolve it inside
+    os.symlink("/usr/lib", tree.path("/lib"))
     tree.vendor(TWO, [ONE, TWO])
     before = tree.snapshot()
     assert tree.deploy("/build")[ONE] == TWO
@@ -533,18 +596,22 @@ def test_usr_merged_trees(tmp_path):
 
 # Bad input
 
-@pytest.mark.parametrize("paths,code", [
-    (["/nothing"], "PATH_MISSING"),
-    (["/build/../../../etc/hostname"], "PATH_MISSING"),  # .. stops at the root
-    (["/empty"], "NO_MODULES"),
-    (["/loop"], "PATH_LOOP"),
-    (["/text/vendor.ko"], "ELF_MAGIC"),
-    (["/cut/vendor.ko"], None),
-    (["/text/vendor.rpm"], "PACKAGE_DAMAGED"),
-    (["/etc/depmod.d/dist.conf"], "ELF_MAGIC"),
-    (["/build", "/build"], "TWO_MODULES"),
-    (["/twice"], "TWO_MODULES"),
-])
+
+@pytest.mark.parametrize(
+    "paths,code",
+    [
+        (["/nothing"], "PATH_MISSING"),
+        (["/build/../../../etc/hostname"], "PATH_MISSING"),  # .. stops at the root
+        (["/empty"], "NO_MODULES"),
+        (["/loop"], "PATH_LOOP"),
+        (["/text/vendor.ko"], "ELF_MAGIC"),
+        (["/cut/vendor.ko"], None),
+        (["/text/vendor.rpm"], "PACKAGE_DAMAGED"),
+        (["/etc/depmod.d/dist.conf"], "ELF_MAGIC"),
+        (["/build", "/build"], "TWO_MODULES"),
+        (["/twice"], "TWO_MODULES"),
+    ],
+)
 def test_bad_modules_change_nothing_and_are_named(tree, paths, code):
     tree.vendor(TWO, [ONE, TWO])
     tree.write("/text/vendor.ko", b"#!/bin/sh\n")
@@ -624,9 +691,17 @@ def test_a_full_file_system_leaves_the_tree_as_it_was(tmp_path):
 
 
 def test_a_concurrent_run_waits_or_says_who_holds_the_lock(tree):
-    holder = subprocess.Popen([sys.executable, "-c", "import fcntl, os, sys, time\n"
-                               "fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)\nprint(1, flush=True)\n"
-                               "time.sleep(60)", tree.path(lock.path(Host(tree.root)))], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, os, sys, time\n"
+            "fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)\nprint(1, flush=True)\n"
+            "time.sleep(60)",
+            tree.path(lock.path(Host(tree.root))),
+        ],
+        stdout=subprocess.PIPE,
+    )
     try:
         holder.stdout.readline()
         with pytest.raises(KmodError) as error:

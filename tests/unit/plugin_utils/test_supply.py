@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A vendor's list of checksums and its signature: by real gpg, ssh-keygen and minisign, and what they must not be talked into."""
+"""A vendor's list of checksums and its signature: by real gpg, ssh-keygen and minisign, and what they must
+not be talked into.
+"""
+
 import hashlib
 import os
 import shutil
@@ -37,6 +40,7 @@ def refused(code, call, *args):
 
 # The list
 
+
 def test_files_that_are_listed_and_match_pass_in_the_binary_form_and_with_a_dot_too(vendor):
     supply = _supply.read(str(vendor / "SHA256SUMS"), None, None)
     for release in ("1", "2"):
@@ -45,7 +49,17 @@ def test_files_that_are_listed_and_match_pass_in_the_binary_form_and_with_a_dot_
 
 
 def test_what_sha256sum_writes_is_read_tagged_and_escaped_names_too(tmp_path):
-    names = ["plain.ko", "two words.ko", "back\\slash.ko", "new\nline.ko", "r\rn.ko", "-dash.ko", "#hash.ko", "\udcff.ko", "a (b) = c.ko"]
+    names = [
+        "plain.ko",
+        "two words.ko",
+        "back\\slash.ko",
+        "new\nline.ko",
+        "r\rn.ko",
+        "-dash.ko",
+        "#hash.ko",
+        "\udcff.ko",
+        "a (b) = c.ko",
+    ]
     for name in names:
         (tmp_path / name).write_bytes(DATA)
     for option in ("--text", "--binary", "--tag"):
@@ -55,31 +69,45 @@ def test_what_sha256sum_writes_is_read_tagged_and_escaped_names_too(tmp_path):
 
 
 def test_a_list_that_came_by_windows_or_with_remarks_is_read():
-    assert _supply.parse("list", ("# made by hand\r\n\r\n%s  a.ko\r\n" % SUM.upper()).encode()) == {"a.ko": SUM}
+    assert _supply.parse("list", ("# made by hand\r\n\r\n%s  a.ko\r\n" % SUM.upper()).encode()) == {
+        "a.ko": SUM
+    }
 
 
-@pytest.mark.parametrize("text, words", [
-    ("%s  ../a.ko\n" % SUM, "outside"),
-    ("%s  b/../../a.ko\n" % SUM, "outside"),
-    ("%s  /lib/a.ko\n" % SUM, "outside"),
-    ("SHA256 (../a.ko) = %s\n" % SUM, "outside"),
-    ("%s  a.ko\n%s  ./a.ko\n" % (SUM, OTHER), "again"),
-    ("%s a.ko\n" % SUM, "line 1"),
-    ("%s  a.ko\n" % SUM[:-1], "line 1"),
-    ("%s  a.ko\n" % hashlib.sha512(DATA).hexdigest(), "line 1"),
-    ("MD5 (a.ko) = %s\n" % SUM, "line 1"),
-    ("-----BEGIN PGP SIGNED MESSAGE-----\n%s  a.ko\n" % SUM, "line 1"),
-    ("# nothing\n", "lists no file"),
-    ("", "lists no file"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("%s  ../a.ko\n" % SUM, "outside"),
+        ("%s  b/../../a.ko\n" % SUM, "outside"),
+        ("%s  /lib/a.ko\n" % SUM, "outside"),
+        ("SHA256 (../a.ko) = %s\n" % SUM, "outside"),
+        ("%s  a.ko\n%s  ./a.ko\n" % (SUM, OTHER), "again"),
+        ("%s a.ko\n" % SUM, "line 1"),
+        ("%s  a.ko\n" % SUM[:-1], "line 1"),
+        ("%s  a.ko\n" % hashlib.sha512(DATA).hexdigest(), "line 1"),
+        ("MD5 (a.ko) = %s\n" % SUM, "line 1"),
+        ("-----BEGIN PGP SIGNED MESSAGE-----\n%s  a.ko\n" % SUM, "line 1"),
+        ("# nothing\n", "lists no file"),
+        ("", "lists no file"),
+    ],
+)
 def test_a_list_that_could_be_read_in_two_ways_is_refused(text, words):
     assert words in refused("CHECKSUMS_MALFORMED", _supply.parse, "list", text.encode())
 
 
 def test_a_file_that_is_not_listed_under_its_own_name_is_refused(vendor):
     supply = _supply.read(str(vendor / "SHA256SUMS"), None, None)
-    for path in ("builds/3/vendor.ko", "vendor.ko", "builds/1/Vendor.ko", "builds/vendor.ko", "../builds/1/vendor.ko"):
-        assert "builds" in refused("CHECKSUM_UNLISTED", supply.check, str(vendor / path), DATA) or path == "vendor.ko"
+    for path in (
+        "builds/3/vendor.ko",
+        "vendor.ko",
+        "builds/1/Vendor.ko",
+        "builds/vendor.ko",
+        "../builds/1/vendor.ko",
+    ):
+        assert (
+            "builds" in refused("CHECKSUM_UNLISTED", supply.check, str(vendor / path), DATA)
+            or path == "vendor.ko"
+        )
 
 
 def test_a_file_with_other_bytes_is_refused(vendor):
@@ -97,6 +125,7 @@ def test_a_link_to_the_directory_is_the_directory(vendor, tmp_path_factory):
 
 # The signature, by each tool
 
+
 class Signer:
     """Makes keys and signatures of one kind in a directory of its own."""
 
@@ -107,19 +136,39 @@ class Signer:
         directory.mkdir(mode=0o700)
 
     def run(self, *command, **options):
-        return subprocess.run(command, cwd=str(self.directory), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True, **options).stdout
+        return subprocess.run(
+            command,
+            cwd=str(self.directory),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            check=True,
+            **options,
+        ).stdout
 
 
 class Gpg(Signer):
     tool = "gpg"
 
     def gpg(self, *options, **more):
-        return self.run("gpg", "--homedir", str(self.directory), "--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", "",
-                        *options, **more)
+        return self.run(
+            "gpg",
+            "--homedir",
+            str(self.directory),
+            "--batch",
+            "--yes",
+            "--pinentry-mode",
+            "loopback",
+            "--passphrase",
+            "",
+            *options,
+            **more,
+        )
 
     def key(self, name, expires="never"):
         more = ["--faked-system-time", "20200101T000000"] if expires != "never" else []
-        self.gpg(*more, "--quick-generate-key", "%s <%s@vendor.example>" % (name, name), "ed25519", "sign", expires)
+        self.gpg(
+            *more, "--quick-generate-key", "%s <%s@vendor.example>" % (name, name), "ed25519", "sign", expires
+        )
         return self.public(name)
 
     def public(self, name, armor=True):
@@ -129,8 +178,16 @@ class Gpg(Signer):
 
     def sign(self, path, name, armor=True, when=None):
         made = self.directory / "signature"
-        self.gpg(*(["--faked-system-time", when] if when else []), *(["--armor"] if armor else []), "--local-user", name, "--output", str(made),
-                 "--detach-sign", str(path))
+        self.gpg(
+            *(["--faked-system-time", when] if when else []),
+            *(["--armor"] if armor else []),
+            "--local-user",
+            name,
+            "--output",
+            str(made),
+            "--detach-sign",
+            str(path),
+        )
         return made
 
     def close(self):
@@ -143,7 +200,9 @@ class Ssh(Signer):
     def key(self, name, options=""):
         self.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name)
         path = self.directory / (name + ".allowed")
-        path.write_text("%s@vendor.example %s %s" % (name, options, (self.directory / (name + ".pub")).read_text()))
+        path.write_text(
+            "%s@vendor.example %s %s" % (name, options, (self.directory / (name + ".pub")).read_text())
+        )
         return path
 
     def sign(self, path, name, namespace="file"):
@@ -240,7 +299,13 @@ def test_a_damaged_signature_is_refused(signer, vendor):
 def test_a_keyring_of_another_kind_or_none_at_all_is_refused(signer, vendor):
     signer.key("release")
     signature = signer.sign(vendor / "SHA256SUMS", "release")
-    assert refused("SIGNER_UNKNOWN" if signer.tool == "ssh-keygen" else "KEYRING_UNREADABLE", read, vendor, signature, vendor / "SHA256SUMS")
+    assert refused(
+        "SIGNER_UNKNOWN" if signer.tool == "ssh-keygen" else "KEYRING_UNREADABLE",
+        read,
+        vendor,
+        signature,
+        vendor / "SHA256SUMS",
+    )
     refused("PATH_MISSING", read, vendor, signature, vendor / "nothing")
 
 
@@ -262,16 +327,25 @@ def test_bare_packets_and_a_keyring_of_several_keys_do_as_well(gpg, vendor):
     gpg.key("first")
     gpg.key("release")
     both = gpg.directory / "both"
-    both.write_bytes(gpg.public("first", armor=False).read_bytes() + gpg.public("release", armor=False).read_bytes())
+    both.write_bytes(
+        gpg.public("first", armor=False).read_bytes() + gpg.public("release", armor=False).read_bytes()
+    )
     assert "release@" in read(vendor, gpg.sign(vendor / "SHA256SUMS", "release", armor=False), both).signer
-    assert "release@" in read(vendor, gpg.sign(vendor / "SHA256SUMS", "release"), gpg.directory / "pubring.kbx").signer
+    assert (
+        "release@"
+        in read(vendor, gpg.sign(vendor / "SHA256SUMS", "release"), gpg.directory / "pubring.kbx").signer
+    )
 
 
 def test_one_known_signer_of_two_is_enough_and_is_the_one_named(gpg, vendor):
     gpg.key("first")
     keyring = gpg.key("second")
     both = gpg.directory / "both.sig"
-    both.write_bytes(b"".join(gpg.sign(vendor / "SHA256SUMS", name, armor=False).read_bytes() for name in ("second", "first")))
+    both.write_bytes(
+        b"".join(
+            gpg.sign(vendor / "SHA256SUMS", name, armor=False).read_bytes() for name in ("second", "first")
+        )
+    )
     signer = read(vendor, both, keyring).signer
     assert "second@" in signer and "first@" not in signer
 
@@ -287,14 +361,22 @@ def test_a_revoked_key_is_refused(gpg, vendor):
 
 def test_a_key_or_a_signature_that_has_expired_is_refused(gpg, ssh, vendor):
     keyring = gpg.key("release", expires="20200201T000000")
-    refused("SIGNER_EXPIRED", read, vendor, gpg.sign(vendor / "SHA256SUMS", "release", when="20200110T000000"), keyring)
+    refused(
+        "SIGNER_EXPIRED",
+        read,
+        vendor,
+        gpg.sign(vendor / "SHA256SUMS", "release", when="20200110T000000"),
+        keyring,
+    )
     keyring = ssh.key("release", 'valid-before="20200201"')
     refused("SIGNER_EXPIRED", read, vendor, ssh.sign(vendor / "SHA256SUMS", "release"), keyring)
 
 
 def test_a_signature_for_another_purpose_is_refused(ssh, vendor):
     keyring = ssh.key("release")
-    refused("SIGNATURE_BAD", read, vendor, ssh.sign(vendor / "SHA256SUMS", "release", namespace="git"), keyring)
+    refused(
+        "SIGNATURE_BAD", read, vendor, ssh.sign(vendor / "SHA256SUMS", "release", namespace="git"), keyring
+    )
     keyring = ssh.key("email", 'namespaces="email"')
     refused("SIGNER_UNKNOWN", read, vendor, ssh.sign(vendor / "SHA256SUMS", "email"), keyring)
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """BTF is read by its own format's rules, and structures that differ are noted."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,12 +20,19 @@ from tests.forge.elf import Section, elf
 from tests.forge.ko import RELEASE, ko
 
 OLDER = "6.1.0-8-amd64"
-# Types by id: 1 int, 2 struct device, 3 struct inner without a name, 4 const, 5 pointer, 6 array, 7 typedef, 8 a function and 9 its prototype
-TYPES = (btf_int("int", 4),
-         btf_struct("device", 16, [("id", 1, 0), ("", 3, 64), ("flag", 1, 96)]),
-         btf_struct("", 8, [("inner", 1, 0)]),
-         btf_type(btf.CONST, "", 2), btf_type(btf.PTR, "", 4), btf_array(5), btf_type(btf.TYPEDEF, "devices", 6),
-         btf_type(btf.FUNC, "probe", 9), btf_function(1, [("device", 5)]))
+# Types by id: 1 int, 2 struct device, 3 struct inner without a name, 4 const, 5 pointer, 6 array, 7 typedef,
+# 8 a function and 9 its prototype
+TYPES = (
+    btf_int("int", 4),
+    btf_struct("device", 16, [("id", 1, 0), ("", 3, 64), ("flag", 1, 96)]),
+    btf_struct("", 8, [("inner", 1, 0)]),
+    btf_type(btf.CONST, "", 2),
+    btf_type(btf.PTR, "", 4),
+    btf_array(5),
+    btf_type(btf.TYPEDEF, "devices", 6),
+    btf_type(btf.FUNC, "probe", 9),
+    btf_function(1, [("device", 5)]),
+)
 
 
 def test_layouts():
@@ -47,7 +55,7 @@ def test_types_that_lead_to_each_other():
 @given(st.binary(max_size=200))
 def test_any_bytes(data):
     whole = forged.btf(TYPES)
-    for damaged in (data, whole[:24] + data + whole[24 + len(data):]):
+    for damaged in (data, whole[:24] + data + whole[24 + len(data) :]):
         try:
             found = btf.Btf(damaged)
             found.behind(found.referred())
@@ -63,24 +71,39 @@ def judged(root, module, now, older=None):
             families.kernel(root, release)
             (root / "boot" / ("vmlinuz-" + release)).write_bytes(elf([Section(".BTF", forged.btf(types))]))
     kernel = kernels.kernel(Host(str(root)), RELEASE)
-    verdict, = loader.judge(kernel, [modules.parse(module, "/opt/vendor.ko")], OFFLINE, structs=True)
+    (verdict,) = loader.judge(kernel, [modules.parse(module, "/opt/vendor.ko")], OFFLINE, structs=True)
     assert verdict.compatible
-    return [(finding.symbol, finding.wanted, finding.found) for finding in verdict.findings if finding.code == "STRUCT_CHANGED"]
+    return [
+        (finding.symbol, finding.wanted, finding.found)
+        for finding in verdict.findings
+        if finding.code == "STRUCT_CHANGED"
+    ]
 
 
 USER = ko(release=OLDER, extra=[Section(".BTF", forged.btf([btf_type(btf.PTR, "", 2)]))])
 DEVICE = TYPES[1]
 
 
-@pytest.mark.parametrize("now,note", [
-    (DEVICE, []),
-    (btf_struct("device", 24, [("id", 1, 0), ("flag", 1, 160)]), [("device", "16 bytes", "24 bytes")]),
-    (btf_struct("device", 16, [("id", 1, 0), ("flag", 1, 32)]), [("device", "inner at bit 64", "flag at bit 32")]),
-    (btf_struct("device", 16, [("id", 1, 0), ("", 3, 64), ("flag", 1, 32)]), [("device", "flag at bit 96", "flag at bit 32")]),
-    (btf_struct("device", 16, [("id", 1, 0), ("", 3, 64), ("flag", 1, 96), ("new", 1, 32)]),
-     [("device", "nothing at bit 0", "new at bit 32")]),
-    (btf_struct("other", 16, []), []),
-])
+@pytest.mark.parametrize(
+    "now,note",
+    [
+        (DEVICE, []),
+        (btf_struct("device", 24, [("id", 1, 0), ("flag", 1, 160)]), [("device", "16 bytes", "24 bytes")]),
+        (
+            btf_struct("device", 16, [("id", 1, 0), ("flag", 1, 32)]),
+            [("device", "inner at bit 64", "flag at bit 32")],
+        ),
+        (
+            btf_struct("device", 16, [("id", 1, 0), ("", 3, 64), ("flag", 1, 32)]),
+            [("device", "flag at bit 96", "flag at bit 32")],
+        ),
+        (
+            btf_struct("device", 16, [("id", 1, 0), ("", 3, 64), ("flag", 1, 96), ("new", 1, 32)]),
+            [("device", "nothing at bit 0", "new at bit 32")],
+        ),
+        (btf_struct("other", 16, []), []),
+    ],
+)
 def test_against_the_kernel_that_it_was_built_for(now, note, tmp_path):
     assert judged(tmp_path, USER, (TYPES[0], now) + TYPES[2:], TYPES) == note
 
@@ -91,10 +114,15 @@ def test_that_kernel_is_not_installed(tmp_path):
 
 @pytest.mark.parametrize("size,note", [(16, []), (12, [("device", "12 bytes", "16 bytes")])])
 def test_what_the_module_keeps_of_that_kernel(size, note, tmp_path):
-    extra = [Section(".BTF", forged.btf([])), Section(".BTF.base", forged.btf([btf_struct("device", size, [])]))]
+    extra = [
+        Section(".BTF", forged.btf([])),
+        Section(".BTF.base", forged.btf([btf_struct("device", size, [])])),
+    ]
     assert judged(tmp_path, ko(release=OLDER, extra=extra), TYPES) == note
 
 
 def test_a_newer_kind_of_type_is_no_fault():
-    module = modules.parse(ko(extra=[Section(".BTF", forged.btf([btf_type(29, "new", 1)]))]), "/opt/vendor.ko")
+    module = modules.parse(
+        ko(extra=[Section(".BTF", forged.btf([btf_type(29, "new", 1)]))]), "/opt/vendor.ko"
+    )
     assert (module.btf, module.btf_ids) == ("ok", ())

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A cached answer is the one that was stored, for the very same files; anything doubtful is read anew."""
+
 import os
 
 import pytest

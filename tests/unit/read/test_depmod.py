@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The file that modprobe loads for a module name is known, also where depmod has not run yet."""
+
 import os
 import shutil
 import subprocess
@@ -34,22 +35,61 @@ def chosen(root):
 
 def test_modules_dep_is_what_modprobe_goes_by(root):
     root(DIRECTORY + "/updates/foo-bar.ko")
-    root(DIRECTORY + "/modules.dep", "kernel/drivers/a/foo-bar.ko: kernel/lib/b.ko\nkernel/lib/b.ko:\n/opt/extra/c.ko.xz:\n")
-    assert chosen(root) == {"foo_bar": DIRECTORY + "/kernel/drivers/a/foo-bar.ko", "b": DIRECTORY + "/kernel/lib/b.ko", "c": "/opt/extra/c.ko.xz"}
+    root(
+        DIRECTORY + "/modules.dep",
+        "kernel/drivers/a/foo-bar.ko: kernel/lib/b.ko\nkernel/lib/b.ko:\n/opt/extra/c.ko.xz:\n",
+    )
+    assert chosen(root) == {
+        "foo_bar": DIRECTORY + "/kernel/drivers/a/foo-bar.ko",
+        "b": DIRECTORY + "/kernel/lib/b.ko",
+        "c": "/opt/extra/c.ko.xz",
+    }
 
 
 CASES = {
-    "updates come first without any configuration": (["updates/foo-bar.ko", "extra/foo-bar.ko"], None, "updates/foo-bar.ko"),
-    "in-tree beats what no search line names": (["kernel/a/x.ko"], "search updates built-in", "kernel/a/x.ko"),
-    "the order of search": (["extra/x.ko", "kernel/x.ko", "weak-updates/x.ko"], "search updates extra built-in weak-updates", "extra/x.ko"),
-    "weak-updates behind built-in": (["kernel/x.ko", "weak-updates/x.ko"], "search updates extra built-in weak-updates", "kernel/x.ko"),
+    "updates come first without any configuration": (
+        ["updates/foo-bar.ko", "extra/foo-bar.ko"],
+        None,
+        "updates/foo-bar.ko",
+    ),
+    "in-tree beats what no search line names": (
+        ["kernel/a/x.ko"],
+        "search updates built-in",
+        "kernel/a/x.ko",
+    ),
+    "the order of search": (
+        ["extra/x.ko", "kernel/x.ko", "weak-updates/x.ko"],
+        "search updates extra built-in weak-updates",
+        "extra/x.ko",
+    ),
+    "weak-updates behind built-in": (
+        ["kernel/x.ko", "weak-updates/x.ko"],
+        "search updates extra built-in weak-updates",
+        "kernel/x.ko",
+    ),
     "a suffix makes no other module": (["kernel/x.ko.xz", "updates/x.ko"], None, "updates/x.ko"),
     "a hyphen makes no other module": (["kernel/x-y.ko", "updates/x_y.ko"], None, "updates/x_y.ko"),
-    "override for every kernel": (["kernel/x.ko", "updates/x.ko", "weak-updates/x.ko"], "override x * weak-updates", "weak-updates/x.ko"),
-    "override for this kernel": (["kernel/x.ko", "extra/v/x.ko"], "override x 6.1.0-1-test extra/v", "extra/v/x.ko"),
-    "override for another kernel": (["kernel/x.ko", "extra/x.ko", "updates/x.ko"], "override x 5.* extra", "updates/x.ko"),
+    "override for every kernel": (
+        ["kernel/x.ko", "updates/x.ko", "weak-updates/x.ko"],
+        "override x * weak-updates",
+        "weak-updates/x.ko",
+    ),
+    "override for this kernel": (
+        ["kernel/x.ko", "extra/v/x.ko"],
+        "override x 6.1.0-1-test extra/v",
+        "extra/v/x.ko",
+    ),
+    "override for another kernel": (
+        ["kernel/x.ko", "extra/x.ko", "updates/x.ko"],
+        "override x 5.* extra",
+        "updates/x.ko",
+    ),
     "override over several lines": (["kernel/x.ko", "extra/x.ko"], "override x \\\n * extra", "extra/x.ko"),
-    "build and source are no modules": (["kernel/x.ko", "build/x.ko"], "search build built-in", "kernel/x.ko"),
+    "build and source are no modules": (
+        ["kernel/x.ko", "build/x.ko"],
+        "search build built-in",
+        "kernel/x.ko",
+    ),
 }
 
 
@@ -74,7 +114,11 @@ def test_the_real_depmod_chooses_the_same(root, case):
     ours = chosen(root)
     for name in ("modules.order", "modules.builtin"):
         root(DIRECTORY + "/" + name)
-    subprocess.run(["depmod", "-b", str(root.path), "-C", str(root.path / "etc/depmod.d"), REL], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["depmod", "-b", str(root.path), "-C", str(root.path / "etc/depmod.d"), REL],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     assert chosen(root) == ours
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a kernel exports comes from the best source that agrees with its own modules, and from none that does not."""
+"""What a kernel exports comes from the best source that agrees with its own modules, and from none that does
+not.
+"""
+
 import os
 
 import pytest
@@ -20,8 +23,9 @@ from tests.forge.ko import RELEASE
 LAYOUT = images.LAYOUTS["6.1"]
 VMLINUX = images.symbols(LAYOUT)
 SCSI = forged.Export("scsi_add_host", 0x66, False, "SCSI")
-SYMVERS = tuple((name, export.crc, export.gpl, export.namespace, "vmlinux") for name, export in VMLINUX.items()) + (
-    ("scsi_add_host", 0x66, False, "SCSI", "drivers/scsi/scsi_mod"),)
+SYMVERS = tuple(
+    (name, export.crc, export.gpl, export.namespace, "vmlinux") for name, export in VMLINUX.items()
+) + (("scsi_add_host", 0x66, False, "SCSI", "drivers/scsi/scsi_mod"),)
 EXPECTED = dict(VMLINUX, scsi_add_host=Export(0x66, False, "SCSI", "scsi_mod"))
 STALE = tuple((name, crc ^ 1, gpl, namespace, module) for name, crc, gpl, namespace, module in SYMVERS)
 IN_TREE = [("module_layout", VMLINUX["module_layout"].crc), ("kfree", VMLINUX["kfree"].crc)]
@@ -39,7 +43,9 @@ class Machine:
         self.top = families.kernel(root, exports=symvers, in_tree=in_tree, init=None)
         (self.top / "kernel/drivers/net/dummy.ko").unlink()  # built for other exports
         if image:
-            (root / "boot" / ("vmlinuz-" + RELEASE)).write_bytes(images.bzimage(images.payload("xz", images.vmlinux(LAYOUT, VMLINUX))))
+            (root / "boot" / ("vmlinuz-" + RELEASE)).write_bytes(
+                images.bzimage(images.payload("xz", images.vmlinux(LAYOUT, VMLINUX)))
+            )
         self.root = root
 
     def add(self, path, data):
@@ -83,7 +89,9 @@ def test_symvers_that_lacks_what_a_module_needs_is_stale(tmp_path):
 
 def test_damaged_symvers_is_named_and_the_image_believed(tmp_path):
     machine = Machine(tmp_path)
-    (tmp_path / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers").write_bytes(b"\x1f\x8b\x08 no more than that")
+    (tmp_path / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers").write_bytes(
+        b"\x1f\x8b\x08 no more than that"
+    )
     assert machine.kernel().exports == EXPECTED
     assert codes(machine.kernel()) == ["COMP_CORRUPT"]
 
@@ -112,7 +120,9 @@ def test_a_vendors_module_written_over_the_kernels_own_is_no_witness(tmp_path):
 @pytest.mark.parametrize("symvers", [SYMVERS, None])
 def test_a_module_in_updates_shadows_the_kernels_own(tmp_path, symvers):
     machine = Machine(tmp_path, symvers=symvers)
-    machine.add("updates/scsi_mod.ko.xz", BY_LIBRARY["xz"](own("scsi_mod", [forged.Export("scsi_new", 0x77, True)])))
+    machine.add(
+        "updates/scsi_mod.ko.xz", BY_LIBRARY["xz"](own("scsi_mod", [forged.Export("scsi_new", 0x77, True)]))
+    )
     exports = machine.kernel().exports
     assert "scsi_add_host" not in exports
     assert exports["scsi_new"] == Export(0x77, True, "", "scsi_mod")
@@ -140,7 +150,9 @@ def test_a_module_that_cannot_be_read_exports_nothing(tmp_path):
 
 @pytest.mark.parametrize("symvers", [SYMVERS, None])
 @pytest.mark.parametrize("code", ["COMP_UNSUPPORTED", "EACCES", "PYELFTOOLS_MISSING"])
-def test_what_this_machine_cannot_read_is_unknown_rather_than_not_exported(tmp_path, monkeypatch, symvers, code):
+def test_what_this_machine_cannot_read_is_unknown_rather_than_not_exported(
+    tmp_path, monkeypatch, symvers, code
+):
     machine = Machine(tmp_path, symvers=symvers)
 
     def fail(data, path, *_):
@@ -154,7 +166,10 @@ def test_what_this_machine_cannot_read_is_unknown_rather_than_not_exported(tmp_p
 
 def test_modules_symbols_saves_reading_the_modules_that_export_nothing(tmp_path):
     machine = Machine(tmp_path, symvers=None)
-    machine.add("modules.symbols", b"# Aliases for symbols, used by symbol_request().\nalias symbol:scsi_add_host scsi_mod\n")
+    machine.add(
+        "modules.symbols",
+        b"# Aliases for symbols, used by symbol_request().\nalias symbol:scsi_add_host scsi_mod\n",
+    )
     assert machine.kernel().exports == EXPECTED
 
 
@@ -172,7 +187,9 @@ def test_the_second_reading_comes_from_the_cache(tmp_path, monkeypatch):
     assert machine.kernel(keeps_cache=True).exports == EXPECTED
     there = listing(tmp_path)
     assert "var/cache/outoftree.kmod/" + RELEASE in there
-    monkeypatch.setattr("ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_image.unpack", None)
+    monkeypatch.setattr(
+        "ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_image.unpack", None
+    )
     stamp = os.stat(str(tmp_path / "var/cache/outoftree.kmod")).st_mtime_ns
     assert machine.kernel(keeps_cache=True).exports == EXPECTED
     assert listing(tmp_path) == there
@@ -203,7 +220,9 @@ def test_a_source_that_was_not_believed_is_noted_in_the_verdict(tmp_path):
     module = ko.parse(forged.ko("vendor", IN_TREE), "vendor.ko")
     (verdict,) = loader.judge(kernel, [module])
     assert verdict.verdict == "compatible"
-    assert ("KERNEL_SYMVERS_STALE", "note") in [(finding.code, finding.effect) for finding in verdict.findings]
+    assert ("KERNEL_SYMVERS_STALE", "note") in [
+        (finding.code, finding.effect) for finding in verdict.findings
+    ]
 
 
 def test_vermagic_comes_from_the_image_where_no_module_is_left(tmp_path):

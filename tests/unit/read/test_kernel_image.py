@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The exports of a kernel are read out of any boot image, to the last symbol, and nothing is believed that does not add up."""
+"""The exports of a kernel are read out of any boot image, to the last symbol, and nothing is believed that
+does not add up.
+"""
+
 import contextlib
 
 import pytest
@@ -127,7 +130,9 @@ def test_a_payload_that_unpacks_without_end_is_stopped(monkeypatch):
     assert refused(images.bzimage(images.payload("xz", bytes(2 << 20)))) == "COMP_LIMIT"
 
 
-@pytest.mark.parametrize("data", [b"", b"MZ", b"text\n" * 999, bytes(1 << 17), b"\x7fELF", b"MZ\0\0zimg", images.bzimage(b"")])
+@pytest.mark.parametrize(
+    "data", [b"", b"MZ", b"text\n" * 999, bytes(1 << 17), b"\x7fELF", b"MZ\0\0zimg", images.bzimage(b"")]
+)
 def test_what_is_no_kernel_is_refused(data):
     assert refused(data) in ("KERNEL_IMAGE_UNKNOWN", "KERNEL_IMAGE_NO_EXPORTS")
 
@@ -151,9 +156,15 @@ def test_raw_tables_that_do_not_add_up_are_not_believed():
     exports = images.symbols(NEW)
     image = images.arm64(NEW, exports)
     start = image.index(b"module:kvm")
-    assert refused(image[:start] + b"\x80" * 20 + image[start + 20:]) == "KERNEL_IMAGE_NO_EXPORTS"
-    assert refused(image.replace(b"module_layout\0", b"module_laiout\0").replace(b"kfree\0", b"kfrei\0").replace(b"vfree\0", b"vfrei\0")) \
+    assert refused(image[:start] + b"\x80" * 20 + image[start + 20 :]) == "KERNEL_IMAGE_NO_EXPORTS"
+    assert (
+        refused(
+            image.replace(b"module_layout\0", b"module_laiout\0")
+            .replace(b"kfree\0", b"kfrei\0")
+            .replace(b"vfree\0", b"vfrei\0")
+        )
         == "KERNEL_IMAGE_NO_EXPORTS"
+    )
 
 
 def test_raw_tables_out_of_order_are_not_believed():
@@ -162,15 +173,23 @@ def test_raw_tables_out_of_order_are_not_believed():
     assert refused(image.replace(b"plain_1\0", b"zzzzz_1\0")) == "KERNEL_IMAGE_NO_EXPORTS"
 
 
-BUILT = [images.vmlinux(NEW, images.symbols(NEW)), images.arm64(NEW, images.symbols(NEW)), images.bzimage(b"\x1f\x8b")]
+BUILT = [
+    images.vmlinux(NEW, images.symbols(NEW)),
+    images.arm64(NEW, images.symbols(NEW)),
+    images.bzimage(b"\x1f\x8b"),
+]
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(BUILT), st.lists(st.tuples(st.integers(0, 1 << 14), st.binary(min_size=1, max_size=8)), max_size=8), st.integers(0, 1 << 14))
+@given(
+    st.sampled_from(BUILT),
+    st.lists(st.tuples(st.integers(0, 1 << 14), st.binary(min_size=1, max_size=8)), max_size=8),
+    st.integers(0, 1 << 14),
+)
 def test_a_damaged_image_gives_an_answer_or_the_one_error(image, damage, cut):
     data = bytearray(image)
     for at, junk in damage:
         at %= len(data)
-        data[at:at + len(junk)] = junk
+        data[at : at + len(junk)] = junk
     with contextlib.suppress(KmodError):
-        read(bytes(data[:len(data) - cut // 64]))
+        read(bytes(data[: len(data) - cut // 64]))

@@ -427,7 +427,9 @@ def test_a_name_that_is_a_directory_elsewhere(tmp_path):
 
 
 def test_symbols_of_modules_that_other_packages_have_are_not_refused(tmp_path):
-    """kernel-core has the symvers of all modules, kernel-modules-core most modules, and the rest are in packages that a host may have or not."""
+    """kernel-core has the symvers of all modules, kernel-modules-core most modules, and the rest are in
+    packages that a host may have or not.
+    """
     files = el_core(tmp_path)
     files["lib/modules/%s/modules.order" % RELEASE] = (
         b"kernel/drivers/net/dummy.ko\nkernel/drivers/scsi/scsi_mod.ko\n"
@@ -474,7 +476,9 @@ def test_a_package_that_says_too_much(tmp_path):
 
 
 def test_a_refusal_by_what_only_its_modules_tell_for_certain_is_not(tmp_path):
-    """Whether a kernel of 7.x wants flags of exports is seen in what its modules export; whether it has a key, by who signed them."""
+    """Whether a kernel of 7.x wants flags of exports is seen in what its modules export; whether it has a
+    key, by who signed them.
+    """
     release = "7.0.1-amd64"
     giver = ko("vendor", release=release, exports=[Export("given", 1)])
     with opened(tmp_path, *sources(tmp_path, a=deb(files=headers_of(release)))) as kernels:

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Modules out of packages: hand-made ones, and those that the families' own tools make."""
+
 import bz2
 import gzip
 import lzma
@@ -16,7 +17,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import package
 from tests.forge.package import FILES, deb, rpm
 
-MODULES = [("lib/modules/5.14.0-1/extra/vendor/helper.ko.xz", b"helper!"), ("lib/modules/5.14.0-1/extra/vendor/vendor.ko", b"module")]
+MODULES = [
+    ("lib/modules/5.14.0-1/extra/vendor/helper.ko.xz", b"helper!"),
+    ("lib/modules/5.14.0-1/extra/vendor/vendor.ko", b"module"),
+]
 
 
 def modules(tmp_path, data, name="package.deb"):
@@ -24,8 +28,15 @@ def modules(tmp_path, data, name="package.deb"):
     return sorted(package.modules(Host(str(tmp_path)), "/" + name))
 
 
-@pytest.mark.parametrize("compress,name", [(gzip.compress, "data.tar.gz"), (lzma.compress, "data.tar.xz"), (bz2.compress, "data.tar.bz2"),
-                                           (bytes, "data.tar")])
+@pytest.mark.parametrize(
+    "compress,name",
+    [
+        (gzip.compress, "data.tar.gz"),
+        (lzma.compress, "data.tar.xz"),
+        (bz2.compress, "data.tar.bz2"),
+        (bytes, "data.tar"),
+    ],
+)
 def test_deb(tmp_path, compress, name):
     assert modules(tmp_path, deb(compress, name)) == MODULES
 
@@ -40,8 +51,20 @@ def test_a_path_cannot_lead_out(tmp_path, made):
     assert modules(tmp_path, made(files={"../../etc/evil.ko": b"x"})) == [("etc/evil.ko", b"x")]
 
 
-@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", deb()[:70], deb()[:-30], rpm()[:50], rpm()[:130], rpm(bytes)[:-200], rpm()[:-20],
-                                  rpm().replace(b"\x8e\xad\xe8", b"\x8e\xad\xe9")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"#!/bin/sh\n",
+        deb()[:70],
+        deb()[:-30],
+        rpm()[:50],
+        rpm()[:130],
+        rpm(bytes)[:-200],
+        rpm()[:-20],
+        rpm().replace(b"\x8e\xad\xe8", b"\x8e\xad\xe9"),
+    ],
+)
 def test_what_is_no_whole_package_is_an_error_that_names_it(tmp_path, data):
     with pytest.raises(KmodError) as error:
         modules(tmp_path, data)
@@ -64,20 +87,43 @@ def test_what_dpkg_makes(tmp_path, form):
     for path, data in list(FILES.items()) + [("DEBIAN/control", control)]:
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_bytes(data)
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Z" + form, "--build", str(tree), str(tmp_path / "p.deb")],
-                   check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Z" + form, "--build", str(tree), str(tmp_path / "p.deb")],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     assert sorted(package.modules(Host(str(tmp_path)), "/p.deb")) == MODULES
 
 
 @pytest.mark.skipif(not shutil.which("rpmbuild"), reason="needs rpmbuild")
 @pytest.mark.parametrize("form", ["w9.gzdio", "w2.xzdio", "w3.zstdio"])
 def test_what_rpmbuild_makes(tmp_path, form):
-    install = "".join("mkdir -p %%{buildroot}/%s\nprintf %%%%s '%s' > %%{buildroot}/%s\n" % (path.rsplit("/", 1)[0], data.decode(), path)
-                      for path, data in FILES.items())
+    install = "".join(
+        "mkdir -p %%{buildroot}/%s\nprintf %%%%s '%s' > %%{buildroot}/%s\n"
+        % (path.rsplit("/", 1)[0], data.decode(), path)
+        for path, data in FILES.items()
+    )
     spec = tmp_path / "v.spec"
-    spec.write_text("Name: v\nVersion: 1\nRelease: 1\nSummary: v\nLicense: x\nBuildArch: noarch\n%%description\nv\n%%install\n%s%%files\n%s\n"
-                    % (install, "\n".join("/" + path for path in FILES)))
-    subprocess.run(["rpmbuild", "-bb", "--quiet", "--define", "_topdir %s" % tmp_path, "--define", "_binary_payload " + form,
-                    "--define", "__os_install_post true", str(spec)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    spec.write_text(
+        "Name: v\nVersion: 1\nRelease: 1\nSummary: v\nLicense: x\nBuildArch: noarch\n%%description\nv\n%%install\n%s%%files\n%s\n"
+        % (install, "\n".join("/" + path for path in FILES))
+    )
+    subprocess.run(
+        [
+            "rpmbuild",
+            "-bb",
+            "--quiet",
+            "--define",
+            "_topdir %s" % tmp_path,
+            "--define",
+            "_binary_payload " + form,
+            "--define",
+            "__os_install_post true",
+            str(spec),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     (built,) = (tmp_path / "RPMS").rglob("*.rpm")
     assert modules(tmp_path, built.read_bytes(), "package.rpm") == MODULES

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Every version of pyelftools that is promised reads the same out of the same files."""
+
 import functools
 import json
 import os
@@ -16,7 +17,9 @@ import pytest
 from tests import CHECKOUT
 from tests.lab import debian
 
-REQUIREMENT = re.search(r"^pyelftools>=([\d.]+),<([\d.]+)", (Path(CHECKOUT) / "requirements.txt").read_text(), re.M)
+REQUIREMENT = re.search(
+    r"^pyelftools>=([\d.]+),<([\d.]+)", (Path(CHECKOUT) / "requirements.txt").read_text(), re.M
+)
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 READ = """
@@ -54,7 +57,13 @@ def number(version):
 @functools.lru_cache()
 def promised():
     """The versions within the requirement that pip's index has; none without a network."""
-    done = subprocess.run(PIP + ["index", "versions", "pyelftools"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120, check=False)
+    done = subprocess.run(
+        PIP + ["index", "versions", "pyelftools"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
     found = re.search(r"^Available versions: (.*)", done.stdout.decode(), re.M)
     lowest, above = (number(each) for each in REQUIREMENT.groups())
     versions = sorted(found.group(1).split(", "), key=number) if found else []
@@ -62,16 +71,29 @@ def promised():
 
 
 def reading(directory=None):
-    """[version, codes of errors, digest of all that was read] with the pyelftools in a directory, or with the one that is installed."""
+    """[version, codes of errors, digest of all that was read] with the pyelftools in a directory, or with the
+    one that is installed.
+    """
     path = [str(directory)] * bool(directory) + [str(CHECKOUT)]
-    done = subprocess.run([sys.executable, "-c", READ], env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)), stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", READ],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(path)),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     return json.loads(done.stdout.decode())
 
 
 def fetched(version):
     """Where that version lies: outside of the checkout, and fetched once."""
-    return debian.once(debian.cache() / "pyelftools" / version, lambda path: subprocess.run(
-        PIP + ["install", "--quiet", "--no-deps", "--target", str(path), "pyelftools==" + version], check=True, stderr=subprocess.DEVNULL))
+    return debian.once(
+        debian.cache() / "pyelftools" / version,
+        lambda path: subprocess.run(
+            PIP + ["install", "--quiet", "--no-deps", "--target", str(path), "pyelftools==" + version],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        ),
+    )
 
 
 def test_no_header_at_all_is_an_error():

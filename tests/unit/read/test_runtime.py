@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What a running machine says of itself counts, and that of another one is not looked at."""
+
 import os
 
 import pytest
@@ -22,10 +23,13 @@ FILES = {
     "proc/cmdline": b"root=/dev/vda1 module_blacklist=floppy,pcspkr quiet module_blacklist=vendor modprobe.blacklist=nouveau\n",
     "proc/modules": b"ext4 1 1 - Live 0x0\nvendor 1 0 - Live 0x0 (OE)\n",
     "proc/keys": b"0b0 I------ 1 perm 1f010000 0 0 asymmetri Vendor signing key: 0123: X509.rsa 0123 []\n"
-                 b"0c0 I------ 2 perm 1f0b0000 0 0 keyring .blacklist: 1\n"
-                 b"0d0 I------ 1 perm 1f010000 0 0 blacklist bin:" + b"5a" * 32 + b"\n"
-                 b"0e0 I------ 1 perm 1f010000 0 0 blacklist tbs:" + b"5b" * 32 + b"\n",
-    EFI + "MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23": b"\6\0\0\0" + bytes(44) + PKCS7.certificate + OTHER.certificate,
+    b"0c0 I------ 2 perm 1f0b0000 0 0 keyring .blacklist: 1\n"
+    b"0d0 I------ 1 perm 1f010000 0 0 blacklist bin:" + b"5a" * 32 + b"\n"
+    b"0e0 I------ 1 perm 1f010000 0 0 blacklist tbs:" + b"5b" * 32 + b"\n",
+    EFI + "MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23": b"\6\0\0\0"
+    + bytes(44)
+    + PKCS7.certificate
+    + OTHER.certificate,
     EFI + "MokListTrustedRT-605dab50-e046-4300-abb6-3dd810dd8b23": b"\6\0\0\0\1",
     EFI + "dbx-d719b2cb-3d3a-4596-a3bc-dad00e67656f": b"\x27\0\0\0" + bytes(44) + OTHER.certificate,
 }
@@ -40,7 +44,11 @@ def facts_of(root, monkeypatch, files, live=True, running=RELEASE):
         (root / "sys/module" / name).mkdir(parents=True)
     uname = os.uname()
     monkeypatch.setattr(Host, "live", live)
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result((uname.sysname, uname.nodename, running, uname.version, uname.machine)))
+    monkeypatch.setattr(
+        os,
+        "uname",
+        lambda: os.uname_result((uname.sysname, uname.nodename, running, uname.version, uname.machine)),
+    )
     return facts(kernels.installed(Host(str(root)))[0])
 
 
@@ -67,9 +75,21 @@ def test_a_machine_that_is_not_running(tmp_path, monkeypatch):
     assert facts_of(tmp_path, monkeypatch, FILES, live=False) == OFFLINE
 
 
-@pytest.mark.parametrize("files,lockdown", [
-    ({}, None), ({SECURE_BOOT: b"\6\0\0\0\1"}, True), ({SECURE_BOOT: b"\6\0\0\0\0"}, False),
-    ({SECURE_BOOT: b"\6\0\0\0\1", "sys/kernel/security/lockdown": b"[none] integrity confidentiality\n"}, False)])
+@pytest.mark.parametrize(
+    "files,lockdown",
+    [
+        ({}, None),
+        ({SECURE_BOOT: b"\6\0\0\0\1"}, True),
+        ({SECURE_BOOT: b"\6\0\0\0\0"}, False),
+        (
+            {
+                SECURE_BOOT: b"\6\0\0\0\1",
+                "sys/kernel/security/lockdown": b"[none] integrity confidentiality\n",
+            },
+            False,
+        ),
+    ],
+)
 def test_lockdown_where_the_kernel_does_not_say(files, lockdown, tmp_path, monkeypatch):
     assert facts_of(tmp_path, monkeypatch, files).lockdown == lockdown
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Signatures are read as the kernel reads them, and verified where a certificate is at hand."""
+
 import hashlib
 import shutil
 import subprocess
@@ -12,19 +13,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
-from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import certificates, made_by, split, verify
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import (
+    certificates,
+    made_by,
+    split,
+    verify,
+)
 from tests.forge.ko import ko
 from tests.forge.signature import OTHER, PKCS7, signed
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
-CERTIFICATE, = certificates(PKCS7.certificate)
-KEYS = {"RSA": ("rsa:2048",), "P-256": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), "P-384": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384")}
+(CERTIFICATE,) = certificates(PKCS7.certificate)
+KEYS = {
+    "RSA": ("rsa:2048",),
+    "P-256": ("ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+    "P-384": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384"),
+}
 
 
 def test_signer_and_digest():
     body, found = split(signed(ko(), PKCS7.sign(ko())))
     assert body == ko()
-    assert (found.fault, found.signer, found.serial, found.hash) == ("", "Vendor signing key", "1234567890", "sha256")
+    assert (found.fault, found.signer, found.serial, found.hash) == (
+        "",
+        "Vendor signing key",
+        "1234567890",
+        "sha256",
+    )
     assert found.digest == hashlib.sha256(ko()).hexdigest()
     assert made_by(found, CERTIFICATE) and verify(found, CERTIFICATE) is True
 
@@ -47,15 +62,54 @@ def test_certificates_among_other_bytes():
 @pytest.mark.parametrize("kind", KEYS)
 def test_what_openssl_has_signed(kind, tmp_path):
     def openssl(*argv):
-        subprocess.run(["openssl", *argv], cwd=str(tmp_path), check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["openssl", *argv],
+            cwd=str(tmp_path),
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     (tmp_path / "content").write_bytes(ko())
-    openssl("req", "-x509", "-newkey", *KEYS[kind], "-nodes", "-subj", "/CN=somebody", "-keyout", "key", "-out", "certificate", "-outform", "PEM")
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        *KEYS[kind],
+        "-nodes",
+        "-subj",
+        "/CN=somebody",
+        "-keyout",
+        "key",
+        "-out",
+        "certificate",
+        "-outform",
+        "PEM",
+    )
     openssl("x509", "-in", "certificate", "-outform", "DER", "-out", "der")
-    openssl("cms", "-sign", "-binary", "-noattr", "-nocerts", "-md", "sha384", "-outform", "DER", "-in", "content", "-signer", "certificate",
-            "-inkey", "key", "-out", "message")
-    certificate, = certificates((tmp_path / "der").read_bytes())
-    good, bad = (split(signed(data, (tmp_path / "message").read_bytes()))[1] for data in (ko(), ko() + b"more"))
+    openssl(
+        "cms",
+        "-sign",
+        "-binary",
+        "-noattr",
+        "-nocerts",
+        "-md",
+        "sha384",
+        "-outform",
+        "DER",
+        "-in",
+        "content",
+        "-signer",
+        "certificate",
+        "-inkey",
+        "key",
+        "-out",
+        "message",
+    )
+    (certificate,) = certificates((tmp_path / "der").read_bytes())
+    good, bad = (
+        split(signed(data, (tmp_path / "message").read_bytes()))[1] for data in (ko(), ko() + b"more")
+    )
     assert made_by(good, certificate) and good.hash == "sha384"
     assert (verify(good, certificate), verify(bad, certificate)) == (True, False)
     assert verify(good._replace(value=good.value[:-2]), certificate) is False
@@ -71,8 +125,14 @@ def test_no_openssl(monkeypatch):
 
 def test_the_form_until_4_2():
     body, found = split(PKCS7.sign_old(ko()))
-    assert body[:len(ko())] == ko()
-    assert (found.fault, found.id_type, found.signer, found.key_id, found.hash) == ("", 1, "Vendor signing key", CERTIFICATE.key_id, "sha256")
+    assert body[: len(ko())] == ko()
+    assert (found.fault, found.id_type, found.signer, found.key_id, found.hash) == (
+        "",
+        1,
+        "Vendor signing key",
+        CERTIFICATE.key_id,
+        "sha256",
+    )
     assert made_by(found, CERTIFICATE) and verify(found, CERTIFICATE) is True
     assert verify(split(b"more" + PKCS7.sign_old(ko()))[1], CERTIFICATE) is False
 
@@ -80,7 +140,7 @@ def test_the_form_until_4_2():
 @given(st.integers(0, len(PKCS7.message) - 1), st.integers(0, 255))
 @settings(max_examples=300, deadline=None)
 def test_a_damaged_message_is_some_answer(at, value):
-    message = PKCS7.message[:at] + bytes([value]) + PKCS7.message[at + 1:]
+    message = PKCS7.message[:at] + bytes([value]) + PKCS7.message[at + 1 :]
     body, found = split(signed(ko(), message))
     assert body == ko()
     assert found.fault in ("", "SIG_MALFORMED", "SIG_BAD", "SIG_UNSUPPORTED")

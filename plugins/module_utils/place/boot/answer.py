@@ -4,6 +4,7 @@
 
 
 """What is said of boot entries: a row for each, and what these come to for people and for a play."""
+
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .trials import Running
@@ -12,7 +13,9 @@ STATES = ("pending", "failed", "idle", "passed")  # of trials, the one that matt
 
 
 class EntryRow(NamedTuple):
-    """An entry that is there (or can be: ``possible``), or one that is removed: then nothing is told of what it starts."""
+    """An entry that is there (or can be: ``possible``), or one that is removed: then nothing is told of what
+    it starts.
+    """
 
     kernel: str
     id: str
@@ -86,13 +89,20 @@ class EntryAnswer(NamedTuple):
         if not self.rows and self.own:
             return "The boot entries of %s stay as they are: %s." % (self.driver, ", ".join(self.own))
         if not self.rows:
-            left = "There are entries of %s." % ", ".join(self.others) if self.others else "There is none of any driver."
+            left = (
+                "There are entries of %s." % ", ".join(self.others)
+                if self.others
+                else "There is none of any driver."
+            )
             return "There is no boot entry of %s. %s" % (self.driver, left)
         if pending:
             return "The next boot alone tries %s on %s; reboot for that." % (self.driver, ", ".join(pending))
         if failed and self.running.verdict == "none":
-            return "The host should have come up with %s on %s once, and did not, or only without it. It is back on its default. " \
-                "Look at the console's log, or at the journal of the boot before." % (self.driver, ", ".join(failed))
+            return (
+                "The host should have come up with %s on %s once, and did not, or only without it. It is back on its default. "
+                "Look at the console's log, or at the journal of the boot before."
+                % (self.driver, ", ".join(failed))
+            )
         if self.running.verdict != "none":
             return self.running.message
         kernels = ", ".join(row.kernel for row in self.rows)

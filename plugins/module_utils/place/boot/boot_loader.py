@@ -3,7 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 
-"""What there is to know of a boot loader, each in a record that its own file fills in; and one as it was found on a host."""
+"""What there is to know of a boot loader, each in a record that its own file fills in; and one as it was
+found on a host.
+"""
+
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from ...host import Host
@@ -14,23 +17,32 @@ from .view import View
 class BootLoader(NamedTuple):
     """What a boot loader's file says of it. ``loaders.LOADERS`` lists all that are known.
 
-    What changes something plans it in the View, as texts; ``at`` is the loader as it was found. An entry of ours is written and taken
-    out whole, marked as ours (see place.texts).
+    What changes something plans it in the View, as texts; ``at`` is the loader as it was found. An entry of
+    ours is written and taken out whole, marked as ours (see place.texts).
     """
 
     name: str  # of the option ``loader`` and in answers
     looked_for: Tuple[str, ...]  # what tells it, for the error where nothing is found
     found: Callable[[Host], "Optional[Installation]"]  # by the host's files
-    menu: Callable[[View, "Installation"], Menu]  # Errors: CONFIG_MISSING, CONFIG_MALFORMED and others of reading
-    lines: Callable[[View, "Installation", Entry], List[str]]  # the command lines that the kernel may get, one for each way through an entry
-    add: Callable[[View, "Installation", New], None]  # an entry of ours, or what it is to be now. It never becomes the default by its place
-    drop: Callable[[View, "Installation", Entry], None]  # an entry of ours, once nothing names it any more (``forget``)
-    set_default: Callable[[View, "Installation", Entry], None]  # the default that is replaced is remembered beside it
-    set_once: Callable[[View, "Installation", Entry], None]  # for the next boot alone. Error: ONCE_NOT_SAFE where it might be started again
-    forget: Callable[[View, "Installation", Entry], None]  # nothing names the entry any more: the old default is back
+    # Errors: CONFIG_MISSING, CONFIG_MALFORMED and others of reading
+    menu: Callable[[View, "Installation"], Menu]
+    # the command lines that the kernel may get, one for each way through an entry
+    lines: Callable[[View, "Installation", Entry], List[str]]
+    # an entry of ours, or what it is to be now. It never becomes the default by its place
+    add: Callable[[View, "Installation", New], None]
+    # an entry of ours, once nothing names it any more (``forget``)
+    drop: Callable[[View, "Installation", Entry], None]
+    # the default that is replaced is remembered beside it
+    set_default: Callable[[View, "Installation", Entry], None]
+    # for the next boot alone. Error: ONCE_NOT_SAFE where it might be started again
+    set_once: Callable[[View, "Installation", Entry], None]
+    # nothing names the entry any more: the old default is back
+    forget: Callable[[View, "Installation", Entry], None]
     once: bool = True  # whether it can start an entry once at all
-    program: str = ""  # its name in the firmware's LoaderInfo, of one that may be installed beside the one that boots
-    asked: "Optional[Callable[[Host], Optional[Installation]]]" = None  # the same where it is named and files show another one
+    # its name in the firmware's LoaderInfo, of one that may be installed beside the one that boots
+    program: str = ""
+    # the same where it is named and files show another one
+    asked: "Optional[Callable[[Host], Optional[Installation]]]" = None
 
 
 class Installation(NamedTuple):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """New boot entries beside the shipped ones: planned as a whole, and read back before anything is written."""
+
 import os
 import re
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -31,7 +32,8 @@ class Request(NamedTuple):
     boot: str = "none"  # none, once, default, shipped
     copy_of: str = ""  # title or id of the entry to copy
     loader: str = loaders.AUTO
-    all_kernels: bool = False  # whether the kernels are all that have a variant with the driver, and not some that were named
+    # whether the kernels are all that have a variant with the driver, and not some that were named
+    all_kernels: bool = False
 
 
 class Intended(NamedTuple):
@@ -42,9 +44,11 @@ class Intended(NamedTuple):
 
 
 def present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> Tuple[Plan, EntryAnswer]:
-    """Plan an entry of the driver for each kernel: release to the initramfs images on the host, newest kernel last.
+    """Plan an entry of the driver for each kernel: release to the initramfs images on the host, newest kernel
+    last.
 
-    Damaged images are refused, unless the shipped default is to be restored: that is so whatever is wrong with an entry.
+    Damaged images are refused, unless the shipped default is to be restored: that is so whatever is wrong
+    with an entry.
     """
     try:
         return _present(host, request, kernels)
@@ -60,13 +64,31 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> T
     if request.boot != "shipped":
         loaders.check_known(host)
     if request.boot in ("once", "default") and before.default and before.default.xen:
-        raise KmodError(before.default.title, "is what boots start, with the Xen hypervisor; entries of %s are copies of those without it"
-                        % request.driver, "Choose the entry in the boot menu, or make one without Xen the default first", "DEFAULT_XEN")
+        raise KmodError(
+            before.default.title,
+            "is what boots start, with the Xen hypervisor; entries of %s are copies of those without it"
+            % request.driver,
+            "Choose the entry in the boot menu, or make one without Xen the default first",
+            "DEFAULT_XEN",
+        )
     kernels = _whole(host, request, before, kernels=kernels)
     target = _target(at, request, before, kernels=kernels)
-    running = trials.proof(host, request.driver, before, marks={release: images.mark for release, images in kernels.items()})
-    wanted = {release: _intended(host, request, before, at=at, running=running, release=release, images=images, target=release == target)
-              for release, images in kernels.items()}
+    running = trials.proof(
+        host, request.driver, before, marks={release: images.mark for release, images in kernels.items()}
+    )
+    wanted = {
+        release: _intended(
+            host,
+            request,
+            before,
+            at=at,
+            running=running,
+            release=release,
+            images=images,
+            target=release == target,
+        )
+        for release, images in kernels.items()
+    }
     made = {release: each.new for release, each in wanted.items()}
     tried = wanted[target] if target and wanted[target].trial.starts else None
     if tried or request.boot == "shipped":  # what is on trial is no default, at no time
@@ -75,8 +97,14 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> T
     for new in made.values():
         at.loader.add(view, at, new)
     _drop_doubled(view, at, before, made=made)
-    gone = [entry for entry in before.entries
-            if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux) is None]  # with its kernel
+    gone = [
+        entry
+        for entry in before.entries
+        # with its kernel
+        if entry.driver == request.driver
+        and entry.kernel not in kernels
+        and locate(host, entry.linux) is None
+    ]
     withdraw.drop(view, at, gone)
     if target and request.boot == "default":
         at.loader.set_default(view, at, at.menu(view).ours(request.driver, target))
@@ -93,7 +121,12 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> T
     meant = after.ours(request.driver, target) if target and request.boot == "default" else None
     started = after.default if after.default and after.default.driver == request.driver else None
     if not same(started, meant) and (meant or tried or request.boot == "shipped"):
-        raise KmodError(at.config, "would go on to start %r" % (after.default and after.default.title), "Set the default by hand", "DEFAULT_KEPT")
+        raise KmodError(
+            at.config,
+            "would go on to start %r" % (after.default and after.default.title),
+            "Set the default by hand",
+            "DEFAULT_KEPT",
+        )
     rows = [_row(before, after, each.new, trial=each.trial.state) for each in wanted.values()]
     return view.plan(), _answer(at, request.driver, after, rows=rows, running=running)
 
@@ -108,69 +141,133 @@ def _start(host: Host, request: Request, kernels: Mapping[str, Verified]) -> Tup
     return loaders.detect(host, request.loader), View(host)
 
 
-def _whole(host: Host, request: Request, before: Menu, *, kernels: Mapping[str, Verified]) -> Dict[str, Verified]:
-    """The kernels whose images may be started: all of them, or an error. Where the shipped default is to be restored, others are left alone."""
+def _whole(
+    host: Host, request: Request, before: Menu, *, kernels: Mapping[str, Verified]
+) -> Dict[str, Verified]:
+    """The kernels whose images may be started: all of them, or an error.
+
+    Where the shipped default is to be restored, others are left alone.
+    """
     if request.boot == "shipped":
         return {release: images for release, images in kernels.items() if images.damage is None}
     for entry in before.entries if request.all_kernels else ():
         if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux):
-            raise KmodError(entry.title, "starts %s with %s, which is not a whole variant with the driver %s"
-                            % (entry.kernel, " ".join(entry.initrd), request.driver),
-                            "Make the variant again (outoftree.kmod.initrd_variant), or remove the entry (state: absent)", "VARIANT_DAMAGED")
+            raise KmodError(
+                entry.title,
+                "starts %s with %s, which is not a whole variant with the driver %s"
+                % (entry.kernel, " ".join(entry.initrd), request.driver),
+                "Make the variant again (outoftree.kmod.initrd_variant), or remove the entry (state: absent)",
+                "VARIANT_DAMAGED",
+            )
     for images in kernels.values():
         if images.damage:
             raise images.damage
     return dict(kernels)
 
 
-def _target(at: Installation, request: Request, before: Menu, *, kernels: Mapping[str, Verified]) -> Optional[str]:
-    """The kernel that is meant where boots are to start something else: that of the default, else the newest in the menu.
+def _target(
+    at: Installation, request: Request, before: Menu, *, kernels: Mapping[str, Verified]
+) -> Optional[str]:
+    """The kernel that is meant where boots are to start something else: that of the default, else the newest
+    in the menu.
 
-    Where that is none of the kernels, the newest of those that were named; another than what boots start is not chosen in silence.
+    Where that is none of the kernels, the newest of those that were named; another than what boots start is
+    not chosen in silence.
     """
     shown = [each for each in map(release_of, before.entries) if each]
-    boots_now = (release_of(before.default) if before.default else None) or max(shown, key=version_key, default=None)
+    boots_now = (release_of(before.default) if before.default else None) or max(
+        shown, key=version_key, default=None
+    )
     if not kernels or boots_now in kernels:
         return boots_now if kernels else None
     newest = list(kernels)[-1]
     if request.all_kernels and request.boot in ("once", "default"):
-        raise KmodError(boots_now or at.config,
-                        "is the kernel that boots start, and has no initramfs variant with %s; %s has one" % (request.driver, newest),
-                        "Make the variant (outoftree.kmod.initrd_variant), or name in kernels the one to start instead", "VARIANT_MISSING")
+        raise KmodError(
+            boots_now or at.config,
+            "is the kernel that boots start, and has no initramfs variant with %s; %s has one"
+            % (request.driver, newest),
+            "Make the variant (outoftree.kmod.initrd_variant), or name in kernels the one to start instead",
+            "VARIANT_MISSING",
+        )
     return newest
 
 
-def _intended(host: Host, request: Request, before: Menu, *, at: Installation, running: trials.Running, release: str, images: Verified,
-              target: bool) -> Intended:
-    """The entry for a kernel; ``target`` if it is that one which boots start, if they start any of the driver's."""
+def _intended(
+    host: Host,
+    request: Request,
+    before: Menu,
+    *,
+    at: Installation,
+    running: trials.Running,
+    release: str,
+    images: Verified,
+    target: bool,
+) -> Intended:
+    """The entry for a kernel; ``target`` if it is that one which boots start, if they start any of the
+    driver's.
+    """
     shipped = choose(host, at, before, release=release, copy_of=request.copy_of)
     named, replaces = _initrd(host, shipped, release, images=images.paths)
-    old = next((each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None)
+    old = next(
+        (each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None
+    )
     promoted = old is not None and same(before.default, old)
     of = trials.digest(host, release, images.paths, args=request.args)
     trial = trials.known(of, old, once=before.once, running=running)
-    chosen = target and (request.boot == "default" and not promoted
-                         or request.boot == "once" and trial.state in ("none", "failed") and (host.live or not promoted))
+    chosen = target and (
+        request.boot == "default"
+        and not promoted
+        or request.boot == "once"
+        and trial.state in ("none", "failed")
+        and (host.live or not promoted)
+    )
     if chosen and images.stale:
-        raise KmodError(images.paths[-1], images.stale, "Make it again first: outoftree.kmod.initrd_variant", "VARIANT_STALE")
+        raise KmodError(
+            images.paths[-1],
+            images.stale,
+            "Make it again first: outoftree.kmod.initrd_variant",
+            "VARIANT_STALE",
+        )
     if chosen and request.boot == "once":
         trial = trials.start(old, trial)
     elif chosen and old:
         trials.check(old, trial)
     elif request.boot == "shipped":
         trial = trials.cancelled(trial)
-    default = target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
-    fallback = request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
-    new = New(shipped, driver=request.driver, kernel=release, initrd=named, replaces=replaces, args=_arguments(request, of, fallback),
-              trial="" if trial.starts else trial.remark, returns=bool(fallback))
+    default = (
+        target if request.boot == "default" else promoted and request.boot != "shipped" and not trial.starts
+    )
+    fallback = (
+        request.fallback_args if request.fallback_args is not None else "" if default else FALLBACK_ARGS
+    )
+    new = New(
+        shipped,
+        driver=request.driver,
+        kernel=release,
+        initrd=named,
+        replaces=replaces,
+        args=_arguments(request, of, fallback),
+        trial="" if trial.starts else trial.remark,
+        returns=bool(fallback),
+    )
     taken = next((entry for entry in before.entries if entry.driver is None and entry.id == new.id), None)
     if taken:
-        raise KmodError(taken.path, "has an entry called %s that is not ours" % taken.id, "Give the driver or that entry another name", "ENTRY_TAKEN")
+        raise KmodError(
+            taken.path,
+            "has an entry called %s that is not ours" % taken.id,
+            "Give the driver or that entry another name",
+            "ENTRY_TAKEN",
+        )
     return Intended(new, trial)
 
 
-def absent(host: Host, driver: str, kernels: Sequence[str] = (), *, loader: str = loaders.AUTO) -> Tuple[Plan, EntryAnswer]:
-    """Plan that no entry of the driver is left, for these kernels or for all. Where there is no boot loader, there is none."""
+def absent(
+    host: Host, driver: str, kernels: Sequence[str] = (), *, loader: str = loaders.AUTO
+) -> Tuple[Plan, EntryAnswer]:
+    """Plan that no entry of the driver is left, for these kernels or for all.
+
+    Where there is no boot loader, there is none.
+    """
     names.check_driver(driver)
     try:
         at = loaders.detect(host, loader)
@@ -178,19 +275,39 @@ def absent(host: Host, driver: str, kernels: Sequence[str] = (), *, loader: str 
         if error.code != "LOADER_MISSING":
             raise
         nothing = Menu([], None)
-        return Plan(host), _answer(None, driver, nothing, rows=[], running=trials.proof(host, driver, nothing, marks={}))
+        return Plan(host), _answer(
+            None, driver, nothing, rows=[], running=trials.proof(host, driver, nothing, marks={})
+        )
     view = View(host)
     before = at.menu(view)
-    gone = [entry for entry in before.entries if entry.driver == driver and (not kernels or entry.kernel in kernels)]
+    gone = [
+        entry
+        for entry in before.entries
+        if entry.driver == driver and (not kernels or entry.kernel in kernels)
+    ]
     withdraw.drop(view, at, gone)
     after = at.menu(view)
     promises.check_menu(at, before, after, asked=any(same(before.default, entry) for entry in gone))
-    rows = [EntryRow(entry.kernel or "", entry.id, printable(entry.title), path=entry.path, state="absent", changed=True) for entry in gone]
-    return view.plan(), _answer(at, driver, after, rows=rows, running=trials.proof(host, driver, before, marks={}))
+    rows = [
+        EntryRow(
+            entry.kernel or "",
+            entry.id,
+            printable(entry.title),
+            path=entry.path,
+            state="absent",
+            changed=True,
+        )
+        for entry in gone
+    ]
+    return view.plan(), _answer(
+        at, driver, after, rows=rows, running=trials.proof(host, driver, before, marks={})
+    )
 
 
 def _drop_doubled(view: View, at: Installation, before: Menu, *, made: Mapping[str, New]) -> None:
-    """Leave one entry a kernel: the others are copies of another one than now (``copy_of``), or somebody's copies of ours."""
+    """Leave one entry a kernel: the others are copies of another one than now (``copy_of``), or somebody's
+    copies of ours.
+    """
     there = {(entry.path, entry.id) for entry in before.entries}
     now = at.menu(view).entries
     for new in made.values():
@@ -202,27 +319,46 @@ def _drop_doubled(view: View, at: Installation, before: Menu, *, made: Mapping[s
 
 def _arguments(request: Request, of: str, fallback: str) -> str:
     args = check_args(request.args).split()
-    return " ".join(["%s=%s" % (MARKER, request.driver), trials.mark(of)] + args
-                    + [word for word in check_args(fallback).split() if word not in args])
+    return " ".join(
+        ["%s=%s" % (MARKER, request.driver), trials.mark(of)]
+        + args
+        + [word for word in check_args(fallback).split() if word not in args]
+    )
 
 
-def _initrd(host: Host, shipped: Entry, release: str, *, images: Sequence[str]) -> Tuple[Tuple[str, ...], str]:
+def _initrd(
+    host: Host, shipped: Entry, release: str, *, images: Sequence[str]
+) -> Tuple[Tuple[str, ...], str]:
     """The images as the entry has to name them, and its own that they stand in for."""
     word = initrd_word(shipped, release)
     directory = word.rsplit("/", 1)[0]
     original = locate(host, word)
     if original is None:
-        raise KmodError(word, "the entry %r starts it, and it is not there" % shipped.title, "Make it with the distribution's own tool",
-                        "INITRD_MISSING")
+        raise KmodError(
+            word,
+            "the entry %r starts it, and it is not there" % shipped.title,
+            "Make it with the distribution's own tool",
+            "INITRD_MISSING",
+        )
     for image in images:
         if not host.is_file(image):
-            raise KmodError(image, "is not there", "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+            raise KmodError(
+                image, "is not there", "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING"
+            )
         if not re.fullmatch(r"[\w.+~:@%=-]+", os.path.basename(image), re.ASCII):
-            raise KmodError(image, "has a name that not every boot loader takes as it is", "Use letters, digits, and . _ + ~ : @ % = - alone",
-                            "INITRD_NAME")
+            raise KmodError(
+                image,
+                "has a name that not every boot loader takes as it is",
+                "Use letters, digits, and . _ + ~ : @ % = - alone",
+                "INITRD_NAME",
+            )
         if os.path.dirname(host.real(image)) != os.path.dirname(host.real(original)):
-            raise KmodError(image, "does not lie beside the shipped %s" % original, "Put it into that directory, which the loader can read",
-                            "INITRD_ELSEWHERE")
+            raise KmodError(
+                image,
+                "does not lie beside the shipped %s" % original,
+                "Put it into that directory, which the loader can read",
+                "INITRD_ELSEWHERE",
+            )
     return tuple(directory + "/" + os.path.basename(image) for image in images), word
 
 
@@ -230,13 +366,34 @@ def _row(before: Menu, after: Menu, new: New, *, trial: str) -> EntryRow:
     entry = after.ours(new.driver, new.kernel)
     was = next((each for each in before.entries if same(each, entry)), None)
     changed = was is None or (was.text, was.trial) != (entry.text, entry.trial)
-    return EntryRow(new.kernel, entry.id, printable(entry.title), path=entry.path, state="present", changed=changed, initrd=entry.initrd,
-                    args=new.args, default=same(after.default, entry), next=after.once == entry.id, trial=trial)
+    return EntryRow(
+        new.kernel,
+        entry.id,
+        printable(entry.title),
+        path=entry.path,
+        state="present",
+        changed=changed,
+        initrd=entry.initrd,
+        args=new.args,
+        default=same(after.default, entry),
+        next=after.once == entry.id,
+        trial=trial,
+    )
 
 
-def _answer(at: Optional[Installation], driver: str, after: Menu, *, rows: Sequence[EntryRow], running: trials.Running) -> EntryAnswer:
+def _answer(
+    at: Optional[Installation], driver: str, after: Menu, *, rows: Sequence[EntryRow], running: trials.Running
+) -> EntryAnswer:
     own = sorted(entry.kernel or "" for entry in after.entries if entry.driver == driver)
     others = sorted({entry.driver for entry in after.entries if entry.driver and entry.driver != driver})
     return EntryAnswer(
-        driver, loader=at.loader.name if at else "none", config=at.config if at else "", rows=tuple(rows),
-        default=after.default.id if after.default else None, next=after.once, running=running, own=tuple(own), others=tuple(others))
+        driver,
+        loader=at.loader.name if at else "none",
+        config=at.config if at else "",
+        rows=tuple(rows),
+        default=after.default.id if after.default else None,
+        next=after.once,
+        running=running,
+        own=tuple(own),
+        others=tuple(others),
+    )

@@ -5,9 +5,11 @@
 
 """GRUB 2: entries in a custom.cfg beside grub.cfg, which 41_custom has grub.cfg source at boot.
 
-So nothing is generated again, and grub-mkconfig leaves ours alone. The default and the entry for the next boot alone are those that
-grub.cfg takes from the environment block. With Boot Loader Specification entries (blscfg) ours are files of their own.
+So nothing is generated again, and grub-mkconfig leaves ours alone. The default and the entry for the next
+boot alone are those that grub.cfg takes from the environment block. With Boot Loader Specification entries
+(blscfg) ours are files of their own.
 """
+
 import re
 from typing import List, Optional
 
@@ -16,7 +18,17 @@ from ...host import Host
 from .. import texts
 from . import bls, grub_text, grubenv, script, storage
 from .boot_loader import BootLoader, Installation, real
-from .grub_cfg import LINUX, GrubConfig, config, custom, environment, environment_of, name, resolve, variables_of
+from .grub_cfg import (
+    LINUX,
+    GrubConfig,
+    config,
+    custom,
+    environment,
+    environment_of,
+    name,
+    resolve,
+    variables_of,
+)
 from .grub_legacy import GRUB2 as FILES
 from .menu import Entry, Menu, New
 from .view import View
@@ -51,14 +63,27 @@ def asked_with_files(host: Host) -> Optional[Installation]:
 
 
 def _found(host: Host) -> Optional[Installation]:
-    """The one of both that there is. A short grub.cfg on the EFI system partition only leads to the real one."""
+    """The one of both that there is.
+
+    A short grub.cfg on the EFI system partition only leads to the real one.
+    """
     plain = [path for path in FILES if host.is_file(path)]
     vendors = ["/boot/efi/EFI/%s/grub.cfg" % name for name in host.listdir("/boot/efi/EFI")]
     efi = [path for path in vendors if host.is_file(path) and has_menu(host.read_text(path))]
-    if plain and efi and not (host.exists("/sys/firmware/efi") if host.live else not host.is_dir(plain[0].rsplit("/", 1)[0] + "/i386-pc")):
+    if (
+        plain
+        and efi
+        and not (
+            host.exists("/sys/firmware/efi")
+            if host.live
+            else not host.is_dir(plain[0].rsplit("/", 1)[0] + "/i386-pc")
+        )
+    ):
         efi = []
     for path in efi + plain:
-        if re.search(r"^[ \t]*blscfg\b", host.read_text(path), re.M) and any(name.endswith(".conf") for name in host.listdir(bls.ENTRIES)):
+        if re.search(r"^[ \t]*blscfg\b", host.read_text(path), re.M) and any(
+            name.endswith(".conf") for name in host.listdir(bls.ENTRIES)
+        ):
             return Installation(BLS, real(host, path), bls.ENTRIES)
         return Installation(GRUB, real(host, path))
     return None
@@ -71,14 +96,18 @@ def has_menu(text: str) -> bool:
 def menu(view: View, at: Installation) -> Menu:
     found = config(view, at)
     variables = environment_of(view, at)
-    default = re.sub(r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default)
+    default = re.sub(
+        r"^\$\{?saved_entry\}?$", lambda _: grubenv.get(variables, "saved_entry") or "", found.default
+    )
     once = grubenv.get(variables, "next_entry")
     following = resolve(found.entries, once) if once and found.once else None
     return Menu(found.entries, resolve(found.entries, default), following.id if following else once or None)
 
 
 def lines(view: View, at: Installation, entry: Entry) -> List[str]:
-    """The command lines that the kernel may get, one for each way through the entry, as GRUB puts them together (grub-core/lib/cmdline.c)."""
+    """The command lines that the kernel may get, one for each way through the entry, as GRUB puts them
+    together (grub-core/lib/cmdline.c).
+    """
     variables = variables_of(view, at)
     if entry.path.endswith(".conf"):
         commands = [grub_text.linux_command(entry.linux, entry.args)]
@@ -87,7 +116,11 @@ def lines(view: View, at: Installation, entry: Entry) -> List[str]:
     found = []
     for command in commands:
         words = [field for word in command.words[1:] for field in word.expanded(variables)]
-        found.append(" ".join(["BOOT_IMAGE=" + word if number == 0 else _passed(word) for number, word in enumerate(words)]))
+        found.append(
+            " ".join(
+                ["BOOT_IMAGE=" + word if number == 0 else _passed(word) for number, word in enumerate(words)]
+            )
+        )
     return found
 
 
@@ -100,12 +133,18 @@ def add(view: View, at: Installation, new: New) -> None:
     """Our block in custom.cfg; beside an entry that is a file of its own, another such file."""
     if new.shipped.path.endswith(".conf"):
         variables = variables_of(view, at)
-        composed = bls.compose(new, end=lambda options: grub_text.end_of_options(options, variables), default=DEFAULT_OPTIONS)
+        composed = bls.compose(
+            new, end=lambda options: grub_text.end_of_options(options, variables), default=DEFAULT_OPTIONS
+        )
         bls.put(view, bls.path(new.shipped.path, new), new, text=composed)
         return
     if not config(view, at).custom:
-        raise KmodError(at.config, "does not source custom.cfg, where new entries go", "Add what 41_custom of GRUB writes, or run grub-mkconfig",
-                        "GRUB_NO_CUSTOM")
+        raise KmodError(
+            at.config,
+            "does not source custom.cfg, where new entries go",
+            "Add what 41_custom of GRUB writes, or run grub-mkconfig",
+            "GRUB_NO_CUSTOM",
+        )
     text = view.text(custom(at))
     old = texts.block(text or "", new.driver, new.kernel)
     default = _DEFAULT.search(old.group("body")) if old else None
@@ -121,13 +160,19 @@ def drop(view: View, at: Installation, entry: Entry) -> None:
 
 
 def set_default(view: View, at: Installation, entry: Entry) -> None:
-    """Make an entry the default, in the way that this grub.cfg takes it from; only the one that is replaced is remembered."""
+    """Make an entry the default, in the way that this grub.cfg takes it from; only the one that is replaced
+    is remembered.
+    """
     _check_unattended(view, at, entry)
     found = config(view, at)
     if "saved_entry" not in _without_ours(view, at).default:
         if entry.path.endswith(".conf"):
-            raise KmodError(at.config, "has a fixed default and does not look at the saved one",
-                            "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig", "DEFAULT_FIXED")
+            raise KmodError(
+                at.config,
+                "has a fixed default and does not look at the saved one",
+                "Set GRUB_DEFAULT=saved in /etc/default/grub and run grub-mkconfig",
+                "DEFAULT_FIXED",
+            )
         _set_in_custom(view, at, entry)
         return
     path = environment(at)
@@ -150,12 +195,14 @@ def _without_ours(view: View, at: Installation) -> GrubConfig:
 
 
 def _set_in_custom(view: View, at: Installation, entry: Entry) -> None:
-    """For a grub.cfg with a fixed default: custom.cfg, which comes last, sets it, except where the next boot alone has an entry of its own."""
+    """For a grub.cfg with a fixed default: custom.cfg, which comes last, sets it, except where the next boot
+    alone has an entry of its own.
+    """
     text = view.text(custom(at)) or ""
     for block in list(texts.blocks(text)):
         wanted = _DEFAULT.sub("", block.group("body"))
         if texts.whose(block) == (entry.driver, entry.kernel):
-            wanted += "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % name(entry)
+            wanted += "if [ -z \"${boot_once}\" ]; then set default='%s'; fi\n" % entry.id
         text = texts.put(text, block.group("driver"), block.group("kernel"), body=wanted)
     view.put(custom(at), text)
 
@@ -165,12 +212,20 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
     _check_unattended(view, at, entry)
     found = config(view, at)
     if not found.once:
-        raise KmodError(at.config, "does not look at next_entry, so no entry can be started only once", "Run grub-mkconfig",
-                        "GRUB_NO_ONCE")
+        raise KmodError(
+            at.config,
+            "does not look at next_entry, so no entry can be started only once",
+            "Run grub-mkconfig",
+            "GRUB_NO_ONCE",
+        )
     why = storage.unwritable(view.host, environment(at), "" if at.entries else entry.text)
     if why:
-        raise KmodError(environment(at), "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
-                        "Choose the entry in the boot menu, or put the file on a plain partition", "ONCE_NOT_SAFE")
+        raise KmodError(
+            environment(at),
+            "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
+            "Choose the entry in the boot menu, or put the file on a plain partition",
+            "ONCE_NOT_SAFE",
+        )
     path = environment(at)
     if grubenv.get(environment_of(view, at), "next_entry") != name(entry):
         view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(entry), path=path))
@@ -183,7 +238,15 @@ def forget(view: View, at: Installation, entry: Entry) -> None:
     text = view.text(path)
     for block in texts.blocks(text or ""):
         if texts.whose(block) == (entry.driver, entry.kernel) and _DEFAULT.search(block.group("body")):
-            view.put(path, texts.put(text, block.group("driver"), block.group("kernel"), body=_DEFAULT.sub("", block.group("body"))))
+            view.put(
+                path,
+                texts.put(
+                    text,
+                    block.group("driver"),
+                    block.group("kernel"),
+                    body=_DEFAULT.sub("", block.group("body")),
+                ),
+            )
 
 
 def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
@@ -197,7 +260,9 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
     remembered = grubenv.get(variables, REMEMBERED)
     saved = grubenv.get(variables, "saved_entry")
     if remembered is not None and saved == name(entry):
-        text = grubenv.set_(text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path)
+        text = grubenv.set_(
+            text, "saved_entry", remembered[1:] if remembered.startswith("=") else None, path=path
+        )
     names = {name(each) for each in found.entries if each.driver} - {name(entry)}
     kept = texts.kept(view.text(texts.KEPT))  # by a default that is kept it is remembered, too
     is_kept = entry.driver != texts.MARKER and (saved or "").rpartition(">")[2] == kept != ""
@@ -211,23 +276,38 @@ def _environment_to_write(view: View, at: Installation) -> str:
     path = environment(at)
     text = view.text(path)
     if text is None:
-        raise KmodError(path, "is not there, so GRUB remembers nothing from one boot to the next", "Make it: grub-editenv %s create" % path,
-                        "ENV_MISSING")
+        raise KmodError(
+            path,
+            "is not there, so GRUB remembers nothing from one boot to the next",
+            "Make it: grub-editenv %s create" % path,
+            "ENV_MISSING",
+        )
     return text
 
 
 def _check_unattended(view: View, at: Installation, entry: Entry) -> None:
     found = config(view, at)
-    if entry.path.endswith(".conf"):  # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
-        free, then = _users(view, at, entry) is None, "Take grub_users out of the shipped entries, or unset it, first"
+    # blscfg restricts an entry to grub_users if that expands to anything, and knows no other way
+    if entry.path.endswith(".conf"):
+        free, then = (
+            _users(view, at, entry) is None,
+            "Take grub_users out of the shipped entries, or unset it, first",
+        )
     else:
         free, then = "--unrestricted" in entry.text, "Give the shipped entries --unrestricted first"
     if found.superusers and not free:
-        raise KmodError(at.config, "the menu is protected by a password, which %r would wait for" % entry.title, then, "GRUB_PASSWORD")
+        raise KmodError(
+            at.config,
+            "the menu is protected by a password, which %r would wait for" % entry.title,
+            then,
+            "GRUB_PASSWORD",
+        )
 
 
 def _users(view: View, at: Installation, entry: Entry) -> Optional[str]:
-    """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to nothing at all."""
+    """grub_users of an entry in a file, with the variable of that name expanded; None where that comes to
+    nothing at all.
+    """
     value = next((line.value for line in bls.lines(entry.text) if line.key == "grub_users"), None)
     if value != "$grub_users":  # blscfg knows no braces
         return value
@@ -236,6 +316,16 @@ def _users(view: View, at: Installation, entry: Entry) -> Optional[str]:
 
 
 GRUB = BootLoader(
-    name="grub2", looked_for=FILES, found=found, asked=asked, menu=menu, lines=lines, add=add, drop=drop, set_default=set_default,
-    set_once=set_once, forget=forget)
+    name="grub2",
+    looked_for=FILES,
+    found=found,
+    asked=asked,
+    menu=menu,
+    lines=lines,
+    add=add,
+    drop=drop,
+    set_default=set_default,
+    set_once=set_once,
+    forget=forget,
+)
 BLS = GRUB._replace(name="bls", found=found_with_files, asked=asked_with_files)

@@ -3,7 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 
-"""What a grub.cfg with all that it sources comes to, read as GRUB 2 would run it: entries, default, variables."""
+"""What a grub.cfg with all that it sources comes to, read as GRUB 2 would run it: entries, default,
+variables.
+"""
+
 import os
 import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
@@ -15,11 +18,15 @@ from .boot_loader import Installation
 from .menu import Entry, number
 from .view import View
 
-_SECTION = re.compile(r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M)
+_SECTION = re.compile(
+    r"^### BEGIN (?P<name>/\S+) ###\n(?:(?!### (?:BEGIN|END) /).*\n)*### END (?P=name) ###$", re.M
+)
 LINUX = ("linux", "linux16", "linuxefi")
 INITRD = ("initrd", "initrd16", "initrdefi")
 XEN = ("multiboot", "multiboot2", "xen_hypervisor")
-GRUBS_OWN = re.compile(r"feature_|grub_|config_|net_|pxe|efi|shim|lockdown|(root|prefix|cmdpath|lang|chosen|timeout|timeout_style|[0-9?#*@])$")
+GRUBS_OWN = re.compile(
+    r"feature_|grub_|config_|net_|pxe|efi|shim|lockdown|(root|prefix|cmdpath|lang|chosen|timeout|timeout_style|[0-9?#*@])$"
+)
 
 
 class GrubConfig(NamedTuple):
@@ -51,12 +58,20 @@ def config(view: View, at: Installation) -> GrubConfig:
 def _config(view: View, at: Installation) -> GrubConfig:
     text = view.text(at.config)
     if text is None:
-        raise KmodError(at.config, "is not there", "Generate it: grub-mkconfig -o %s" % at.config, "CONFIG_MISSING")
+        raise KmodError(
+            at.config, "is not there", "Generate it: grub-mkconfig -o %s" % at.config, "CONFIG_MISSING"
+        )
     reader = _Walk(view, at)
     reader.read(script.parse(text, at.config), _Source(at.config, text), ())
     return GrubConfig(
-        entries=reader.entries, default=reader.default, custom=reader.custom, once="${next_entry}" in text, superusers=reader.superusers,
-        users=reader.users, variables=dict(reader.later, **reader.variables))
+        entries=reader.entries,
+        default=reader.default,
+        custom=reader.custom,
+        once="${next_entry}" in text,
+        superusers=reader.superusers,
+        users=reader.users,
+        variables=dict(reader.later, **reader.variables),
+    )
 
 
 class _Source:
@@ -72,8 +87,8 @@ class _Source:
 class _Walk:
     """Walks a configuration in the order in which GRUB would run it.
 
-    All entries are taken, whatever their conditions; settings are not where a condition tells for certain that they are not made: where
-    Fedora counts failed boots down, ``default`` is set to 1 in the end.
+    All entries are taken, whatever their conditions; settings are not where a condition tells for certain
+    that they are not made: where Fedora counts failed boots down, ``default`` is set to 1 in the end.
     """
 
     def __init__(self, view: View, at: Installation) -> None:
@@ -101,11 +116,22 @@ class _Walk:
                 if command.name == "submenu":
                     self.read(command.body, source, entry.position)
             elif command.name == "blscfg" and self.at.entries:
-                self.entries.extend(each._replace(position=self.place(parent)) for each in bls.entries(self.view, self.at.entries))
-            elif command.name in ("source", ".") and len(command.words) > 1 and command.words[1].value.endswith("/custom.cfg"):
+                self.entries.extend(
+                    each._replace(position=self.place(parent))
+                    for each in bls.entries(self.view, self.at.entries)
+                )
+            elif (
+                command.name in ("source", ".")
+                and len(command.words) > 1
+                and command.words[1].value.endswith("/custom.cfg")
+            ):
                 self.source_custom(parent)
             elif command.name == "function":  # called somewhere, and sets what entries use (vt_handoff)
-                self.later.update(each.words[1].value.partition("=")[::2] for each in command.walk() if each.name == "set" and len(each.words) > 1)
+                self.later.update(
+                    each.words[1].value.partition("=")[::2]
+                    for each in command.walk()
+                    if each.name == "set" and len(each.words) > 1
+                )
             elif command.name == "set" and len(command.words) > 1:
                 name, _unused, value = command.words[1].value.partition("=")
                 if taken:
@@ -117,8 +143,12 @@ class _Walk:
                 self.superusers = self.superusers or name == "superusers" and bool(value)
 
     def holds(self, condition: script.Statement) -> Optional[bool]:
-        """Whether a condition is true on a boot for which nobody asked for another entry; None where files do not tell."""
-        environment = {name: value for name, value in self.environment if name not in ("next_entry", "prev_saved_entry")}
+        """Whether a condition is true on a boot for which nobody asked for another entry; None where files do
+        not tell.
+        """
+        environment = {
+            name: value for name, value in self.environment if name not in ("next_entry", "prev_saved_entry")
+        }
         known = dict(environment, **self.variables)
         named = set(re.findall(r"\$\{?(\w+)", " ".join(word.raw for word in condition.words)))
         if condition.name not in ("[", "test") or any(GRUBS_OWN.match(name) for name in named - set(known)):
@@ -129,7 +159,8 @@ class _Walk:
     def source_custom(self, parent: Tuple[int, ...]) -> None:
         path = custom(self.at)
         text = self.view.text(path)
-        if text is not None and not self.custom:  # 41_custom names it twice, for GRUBs with and without config_directory
+        # 41_custom names it twice, for GRUBs with and without config_directory
+        if text is not None and not self.custom:
             self.custom = True
             self.read(script.parse(text, path), _Source(path, text), parent)
         self.custom = True
@@ -151,9 +182,20 @@ def _entry(command: script.Statement, source: _Source, position: Tuple[int, ...]
     block, section = source.ours.at(command.start), source.sections.at(command.start)
     driver, kernel = texts.whose(block)
     return Entry(
-        id=ident or title, title=title, linux=linux[0] if linux else "", initrd=initrd, args=" ".join(linux[1:]), path=source.path,
-        text=source.text[line:command.stop] + "\n", position=position, section=section.group("name") if section else "", driver=driver,
-        kernel=kernel, trial=texts.trial(block.group("body")) if block else "", xen=xen)
+        id=ident or title,
+        title=title,
+        linux=linux[0] if linux else "",
+        initrd=initrd,
+        args=" ".join(linux[1:]),
+        path=source.path,
+        text=source.text[line : command.stop] + "\n",
+        position=position,
+        section=section.group("name") if section else "",
+        driver=driver,
+        kernel=kernel,
+        trial=texts.trial(block.group("body")) if block else "",
+        xen=xen,
+    )
 
 
 def _head(command: script.Statement) -> Tuple[str, str]:
@@ -180,9 +222,11 @@ def environment_of(view: View, at: Installation) -> List[Tuple[str, str]]:
 
 
 def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
-    """The entry that a value of ``default`` means: numbers, titles or ids, one a level; the first where it means none.
+    """The entry that a value of ``default`` means: numbers, titles or ids, one a level; the first where it
+    means none.
 
-    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as in the GRUB of Fedora and Enterprise Linux.
+    grub-core/normal/menu.c: get_entry_number, menuentry_eq. A number counts only as a whole, as in the GRUB
+    of Fedora and Enterprise Linux.
     """
     parent: Tuple[int, ...] = ()
     found: Optional[Entry] = None
@@ -193,18 +237,22 @@ def resolve(entries: List[Entry], default: str) -> Optional[Entry]:
             break
         named = [entry for entry in level if part in (entry.title, entry.id)]
         place = number(part)
-        numbered = level[place:place + 1] if place is not None else []
+        numbered = level[place : place + 1] if place is not None else []
         found = (numbered or named or level)[0]
         parent = found.position
     return found
 
 
 def name(entry: Entry) -> str:
-    """What to set default to. GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a number;
-    a title of ours never does."""
+    """What to set default to.
+
+    GRUB without the distributions' patch takes an id that begins with a digit, as many machine IDs do, for a
+    number; a title of ours never does."""
     return entry.title.replace(">", ">>") if entry.id[:1].isdigit() else entry.id
 
 
 def variables_of(view: View, at: Installation) -> Dict[str, str]:
-    """What GRUB's variables are when an entry starts, as far as files tell: those of the environment block come last."""
+    """What GRUB's variables are when an entry starts, as far as files tell: those of the environment block
+    come last.
+    """
     return dict(config(view, at).variables, **dict(environment_of(view, at)))

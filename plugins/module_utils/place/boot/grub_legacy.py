@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""GRUB legacy: one menu in grub.conf or menu.lst, whose ``default`` counts its titles. So ours goes to the end."""
+"""GRUB legacy: one menu in grub.conf or menu.lst, whose ``default`` counts its titles.
+
+So ours goes to the end.
+"""
+
 import itertools
 import re
 from typing import List, Optional
@@ -22,7 +26,8 @@ _DEFAULT = re.compile(r"^(?P<head>[ \t]*default[ \t=]+)(?P<value>\S+)(?P<tail>.*
 
 
 def found(host: Host) -> Optional[Installation]:
-    path = None if any(map(host.is_file, GRUB2)) else first(host, FILES)  # beside GRUB 2: what an upgrade from GRUB legacy leaves behind
+    # beside GRUB 2: what an upgrade from GRUB legacy leaves behind
+    path = None if any(map(host.is_file, GRUB2)) else first(host, FILES)
     return Installation(GRUB_LEGACY, path) if path else None
 
 
@@ -47,13 +52,26 @@ def _entries(at: Installation, text: str) -> List[Entry]:
         end = titles[place + 1].start() if place + 1 < len(titles) else len(text)
         block = ours.at(title.start())
         driver, kernel_of = texts.whose(block)
-        body = own(text[title.start():end])
+        body = own(text[title.start() : end])
         kernel = _command(body, "kernel")
         initrd = _command(body, "initrd")
-        words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))  # kernel --type=, --no-mem-option
-        found.append(Entry(
-            id=str(place), title=title.group("title"), linux=words[0] if words else "", initrd=tuple(initrd), args=" ".join(words[1:]),
-            path=at.config, text=body, position=(place,), driver=driver, kernel=kernel_of, xen=_line(body, "module") is not None))
+        # kernel --type=, --no-mem-option
+        words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))
+        found.append(
+            Entry(
+                id=str(place),
+                title=title.group("title"),
+                linux=words[0] if words else "",
+                initrd=tuple(initrd),
+                args=" ".join(words[1:]),
+                path=at.config,
+                text=body,
+                position=(place,),
+                driver=driver,
+                kernel=kernel_of,
+                xen=_line(body, "module") is not None,
+            )
+        )
     return found
 
 
@@ -78,15 +96,30 @@ def compose(new: New) -> str:
     """The shipped entry's own lines with another title and initrd, and with arguments appended."""
     shipped = new.shipped
     text = shipped.text if shipped.text.endswith("\n") else shipped.text + "\n"
-    text = re.sub(r"^([ \t]*title[ \t=]+).*$", lambda line: line.group(1) + new.title(shipped.title), text, count=1, flags=re.M)
-    text = re.sub(r"^[ \t]*savedefault.*\n", "", text, flags=re.M)  # to try an entry by hand must not make it the default
+    text = re.sub(
+        r"^([ \t]*title[ \t=]+).*$",
+        lambda line: line.group(1) + new.title(shipped.title),
+        text,
+        count=1,
+        flags=re.M,
+    )
+    # to try an entry by hand must not make it the default
+    text = re.sub(r"^[ \t]*savedefault.*\n", "", text, flags=re.M)
     kernel, initrd = _line(text, "kernel"), _line(text, "initrd")
     if kernel is None or initrd is None:
-        raise KmodError(shipped.path, "the entry %r has no kernel with an initrd" % shipped.title, "Correct it", "ENTRY_MALFORMED")
+        raise KmodError(
+            shipped.path,
+            "the entry %r has no kernel with an initrd" % shipped.title,
+            "Correct it",
+            "ENTRY_MALFORMED",
+        )
     words = [" ".join(new.initrd) if word == new.replaces else word for word in initrd.group("words").split()]
-    for found, value in sorted([(initrd, " ".join(words)), (kernel, cmdline.insert(kernel.group("words"), new.args))],
-                               key=lambda edit: edit[0].start(), reverse=True):
-        text = text[:found.start("words")] + value + text[found.end("words"):]
+    for found, value in sorted(
+        [(initrd, " ".join(words)), (kernel, cmdline.insert(kernel.group("words"), new.args))],
+        key=lambda edit: edit[0].start(),
+        reverse=True,
+    ):
+        text = text[: found.start("words")] + value + text[found.end("words") :]
     return text
 
 
@@ -104,13 +137,21 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     text = one_file.whole(view, at)
     old = next(_DEFAULT.finditer(text, 0, _end_of_head(text)), None)
     if old is None or old.group("value") != entry.id:
-        line = "%s%s%s\n" % (old.group("head"), entry.id, old.group("tail")) if old else "default=%s\n" % entry.id
+        line = (
+            "%s%s%s\n" % (old.group("head"), entry.id, old.group("tail"))
+            if old
+            else "default=%s\n" % entry.id
+        )
         view.put(at.config, texts.with_default(text, old, line))
 
 
 def set_once(view: View, at: Installation, entry: Entry) -> None:
-    raise KmodError(at.config, "GRUB legacy is told what to start once from its own shell alone",
-                    "Run: grub, then savedefault --default=%s --once" % entry.id, "ONCE_NOT_SAFE")
+    raise KmodError(
+        at.config,
+        "GRUB legacy is told what to start once from its own shell alone",
+        "Run: grub, then savedefault --default=%s --once" % entry.id,
+        "ONCE_NOT_SAFE",
+    )
 
 
 def forget(view: View, at: Installation, entry: Entry) -> None:
@@ -124,9 +165,19 @@ def forget(view: View, at: Installation, entry: Entry) -> None:
     if ours and ours.group("value") == entry.id:
         view.put(at.config, texts.with_old_default(text, ours))
     elif counted > int(entry.id):
-        view.put(at.config, text[:current.start("value")] + str(counted - 1) + text[current.end("value"):])
+        view.put(at.config, text[: current.start("value")] + str(counted - 1) + text[current.end("value") :])
 
 
 GRUB_LEGACY = BootLoader(
-    name="grub-legacy", looked_for=FILES, found=found, menu=menu, lines=lines, add=add, drop=one_file.drop,
-    set_default=set_default, set_once=set_once, forget=forget, once=False)
+    name="grub-legacy",
+    looked_for=FILES,
+    found=found,
+    menu=menu,
+    lines=lines,
+    add=add,
+    drop=one_file.drop,
+    set_default=set_default,
+    set_once=set_once,
+    forget=forget,
+    once=False,
+)

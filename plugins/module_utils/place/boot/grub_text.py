@@ -4,6 +4,7 @@
 
 
 """The text of a GRUB 2 menu entry of ours: that of the shipped one with single words changed."""
+
 import re
 from typing import List, Mapping, Set, Tuple
 
@@ -11,24 +12,34 @@ from . import script
 from .grub_cfg import INITRD, LINUX
 from .menu import New
 
-# What an entry of ours does not do: become the default because it was tried by hand, or be tried twice (Ubuntu's images for clouds)
+# What an entry of ours does not do: become the default because it was tried by hand, or be tried twice
+# (Ubuntu's images for clouds)
 LEAVE_OUT = ("savedefault", "initrdfail")
-WAIT = "recordfail"  # Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
+# Ubuntu: after a boot that failed the menu waits, where GRUB_RECORDFAIL_TIMEOUT says so for ever
+WAIT = "recordfail"
 
 
 def compose(new: New, variables: Mapping[str, str]) -> str:
     """The shipped entry's own text with another title, id and initrd, and with arguments added."""
     shipped = new.shipped
-    indent = shipped.text[:len(shipped.text) - len(shipped.text.lstrip(" \t"))]
-    text = "".join(line[len(indent):] if line.startswith(indent) else line for line in shipped.text.splitlines(True))
+    indent = shipped.text[: len(shipped.text) - len(shipped.text.lstrip(" \t"))]
+    text = "".join(
+        line[len(indent) :] if line.startswith(indent) else line for line in shipped.text.splitlines(True)
+    )
     command = script.parse(text, shipped.path)[0]
     edits = _edit_head(command, new)
     bare = without_initrd(command, new.replaces)
     images = ""
     for each in command.walk():
         if each.name in INITRD and new.replaces in [word.value for word in each.words]:
-            images = " ".join(" ".join(new.initrd) if word.value == new.replaces else word.raw for word in each.words[1:])
-            edits += [(word.start, word.stop, " ".join(new.initrd)) for word in each.words[1:] if word.value == new.replaces]
+            images = " ".join(
+                " ".join(new.initrd) if word.value == new.replaces else word.raw for word in each.words[1:]
+            )
+            edits += [
+                (word.start, word.stop, " ".join(new.initrd))
+                for word in each.words[1:]
+                if word.value == new.replaces
+            ]
         elif each.name in LEAVE_OUT or each.name == WAIT and new.returns or each.name in INITRD and bare:
             edits.append((text.rfind("\n", 0, each.start) + 1, text.find("\n", each.stop) + 1, ""))
     for each in command.walk():
@@ -46,7 +57,9 @@ def compose(new: New, variables: Mapping[str, str]) -> str:
 
 
 def _end(linux: script.Statement, variables: Mapping[str, str]) -> int:
-    """Where the kernel's own arguments end: in front of a -- that stands alone, or of a variable that has one."""
+    """Where the kernel's own arguments end: in front of a -- that stands alone, or of a variable that has
+    one.
+    """
     return next((word.start for word in linux.words[2:] if "--" in word.expanded(variables)), linux.stop)
 
 
@@ -62,8 +75,10 @@ def linux_command(path: str, options: str) -> script.Statement:
 def without_initrd(command: script.Statement, image: str) -> Set[int]:
     """Where the commands stand that, by some way through the entry, start the kernel without its initramfs.
 
-    Ubuntu's images for clouds (GRUB_FORCE_PARTUUID) try that first, and an initramfs only on the boot after one that failed.
+    Ubuntu's images for clouds (GRUB_FORCE_PARTUUID) try that first, and an initramfs only on the boot after
+    one that failed.
     """
+
     def step(each: script.Statement, state: Tuple[int, bool]) -> Tuple[int, bool]:
         if each.name in LINUX:
             return each.start, False

@@ -2,11 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keeping the default on a shipped entry, of a kernel that takes the drivers, while a newer kernel takes none of their builds.
+"""Keeping the default on a shipped entry, of a kernel that takes the drivers, while a newer kernel takes none
+of their builds.
 
-It is done by the means by which an entry of ours becomes the default, and taken back by those: what was the default is remembered where it
-was, in the loader's own files. Which entry is kept stands in a file of ours, since a shipped entry bears no mark.
+It is done by the means by which an entry of ours becomes the default, and taken back by those: what was the
+default is remembered where it was, in the loader's own files. Which entry is kept stands in a file of ours,
+since a shipped entry bears no mark.
 """
+
 import json
 import re
 from typing import Dict, List, NamedTuple, Optional, Tuple
@@ -38,7 +41,10 @@ class Held(NamedTuple):
 
 
 def read(host: Host) -> Optional[Held]:
-    """What was kept last; None where nothing is, or it cannot be read. Others may have moved the default since (see ``in_force``)."""
+    """What was kept last; None where nothing is, or it cannot be read.
+
+    Others may have moved the default since (see ``in_force``).
+    """
     if not host.is_file(KEPT):
         return None
     try:
@@ -49,11 +55,19 @@ def read(host: Host) -> Optional[Held]:
 
 
 def in_force(menu: Menu, held: Optional[Held]) -> bool:
-    return held is not None and menu.default is not None and menu.default.driver is None and menu.default.id == held.id
+    return (
+        held is not None
+        and menu.default is not None
+        and menu.default.driver is None
+        and menu.default.id == held.id
+    )
 
 
 def wished(host: Host, kind: str = "auto") -> Optional[Entry]:
-    """What boots would start if nothing of ours were the default: what the distribution means them to start. Errors: those of the loader's menu."""
+    """What boots would start if nothing of ours were the default: what the distribution means them to start.
+
+    Errors: those of the loader's menu.
+    """
     at, view = loaders.detect(host, kind), View(host)
     _without_ours(view, at, read(host))
     return at.menu(view).default
@@ -65,7 +79,10 @@ def now(host: Host, kind: str = "auto") -> Optional[Entry]:
 
 
 def hold(host: Host, release: str, kind: str = "auto", copy_of: str = "") -> Tuple[Plan, Held]:
-    """Plan that boots start the shipped entry of a kernel. Errors: those of ``shipped.choose`` and of setting a default, DEFAULT_KEPT."""
+    """Plan that boots start the shipped entry of a kernel.
+
+    Errors: those of ``shipped.choose`` and of setting a default, DEFAULT_KEPT.
+    """
     at = loaders.detect(host, kind)
     loaders.check_known(host)
     view = View(host)
@@ -78,16 +95,24 @@ def hold(host: Host, release: str, kind: str = "auto", copy_of: str = "") -> Tup
         _in_block(view, at, wanted)
         after = at.menu(view)
         if after.default is None or after.default.id != entry.id or _foreign(before) != _foreign(after):
-            raise KmodError(at.config, "would go on to start %r instead of %r" % (after.default and after.default.title, entry.title),
-                            "Set the default by hand", "DEFAULT_KEPT")
+            raise KmodError(
+                at.config,
+                "would go on to start %r instead of %r"
+                % (after.default and after.default.title, entry.title),
+                "Set the default by hand",
+                "DEFAULT_KEPT",
+            )
     plan = Plan(host)
-    plan.put(KEPT, File(Content.of(held.text.encode())))  # first: a run that is cut off leaves a note of what is not so, and no default without one
+    # first: a run that is cut off leaves a note of what is not so, and no default without one
+    plan.put(KEPT, File(Content.of(held.text.encode())))
     plan.extend(view.plan())
     return plan, held
 
 
 def release(host: Host) -> Plan:
-    """Plan that nothing is kept any more: the default is what it was before, or what others have made it since."""
+    """Plan that nothing is kept any more: the default is what it was before, or what others have made it
+    since.
+    """
     held, plan = read(host), Plan(host)
     for at in loaders.installed(host) if held else []:
         view = View(host)
@@ -117,13 +142,19 @@ def _let_go(view: View, at: Installation, held: Optional[Held]) -> None:
 def _held(menu: Menu, entry: Entry, release: str) -> Entry:
     """The shipped entry, under the name that the default has to be set to, as if it were of ours.
 
-    One in a submenu is named with what it is in. GRUB with entries in files, where ids begin with the machine's, takes them for no numbers.
+    One in a submenu is named with what it is in. GRUB with entries in files, where ids begin with the
+    machine's, takes them for no numbers.
     """
     name = ">".join([each.id.replace(">", ">>") for each in _above(menu.entries, entry)] + [entry.id])
     if not re.fullmatch(r"[\w.+~:@%>=,/ -]+", name):
-        raise KmodError(entry.path, "the entry %r has an id that the default cannot be set to: %s" % (entry.title, name[:80]),
-                        "Set the default by hand", "DEFAULT_KEPT")
-    path = re.sub(r"\+\d+(-\d+)?(?=\.conf$)", "", entry.path)  # an entry with a count of tries keeps its file's name
+        raise KmodError(
+            entry.path,
+            "the entry %r has an id that the default cannot be set to: %s" % (entry.title, name[:80]),
+            "Set the default by hand",
+            "DEFAULT_KEPT",
+        )
+    # an entry with a count of tries keeps its file's name
+    path = re.sub(r"\+\d+(-\d+)?(?=\.conf$)", "", entry.path)
     return entry._replace(id=name, title=name, driver=HOLDER, kernel=release, path=path)
 
 
@@ -134,7 +165,10 @@ def _above(entries: List[Entry], entry: Entry) -> List[Entry]:
 
 
 def _in_block(view: View, at: Installation, wanted: Entry) -> None:
-    """Make it the default. Where GRUB has a fixed one, a block in custom.cfg says so, as the block of an entry of ours does."""
+    """Make it the default.
+
+    Where GRUB has a fixed one, a block in custom.cfg says so, as the block of an entry of ours does.
+    """
     if at.loader not in (grub2.GRUB, grub2.BLS):
         at.loader.set_default(view, at, wanted)
         return
@@ -159,4 +193,3 @@ def _without_block(view: View, at: Installation) -> None:
 
 def _foreign(menu: Menu) -> List[Tuple[str, str]]:
     return [(entry.path, entry.text) for entry in menu.entries if entry.driver is None]
-

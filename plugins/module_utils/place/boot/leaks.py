@@ -4,11 +4,13 @@
 
 """Arguments of our entries that others have carried into what is not ours.
 
-kernel-install takes the running system's arguments for the entry of a new kernel where there is no /etc/kernel/cmdline (20-grub,
-90-loaderentry), and ``grubby --update-kernel=ALL`` writes those of the last entry into that file. After a trial these are ours, and the
-arguments that have a trial come back by itself: all kernels to come would reboot where they should wait. Each is one place that is found,
-and mended: our words go, all others stay as they are.
+kernel-install takes the running system's arguments for the entry of a new kernel where there is no
+/etc/kernel/cmdline (20-grub, 90-loaderentry), and ``grubby --update-kernel=ALL`` writes those of the last
+entry into that file. After a trial these are ours, and the arguments that have a trial come back by itself:
+all kernels to come would reboot where they should wait. Each is one place that is found, and mended: our
+words go, all others stay as they are.
 """
+
 import re
 from typing import Dict, List, Tuple
 
@@ -31,12 +33,17 @@ def found(host: Host) -> List[str]:
 
 
 def rewritten(host: Host) -> List[str]:
-    """The entries of ours whose arguments others have written anew, by their files and titles: the next look writes them as they are to be."""
+    """The entries of ours whose arguments others have written anew, by their files and titles: the next look
+    writes them as they are to be.
+    """
     view, changed = View(host), []
     with forgiving():
         for at in loaders.installed(host):
-            changed += ["%s (%s)" % (entry.path, entry.title) for entry in at.menu(view).entries
-                        if entry.driver and "%s=%s" % (MARKER, entry.driver) not in entry.args.split()]
+            changed += [
+                "%s (%s)" % (entry.path, entry.title)
+                for entry in at.menu(view).entries
+                if entry.driver and "%s=%s" % (MARKER, entry.driver) not in entry.args.split()
+            ]
     return changed
 
 
@@ -58,7 +65,12 @@ def _mended(host: Host, view: View) -> Dict[str, str]:
     with forgiving():  # no boot loader, or a menu that cannot be read, has no entries to mend
         for at in loaders.installed(host):
             for entry in at.menu(view).entries:
-                if entry.driver is None and entry.path.endswith(".conf") and _OURS.search(entry.args) and not _starts_variant(entry):
+                if (
+                    entry.driver is None
+                    and entry.path.endswith(".conf")
+                    and _OURS.search(entry.args)
+                    and not _starts_variant(entry)
+                ):
                     paths[entry.path] = _options(view.text(entry.path) or "")
     return paths
 
@@ -69,4 +81,6 @@ def _starts_variant(entry: Entry) -> bool:
 
 
 def _options(text: str) -> str:
-    return re.sub(r"^(options[ \t]+)(.*)$", lambda line: line.group(1) + without_ours(line.group(2)), text, flags=re.M)
+    return re.sub(
+        r"^(options[ \t]+)(.*)$", lambda line: line.group(1) + without_ours(line.group(2)), text, flags=re.M
+    )

@@ -3,14 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What all boot loaders have in common here: entries in a menu, and what an entry to be is made of."""
+
 import re
 from typing import List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ..texts import MARKER, trial_comment
 
-# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of initramfs-tools reboot instead of
-# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one, leaves what it died of on the console.
+# A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of
+# initramfs-tools reboot instead of
+# giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one,
+# leaves what it died of on the console.
 FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
 
 
@@ -30,7 +33,8 @@ class Entry(NamedTuple):
     kernel: Optional[str] = None  # the release that it is ours for
     trial: str = ""  # of ours: "started", "passed" or "idle", and the digest of what was tried
     xen: bool = False  # whether it starts a hypervisor, which starts the kernel
-    chosen: Tuple[str, ...] = ()  # how boots come to start it, where that was asked (shipped.starting): "default", "once"
+    # how boots come to start it, where that was asked (shipped.starting): "default", "once"
+    chosen: Tuple[str, ...] = ()
 
 
 class Menu(NamedTuple):
@@ -49,12 +53,15 @@ class Menu(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """The images that an entry of a kernel is to start, as they were found just now by who can tell whether they are whole."""
+    """The images that an entry of a kernel is to start, as they were found just now by who can tell whether
+    they are whole.
+    """
 
     paths: Tuple[str, ...]  # on the host, in the order in which they are loaded
     damage: Optional[KmodError] = None  # why they must not be started
     stale: Optional[str] = None  # why they are not what would be made today
-    mark: str = ""  # what the variant leaves for trials.MARK when it is unpacked at boot, "" where it promises nothing
+    # what the variant leaves for trials.MARK when it is unpacked at boot, "" where it promises nothing
+    mark: str = ""
 
 
 class New(NamedTuple):
@@ -76,7 +83,11 @@ class New(NamedTuple):
     def title(self, shipped: str) -> str:
         """What tells it from the others comes first: menus cut long titles off at the right."""
         shipped = re.sub(r"[\x00-\x1f\x7f]+", " ", shipped)
-        return "With driver %s: %s%s" % (self.driver, shipped, "" if self.kernel in shipped else ", with Linux " + self.kernel)
+        return "With driver %s: %s%s" % (
+            self.driver,
+            shipped,
+            "" if self.kernel in shipped else ", with Linux " + self.kernel,
+        )
 
     @property
     def remark(self) -> str:
@@ -103,8 +114,8 @@ def release(entry: Entry) -> Optional[str]:
 
 
 def _releases(entry: Entry) -> List[str]:
-    """What an entry's kernel may be the release of: ``vmlinuz-REL``, ``…/REL/linux`` as kernel-install lays it out, ``…/REL/linux-DIGEST`` of
-    SUSE's sdbootutil."""
+    """What an entry's kernel may be the release of: ``vmlinuz-REL``, ``…/REL/linux`` as kernel-install lays
+    it out, ``…/REL/linux-DIGEST`` of SUSE's sdbootutil."""
     parts = entry.linux.split("/")
     kind, _unused, behind = parts[-1].partition("-")
     found = [behind] if kind.isalpha() and behind else []
@@ -119,19 +130,30 @@ def number(text: str) -> Optional[int]:
 
 
 def without_ours(args: str) -> str:
-    """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install took the running system's for it."""
+    """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install
+    took the running system's for it.
+    """
     ours = [word for word in args.split() if word.startswith((MARKER + "=", MARKER + "."))]
-    return " ".join(word for word in args.split() if word not in ours + FALLBACK_ARGS.split()) if ours else args
+    return (
+        " ".join(word for word in args.split() if word not in ours + FALLBACK_ARGS.split()) if ours else args
+    )
 
 
 def check_args(args: str) -> str:
     """Arguments that mean the same to every loader, and are the kernel's: words without quoting or expansion."""
     bad = re.search(r"[^ !%()*+,\-./0-9:;=?@A-Z\[\]^_a-z~]", args)
     if bad:
-        raise KmodError("args", "not every boot loader passes %r on as it is" % bad.group(), "Leave it out", "ARGS_INVALID")
+        raise KmodError(
+            "args",
+            "not every boot loader passes %r on as it is" % bad.group(),
+            "Leave it out",
+            "ARGS_INVALID",
+        )
     words = args.split()
     if "--" in words:
-        raise KmodError("args", "what follows -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID")
+        raise KmodError(
+            "args", "what follows -- is for init, not for the kernel", "Leave the -- out", "ARGS_INVALID"
+        )
     own = [word for word in words if word.startswith((MARKER + "=", MARKER + "."))]
     if own:
         raise KmodError("args", "%s is for this collection to set" % own[0], "Leave it out", "ARGS_INVALID")

@@ -4,6 +4,7 @@
 
 
 """Boot loaders with one file for all entries: ours are blocks in it."""
+
 from ...errors import KmodError
 from .. import texts
 from .boot_loader import Installation
@@ -14,7 +15,9 @@ from .view import View
 def whole(view: View, at: Installation) -> str:
     text = view.text(at.config)
     if text is None:
-        raise KmodError(at.config, "is not there", "Name the loader that the host boots with", "CONFIG_MISSING")
+        raise KmodError(
+            at.config, "is not there", "Name the loader that the host boots with", "CONFIG_MISSING"
+        )
     return text
 
 

@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether GRUB can write to a file at boot: it writes to a file's blocks on a plain partition and knows nothing of what lies between.
+"""Whether GRUB can write to a file at boot: it writes to a file's blocks on a plain partition and knows
+nothing of what lies between.
 
 (GRUB's manual, "Environment block"; the same check is in Debian's 00_header.)
 """
+
 import contextlib
 import os
 import re
@@ -14,15 +16,22 @@ from typing import List, Optional, Tuple
 from ...host import Host
 from . import script
 
-NO_BLOCKS = ("btrfs", "zfs", "f2fs", "squashfs", "overlay", "tmpfs", "nfs", "nfs4")  # what a file is made of there is not GRUB's to overwrite
+# what a file is made of there is not GRUB's to overwrite
+NO_BLOCKS = ("btrfs", "zfs", "f2fs", "squashfs", "overlay", "tmpfs", "nfs", "nfs4")
 _MODULES = re.compile(r"lvm|diskfilter|mdraid\w*|raid\w*|dm_nv|btrfs|zfs|f2fs")
 
 
 def unwritable(host: Host, path: str, entry: str) -> Optional[str]:
-    """Why GRUB cannot write to ``path``, None where it can. ``entry`` is the text of an entry on the same file system."""
+    """Why GRUB cannot write to ``path``, None where it can.
+
+    ``entry`` is the text of an entry on the same file system.
+    """
     if host.live:
         return _mounted(host.real(path))
-    return _configured(host, path) or next(("the entry needs GRUB's module %s" % name for name in _modules(entry) if _MODULES.fullmatch(name)), None)
+    return _configured(host, path) or next(
+        ("the entry needs GRUB's module %s" % name for name in _modules(entry) if _MODULES.fullmatch(name)),
+        None,
+    )
 
 
 def _mounted(real: str) -> Optional[str]:
@@ -34,14 +43,17 @@ def _mounted(real: str) -> Optional[str]:
     except OSError as error:
         return "nothing tells what it is on (%s: %s)" % (error.filename, error.strerror)
     number = "%d:%d" % (os.major(device), os.minor(device))
-    kind = kinds.get(number, "btrfs" if os.major(device) == 0 else "")  # a subvolume has a number that no mount shows
+    # a subvolume has a number that no mount shows
+    kind = kinds.get(number, "btrfs" if os.major(device) == 0 else "")
     if kind in NO_BLOCKS:
         return "it is on %s" % kind
     return stacked("/sys/dev/block/" + number)
 
 
 def stacked(block: str) -> Optional[str]:
-    """By what a block device, given by its directory in /sys, is or lies upon: LVM may be below an encryption, RAID below LVM."""
+    """By what a block device, given by its directory in /sys, is or lies upon: LVM may be below an
+    encryption, RAID below LVM.
+    """
     if os.path.exists(block + "/md") or os.path.exists(block + "/../md"):  # the second of a partition
         return "it is on software RAID"
     with contextlib.suppress(OSError), open(block + "/dm/uuid") as uuid:

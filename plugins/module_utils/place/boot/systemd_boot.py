@@ -2,12 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""systemd-boot: entries of the Boot Loader Specification, a default in loader.conf, one for the next boot alone in a variable of the firmware.
+"""systemd-boot: entries of the Boot Loader Specification, a default in loader.conf, one for the next boot
+alone in a variable of the firmware.
 
-An entry's file may be named with a count (``ID+3.conf``, ``ID+2-1.conf``, ``ID+0-3.conf`` when all tries have failed), which the loader
-counts down and systemd-bless-boot takes off. Ours have none: the variable is forgotten before the entry starts, and loaders do not agree
-on whether the count belongs to the id that the variable holds (to 252 it does, to 262 it does not).
+An entry's file may be named with a count (``ID+3.conf``, ``ID+2-1.conf``, ``ID+0-3.conf`` when all tries have
+failed), which the loader counts down and systemd-bless-boot takes off. Ours have none: the variable is
+forgotten before the entry starts, and loaders do not agree on whether the count belongs to the id that the
+variable holds (to 252 it does, to 262 it does not).
 """
+
 import fnmatch
 import functools
 import re
@@ -34,7 +37,14 @@ def found(host: Host) -> Optional[Installation]:
     """By its program on an EFI system partition; entries may lie on an extended boot partition instead."""
     for esp in ESP:
         if any(name.startswith("systemd-boot") for name in host.listdir(esp + "/EFI/systemd")):
-            entries = next((each + "/loader/entries" for each in (esp, "/boot") if host.is_dir(each + "/loader/entries")), esp + "/loader/entries")
+            entries = next(
+                (
+                    each + "/loader/entries"
+                    for each in (esp, "/boot")
+                    if host.is_dir(each + "/loader/entries")
+                ),
+                esp + "/loader/entries",
+            )
             return Installation(SYSTEMD_BOOT, esp + "/loader/loader.conf", entries)
     return None
 
@@ -45,15 +55,20 @@ def menu(view: View, at: Installation) -> Menu:
     if default.startswith("@"):  # @saved: whatever was started last
         chosen = None
     else:
-        good = [entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())]
+        good = [
+            entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())
+        ]
         others = [] if good else unified(view.host, at)  # which has its place in the menu by what is in it
         chosen = None if others else (good or entries or [None])[0]  # type: ignore[list-item]
     once = _once(view)
-    return Menu(entries, chosen, once[:-len(".conf")] if once.endswith(".conf") else once or None)
+    return Menu(entries, chosen, once[: -len(".conf")] if once.endswith(".conf") else once or None)
 
 
 def unified(host: Host, at: Installation) -> List[str]:
-    """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2). They are in the menu and not in these files."""
+    """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2).
+
+    They are in the menu and not in these files.
+    """
     places = {path.rsplit("/loader/", 1)[0] + "/EFI/Linux" for path in (at.config, at.entries)}
     names = [name for place in sorted(places) for name in host.listdir(place)]
     return [name for name in names if name.lower().endswith(".efi")]
@@ -61,7 +76,8 @@ def unified(host: Host, at: Installation) -> List[str]:
 
 def _once(view: View) -> str:
     """What the next boot alone starts, once what is planned has been done."""
-    planned = [stage.command.argv[-1] for stage in view.stages if stage.command]  # each of them is of _start_once
+    # each of them is of _start_once
+    planned = [stage.command.argv[-1] for stage in view.stages if stage.command]
     return planned[-1] if planned else ONCE.text(view.host)
 
 
@@ -74,7 +90,9 @@ def _start_once(view: View, name: str) -> None:
         now = ONCE.text(host)
         return None if now == name else "the firmware has %r for the next boot" % now
 
-    view.run(Command(ONCE.path, (*SET_ONCE, name), inverse=lambda host: host.run([*SET_ONCE, before]), proof=proof))
+    view.run(
+        Command(ONCE.path, (*SET_ONCE, name), inverse=lambda host: host.run([*SET_ONCE, before]), proof=proof)
+    )
 
 
 def _configured(view: View, at: Installation) -> str:
@@ -87,7 +105,11 @@ def _entries(view: View, at: Installation) -> List[Entry]:
     found = []
     for name in view.names(at.entries):
         path = at.entries + "/" + name
-        entry = bls.entry(path, view.text(path) or "", ("linux", "efi")) if name.lower().endswith(".conf") else None
+        entry = (
+            bls.entry(path, view.text(path) or "", ("linux", "efi"))
+            if name.lower().endswith(".conf")
+            else None
+        )
         if entry is not None:
             found.append((_order(entry), entry._replace(id=_COUNT.sub("", entry.id))))
     found.sort(key=functools.cmp_to_key(_compare))
@@ -107,12 +129,19 @@ def _order(entry: Entry) -> Order:
     keys = {line.key: line.value for line in bls.lines(entry.text)}
     count = _COUNT.search(entry.id)
     return Order(
-        failed=count is not None and count.group("left") == "0", unsorted="sort-key" not in keys, sort_key=keys.get("sort-key", ""),
-        machine=keys.get("machine-id", ""), version=keys.get("version", ""), name=_COUNT.sub("", entry.id))
+        failed=count is not None and count.group("left") == "0",
+        unsorted="sort-key" not in keys,
+        sort_key=keys.get("sort-key", ""),
+        machine=keys.get("machine-id", ""),
+        version=keys.get("version", ""),
+        name=_COUNT.sub("", entry.id),
+    )
 
 
 def _compare(one: Tuple[Order, Entry], other: Tuple[Order, Entry]) -> int:
-    """Tried and failed ones last; by sort-key, those without one after; the newest version first, then the highest name."""
+    """Tried and failed ones last; by sort-key, those without one after; the newest version first, then the
+    highest name.
+    """
     left, right = one[0], other[0]
     if left[:2] != right[:2]:
         return -1 if left[:2] < right[:2] else 1
@@ -128,14 +157,26 @@ def _path(entry: Entry) -> str:
 
 
 def add(view: View, at: Installation, new: New) -> None:
-    """A copy of the shipped entry that never comes before it: the same sort-key, a lower version and a lower name."""
-    text = re.sub(r"^(version[ \t]+\S+)", r"\1~%s" % bls.safe(new.driver), bls.compose(new, several="\ninitrd "), flags=re.M)
-    ours = next((entry for entry in _entries(view, at) if (entry.driver, entry.kernel) == (new.driver, new.kernel)), None)
+    """A copy of the shipped entry that never comes before it: the same sort-key, a lower version and a lower
+    name.
+    """
+    text = re.sub(
+        r"^(version[ \t]+\S+)",
+        r"\1~%s" % bls.safe(new.driver),
+        bls.compose(new, several="\ninitrd "),
+        flags=re.M,
+    )
+    ours = next(
+        (entry for entry in _entries(view, at) if (entry.driver, entry.kernel) == (new.driver, new.kernel)),
+        None,
+    )
     bls.put(view, ours.path if ours else bls.path(_path(new.shipped), new), new, text=text)
 
 
 def lines(view: View, at: Installation, entry: Entry) -> List[str]:
-    """The command lines that the kernel may get: systemd-boot tells the kernel's EFI stub the images in words of their own in front."""
+    """The command lines that the kernel may get: systemd-boot tells the kernel's EFI stub the images in words
+    of their own in front.
+    """
     return [" ".join(["initrd=" + path for path in entry.initrd] + [entry.args])]
 
 
@@ -147,8 +188,12 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
     """Have loader.conf name an entry, ours without a count; the line that was there is kept in a comment."""
     overriding = DEFAULT.text(view.host)
     if overriding and overriding != entry.id + ".conf":
-        raise KmodError(at.config, "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
-                        "Unset it: bootctl set-default ''", "DEFAULT_OVERRIDDEN")
+        raise KmodError(
+            at.config,
+            "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
+            "Unset it: bootctl set-default ''",
+            "DEFAULT_OVERRIDDEN",
+        )
     _uncount(view, entry)
     text = view.text(at.config)
     old = list(_DEFAULT.finditer(text or ""))
@@ -160,8 +205,12 @@ def set_default(view: View, at: Installation, entry: Entry) -> None:
 def set_once(view: View, at: Installation, entry: Entry) -> None:
     """Have the firmware remember it for the next boot, which the loader forgets before it starts the entry."""
     if not view.host.live or not view.host.exists(INFO.path):
-        raise KmodError(at.config, "which entry is started once is kept in variables of the firmware, which only the running machine has",
-                        "Choose the entry in the boot menu, or run this on the machine itself", "ONCE_NOT_SAFE")
+        raise KmodError(
+            at.config,
+            "which entry is started once is kept in variables of the firmware, which only the running machine has",
+            "Choose the entry in the boot menu, or run this on the machine itself",
+            "ONCE_NOT_SAFE",
+        )
     _uncount(view, entry)
     _start_once(view, entry.id + ".conf")
 
@@ -184,5 +233,15 @@ def forget(view: View, at: Installation, entry: Entry) -> None:
 
 
 SYSTEMD_BOOT = BootLoader(
-    name="systemd-boot", looked_for=("EFI/systemd on an EFI system partition",), found=found, menu=menu, lines=lines, add=add, drop=drop,
-    set_default=set_default, set_once=set_once, forget=forget, program="systemd-boot")
+    name="systemd-boot",
+    looked_for=("EFI/systemd on an EFI system partition",),
+    found=found,
+    menu=menu,
+    lines=lines,
+    add=add,
+    drop=drop,
+    set_default=set_default,
+    set_once=set_once,
+    forget=forget,
+    program="systemd-boot",
+)

@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Trials: an entry that the next boot alone starts. What was tried and how that went is remembered beside the entry, and goes with it.
+"""Trials: an entry that the next boot alone starts.
+
+What was tried and how that went is remembered beside the entry, and goes with it.
 
 Without that a play that runs every night would start what failed again every night.
 """
+
 import fnmatch
 import hashlib
 import itertools
@@ -23,14 +26,20 @@ from .. import depmod, loaded
 from ..texts import MARKER
 from .menu import Entry, Menu
 
-MARK = "/run/outoftree.kmod.variant"  # written out of the initramfs: the line by which the variant says which it is
+# written out of the initramfs: the line by which the variant says which it is
+MARK = "/run/outoftree.kmod.variant"
 DEVICES = 1 << 17  # directories of /sys that are looked at
 
 
 class Trial(NamedTuple):
-    """What is known of an entry's trial. It is that of these very images and arguments: with others there has been none."""
+    """What is known of an entry's trial.
 
-    state: str  # none, pending (the next boot), passed, idle (came up, nothing asked for the driver), failed (was not seen running the driver)
+    It is that of these very images and arguments: with others there has been none.
+    """
+
+    # none, pending (the next boot), passed, idle (came up, nothing asked for the driver), failed (was not
+    # seen running the driver)
+    state: str
     of: str  # a digest of what is tried
     remark: str  # what the entry is to remember, "" for nothing
     starts: bool = False  # whether it is this plan that has the next boot try it
@@ -41,8 +50,11 @@ class Running(NamedTuple):
 
     booted: Optional[str]  # the kernel's release, if an entry of the driver started it that is as it was then
     loaded: Tuple[Tuple[str, str], ...]  # each module of the driver as /sys has it (see ``loaded.state``)
-    initramfs: Optional[bool]  # whether the variant was unpacked at boot; None where it promises nothing that would tell
-    verified: bool  # whether the modules that are loaded, one at least, are the very ones that are deployed, and the variant was unpacked
+    # whether the variant was unpacked at boot; None where it promises nothing that would tell
+    initramfs: Optional[bool]
+    # whether the modules that are loaded, one at least, are the very ones that are deployed, and the variant
+    # was unpacked
+    verified: bool
     verdict: str  # the same in a word, see ``_verdict``
     message: str  # and in a sentence
 
@@ -51,8 +63,8 @@ class Running(NamedTuple):
 
 
 def known(of: str, entry: Optional[Entry], *, once: Optional[str], running: Running) -> Trial:
-    """The trial of an entry that is there already (or not) and is to start what the digest ``of`` tells, if the next boot starts ``once`` and the
-    running system shows ``running`` (see ``proof``).
+    """The trial of an entry that is there already (or not) and is to start what the digest ``of`` tells, if
+    the next boot starts ``once`` and the running system shows ``running`` (see ``proof``).
     """
     remark = entry.trial if entry else ""
     had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
@@ -75,9 +87,13 @@ def start(entry: Optional[Entry], trial: Trial) -> Trial:
 def check(entry: Entry, trial: Trial) -> None:
     """Refuse to have boots start what failed its trial."""
     if trial.state == "failed":
-        raise KmodError(entry.title, "was started once with this same initramfs, and the host was not seen running the driver after that",
-                        "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
-                        "To try the same again, remove the entry first (state: absent)", "TRIAL_FAILED")
+        raise KmodError(
+            entry.title,
+            "was started once with this same initramfs, and the host was not seen running the driver after that",
+            "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
+            "To try the same again, remove the entry first (state: absent)",
+            "TRIAL_FAILED",
+        )
 
 
 def cancelled(trial: Trial) -> Trial:
@@ -86,48 +102,89 @@ def cancelled(trial: Trial) -> Trial:
 
 
 def proof(host: Host, driver: str, menu: Menu, *, marks: Mapping[str, str]) -> Running:
-    """What the running system shows of the driver. ``marks``: what the variant of each kernel leaves in MARK when it is unpacked.
+    """What the running system shows of the driver.
+
+    ``marks``: what the variant of each kernel leaves in MARK when it is unpacked.
 
     Modules are told by build ID or srcversion.
     """
     release = os.uname().release
-    ours = [entry for entry in menu.entries if (entry.driver, entry.kernel) == (driver, release)] if host.live else []
-    # That the driver is named would not tell: kernel-install gives the arguments of the running system to the entries of new kernels
+    ours = (
+        [entry for entry in menu.entries if (entry.driver, entry.kernel) == (driver, release)]
+        if host.live
+        else []
+    )
+    # That the driver is named would not tell: kernel-install gives the arguments of the running system to the
+    # entries of new kernels
     booted = any(_marks(entry.args) & _marks(_cmdline(host)) for entry in ours)
     states = _loaded(host, release, driver) if booted else {}
     promised = marks.get(release, "")
     unpacked = _small(host, MARK) == promised if booted and promised else None
-    verdict, message = _verdict(host, release, driver, states=states, unpacked=unpacked) if booted else (
-        "none", "The running system was not started by an entry of %s as it is now." % driver)
-    return Running(release if booted else None, tuple(states.items()), unpacked, verified=verdict == "well", verdict=verdict, message=message)
+    verdict, message = (
+        _verdict(host, release, driver, states=states, unpacked=unpacked)
+        if booted
+        else ("none", "The running system was not started by an entry of %s as it is now." % driver)
+    )
+    return Running(
+        release if booted else None,
+        tuple(states.items()),
+        unpacked,
+        verified=verdict == "well",
+        verdict=verdict,
+        message=message,
+    )
 
 
-def _verdict(host: Host, release: str, driver: str, *, states: Mapping[str, str], unpacked: Optional[bool]) -> Tuple[str, str]:
+def _verdict(
+    host: Host, release: str, driver: str, *, states: Mapping[str, str], unpacked: Optional[bool]
+) -> Tuple[str, str]:
     """What the system that the driver's entry started shows, in a word and in a sentence."""
-    named = {state: ", ".join(sorted(name for name in states if states[name] == state)) for state in states.values()}
+    named = {
+        state: ", ".join(sorted(name for name in states if states[name] == state))
+        for state in states.values()
+    }
     up = "The host came up with the entry of %s for %s" % (driver, release)
     came = up + ", but "
     if unpacked is False:
-        return "image", came + "the boot loader gave the kernel another initramfs than the variant, or none: the variant was not unpacked."
+        return (
+            "image",
+            came
+            + "the boot loader gave the kernel another initramfs than the variant, or none: the variant was not unpacked.",
+        )
     for state in loaded.BETWEEN:
         if state in named:
-            return "stuck", came + "%s is still %s: it crashed there, or waits for a device." % (named[state], state)
+            return "stuck", came + "%s is still %s: it crashed there, or waits for a device." % (
+                named[state],
+                state,
+            )
     if "other" in named:
-        return "other", came + "with another module than the deployed one: %s. Look for what loaded that." % named["other"]
+        return (
+            "other",
+            came
+            + "with another module than the deployed one: %s. Look for what loaded that." % named["other"],
+        )
     if "unknown" in named:
-        return "unknown", came + "%s has neither a build ID nor a srcversion that tells which it is." % named["unknown"]
+        return "unknown", came + "%s has neither a build ID nor a srcversion that tells which it is." % named[
+            "unknown"
+        ]
     if "this" in named:
         return "well", up + " and has loaded %s as deployed." % named["this"]
     asking = _asking(host, release, driver)
     if asking:
-        return "unloaded", came + ("none of its modules is loaded, although the device %s asks for one. Look at dmesg and at modprobe.d."
-                                   % asking)
-    return "idle", came + ("no device asks for the driver, so none of its modules was loaded. If that is as it should be, prove it by "
-                           "loading it at boot (early_load of the variant, or modules-load.d) or now (load: true of kmod_link).")
+        return "unloaded", came + (
+            "none of its modules is loaded, although the device %s asks for one. Look at dmesg and at modprobe.d."
+            % asking
+        )
+    return "idle", came + (
+        "no device asks for the driver, so none of its modules was loaded. If that is as it should be, prove it by "
+        "loading it at boot (early_load of the variant, or modules-load.d) or now (load: true of kmod_link)."
+    )
 
 
 def _asking(host: Host, release: str, driver: str) -> Optional[str]:
-    """A device of the running system that a module of the driver has an alias for (kmod: libkmod/libkmod-index.c matches with fnmatch, too)."""
+    """A device of the running system that a module of the driver has an alias for (kmod:
+    libkmod/libkmod-index.c matches with fnmatch, too).
+    """
     modules = [ko.read(host, path) for path in depmod.linked(host, release, [driver])]
     patterns = [fnmatch.translate(alias_of(alias)) for module in modules for alias in module.aliases]
     wanted = re.compile("|".join(patterns) or "(?!)")

@@ -5,9 +5,10 @@
 
 """The host's small text files as a plan would leave them.
 
-A boot loader's file turns a View into a Menu. Since a View shows planned texts in place of those on disk, the menu that a plan would
-leave behind is read by the same code before anything is written.
+A boot loader's file turns a View into a Menu. Since a View shows planned texts in place of those on disk, the
+menu that a plan would leave behind is read by the same code before anything is written.
 """
+
 from typing import Any, Dict, List, Optional
 
 from ...errors import KmodError
@@ -27,7 +28,10 @@ class Stage:
 
 
 class View:
-    """The host's small text files as they will be once what is planned has been written. Each is read once, so that a plan is made of one state."""
+    """The host's small text files as they will be once what is planned has been written.
+
+    Each is read once, so that a plan is made of one state.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -63,12 +67,19 @@ class View:
             if path.rsplit("/", 1)[0] == directory:
                 (names.discard if text is None else names.add)(path.rsplit("/", 1)[1])
         if len(names) > MANY:
-            raise KmodError(directory, "has %d files, more than the %d that are read" % (len(names), MANY), "Remove what no kernel needs",
-                            "ENTRIES_TOO_MANY")
+            raise KmodError(
+                directory,
+                "has %d files, more than the %d that are read" % (len(names), MANY),
+                "Remove what no kernel needs",
+                "ENTRIES_TOO_MANY",
+            )
         return sorted(names)
 
     def put(self, path: str, text: Optional[str], *, like: str = "") -> None:
-        """Plan a text (None: no file). A new file gets the mode and owner of ``like``, so that secrets in it stay as secret."""
+        """Plan a text (None: no file).
+
+        A new file gets the mode and owner of ``like``, so that secrets in it stay as secret.
+        """
         self.text(path)
         self.kept.clear()
         path = self.resolve(path)
@@ -90,9 +101,19 @@ class View:
                 if text is None or status is None:
                     plan.put(path, None if text is None else File(Content.of(encode(text))))
                 else:
-                    plan.put(path, File(Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)))
+                    plan.put(
+                        path,
+                        File(
+                            Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)
+                        ),
+                    )
             if stage.command:
-                plan.run(stage.command.path, stage.command.argv, inverse=stage.command.inverse, proof=stage.command.proof)
+                plan.run(
+                    stage.command.path,
+                    stage.command.argv,
+                    inverse=stage.command.inverse,
+                    proof=stage.command.proof,
+                )
         return plan
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The newc archive (``cpio -H newc``), the one that kernels unpack: Documentation/driver-api/early-userspace/buffer-format.rst."""
+"""The newc archive (``cpio -H newc``), the one that kernels unpack:
+Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
+
 import binascii
 import struct
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
@@ -54,7 +57,9 @@ def directory(name: str) -> Item:
 
 
 def header(head: bytes) -> Optional[Tuple[Member, int]]:
-    """The Member of a header of HEADER bytes, yet without its name, and the length of that (its NUL counted); None if it is no header."""
+    """The Member of a header of HEADER bytes, yet without its name, and the length of that (its NUL counted);
+    None if it is no header.
+    """
     if head[:6] not in (b"070701", b"070702"):
         return None
     try:
@@ -62,7 +67,17 @@ def header(head: bytes) -> Optional[Tuple[Member, int]]:
     except (binascii.Error, struct.error):
         return None
     inode, mode, uid, gid, links, mtime, size, major, minor, rmajor, rminor, name_size, _sum = fields
-    return Member("", mode, size, uid=uid, gid=gid, links=links, mtime=mtime, inode=(major, minor, inode), rdev=(rmajor, rminor)), name_size
+    return Member(
+        "",
+        mode,
+        size,
+        uid=uid,
+        gid=gid,
+        links=links,
+        mtime=mtime,
+        inode=(major, minor, inode),
+        rdev=(rmajor, rminor),
+    ), name_size
 
 
 def padding(size: int, to: int = 4) -> int:
@@ -70,8 +85,9 @@ def padding(size: int, to: int = 4) -> int:
 
 
 def archive(items: Iterable[Item], first: int = 1) -> List[Tuple[Item, bytes]]:
-    """Each item, and the trailer, with the bytes that precede its data. Owner root, times 0 and inodes in order from ``first``: the same items
-    give the same bytes."""
+    """Each item, and the trailer, with the bytes that precede its data.
+
+    Owner root, times 0 and inodes in order from ``first``: the same items give the same bytes."""
     built = []
     for number, entry in enumerate(list(items) + [Item(TRAILER, 0)], first):
         name = entry.name.encode("utf-8", "surrogateescape") + b"\0"

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The variants that are on a host: which they are, what state they are in, and what a boot entry loads of them."""
+"""The variants that are on a host: which they are, what state they are in, and what a boot entry loads of
+them.
+"""
+
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError, SystemFailed
@@ -15,7 +18,9 @@ from .manifest import NUMBERED, Variant, Wants
 
 
 def found(host: Host) -> List[Variant]:
-    """The variants of ours on the host, in the order of their paths; also what is left of one, if it bears a mark (see witness)."""
+    """The variants of ours on the host, in the order of their paths; also what is left of one, if it bears a
+    mark (see witness).
+    """
     paths: List[str] = []
     for directory in image.directories(host):
         paths += _numbered(host, directory)
@@ -39,7 +44,11 @@ def marks_alone(host: Host) -> List[Tuple[str, witness.Mark]]:
     marks: List[Tuple[str, witness.Mark]] = []
     for directory in image.directories(host):
         marks += witness.all_in(host, directory)
-    return [(path, mark) for path, mark in marks if host.is_link(path) or not host.is_file(path) or not _ours(host, path)]
+    return [
+        (path, mark)
+        for path, mark in marks
+        if host.is_link(path) or not host.is_file(path) or not _ours(host, path)
+    ]
 
 
 def holding(host: Host, drivers: Sequence[str]) -> List[Variant]:
@@ -48,14 +57,22 @@ def holding(host: Host, drivers: Sequence[str]) -> List[Variant]:
 
 
 def images(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, Tuple[str, ...]]:
-    """What a boot entry loads for each kernel that has a variant with the driver (or each of the named ones), oldest kernel first."""
+    """What a boot entry loads for each kernel that has a variant with the driver (or each of the named ones),
+    oldest kernel first.
+    """
     made: Dict[str, Tuple[str, ...]] = {}
-    for each in sorted(holding(host, [driver]), key=lambda each: -len(each.wants.drivers)):  # one with this driver alone comes last
+    # one with this driver alone comes last
+    for each in sorted(holding(host, [driver]), key=lambda each: -len(each.wants.drivers)):
         if not kernels or each.wants.kernel in kernels:
             made[each.wants.kernel] = loaded(each.path, each.base, each.method)
     for release in kernels:
         if release not in made:
-            raise KmodError(release, "has no initramfs variant with %s" % driver, "Make it first: outoftree.kmod.initrd_variant", "VARIANT_MISSING")
+            raise KmodError(
+                release,
+                "has no initramfs variant with %s" % driver,
+                "Make it first: outoftree.kmod.initrd_variant",
+                "VARIANT_MISSING",
+            )
     return dict(sorted(made.items(), key=lambda item: version_key(item[0])))
 
 
@@ -65,8 +82,9 @@ def loaded(path: str, base: str, method: str) -> Tuple[str, ...]:
 
 
 def verified(host: Host, release: str, images: Sequence[str]) -> Tuple[str, ...]:
-    """The sha256 of each image that is to be started for a kernel, all of which are whole just now: a variant by the digests in its manifest,
-    any other image by unpacking it. Each file is read once. Error: VARIANT_DAMAGED."""
+    """The sha256 of each image that is to be started for a kernel, all of which are whole just now: a variant
+    by the digests in its manifest, any other image by unpacking it. Each file is read once. Error:
+    VARIANT_DAMAGED."""
     return tuple(_verified(host, release, path) for path in images)
 
 
@@ -86,7 +104,12 @@ def _verified(host: Host, release: str, path: str) -> str:
         raise
     except KmodError as error:
         why = "is not a whole initramfs image: %s" % error.why
-    raise KmodError(path, why, "Make it again (outoftree.kmod.initrd_variant); until then boot: shipped restores the old default", "VARIANT_DAMAGED")
+    raise KmodError(
+        path,
+        why,
+        "Make it again (outoftree.kmod.initrd_variant); until then boot: shipped restores the old default",
+        "VARIANT_DAMAGED",
+    )
 
 
 class Seen(NamedTuple):
@@ -106,10 +129,13 @@ class Seen(NamedTuple):
 def overview(host: Host) -> List[Seen]:
     """Each variant on the host, and its state, in the order of their paths.
 
-    current, stale (the shipped image is another one by now), damaged, gone (the kernel is), or foreign: by the mark there was one, and it is
-    somebody else's file that lies there now.
+    current, stale (the shipped image is another one by now), damaged, gone (the kernel is), or foreign: by
+    the mark there was one, and it is somebody else's file that lies there now.
     """
-    seen = [_seen(each.path, each.wants, each.method, size=each.size, state=state(host, each)) for each in found(host)]
+    seen = [
+        _seen(each.path, each.wants, each.method, size=each.size, state=state(host, each))
+        for each in found(host)
+    ]
     for path, mark in marks_alone(host):
         status = host.lstat(path)
         if status is not None:
@@ -131,7 +157,9 @@ def state(host: Host, variant: Variant) -> str:
 
 def stale(host: Host, variant: Variant) -> bool:
     """Whether the shipped image is another one by now than that which a variant was made of."""
-    return not host.is_file(variant.base) or image.checksum(host, variant.base)[1] != variant.wants.base.sha256
+    return (
+        not host.is_file(variant.base) or image.checksum(host, variant.base)[1] != variant.wants.base.sha256
+    )
 
 
 def gone(host: Host, variant: Variant) -> bool:
@@ -141,11 +169,19 @@ def gone(host: Host, variant: Variant) -> bool:
 
 def having(host: Host, drivers: Sequence[str]) -> List[str]:
     """The installed kernels that have modules of each of the drivers."""
-    return [release for release in _kernels(host) if all(depmod.linked(host, release, [driver]) for driver in drivers)]
+    return [
+        release
+        for release in _kernels(host)
+        if all(depmod.linked(host, release, [driver]) for driver in drivers)
+    ]
 
 
 def _kernels(host: Host) -> List[str]:
-    return [release for release in host.listdir("/lib/modules") if names.is_release(release) and _installed(host, release)]
+    return [
+        release
+        for release in host.listdir("/lib/modules")
+        if names.is_release(release) and _installed(host, release)
+    ]
 
 
 def _installed(host: Host, release: str) -> bool:

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What is to be known of a generator of initramfs images. The list of them is in generators.py."""
+
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
@@ -15,7 +16,9 @@ LIB = ("usr/lib/", "lib/")
 
 
 class Job(NamedTuple):
-    """One request to a tool: names of modules to put in, a scratch directory and the file to write, as the tool sees them."""
+    """One request to a tool: names of modules to put in, a scratch directory and the file to write, as the
+    tool sees them.
+    """
 
     release: str
     names: Sequence[str]
@@ -42,9 +45,10 @@ class Start(NamedTuple):
 class Generator(NamedTuple):
     """What makes a kind of images, and takes them through their early boot.
 
-    ``early``: the file by which an image of it loads modules at the very start, named after the driver, with a line for each module.
-    ``proof``: the file by which its early boot says which variant it is, in PROOF; None where it could not, or would not be seen after the
-    early boot: what it is written to has to be the /run that the system then has. It gets the content of the image's files ``texts``.
+    ``early``: the file by which an image of it loads modules at the very start, named after the driver, with
+    a line for each module. ``proof``: the file by which its early boot says which variant it is, in PROOF;
+    None where it could not, or would not be seen after the early boot: what it is written to has to be the
+    /run that the system then has. It gets the content of the image's files ``texts``.
     """
 
     name: str
@@ -54,4 +58,5 @@ class Generator(NamedTuple):
     early: Callable[[Tree], Optional[Start]] = lambda _tree: None
     proof: Callable[[Tree, Dict[str, bytes]], Optional[Start]] = lambda _tree, _texts: None
     texts: Tuple[str, ...] = ()
-    obstacle: Optional[Callable[[str], KmodError]] = None  # where nothing is made of what is appended: why, of the image at a path
+    # where nothing is made of what is appended: why, of the image at a path
+    obstacle: Optional[Callable[[str], KmodError]] = None

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The generators of initramfs images that are known: a new one is a file beside this one, and a line here."""
+
 from typing import Tuple
 
 from .dracut import DRACUT, DRACUT_004
@@ -20,11 +21,15 @@ GENERATORS: Tuple[Generator, ...] = (
     DRACUT_004,
     NASH,
 )
-UNKNOWN = Generator("unknown", lambda _tree: True, tuple(dict.fromkeys(tool for each in GENERATORS for tool in each.tools)))
+UNKNOWN = Generator(
+    "unknown", lambda _tree: True, tuple(dict.fromkeys(tool for each in GENERATORS for tool in each.tools))
+)
 FILES = tuple(dict.fromkeys(name for each in GENERATORS for name in each.files))
 TEXTS = tuple(name for each in GENERATORS for name in each.texts)
 
 
 def generator(tree: Tree) -> Generator:
-    """What takes an image through its early boot: how a module is loaded early depends on it, and what can rebuild it."""
+    """What takes an image through its early boot: how a module is loaded early depends on it, and what can
+    rebuild it.
+    """
     return next(each for each in GENERATORS + (UNKNOWN,) if each.recognised(tree))

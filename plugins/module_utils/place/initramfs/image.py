@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The image that a distribution ships for a kernel: where it is, what is in it."""
+
 import hashlib
 import os
 import zlib
@@ -23,7 +24,9 @@ SEGMENT_PIECE = 4096  # for the Digest of a file that is one segment, whose size
 
 
 class Digest:
-    """The sha256 of bytes as they come, and a CRC-32 of each piece of them, by which the remains of a damaged file are known (see witness)."""
+    """The sha256 of bytes as they come, and a CRC-32 of each piece of them, by which the remains of a damaged
+    file are known (see witness).
+    """
 
     def __init__(self, piece: int) -> None:
         self.piece = piece
@@ -38,14 +41,18 @@ class Digest:
         return cls(max(512, -(-size // 64 // 512) * 512))
 
     def update(self, data: bytes) -> None:
-        self.start += data[:64 - len(self.start)]
+        self.start += data[: 64 - len(self.start)]
         self.whole.update(data)
         view = memoryview(data)
         while view:
-            part = view[:self.piece - self._filled]
-            self._crc, self._filled, view = zlib.crc32(part, self._crc), self._filled + len(part), view[len(part):]
+            part = view[: self.piece - self._filled]
+            self._crc, self._filled, view = (
+                zlib.crc32(part, self._crc),
+                self._filled + len(part),
+                view[len(part) :],
+            )
             if self._filled == self.piece:
-                self.pieces += (self._crc & 0xffffffff,)
+                self.pieces += (self._crc & 0xFFFFFFFF,)
                 self._crc = self._filled = 0
 
     def copy(self) -> "Digest":
@@ -75,13 +82,19 @@ class Image(NamedTuple):
 
 
 def directories(host: Host) -> Iterator[str]:
-    """Where images lie: /boot and the EFI system partition, and in kernel-install's "bls" layout a directory per entry token and kernel.
+    """Where images lie: /boot and the EFI system partition, and in kernel-install's "bls" layout a directory
+    per entry token and kernel.
 
-    Each once, under the first of its names: /efi may be a symlink to /boot. What cannot be looked into is passed over.
+    Each once, under the first of its names: /efi may be a symlink to /boot. What cannot be looked into is
+    passed over.
     """
     seen = set()
     for boot in BOOT:
-        below = ["%s/%s/%s" % (boot, token, release) for token in _names(host, boot) for release in _names(host, "%s/%s" % (boot, token))]
+        below = [
+            "%s/%s/%s" % (boot, token, release)
+            for token in _names(host, boot)
+            for release in _names(host, "%s/%s" % (boot, token))
+        ]
         for directory in [boot] + below:
             with forgiving():
                 real = host.real(directory)
@@ -104,7 +117,9 @@ def shipped(host: Host, release: str) -> str:
     known = {host.real(directory): directory for directory in directories(host)}
     started = shipped_entry.initramfs(host, release) or "/"
     within = known.get(host.real(os.path.dirname(started)))
-    usual = [name % release for name in FILES] + [directory + "/initrd" for directory in known.values() if directory.endswith("/" + release)]
+    usual = [name % release for name in FILES] + [
+        directory + "/initrd" for directory in known.values() if directory.endswith("/" + release)
+    ]
     for path in (["%s/%s" % (within, os.path.basename(started))] if within else []) + usual:
         status = host.stat(path)
         if status is None:
@@ -115,28 +130,55 @@ def shipped(host: Host, release: str) -> str:
             return path
         real = host.inside(host.real(path))
         if os.path.dirname(real) != host.inside(host.real(os.path.dirname(path))):
-            raise KmodError(path, "is a symlink out of its directory, to %s" % real, "Put the image itself there", "INITRD_OUTSIDE")
+            raise KmodError(
+                path,
+                "is a symlink out of its directory, to %s" % real,
+                "Put the image itself there",
+                "INITRD_OUTSIDE",
+            )
         return os.path.dirname(path) + "/" + os.path.basename(real)
     for boot in BOOT:
         for name in host.listdir(boot + "/EFI/Linux"):
             if release in name and name.endswith(".efi"):
-                raise KmodError("%s/EFI/Linux/%s" % (boot, name), "is a unified kernel image: its signature covers the initramfs in it",
-                                "Install the kernel with layout=bls (/etc/kernel/install.conf) beside it", "INITRD_UKI")
-    raise KmodError("/boot", "there is no initramfs image of kernel %s" % release, "Build it with the distribution's own tool", "INITRD_MISSING")
+                raise KmodError(
+                    "%s/EFI/Linux/%s" % (boot, name),
+                    "is a unified kernel image: its signature covers the initramfs in it",
+                    "Install the kernel with layout=bls (/etc/kernel/install.conf) beside it",
+                    "INITRD_UKI",
+                )
+    raise KmodError(
+        "/boot",
+        "there is no initramfs image of kernel %s" % release,
+        "Build it with the distribution's own tool",
+        "INITRD_MISSING",
+    )
 
 
 def read(host: Host, path: str, wanted: Optional[Wanted] = None) -> Image:
     """Unpack an image of the host; ``wanted`` as for ``segments.unpack``."""
     with host.open(path) as reader:
         if reader.at(0, 2) == b"MZ":
-            raise KmodError(path, "is an EFI program, not an initramfs image", "Use a kernel whose initramfs is a file of its own", "INITRD_UKI")
+            raise KmodError(
+                path,
+                "is an EFI program, not an initramfs image",
+                "Use a kernel whose initramfs is a file of its own",
+                "INITRD_UKI",
+            )
         digest, tree = Digest.for_size(reader.size), Tree()
         segments = unpack(_hashed(reader, digest), path, tree, wanted=wanted)
         unchanged(reader)
         if not segments:
             raise KmodError(path, "is empty", REGENERATE, "INITRD_DAMAGED")
         status = reader.status
-        return Image(path, reader.size, status.st_mode & 0o7777, owner=(status.st_uid, status.st_gid), digest=digest, tree=tree, segments=segments)
+        return Image(
+            path,
+            reader.size,
+            status.st_mode & 0o7777,
+            owner=(status.st_uid, status.st_gid),
+            digest=digest,
+            tree=tree,
+            segments=segments,
+        )
 
 
 def checksum(host: Host, path: str) -> Tuple[int, str]:
@@ -158,13 +200,21 @@ def _hashed(reader: Reader, digest: Any) -> Iterator[bytes]:
 def unchanged(reader: Reader) -> None:
     now, then = os.fstat(reader.handle), reader.status
     if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
-        raise KmodError(reader.path, "changed while it was read", "Let the tool that writes it come to its end and run again", "INITRD_CHANGED")
+        raise KmodError(
+            reader.path,
+            "changed while it was read",
+            "Let the tool that writes it come to its end and run again",
+            "INITRD_CHANGED",
+        )
 
 
 # What is in it
 
+
 def modules_dir(tree: Tree, release: str) -> str:
-    """The real path of the image's module tree, where its own modprobe looks; that it should have if there is none."""
+    """The real path of the image's module tree, where its own modprobe looks; that it should have if there is
+    none.
+    """
     for name in ("lib/modules/", "usr/lib/modules/"):
         real = tree.real(name + release, follow=True)
         if real is not None and real in tree.nodes:
@@ -178,10 +228,11 @@ def squashed(tree: Tree) -> bool:
 
 
 def place(tree: Tree, what: str, path: str) -> Tuple[str, List[str]]:
-    """The real path for a new file, and those of its directories that the tree does not have yet, outermost first.
+    """The real path for a new file, and those of its directories that the tree does not have yet, outermost
+    first.
 
-    No directory that exists may be named again in a later segment: naming ``lib`` where that is a symlink to usr/lib replaces
-    the symlink by an empty directory, and nothing works any more.
+    No directory that exists may be named again in a later segment: naming ``lib`` where that is a symlink to
+    usr/lib replaces the symlink by an empty directory, and nothing works any more.
     """
     done, missing = "", []  # type: str, List[str]
     parts = path.split("/")
@@ -193,7 +244,9 @@ def place(tree: Tree, what: str, path: str) -> Tuple[str, List[str]]:
             missing.append(here)
             done = here
         elif node is None or node.kind != cpio.DIRECTORY:
-            raise KmodError(what, "%s in the image leads to no directory" % here, REGENERATE, "INITRD_DAMAGED")
+            raise KmodError(
+                what, "%s in the image leads to no directory" % here, REGENERATE, "INITRD_DAMAGED"
+            )
         else:
             done = real or ""
     return (done + "/" + parts[-1]).lstrip("/"), missing

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """initramfs-tools: Debian, Ubuntu."""
+
 import os
 import posixpath
 import re
@@ -16,7 +17,8 @@ from .segments import Tree
 
 HOOK = '#!/bin/sh\n[ "$1" = prereqs ] && exit 0\n. /usr/share/initramfs-tools/hook-functions\nmanual_add_modules %s\n'
 CONFIGURATION = "/etc/initramfs-tools"
-COPY_SIZE, COPY_FILES = 64 << 20, 4096  # far more than a configuration has; what is in it is the administrators' to say
+# far more than a configuration has; what is in it is the administrators' to say
+COPY_SIZE, COPY_FILES = 64 << 20, 4096
 
 
 def _command(host: Host, job: Job) -> List[str]:
@@ -37,7 +39,8 @@ def _command(host: Host, job: Job) -> List[str]:
 def _copy(host: Host, source: str, target: str) -> None:
     """Copy a directory's files, directories and symlinks, and nothing that could block or has no end.
 
-    A relative symlink out of the directory is made an absolute one: it means what it meant. Errors: CONFIG_TOO_LARGE, those of writing.
+    A relative symlink out of the directory is made an absolute one: it means what it meant. Errors:
+    CONFIG_TOO_LARGE, those of writing.
     """
     files = size = 0
     todo = [""]
@@ -46,7 +49,10 @@ def _copy(host: Host, source: str, target: str) -> None:
         try:
             os.mkdir(host.real(target + below), 0o755)
             for name in host.listdir(source + below):
-                path, copy = "%s%s/%s" % (source, below, name), host.real("%s%s/%s" % (target, below, name), follow=False)
+                path, copy = (
+                    "%s%s/%s" % (source, below, name),
+                    host.real("%s%s/%s" % (target, below, name), follow=False),
+                )
                 status = host.lstat(path)
                 files += 1
                 if status is None:
@@ -64,24 +70,43 @@ def _copy(host: Host, source: str, target: str) -> None:
                             handle.write(data)
                         os.chmod(copy, stat.S_IMODE(status.st_mode))
                 if files > COPY_FILES or size > COPY_SIZE:
-                    raise KmodError(source, "holds more than %d files or %d MiB: that is not a configuration" % (COPY_FILES, COPY_SIZE >> 20),
-                                    "Take out what does not belong there", "CONFIG_TOO_LARGE")
+                    raise KmodError(
+                        source,
+                        "holds more than %d files or %d MiB: that is not a configuration"
+                        % (COPY_FILES, COPY_SIZE >> 20),
+                        "Take out what does not belong there",
+                        "CONFIG_TOO_LARGE",
+                    )
         except OSError as error:
             raise from_oserror(target, error, "copy the configuration") from None
 
 
 def _proof(tree: Tree, texts: Dict[str, bytes]) -> Optional[Start]:
-    """Sourced by /init behind each script of init-top. conf/conf.d is too early, before /run is mounted (initramfs-tools: scripts/functions)."""
+    """Sourced by /init behind each script of init-top. conf/conf.d is too early, before /run is mounted
+    (initramfs-tools: scripts/functions).
+    """
     mounted = re.search(rb"^\s*mount\b.*\stmpfs\s+/run\s*$", texts.get("init", b""), re.M)
     scripts = re.search(rb"^\s*run_scripts\s+/scripts/init-top\s*$", texts.get("init", b""), re.M)
     sourced = b". /conf/param.conf" in texts.get("scripts/init-top/ORDER", b"")
-    if mounted and scripts and mounted.start() < scripts.start() and sourced and not tree.find("conf/param.conf"):
+    if (
+        mounted
+        and scripts
+        and mounted.start() < scripts.start()
+        and sourced
+        and not tree.find("conf/param.conf")
+    ):
         return Start("conf/param.conf", SAY)
     return None
 
 
 TOOL = Tool("mkinitramfs", _command)
 INITRAMFS_TOOLS = Generator(
-    "initramfs-tools", lambda tree: bool(tree.find("scripts/functions") and tree.find("conf/initramfs.conf")), (TOOL,),
-    files=("/boot/initrd.img-%s",), proof=_proof, texts=("init", "scripts/init-top/ORDER"),
-    early=lambda _tree: Start("conf/conf.d/zz-kmod-%s", "modprobe -q %s || :\n"))  # sourced by /init, before udev starts
+    "initramfs-tools",
+    lambda tree: bool(tree.find("scripts/functions") and tree.find("conf/initramfs.conf")),
+    (TOOL,),
+    files=("/boot/initrd.img-%s",),
+    proof=_proof,
+    texts=("init", "scripts/init-top/ORDER"),
+    # sourced by /init, before udev starts
+    early=lambda _tree: Start("conf/conf.d/zz-kmod-%s", "modprobe -q %s || :\n"),
+)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What modules an image has: its module tree, kept on disk while the image is read."""
+
 import os
 from typing import IO, Dict, NamedTuple, Optional
 
@@ -73,7 +74,9 @@ class Kept:
         release = self.part.split("/")[-2]
         prefix = modules_dir(image.tree, release)
         nodes = {path: image.tree.nodes[path] for path in image.tree.under(prefix)}
-        files = {path[len(prefix) + 1:]: self.files[node] for path, node in nodes.items() if node in self.files}
+        files = {
+            path[len(prefix) + 1 :]: self.files[node] for path, node in nodes.items() if node in self.files
+        }
         return InImage(prefix, files, _known(files))
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Images for people and for an audit: what the kernel makes of them, all segments together, which lsinitrd and lsinitramfs do not show."""
+"""Images for people and for an audit: what the kernel makes of them, all segments together, which lsinitrd
+and lsinitramfs do not show.
+"""
+
 import hashlib
 import stat
 from typing import Any, Dict, Iterator, Optional, Sequence
@@ -18,25 +21,46 @@ from .segments import Node, Sink
 
 
 def lines(host: Host, path: str) -> Iterator[str]:
-    """The segments, whose variant it is, then each file as ``ls -l`` has it with the number of the segment that it comes from."""
+    """The segments, whose variant it is, then each file as ``ls -l`` has it with the number of the segment
+    that it comes from.
+    """
     image = read(host, path)
     for number, segment in enumerate(image.segments, 1):
-        yield "segment %d: %s at %d, %d bytes, %d members, %d bytes unpacked" % (number, segment.kind, segment.offset, segment.size,
-                                                                                 segment.members, segment.unpacked)
+        yield "segment %d: %s at %d, %d bytes, %d members, %d bytes unpacked" % (
+            number,
+            segment.kind,
+            segment.offset,
+            segment.size,
+            segment.members,
+            segment.unpacked,
+        )
     variant = manifest.find(host, path)
     if variant:
         wants = variant.wants
-        yield "variant of %s for kernel %s with %s (%s)" % (wants.base.path, wants.kernel, ", ".join(wants.drivers), variant.method)
+        yield "variant of %s for kernel %s with %s (%s)" % (
+            wants.base.path,
+            wants.kernel,
+            ", ".join(wants.drivers),
+            variant.method,
+        )
     yield ""
     for name, node in sorted(image.tree.nodes.items()):
         if name:
             target = " -> " + node.target if node.target else ""
-            yield "%2d %s %5d %5d %9d %s" % (node.segment + 1, stat.filemode(node.mode), node.owner[0], node.owner[1], node.size,
-                                             printable(name + target))
+            yield "%2d %s %5d %5d %9d %s" % (
+                node.segment + 1,
+                stat.filemode(node.mode),
+                node.owner[0],
+                node.owner[1],
+                node.size,
+                printable(name + target),
+            )
 
 
 def modules(host: Host, path: str, release: str, *, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
-    """The copy of each named module that an image's own modprobe would load: ``{name: {"path": path, "sha256": of the uncompressed file}}``."""
+    """The copy of each named module that an image's own modprobe would load: ``{name: {"path": path,
+    "sha256": of the uncompressed file}}``.
+    """
     copies: Dict[str, Any] = {}
     texts: Dict[str, Any] = {}
 
@@ -51,8 +75,13 @@ def modules(host: Host, path: str, release: str, *, names: Sequence[str]) -> Dic
 
     image = read(host, path, wanted)
     prefix = modules_dir(image.tree, release)
-    listed = [prefix + "/" + each for each in dependencies(texts.get(prefix + "/modules.dep", b"").decode("utf-8", "replace"))]
-    return {module_of(each): {"path": each, "sha256": copies[each].sha256()} for each in listed if each in copies}
+    listed = [
+        prefix + "/" + each
+        for each in dependencies(texts.get(prefix + "/modules.dep", b"").decode("utf-8", "replace"))
+    ]
+    return {
+        module_of(each): {"path": each, "sha256": copies[each].sha256()} for each in listed if each in copies
+    }
 
 
 class _Digest:

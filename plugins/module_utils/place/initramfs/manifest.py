@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The manifest of a variant: the last member of its last segment, found from the end without unpacking the image.
+"""The manifest of a variant: the last member of its last segment, found from the end without unpacking the
+image.
 
-It says what the variant was made of (``wants``: the same wants, the same variant) and the digests of all that precedes it, so that one
-reading of the file shows whether it is whole.
+It says what the variant was made of (``wants``: the same wants, the same variant) and the digests of all that
+precedes it, so that one reading of the file shows whether it is whole.
 """
+
 import hashlib
 import json
 import re
@@ -45,21 +47,39 @@ class Wants(NamedTuple):
 
     def as_dict(self) -> Dict[str, Any]:
         """As it is stored, in manifests and in marks."""
-        return dict(self.other, kernel=self.kernel, drivers=list(self.drivers), early_load=self.early_load,
-                    modules=[list(module) for module in self.modules], base=dict(self.base._asdict()))
+        return dict(
+            self.other,
+            kernel=self.kernel,
+            drivers=list(self.drivers),
+            early_load=self.early_load,
+            modules=[list(module) for module in self.modules],
+            base=dict(self.base._asdict()),
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Wants":
-        """The inverse. ValueError, TypeError, KeyError or KmodError for what was not written here, or has names that cannot be used as such:
-        images are input, also those with our marks."""
+        """The inverse. ValueError, TypeError, KeyError or KmodError for what was not written here, or has
+        names that cannot be used as such: images are input, also those with our marks."""
         base = Base(data["base"]["path"], data["base"]["size"], data["base"]["sha256"])
         modules = tuple((name, sha256) for name, sha256 in data["modules"])
         _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules])
-        if not (data["drivers"] and all(names.check_driver(each) for each in data["drivers"]) and names.is_release(data["kernel"])
-                and isinstance(base.size, int) and all(names.is_module(name) for name, _sha256 in modules)):
+        if not (
+            data["drivers"]
+            and all(names.check_driver(each) for each in data["drivers"])
+            and names.is_release(data["kernel"])
+            and isinstance(base.size, int)
+            and all(names.is_module(name) for name, _sha256 in modules)
+        ):
             raise ValueError("not written here")
         other = tuple(sorted((key, value) for key, value in data.items() if key not in cls._fields))
-        return cls(data["kernel"], tuple(data["drivers"]), data["early_load"], modules=modules, base=base, other=other)
+        return cls(
+            data["kernel"],
+            tuple(data["drivers"]),
+            data["early_load"],
+            modules=modules,
+            base=base,
+            other=other,
+        )
 
     @property
     def identity(self) -> str:
@@ -86,16 +106,35 @@ class Added(NamedTuple):
     mark: str = ""  # what a boot of it writes to generator.PROOF, "" where nothing is promised
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"modules": [dict(held._asdict()) for held in self.modules], "dependencies": list(self.dependencies),
-                "firmware": list(self.firmware), "firmware_missing": list(self.firmware_missing), "mark": self.mark}
+        return {
+            "modules": [dict(held._asdict()) for held in self.modules],
+            "dependencies": list(self.dependencies),
+            "firmware": list(self.firmware),
+            "firmware_missing": list(self.firmware_missing),
+            "mark": self.mark,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Added":
-        """The inverse, also of what earlier versions have stored. ValueError, TypeError and KeyError for anything else."""
-        modules = tuple(Held(each["name"], each["path"], each["sha256"], each["version"]) for each in data.get("modules", ()))
-        needed, firmware, missing = (data.get(name, []) for name in ("dependencies", "firmware", "firmware_missing"))
+        """The inverse, also of what earlier versions have stored.
+
+        ValueError, TypeError and KeyError for anything else.
+        """
+        modules = tuple(
+            Held(each["name"], each["path"], each["sha256"], each["version"])
+            for each in data.get("modules", ())
+        )
+        needed, firmware, missing = (
+            data.get(name, []) for name in ("dependencies", "firmware", "firmware_missing")
+        )
         mark = data.get("mark", "")
-        _texts(needed, firmware, missing, [mark], *[[held.name, held.path, held.sha256, held.version or ""] for held in modules])
+        _texts(
+            needed,
+            firmware,
+            missing,
+            [mark],
+            *[[held.name, held.path, held.sha256, held.version or ""] for held in modules],
+        )
         return cls(modules, tuple(needed), tuple(firmware), tuple(missing), mark)
 
 
@@ -112,10 +151,13 @@ class Variant(NamedTuple):
     size: int
     wants: Wants
     method: str
-    head: Tuple[int, str] = (0, "")  # size and sha256 of what precedes the segment: the shipped image, or a rebuilt one
+    # size and sha256 of what precedes the segment: the shipped image, or a rebuilt one
+    head: Tuple[int, str] = (0, "")
     segment: Tuple[int, str] = (0, "")  # size and sha256 from there to the manifest's own header
     added: Added = Added()
-    tail: bytes = b""  # the manifest's own header and all that has to follow it; nothing where the file has lost its manifest (see witness)
+    # the manifest's own header and all that has to follow it; nothing where the file has lost its manifest
+    # (see witness)
+    tail: bytes = b""
 
     @property
     def base(self) -> str:
@@ -123,9 +165,18 @@ class Variant(NamedTuple):
         return NUMBERED.sub(r"\1", self.path)
 
 
-def text(wants: Wants, method: str, added: Added, *, head: Tuple[int, str], segment: Tuple[int, str]) -> bytes:
+def text(
+    wants: Wants, method: str, added: Added, *, head: Tuple[int, str], segment: Tuple[int, str]
+) -> bytes:
     """The manifest's bytes, the same for the same arguments."""
-    data = {"format": FORMAT, "wants": wants.as_dict(), "method": method, "head": head, "segment": segment, "contents": added.as_dict()}
+    data = {
+        "format": FORMAT,
+        "wants": wants.as_dict(),
+        "method": method,
+        "head": head,
+        "segment": segment,
+        "contents": added.as_dict(),
+    }
     return _dumped(dict(data, sha256=hashlib.sha256(_dumped(data)).hexdigest()))
 
 
@@ -141,7 +192,7 @@ def find(host: Host, path: str) -> Optional[Variant]:
         tail = reader.at(start, TAIL)
     name_at = tail.rfind(NAME.rsplit("/", 1)[1].encode("ascii") + b"\0")
     head_at = tail.rfind(b"070701", 0, max(name_at, 0))
-    found = cpio.header(tail[head_at:head_at + cpio.HEADER]) if head_at >= 0 else None
+    found = cpio.header(tail[head_at : head_at + cpio.HEADER]) if head_at >= 0 else None
     if found is None:
         return None
     member, name_size = found
@@ -150,20 +201,38 @@ def find(host: Host, path: str) -> Optional[Variant]:
     end = data_at + member.size + cpio.padding(member.size)
     behind = tail[head_at:end] + cpio.archive([], member.inode[2] + 1)[0][1]
     try:
-        data = json.loads(tail[data_at:data_at + member.size].decode("ascii"))
-        if hashlib.sha256(_dumped({key: value for key, value in data.items() if key != "sha256"})).hexdigest() != data["sha256"]:
+        data = json.loads(tail[data_at : data_at + member.size].decode("ascii"))
+        if (
+            hashlib.sha256(
+                _dumped({key: value for key, value in data.items() if key != "sha256"})
+            ).hexdigest()
+            != data["sha256"]
+        ):
             return None
-        variant = Variant(path, size, Wants.from_dict(data["wants"]), data["method"], head=tuple(data["head"]), segment=tuple(data["segment"]),
-                          added=Added.from_dict(data["contents"]),
-                          tail=behind + b"\0" * cpio.padding(start + head_at + len(behind), cpio.BLOCK))
-        ours = data["format"] == FORMAT and data["method"] in METHODS and variant.head[0] + variant.segment[0] == start + head_at
+        variant = Variant(
+            path,
+            size,
+            Wants.from_dict(data["wants"]),
+            data["method"],
+            head=tuple(data["head"]),
+            segment=tuple(data["segment"]),
+            added=Added.from_dict(data["contents"]),
+            tail=behind + b"\0" * cpio.padding(start + head_at + len(behind), cpio.BLOCK),
+        )
+        ours = (
+            data["format"] == FORMAT
+            and data["method"] in METHODS
+            and variant.head[0] + variant.segment[0] == start + head_at
+        )
     except (KmodError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
     return variant if ours else None
 
 
 def checked(host: Host, variant: Variant) -> Optional[str]:
-    """The sha256 of the whole file; None where it is not, to the last byte, what its manifest says, so that it is to be made again."""
+    """The sha256 of the whole file; None where it is not, to the last byte, what its manifest says, so that
+    it is to be made again.
+    """
     whole, part = hashlib.sha256(), hashlib.sha256()
     digests, tail = [], b""
     ends = [variant.head[0], variant.head[0] + variant.segment[0]]
@@ -182,4 +251,8 @@ def checked(host: Host, variant: Variant) -> Optional[str]:
             part.update(chunk)
             at += len(chunk)
             tail += b"" if ends else chunk
-    return whole.hexdigest() if digests == [variant.head[1], variant.segment[1]] and tail == variant.tail else None
+    return (
+        whole.hexdigest()
+        if digests == [variant.head[1], variant.segment[1]] and tail == variant.tail
+        else None
+    )

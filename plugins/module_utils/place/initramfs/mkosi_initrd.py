@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Images whose init is systemd, and that nothing else is known of: those of mkosi-initrd."""
+
 from typing import List
 
 from ...host import Host
@@ -17,5 +18,10 @@ def _command(_host: Host, job: Job) -> List[str]:
 
 
 TOOL = Tool("mkosi-initrd", _command, takes_modules=False)
-SYSTEMD = Generator("systemd", systemd.in_image, (TOOL, dracut.TOOL), early=lambda _tree: systemd.LOAD,
-                    proof=lambda tree, _texts: systemd.proof(tree))
+SYSTEMD = Generator(
+    "systemd",
+    systemd.in_image,
+    (TOOL, dracut.TOOL),
+    early=lambda _tree: systemd.LOAD,
+    proof=lambda tree, _texts: systemd.proof(tree),
+)

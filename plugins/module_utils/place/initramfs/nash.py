@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""mkinitrd of Enterprise Linux 5, whose images have nash for their shell: init is a list of insmod, nothing is loaded by alias."""
+"""mkinitrd of Enterprise Linux 5, whose images have nash for their shell: init is a list of insmod, nothing
+is loaded by alias.
+"""
+
 from typing import List
 
 from ...errors import KmodError
@@ -16,8 +19,16 @@ def _command(_host: Host, job: Job) -> List[str]:
 
 
 def _obstacle(path: str) -> KmodError:
-    return KmodError(path, "loads the modules that its init lists, and no others", "Use method rebuild", "INITRD_NASH")
+    return KmodError(
+        path, "loads the modules that its init lists, and no others", "Use method rebuild", "INITRD_NASH"
+    )
 
 
 TOOL = Tool("mkinitrd", _command)
-NASH = Generator("nash", lambda tree: tree.find("bin/nash") is not None, (TOOL,), files=("/boot/initrd-%s.img",), obstacle=_obstacle)
+NASH = Generator(
+    "nash",
+    lambda tree: tree.find("bin/nash") is not None,
+    (TOOL,),
+    files=("/boot/initrd-%s.img",),
+    obstacle=_obstacle,
+)

@@ -2,11 +2,14 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The overlay: one raw archive that, appended to a shipped image, puts a driver into it and takes nothing away.
+"""The overlay: one raw archive that, appended to a shipped image, puts a driver into it and takes nothing
+away.
 
-It holds the driver's modules (uncompressed: the kmod of an old image reads nothing else), what they need and the image lacks, and the
-indexes of the image's own module tree as the host's depmod makes them with the driver in it.
+It holds the driver's modules (uncompressed: the kmod of an old image reads nothing else), what they need and
+the image lacks, and the indexes of the image's own module tree as the host's depmod makes them with the
+driver in it.
 """
+
 import hashlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -37,22 +40,34 @@ class Overlay(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """An overlay, and what unpacking it over the image gave: the digests of its files by path, and modules.dep."""
+    """An overlay, and what unpacking it over the image gave: the digests of its files by path, and
+    modules.dep.
+    """
 
     overlay: Overlay
     digests: Dict[str, str]
     modules_dep: str
 
 
-def build(host: Host, wants: Wants, modules: Sequence[KernelModule], *, image: Image, kept: Kept, method: str) -> Overlay:
-    """The overlay that puts ``modules`` into ``image``, whose module tree is in ``kept``. The image's tree becomes the variant's.
+def build(
+    host: Host, wants: Wants, modules: Sequence[KernelModule], *, image: Image, kept: Kept, method: str
+) -> Overlay:
+    """The overlay that puts ``modules`` into ``image``, whose module tree is in ``kept``.
 
-    There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, MODULE_NAME, VARIANT_REFUSED, INITRD_VERIFY.
+    The image's tree becomes the variant's.
+
+    There must be no ``obstacle``. Errors: EARLY_UNSUPPORTED, DEPENDENCY_MISSING, MODULE_TWICE, MODULE_NAME,
+    VARIANT_REFUSED, INITRD_VERIFY.
     """
     had = kept.modules(image)
     ours = {"updates/" + store.file_name(module): module for module in modules}
     if len({module.name for module in modules}) != len(modules) or len(ours) != len(modules):
-        raise KmodError(", ".join(sorted(module.path for module in modules)), "are several builds of one module", "Name one build", "MODULE_TWICE")
+        raise KmodError(
+            ", ".join(sorted(module.path for module in modules)),
+            "are several builds of one module",
+            "Name one build",
+            "MODULE_TWICE",
+        )
     needed = needs.Needed(host, wants.kernel, had)
     extra = needed.extra(modules)
     new = dict(ours, **extra)
@@ -61,14 +76,23 @@ def build(host: Host, wants: Wants, modules: Sequence[KernelModule], *, image: I
     lists = indexes.made(host, wants.kernel, had, stays=stays, added=new, directory=kept.directory)
     needs.check(needed, lists["modules.dep"].decode("utf-8", "replace"), added=new, stays=stays)
 
-    files = [cpio.Item(had.prefix + "/" + path, cpio.REGULAR | 0o644, module.size, plain.reader(host, module.path))
-             for path, module in sorted(new.items())]
-    firmware, absent = needs.firmware(host, wants.kernel, image.tree, modules=list(modules) + list(extra.values()))
+    files = [
+        cpio.Item(had.prefix + "/" + path, cpio.REGULAR | 0o644, module.size, plain.reader(host, module.path))
+        for path, module in sorted(new.items())
+    ]
+    firmware, absent = needs.firmware(
+        host, wants.kernel, image.tree, modules=list(modules) + list(extra.values())
+    )
     files += firmware
     files += [cpio.item(had.prefix + "/" + name, data) for name, data in sorted(lists.items())]
     started, mark = starts(image, kept, wants)
-    added = Added(held(had.prefix, ours), tuple(sorted(module.name for module in extra.values())),
-                  tuple(sorted(entry.name for entry in firmware)), tuple(absent), mark)
+    added = Added(
+        held(had.prefix, ours),
+        tuple(sorted(module.name for module in extra.values())),
+        tuple(sorted(entry.name for entry in firmware)),
+        tuple(absent),
+        mark,
+    )
     unpacked = seal(image, files + started, wants, method=method, added=added)
     wrong = [module.path for module in added.modules if unpacked.digests.get(module.path) != module.sha256]
     refuse(image.path, wrong + misindexed(unpacked.modules_dep, had.prefix, added.modules, stays=stays))
@@ -77,12 +101,21 @@ def build(host: Host, wants: Wants, modules: Sequence[KernelModule], *, image: I
 
 def held(prefix: str, modules: Dict[str, KernelModule]) -> Tuple[Held, ...]:
     """What is told of modules at these paths below an image's module directory."""
-    return tuple(Held(module.name, prefix + "/" + path, module.sha256, module.version) for path, module in sorted(modules.items()))
+    return tuple(
+        Held(module.name, prefix + "/" + path, module.sha256, module.version)
+        for path, module in sorted(modules.items())
+    )
 
 
 def starts(image: Image, kept: Kept, wants: Wants) -> Tuple[List[cpio.Item], str]:
-    """What is added to the early boot, and what is promised to be found in generator.PROOF then, "" for nothing."""
-    files = [early.load(image, wants.drivers, [name for name, _sha256 in wants.modules])] if wants.early_load else []
+    """What is added to the early boot, and what is promised to be found in generator.PROOF then, "" for
+    nothing.
+    """
+    files = (
+        [early.load(image, wants.drivers, [name for name, _sha256 in wants.modules])]
+        if wants.early_load
+        else []
+    )
     proof = early.proof(image.tree, {name: bytes(text) for name, text in kept.texts.items()}, wants.identity)
     return files + ([proof] if proof else []), wants.identity if proof else ""
 
@@ -90,15 +123,25 @@ def starts(image: Image, kept: Kept, wants: Wants) -> Tuple[List[cpio.Item], str
 def obstacle(image: Image, release: str) -> Optional[KmodError]:
     """Why the early boot of an image would not see what is appended, or not use it."""
     if squashed(image.tree):
-        return KmodError(image.path, "keeps its files in a file system image, which is mounted over what is appended",
-                         "Build it with dracut, without its squash modules (omit_dracutmodules)", "INITRD_SQUASH")
+        return KmodError(
+            image.path,
+            "keeps its files in a file system image, which is mounted over what is appended",
+            "Build it with dracut, without its squash modules (omit_dracutmodules)",
+            "INITRD_SQUASH",
+        )
     against = generator(image.tree).obstacle
     if against:
         return against(image.path)
-    if image.segments[-1].kind == "lz4" and tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit()) < (5, 14):
+    if image.segments[-1].kind == "lz4" and tuple(
+        int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit()
+    ) < (5, 14):
         # 2c484419efc0 lib/decompress_unlz4.c: correctly handle zero-padding around initrds
-        return KmodError(image.path, "is lz4-compressed, and kernels before 5.14 stop at the padding behind it", "Use method rebuild",
-                         "INITRD_LZ4")
+        return KmodError(
+            image.path,
+            "is lz4-compressed, and kernels before 5.14 stop at the padding behind it",
+            "Use method rebuild",
+            "INITRD_LZ4",
+        )
     return None
 
 
@@ -115,8 +158,11 @@ def appended(host: Host, path: str, made: Overlay) -> Iterator[bytes]:
 
 
 def seal(image: Image, files: Sequence[cpio.Item], wants: Wants, *, method: str, added: Added) -> Unpacked:
-    """The files and a manifest as a segment, unpacked into the image's tree as the kernel will: nothing else may have changed there."""
-    alone = method == "segment"  # the loader puts it behind the image, at a multiple of 4; its own NULs stop an lz4 decoder
+    """The files and a manifest as a segment, unpacked into the image's tree as the kernel will: nothing else
+    may have changed there.
+    """
+    # the loader puts it behind the image, at a multiple of 4; its own NULs stop an lz4 decoder
+    alone = method == "segment"
     nuls = b"\0" * ALIGN if alone else lead(image.size)
     whole = Digest(SEGMENT_PIECE) if alone else image.digest.copy()
     head = (0, whole.hexdigest()) if alone else (image.size, image.sha256)
@@ -149,11 +195,21 @@ def seal(image: Image, files: Sequence[cpio.Item], wants: Wants, *, method: str,
 
     written = {entry.name for entry, _head in built}
     untouched = {path: fact for path, fact in _facts(image.tree).items() if path not in written}
-    unpack(watched(), image.path, image.tree, wanted=wanted, offset=image.size + (cpio.padding(image.size) if alone else 0))
+    unpack(
+        watched(),
+        image.path,
+        image.tree,
+        wanted=wanted,
+        offset=image.size + (cpio.padding(image.size) if alone else 0),
+    )
     after = _facts(image.tree)
     refuse(image.path, [path for path, fact in untouched.items() if after.get(path) != fact])
     overlay = Overlay(len(nuls) + cpio.size(built), whole, chunks, added)
-    return Unpacked(overlay, {path: digest.hexdigest() for path, digest in digests.items()}, b"".join(modules_dep).decode("utf-8", "replace"))
+    return Unpacked(
+        overlay,
+        {path: digest.hexdigest() for path, digest in digests.items()},
+        b"".join(modules_dep).decode("utf-8", "replace"),
+    )
 
 
 def _placed(image: Image, files: Iterable[cpio.Item]) -> List[cpio.Item]:
@@ -169,17 +225,26 @@ def _placed(image: Image, files: Iterable[cpio.Item]) -> List[cpio.Item]:
 
 def refuse(path: str, wrong: Sequence[str]) -> None:
     if wrong:
-        raise KmodError(path, "a variant of it would not hold what it should: " + ", ".join(sorted(set(wrong))[:5]),
-                        "Use the other method, and report this with the image's listing (kmodctl variant --list)", "INITRD_VERIFY")
+        raise KmodError(
+            path,
+            "a variant of it would not hold what it should: " + ", ".join(sorted(set(wrong))[:5]),
+            "Use the other method, and report this with the image's listing (kmodctl variant --list)",
+            "INITRD_VERIFY",
+        )
 
 
 def misindexed(modules_dep: str, prefix: str, modules: Sequence[Held], *, stays: Iterable[str]) -> List[str]:
-    """What is wrong with the index: another copy of one of ``modules`` that would win, one of them or of what ``stays`` that is not on it."""
+    """What is wrong with the index: another copy of one of ``modules`` that would win, one of them or of what
+    ``stays`` that is not on it.
+    """
     listed = set(dependencies(modules_dep))
-    winners = {module.name: module.path[len(prefix) + 1:] for module in modules}
-    return [path for path in listed if winners.get(module_of(path), path) != path] + \
-        [path for path in list(winners.values()) + list(stays) if path not in listed]
+    winners = {module.name: module.path[len(prefix) + 1 :] for module in modules}
+    return [path for path in listed if winners.get(module_of(path), path) != path] + [
+        path for path in list(winners.values()) + list(stays) if path not in listed
+    ]
 
 
 def _facts(tree: Tree) -> Dict[str, Tuple[Any, ...]]:
-    return {path: (node.mode, node.owner, node.size, node.target, id(node)) for path, node in tree.nodes.items()}
+    return {
+        path: (node.mode, node.owner, node.size, node.target, id(node)) for path, node in tree.nodes.items()
+    }

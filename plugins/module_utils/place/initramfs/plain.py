@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Module files as they are once they are uncompressed, piece by piece."""
+
 import hashlib
 import os
 from typing import Callable, Iterator

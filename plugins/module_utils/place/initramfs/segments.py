@@ -2,12 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An initramfs image as the kernel unpacks it (``init/initramfs.c``), read once from front to back in bounded memory.
+"""An initramfs image as the kernel unpacks it (``init/initramfs.c``), read once from front to back in bounded
+memory.
 
-``initramfs := ("\\0" | cpio_archive | compressed(cpio_archive))*``. A raw archive starts at a multiple of 4 in the whole buffer; anything
-else that is no NUL must be the magic of a compression. Later members win over earlier ones by the rules of ``do_name`` in ``Tree.take``.
-Where the kernel would stop with an error (and boot on with what it has) this is a KmodError: such an image is not to be built upon.
+``initramfs := ("\\0" | cpio_archive | compressed(cpio_archive))*``. A raw archive starts at a multiple of 4
+in the whole buffer; anything else that is no NUL must be the magic of a compression. Later members win over
+earlier ones by the rules of ``do_name`` in ``Tree.take``. Where the kernel would stop with an error (and boot
+on with what it has) this is a KmodError: such an image is not to be built upon.
 """
+
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...compression import Decoder, detect
@@ -51,16 +54,23 @@ class Node:
 
 
 class Tree:
-    """The root file system that the kernel makes of the members. Paths have no leading slash; "" is the root."""
+    """The root file system that the kernel makes of the members.
+
+    Paths have no leading slash; "" is the root.
+    """
 
     def __init__(self) -> None:
         # what the kernel's own built-in archive (usr/default_cpio_list) has made before
-        self.nodes: Dict[str, Node] = {name: Node(cpio.DIRECTORY | 0o755, (0, 0)) for name in ("", "dev", "root")}
+        self.nodes: Dict[str, Node] = {
+            name: Node(cpio.DIRECTORY | 0o755, (0, 0)) for name in ("", "dev", "root")
+        }
         self.links: Dict[Tuple[int, int, int, int], str] = {}
         self.segment = 0
 
     def real(self, name: str, follow: bool = False) -> Optional[str]:
-        """Where ``name`` lies once symlinks are resolved (the last component's only with ``follow``); None where a parent is missing."""
+        """Where ``name`` lies once symlinks are resolved (the last component's only with ``follow``); None
+        where a parent is missing.
+        """
         todo = [part for part in name.split("/") if part and part != "."][::-1]
         done: List[str] = []
         hops = 0
@@ -95,7 +105,10 @@ class Tree:
         return (path for path in self.nodes if path.startswith(start))
 
     def take(self, member: cpio.Member, target: str) -> Optional[Tuple[str, Node]]:
-        """Put a member into the tree (``do_name``, ``do_symlink``). Answers with the file that its data goes to, if to any."""
+        """Put a member into the tree (``do_name``, ``do_symlink``).
+
+        Answers with the file that its data goes to, if to any.
+        """
         linked_to = self._linked_to(member)
         path = self.real(member.name)
         if path is None or path == "" and member.kind != cpio.DIRECTORY:
@@ -156,11 +169,13 @@ class Tree:
         return Node(member.mode, (member.uid, member.gid), target, segment=self.segment)
 
 
-def unpack(pieces: Iterable[bytes], what: str, tree: Tree, *, wanted: Optional[Wanted] = None, offset: int = 0) -> List[Segment]:
+def unpack(
+    pieces: Iterable[bytes], what: str, tree: Tree, *, wanted: Optional[Wanted] = None, offset: int = 0
+) -> List[Segment]:
     """Unpack the bytes of an image, or of what follows its first ``offset`` bytes, into ``tree``.
 
-    ``wanted`` is asked for every regular file, by its real path, and may answer with a function that is given the data piece by piece.
-    Errors: INITRD_DAMAGED, INITRD_LIMIT and those of the decoders, naming ``what``.
+    ``wanted`` is asked for every regular file, by its real path, and may answer with a function that is given
+    the data piece by piece. Errors: INITRD_DAMAGED, INITRD_LIMIT and those of the decoders, naming ``what``.
     """
     stream = _Stream(pieces, offset)
     segments: List[Segment] = []
@@ -170,7 +185,9 @@ def unpack(pieces: Iterable[bytes], what: str, tree: Tree, *, wanted: Optional[W
         tree.segment = len(segments)
         if stream.head(1) == b"0" and start % 4 == 0:
             reader.archive(stream)
-            segments.append(Segment(start, stream.offset - start, "cpio", stream.offset - start, reader.members - members))
+            segments.append(
+                Segment(start, stream.offset - start, "cpio", stream.offset - start, reader.members - members)
+            )
             continue
         kind = detect(stream.head(6))
         if kind is None:
@@ -200,7 +217,12 @@ def _decoded(stream: "_Stream", decoder: Decoder, what: str) -> Iterator[bytes]:
         for piece in decoder.feed(chunk):
             total += len(piece)
             if total > UNPACKED_LIMIT:
-                raise KmodError(what, "unpacks to more than %d bytes" % UNPACKED_LIMIT, "It is damaged, or made to do harm", "INITRD_LIMIT")
+                raise KmodError(
+                    what,
+                    "unpacks to more than %d bytes" % UNPACKED_LIMIT,
+                    "It is damaged, or made to do harm",
+                    "INITRD_LIMIT",
+                )
             yield piece
 
 
@@ -221,11 +243,15 @@ class _Reader:
             if found is None:
                 raise damaged(self.what, start, "no cpio magic")
             member, name_size = found
-            if not 0 < name_size <= PATH_MAX or member.size and member.kind not in (cpio.REGULAR, cpio.SYMLINK):
+            if (
+                not 0 < name_size <= PATH_MAX
+                or member.size
+                and member.kind not in (cpio.REGULAR, cpio.SYMLINK)
+            ):
                 raise damaged(self.what, start, "a member that no kernel takes")
             padded = name_size + cpio.padding(cpio.HEADER + name_size)
             name = stream.take(padded)
-            if len(name) < padded or name[name_size - 1:name_size] != b"\0":
+            if len(name) < padded or name[name_size - 1 : name_size] != b"\0":
                 raise damaged(self.what, start, "a name without its end")
             member = member._replace(name=name.split(b"\0")[0].decode("utf-8", "surrogateescape"))
             if member.name == cpio.TRAILER:
@@ -233,7 +259,12 @@ class _Reader:
                 return
             self.members += 1
             if self.members > MEMBER_LIMIT:
-                raise KmodError(self.what, "has more than %d members" % MEMBER_LIMIT, "It is damaged, or made to do harm", "INITRD_LIMIT")
+                raise KmodError(
+                    self.what,
+                    "has more than %d members" % MEMBER_LIMIT,
+                    "It is damaged, or made to do harm",
+                    "INITRD_LIMIT",
+                )
             self._data(stream, member)
 
     def _data(self, stream: "_Stream", member: cpio.Member) -> None:
@@ -245,7 +276,9 @@ class _Reader:
             self.tree.take(member, target.split(b"\0")[0].decode("utf-8", "surrogateescape"))
         else:
             place = self.tree.take(member, "")
-            sink = self.wanted(*place) if place and self.wanted and (member.size or member.links < 2) else None
+            sink = (
+                self.wanted(*place) if place and self.wanted and (member.size or member.links < 2) else None
+            )
             stream.copy(member.size, sink)
         if stream.offset - start < member.size:
             raise damaged(self.what, stream.offset, "the image ends within %s" % member.name)
@@ -272,7 +305,7 @@ class _Stream:
     def head(self, size: int) -> bytes:
         """The next bytes, left where they are."""
         if self._fill() and self.at + size <= len(self.piece):
-            return self.piece[self.at:self.at + size]
+            return self.piece[self.at : self.at + size]
         data = self.take(size)
         self.give_back(data)
         return data
@@ -280,7 +313,7 @@ class _Stream:
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes, fewer at the end."""
         if self.at + size <= len(self.piece):
-            data = self.piece[self.at:self.at + size]
+            data = self.piece[self.at : self.at + size]
             self.at += size
             self.offset += size
             return data
@@ -294,14 +327,14 @@ class _Stream:
 
     def give_back(self, data: bytes) -> None:
         self.offset -= len(data)
-        self.piece, self.at = data + self.piece[self.at:], 0
+        self.piece, self.at = data + self.piece[self.at :], 0
 
     def copy(self, size: int, sink: Optional[Sink] = None) -> None:
         """Hand the next ``size`` bytes to ``sink`` piece by piece."""
         while size and self._fill():
             count = min(size, len(self.piece) - self.at)
             if sink is not None:
-                sink(self.piece[self.at:self.at + count])
+                sink(self.piece[self.at : self.at + count])
             self.at += count
             self.offset += count
             size -= count
@@ -312,7 +345,7 @@ class _Stream:
     def after_nuls(self) -> Optional[int]:
         """The offset of the next byte that is no NUL, None at the end."""
         while self._fill():
-            rest = self.piece[self.at:].lstrip(b"\0") if self.piece[self.at] == 0 else None
+            rest = self.piece[self.at :].lstrip(b"\0") if self.piece[self.at] == 0 else None
             if rest is None:
                 return self.offset
             self.offset += len(self.piece) - self.at - len(rest)

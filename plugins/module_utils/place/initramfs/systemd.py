@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What systemd does in the early boot of an image that has it, whichever generator made that."""
+
 from typing import Optional
 
 from .generator import LIB, PROOF, Start
@@ -20,7 +21,8 @@ def has_unit(tree: Tree, unit: str) -> bool:
 
 
 def proof(tree: Tree) -> Optional[Start]:
-    if any(tree.find(name) for name in ("usr/bin/systemd-tmpfiles", "bin/systemd-tmpfiles")) and \
-            has_unit(tree, "sysinit.target.wants/systemd-tmpfiles-setup.service"):
+    if any(tree.find(name) for name in ("usr/bin/systemd-tmpfiles", "bin/systemd-tmpfiles")) and has_unit(
+        tree, "sysinit.target.wants/systemd-tmpfiles-setup.service"
+    ):
         return Start("etc/tmpfiles.d/outoftree-kmod.conf", "f %s 0644 root root - %%s\n" % PROOF)
     return None

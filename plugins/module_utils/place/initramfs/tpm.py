@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Disks that the TPM opens only as long as the boot is measured as before."""
+
 import base64
 import json
 import os
@@ -14,22 +15,34 @@ from typing import Any, Iterator, List, Optional, Set, Tuple
 from ...errors import KmodError, SystemFailed, from_oserror
 from ...host import Host
 
-# The initramfs is measured into PCR 9 (GRUB, and the kernel's EFI stub), GRUB's commands into 8, systemd-boot's arguments into 12.
+# The initramfs is measured into PCR 9 (GRUB, and the kernel's EFI stub), GRUB's commands into 8,
+# systemd-boot's arguments into 12.
 CHANGED = {8, 9, 12}
 LUKS = b"LUKS\xba\xbe\x00\x02"
 JSON_AT = 4096
 HEADER_LIMIT = 4 << 20  # cryptsetup: LUKS2_HDR_BIN and JSON area, at most 4 MiB
-SPECS = {"UUID": "/dev/disk/by-uuid/", "PARTUUID": "/dev/disk/by-partuuid/", "LABEL": "/dev/disk/by-label/", "PARTLABEL": "/dev/disk/by-partlabel/"}
+SPECS = {
+    "UUID": "/dev/disk/by-uuid/",
+    "PARTUUID": "/dev/disk/by-partuuid/",
+    "LABEL": "/dev/disk/by-label/",
+    "PARTLABEL": "/dev/disk/by-partlabel/",
+}
 
 
 def check(host: Host) -> None:
-    """Refuse (TPM_SEALED) where a volume of /etc/crypttab would no longer open by itself when a variant is booted."""
+    """Refuse (TPM_SEALED) where a volume of /etc/crypttab would no longer open by itself when a variant is
+    booted.
+    """
     for name, device, options in _volumes(host):
         pcrs = _numbers(options) | {number for token in _tokens(host, device) for number in _sealed_to(token)}
         if pcrs & CHANGED:
-            raise KmodError("/etc/crypttab", "the TPM opens %s only while PCR %s stays as it is, and a variant of the initramfs changes that"
-                            % (name, ", ".join(str(number) for number in sorted(pcrs & CHANGED))),
-                            "Have its passphrase ready and set ignore_tpm, or seal it to other PCRs", "TPM_SEALED")
+            raise KmodError(
+                "/etc/crypttab",
+                "the TPM opens %s only while PCR %s stays as it is, and a variant of the initramfs changes that"
+                % (name, ", ".join(str(number) for number in sorted(pcrs & CHANGED))),
+                "Have its passphrase ready and set ignore_tpm, or seal it to other PCRs",
+                "TPM_SEALED",
+            )
 
 
 def _volumes(host: Host) -> Iterator[Tuple[str, str, str]]:
@@ -39,7 +52,11 @@ def _volumes(host: Host) -> Iterator[Tuple[str, str, str]]:
             words = line.split()
             if len(words) > 1 and not line.lstrip().startswith("#"):
                 options = words[3] if len(words) > 3 else ""
-                apart = [option.split("=", 1)[1].split(":")[0] for option in options.split(",") if option.startswith("header=")]
+                apart = [
+                    option.split("=", 1)[1].split(":")[0]
+                    for option in options.split(",")
+                    if option.startswith("header=")
+                ]
                 yield words[0], (apart + words[1:2])[0], options
 
 
@@ -56,7 +73,8 @@ def _tokens(host: Host, device: str) -> List[Any]:
     kind, _unused, value = device.partition("=")
     try:
         path = host.real(SPECS[kind] + value.strip('"') if kind in SPECS else device)
-        if not _readable(os.stat(path)):  # asked before it is opened: some devices do things then (a watchdog, a tape)
+        # asked before it is opened: some devices do things then (a watchdog, a tape)
+        if not _readable(os.stat(path)):
             return []
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except SystemFailed:
@@ -106,6 +124,7 @@ def _clevis(protected: Optional[str]) -> Set[int]:
         header = json.loads(base64.urlsafe_b64decode((protected or "") + "===").decode("utf-8"))["clevis"]
         if header["pin"] == "sss":
             return {number for inner in header["sss"]["jwe"] for number in _clevis(inner.split(".")[0])}
-        return {int(word) for word in re.findall(r"\d+", str(header["tpm2"].get("pcr_ids", "")))}  # "7,9" or a list
+        # "7,9" or a list
+        return {int(word) for word in re.findall(r"\d+", str(header["tpm2"].get("pcr_ids", "")))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()

@@ -4,15 +4,19 @@
 
 """The mark beside a variant: what was written there, for when the variant itself is too damaged to say so.
 
-A mark alone proves nothing: it may have come with a restored tree or a package, and somebody else's file may lie in the variant's place by
-now. A file that has no manifest of ours is held to be what is left of a variant only
+A mark alone proves nothing: it may have come with a restored tree or a package, and somebody else's file may
+lie in the variant's place by now. A file that has no manifest of ours is held to be what is left of a variant
+only
 
 - if it is empty, or nothing but NULs;
-- or if it is not longer than what was written, begins as an initramfs does, and half of the pieces that it has in full are those that were
-  written (of a file shorter than one piece: its first bytes are). One that is shorter and unpacks without an error is a whole image: not ours.
+- or if it is not longer than what was written, begins as an initramfs does, and half of the pieces that it
+  has in full are those that were
+  written (of a file shorter than one piece: its first bytes are). One that is shorter and unpacks without an
+  error is a whole image: not ours.
 
 All else is somebody else's: it is left alone, and said.
 """
+
 import json
 import zlib
 from typing import List, NamedTuple, Optional, Tuple
@@ -32,7 +36,9 @@ NAME_MAX = 255 - len(".kmod-new") - 1  # with what is put around a name while it
 
 
 class Mark(NamedTuple):
-    """What was written to the file beside the mark; nothing is known of a rebuilt image before it is there (``size`` 0)."""
+    """What was written to the file beside the mark; nothing is known of a rebuilt image before it is there
+    (``size`` 0).
+    """
 
     wants: Wants
     method: str
@@ -44,7 +50,12 @@ class Mark(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        return json.dumps(dict(self._asdict(), wants=self.wants.as_dict(), format=FORMAT), sort_keys=True).encode("ascii") + b"\n"
+        return (
+            json.dumps(
+                dict(self._asdict(), wants=self.wants.as_dict(), format=FORMAT), sort_keys=True
+            ).encode("ascii")
+            + b"\n"
+        )
 
 
 def path_of(variant: str) -> str:
@@ -54,13 +65,23 @@ def path_of(variant: str) -> str:
 
 def of(wants: Wants, method: str, size: int, *, digest: Digest) -> Mark:
     """The mark of a file of ``size`` bytes, all of which ``digest`` has been given."""
-    return Mark(wants, method, size, digest.hexdigest(), start=digest.start.hex(), piece=digest.piece, pieces=digest.pieces)
+    return Mark(
+        wants,
+        method,
+        size,
+        digest.hexdigest(),
+        start=digest.start.hex(),
+        piece=digest.piece,
+        pieces=digest.pieces,
+    )
 
 
 def for_file(host: Host, variant: Variant) -> Mark:
     """The mark that a whole variant ought to have."""
     with host.open(variant.path) as reader:
-        digest = Digest(SEGMENT_PIECE) if variant.method == "segment" else Digest.for_size(variant.wants.base.size)
+        digest = (
+            Digest(SEGMENT_PIECE) if variant.method == "segment" else Digest.for_size(variant.wants.base.size)
+        )
         for chunk in reader.chunks(limit=SIZE_LIMIT):
             digest.update(chunk)
         return of(variant.wants, variant.method, reader.size, digest=digest)
@@ -85,9 +106,14 @@ def find(host: Host, variant: str) -> Optional[Mark]:
             return None
         mark = Mark(**dict(data, pieces=tuple(data["pieces"]), wants=Wants.from_dict(data["wants"])))
         bytes.fromhex(mark.start)
-        sound = (mark.method in METHODS and isinstance(mark.sha256, str)
-                 and all(isinstance(number, int) and number >= 0 for number in (mark.size, mark.piece) + mark.pieces)
-                 and (mark.piece >= 512 or not mark.pieces))
+        sound = (
+            mark.method in METHODS
+            and isinstance(mark.sha256, str)
+            and all(
+                isinstance(number, int) and number >= 0 for number in (mark.size, mark.piece) + mark.pieces
+            )
+            and (mark.piece >= 512 or not mark.pieces)
+        )
     except SystemFailed:
         raise
     except (KmodError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -99,8 +125,8 @@ def all_in(host: Host, directory: str) -> List[Tuple[str, Mark]]:
     """The marks in a directory, each with the path that it is about."""
     found = []
     for name in host.listdir(directory):
-        if name.startswith(START) and name.endswith(END) and NUMBERED.match(name[len(START):-len(END)]):
-            path = "%s/%s" % (directory, name[len(START):-len(END)])
+        if name.startswith(START) and name.endswith(END) and NUMBERED.match(name[len(START) : -len(END)]):
+            path = "%s/%s" % (directory, name[len(START) : -len(END)])
             mark = find(host, path)
             if mark:
                 found.append((path, mark))
@@ -134,9 +160,9 @@ def _written(host: Host, path: str, mark: Mark) -> bool:
 def _same_pieces(reader: Reader, mark: Mark) -> bool:
     """Whether half of the pieces are there. Holes (all NULs) do not count, either way."""
     same = other = 0
-    for number, written in enumerate(mark.pieces[:reader.size // mark.piece]):
+    for number, written in enumerate(mark.pieces[: reader.size // mark.piece]):
         piece = reader.at(number * mark.piece, mark.piece)
-        if zlib.crc32(piece) & 0xffffffff == written:
+        if zlib.crc32(piece) & 0xFFFFFFFF == written:
             same += 1
         elif any(piece):
             other += 1

@@ -3,4 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Machines of all families, and some that can be started again, for all tests of boot entries."""
+
 from tests.unit.place.boot.test_entry import machine, trier  # noqa: F401

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What an entry adds to the kernel's command line reaches the kernel, and brings a trial back."""
+
 import re
 import struct
 import subprocess
@@ -28,7 +29,9 @@ def lines(root):
     """What the kernel would get of each entry of ours."""
     host = Host(str(root))
     at = loaders.detect(host)
-    return [line for each in menu(root).entries if each.driver for line in at.loader.lines(View(host), at, each)]
+    return [
+        line for each in menu(root).entries if each.driver for line in at.loader.lines(View(host), at, each)
+    ]
 
 
 SHIPPED_LINE = r"^([ \t]*(?:linux(?:16)?[ \t]+/\S*vmlinuz-\S+ root|kernel[ \t]|append[ \t]|options[ \t]).*)$"
@@ -74,7 +77,9 @@ def test_a_variable_behind_that_overrides_the_way_back_makes_no_trial(tmp_path, 
     kernels = variants(machines.el8(tmp_path), NEW)
     Running(tmp_path, "el8", monkeypatch)
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "kernelopts", "root=/dev/sda1 panic=0 -- 3", path="grubenv"))
+    path.write_text(
+        grubenv.set_(path.read_text(), "kernelopts", "root=/dev/sda1 panic=0 -- 3", path="grubenv")
+    )
     before = snapshot(tmp_path)
     assert "panic=0" in refused("TRIAL_NO_RETURN", present, tmp_path, kernels, boot="once").why
     assert snapshot(tmp_path) == before
@@ -108,18 +113,38 @@ def test_a_line_that_the_kernel_would_cut_off_is_refused(machine, size, fits):
 
 
 def x86(version, size):
-    return (b"\0" * 0x202 + b"HdrS" + struct.pack("<H", version)).ljust(0x238, b"\0") + struct.pack("<I", size)
+    return (b"\0" * 0x202 + b"HdrS" + struct.pack("<H", version)).ljust(0x238, b"\0") + struct.pack(
+        "<I", size
+    )
 
 
 def efi(machine_type):
-    return (b"MZ\0\0zimg".ljust(0x3c, b"\0") + struct.pack("<I", 0x40) + b"PE\0\0" + struct.pack("<H", machine_type)).ljust(0x200, b"\0")
+    return (
+        b"MZ\0\0zimg".ljust(0x3C, b"\0")
+        + struct.pack("<I", 0x40)
+        + b"PE\0\0"
+        + struct.pack("<H", machine_type)
+    ).ljust(0x200, b"\0")
 
 
-@pytest.mark.parametrize("image, most", [
-    (x86(0x020F, 2047), 2047), (x86(0x020F, 4095), 4095), (x86(0x0205, 0), 255),
-    (b"\0" * 0x38 + b"ARM\x64", 2047), (b"\0" * 0x38 + b"RSC\x05", 1023), (efi(0xAA64), 2047), (efi(0x5064), 1023),
-    (b"\0" * 0x10008 + b"S390EP".ljust(0x428, b"\0") + struct.pack(">Q", 4096), 4095), (b"\0" * 0x10008 + b"S390EP".ljust(0x500, b"\0"), 895),
-    (b"\x7fELF", 2047), (b"MZ", 2047), (b"MZ" + b"\xff" * 0x40, 2047), (b"", 2047)])
+@pytest.mark.parametrize(
+    "image, most",
+    [
+        (x86(0x020F, 2047), 2047),
+        (x86(0x020F, 4095), 4095),
+        (x86(0x0205, 0), 255),
+        (b"\0" * 0x38 + b"ARM\x64", 2047),
+        (b"\0" * 0x38 + b"RSC\x05", 1023),
+        (efi(0xAA64), 2047),
+        (efi(0x5064), 1023),
+        (b"\0" * 0x10008 + b"S390EP".ljust(0x428, b"\0") + struct.pack(">Q", 4096), 4095),
+        (b"\0" * 0x10008 + b"S390EP".ljust(0x500, b"\0"), 895),
+        (b"\x7fELF", 2047),
+        (b"MZ", 2047),
+        (b"MZ" + b"\xff" * 0x40, 2047),
+        (b"", 2047),
+    ],
+)
 def test_how_much_a_kernel_takes_is_read_off_the_kernel(tmp_path, image, most):
     (tmp_path / "vmlinuz").write_bytes(image)
     assert cmdline.limit(Host(str(tmp_path)), "/vmlinuz") == most
@@ -132,7 +157,12 @@ def test_the_limit_is_that_of_the_kernel_that_is_started(tmp_path):
 
 
 def test_what_stands_in_quotes_is_part_of_a_word_as_for_the_kernel():
-    assert cmdline.words('a "b -- c" dyndbg="file x +p; -- y" z -- init') == ["a", '"b -- c"', 'dyndbg="file x +p; -- y"', "z"]
+    assert cmdline.words('a "b -- c" dyndbg="file x +p; -- y" z -- init') == [
+        "a",
+        '"b -- c"',
+        'dyndbg="file x +p; -- y"',
+        "z",
+    ]
     assert cmdline.words('a "--" b') == ["a"]
     assert cmdline.insert('a dyndbg="x -- y"', "ours") == 'a dyndbg="x -- y" ours'
 
@@ -141,7 +171,7 @@ def test_grubs_own_quotes_are_counted_as_it_passes_them_on(tmp_path):
     kernels = variants(machines.debian(tmp_path), NEW)
     change(tmp_path, SHIPPED_LINE, r"""\1 dyndbg="file a.c +p" 'x="y z"' """)
     present(tmp_path, kernels)[0].apply()
-    line, = lines(tmp_path)
+    (line,) = lines(tmp_path)
     assert ' "dyndbg=file a.c +p" "x=\\"y z\\"" outoftree.kmod=' in line
 
 
@@ -151,13 +181,20 @@ def test_a_quote_that_is_not_closed_would_swallow_what_is_added(tmp_path):
     refused("ARGS_INVALID", present, tmp_path, kernels)
 
 
-@pytest.mark.parametrize("waits", ["init=/bin/sh", "rd.break", "break=premount", "systemd.unit=rescue.target", "rdinit=/bin/bash"])
+@pytest.mark.parametrize(
+    "waits", ["init=/bin/sh", "rd.break", "break=premount", "systemd.unit=rescue.target", "rdinit=/bin/bash"]
+)
 def test_an_entry_that_waits_at_the_console_is_not_tried(trier, waits):
     root, kernels, _reboot = trier
     before = snapshot(root)
     assert waits in refused("TRIAL_NO_RETURN", present, root, kernels, boot="once", args=waits).why
     change(root, SHIPPED_LINE, r"\1 " + waits)
-    assert waits in refused("TRIAL_NO_RETURN", present, root, {NEW: kernels[NEW]}, boot="once", copy_of=shown(root)).why
+    assert (
+        waits
+        in refused(
+            "TRIAL_NO_RETURN", present, root, {NEW: kernels[NEW]}, boot="once", copy_of=shown(root)
+        ).why
+    )
     absent(root)
     change(root, re.escape(" " + waits), "")
     assert snapshot(root) == before
@@ -193,4 +230,8 @@ def test_every_way_through_an_entry_is_checked(tmp_path):
     change(tmp_path, r"^(\t*)(linux\t.*)$", r"\1if [ $x ]; then\n\1\2 -- one\n\1else\n\1\2 two\n\1fi")
     present(tmp_path, kernels)[0].apply()
     found = lines(tmp_path)
-    assert len(found) == 2 and found[0].endswith("rd.emergency=reboot -- one") and " two outoftree.kmod=" + DRIVER in found[1]
+    assert (
+        len(found) == 2
+        and found[0].endswith("rd.emergency=reboot -- one")
+        and " two outoftree.kmod=" + DRIVER in found[1]
+    )

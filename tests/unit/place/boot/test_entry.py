@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What is promised of a new entry, on every family's boot configuration."""
+
 import os
 import re
 import stat
@@ -12,7 +13,14 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, grubenv, loaders, storage, systemd_boot, trials
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
+    entry,
+    grubenv,
+    loaders,
+    storage,
+    systemd_boot,
+    trials,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, write
@@ -36,7 +44,10 @@ def snapshot(root):
 
 def variants(initrd, *releases, family=""):
     directory = machines.directory(family)
-    return {release: ((directory % release if "%" in directory else directory) + initrd % release + ".1",) for release in releases}
+    return {
+        release: ((directory % release if "%" in directory else directory) + initrd % release + ".1",)
+        for release in releases
+    }
 
 
 def identity(args):
@@ -50,7 +61,9 @@ def menu(root, kind="auto"):
 
 
 def present(root, kernels, **options):
-    plan, answer = entry.present(Host(str(root)), entry.Request(DRIVER, **options), machines.verified(kernels))
+    plan, answer = entry.present(
+        Host(str(root)), entry.Request(DRIVER, **options), machines.verified(kernels)
+    )
     return plan, answer.as_dict()
 
 
@@ -67,6 +80,7 @@ def machine(request, tmp_path):
 
 # What every loader's entries keep to
 
+
 def test_an_entry_for_each_kernel_starts_that_kernel_with_the_variant(machine):
     root, kernels = machine
     plan, result = present(root, kernels)
@@ -74,10 +88,17 @@ def test_an_entry_for_each_kernel_starts_that_kernel_with_the_variant(machine):
     assert [row["kernel"] for row in result["kernels"]] == [OLD, NEW]
     for row in result["kernels"]:
         made = next(each for each in menu(root).entries if each.id == row["id"])
-        shipped = next(each for each in menu(root).entries if each.driver is None and row["kernel"] in each.linux)
+        shipped = next(
+            each for each in menu(root).entries if each.driver is None and row["kernel"] in each.linux
+        )
         assert made.linux == shipped.linux
         assert made.initrd[0] == shipped.initrd[0] + ".1" and made.initrd[1:] == shipped.initrd[1:]
-        assert made.args == shipped.args + " outoftree.kmod=3w-9xxx %s panic=10 oops=panic rd.shell=0 rd.emergency=reboot" % identity(made.args)
+        assert (
+            made.args
+            == shipped.args
+            + " outoftree.kmod=3w-9xxx %s panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
+            % identity(made.args)
+        )
         assert made.title.startswith("With driver 3w-9xxx: ") and row["kernel"] in made.title
 
 
@@ -87,7 +108,8 @@ def test_what_was_there_stays_and_the_default_too(machine):
     present(root, kernels)[0].apply()
     after = snapshot(root)
     changed = {path for path in before if before[path] != after[path]}
-    assert changed <= {"boot/grub/grub.conf", "boot/extlinux/extlinux.conf"}  # these have one file for all entries
+    # these have one file for all entries
+    assert changed <= {"boot/grub/grub.conf", "boot/extlinux/extlinux.conf"}
     for path in changed:
         assert after[path][1].startswith(before[path][1])
     assert (menu(root).default.title, menu(root).default.linux) == (default.title, default.linux)
@@ -183,6 +205,7 @@ def test_an_entry_whose_kernel_is_gone_is_removed(machine):
 
 # A trial. Only these loaders start an entry once.
 
+
 class Running:
     """A machine that runs: what its kernel shows, and what its loader starts next."""
 
@@ -205,7 +228,10 @@ class Running:
             self.firmware.unlink()
 
     def next_boot(self):
-        """The entry to be started once, if there is one, and the default. The loader forgets the first before it starts it."""
+        """The entry to be started once, if there is one, and the default.
+
+        The loader forgets the first before it starts it.
+        """
         chosen = menu(self.root)
         self.bootctl("")
         for path in self.root.glob("boot/*/grubenv"):
@@ -215,7 +241,9 @@ class Running:
 
 @pytest.fixture(params=["debian", "el7", "el9", "systemd-boot"])
 def trier(request, tmp_path, monkeypatch):
-    """A running machine, and what starts it again: with the entry on trial or without, and whether the driver works."""
+    """A running machine, and what starts it again: with the entry on trial or without, and whether the driver
+    works.
+    """
     initrd = machines.FAMILIES[request.param](tmp_path)
     running = Running(tmp_path, request.param, monkeypatch)
 
@@ -246,7 +274,9 @@ def test_what_somebody_made_the_default_by_hand_is_not_tried(tmp_path, monkeypat
     kernels = variants(initrd, NEW)
     present(tmp_path, kernels)[0].apply()
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW), path="grubenv"))
+    path.write_text(
+        grubenv.set_(path.read_text(), "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW), path="grubenv")
+    )
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)
     before = snapshot(tmp_path)
@@ -350,8 +380,12 @@ def test_an_entry_that_somebody_chose_in_the_menu_has_passed(trier, monkeypatch)
     assert not plan and [row["trial"] for row in result["kernels"]] == ["none", "passed"]
 
 
-def test_an_entry_that_kernel_install_gave_our_arguments_proves_nothing_and_ours_has_them_once(tmp_path, monkeypatch):
-    """Without /etc/kernel/cmdline it takes those of the running system, which an entry of ours for another kernel may have started."""
+def test_an_entry_that_kernel_install_gave_our_arguments_proves_nothing_and_ours_has_them_once(
+    tmp_path, monkeypatch
+):
+    """Without /etc/kernel/cmdline it takes those of the running system, which an entry of ours for another
+    kernel may have started.
+    """
     initrd = machines.el9(tmp_path)
     present(tmp_path, variants(initrd, OLD))[0].apply()
     running = menu(tmp_path).entries[-1].args
@@ -364,10 +398,17 @@ def test_an_entry_that_kernel_install_gave_our_arguments_proves_nothing_and_ours
     for _time in range(2):
         plan, result = present(tmp_path, variants(initrd, NEW))
         plan.apply()
-        assert result["running"]["booted"] is None and result["running"]["verdict"] == "none" and result["kernels"][0]["trial"] == "none"
+        assert (
+            result["running"]["booted"] is None
+            and result["running"]["verdict"] == "none"
+            and result["kernels"][0]["trial"] == "none"
+        )
     args = next(each.args for each in menu(tmp_path).entries if each.kernel == NEW)
     assert [word for word in args.split() if word.startswith("outoftree") or word.startswith("panic")] == [
-        "outoftree.kmod=" + DRIVER, identity(args), "panic=10"] and "crashkernel" in args
+        "outoftree.kmod=" + DRIVER,
+        identity(args),
+        "panic=10",
+    ] and "crashkernel" in args
 
 
 def test_a_trial_leaves_nothing_behind_when_its_entry_goes(trier):
@@ -391,6 +432,7 @@ def test_arguments_to_fall_back_that_were_asked_for_stay(machine):
 
 
 # Bad input
+
 
 def refused(code, function, *arguments, **options):
     with pytest.raises(KmodError) as caught:

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whatever happens to a host that the role deploys to with kmod_boot=default, its default entry is one that starts."""
+"""Whatever happens to a host that the role deploys to with kmod_boot=default, its default entry is one that
+starts.
+"""
+
 import random
 
 import pytest
@@ -20,7 +23,10 @@ class CutOff(Exception):
 
 
 class Machine:
-    """A running host with one driver. Its versions are numbers, of which the odd ones die in the initramfs, as all do with the argument "die"."""
+    """A running host with one driver.
+
+    Its versions are numbers, of which the odd ones die in the initramfs, as all do with the argument "die".
+    """
 
     def __init__(self, root, family, monkeypatch):
         self.root = root
@@ -41,7 +47,11 @@ class Machine:
         """Start what is to be started once, else the default, until a system runs."""
         once, default = self.running.next_boot()
         for each in [once, default] if once else [default]:
-            version = int((self.root / self.kernels[each.kernel][0].lstrip("/")).read_text().split()[1]) if each.driver else 0
+            version = (
+                int((self.root / self.kernels[each.kernel][0].lstrip("/")).read_text().split()[1])
+                if each.driver
+                else 0
+            )
             self.started, self.loaded = (each, version) if each.driver else (None, None)
             self.running.cmdline = each.args if each.driver else ""
             if version % 2 == 0 and not each.args.endswith("die") and " die " not in each.args:
@@ -54,7 +64,7 @@ class Machine:
         self.running.states = {"vendor": "this" if self.loaded == self.deployed else "other"}
         plan, result = present(self.root, self.kernels, boot=boot, args=self.args)
         if self.chance and self.chance.random() < 0.3:
-            plan.steps = plan.steps[:self.chance.choice([0, self.chance.randrange(len(plan.steps) + 1)])]
+            plan.steps = plan.steps[: self.chance.choice([0, self.chance.randrange(len(plan.steps) + 1)])]
             plan.apply()
             raise CutOff
         plan.apply()
@@ -77,7 +87,9 @@ def test_the_default_always_starts(tmp_path, monkeypatch, family, seed):
     promote(machine)
     machine.chance = chance = random.Random("%s %d" % (family, seed))
     for _step in range(25):
-        event = chance.choice(["same", "same", "upgrade", "upgrade", "arguments", "boot", "boot", "boot", "remove"])
+        event = chance.choice(
+            ["same", "same", "upgrade", "upgrade", "arguments", "boot", "boot", "boot", "remove"]
+        )
         try:
             if event == "boot":
                 machine.boot()
@@ -92,7 +104,8 @@ def test_the_default_always_starts(tmp_path, monkeypatch, family, seed):
         except KmodError as error:
             assert error.code == "TRIAL_FAILED"
     machine.boot()
-    machine.chance, machine.args, machine.deployed = None, "", machine.deployed + machine.deployed % 2  # the vendor mends it
+    # the vendor mends it
+    machine.chance, machine.args, machine.deployed = None, "", machine.deployed + machine.deployed % 2
     absent(tmp_path)[0].apply()
     promote(machine)
     absent(tmp_path)[0].apply()
@@ -117,10 +130,13 @@ def test_removal_brings_every_byte_back(tmp_path, family, seed):
     for _step in range(20):
         driver, boot = chance.choice([DRIVER, "other"]), chance.choice(["none", "default", "shipped", None])
         wanted = {release: images for release, images in kernels.items() if chance.random() < 0.8}
-        plan = (entry.present(Host(str(tmp_path)), entry.Request(driver, boot=boot), machines.verified(wanted)) if boot else
-                entry.absent(Host(str(tmp_path)), driver, chance.choice([[], [OLD]])))[0]
+        plan = (
+            entry.present(Host(str(tmp_path)), entry.Request(driver, boot=boot), machines.verified(wanted))
+            if boot
+            else entry.absent(Host(str(tmp_path)), driver, chance.choice([[], [OLD]]))
+        )[0]
         if chance.random() < 0.4:
-            plan.steps = plan.steps[:chance.randrange(len(plan.steps) + 1)]
+            plan.steps = plan.steps[: chance.randrange(len(plan.steps) + 1)]
         plan.apply()
         now = menu(tmp_path).default
         assert now.driver or (now.title, now.linux) == (default.title, default.linux)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """GRUB 2: its script language, its environment block, custom.cfg, and what it starts."""
+
 import os
 import shutil
 import subprocess
@@ -11,7 +12,13 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import bls, entry, loaders, script, storage
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
+    bls,
+    entry,
+    loaders,
+    script,
+    storage,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grubenv as env
 from tests.forge import machines
 from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, UUID, grubenv, write
@@ -28,10 +35,24 @@ def debian(tmp_path):
 
 # The language
 
-@pytest.mark.parametrize("raw, value", [
-    ("plain", "plain"), ("'a b'", "a b"), ('"a b"', "a b"), (r"a\ b", "a b"), (r'"a\"b"', 'a"b'), (r"'a\b'", r"a\b"), (r"it\'s", "it's"),
-    ("'it'\\''s'", "it's"), ("${root}/x", "${root}/x"), ("a'b'\"c\"d", "abcd"), ('"$x"', "$x"), ("a\\\nb", "ab"),
-])
+
+@pytest.mark.parametrize(
+    "raw, value",
+    [
+        ("plain", "plain"),
+        ("'a b'", "a b"),
+        ('"a b"', "a b"),
+        (r"a\ b", "a b"),
+        (r'"a\"b"', 'a"b'),
+        (r"'a\b'", r"a\b"),
+        (r"it\'s", "it's"),
+        ("'it'\\''s'", "it's"),
+        ("${root}/x", "${root}/x"),
+        ("a'b'\"c\"d", "abcd"),
+        ('"$x"', "$x"),
+        ("a\\\nb", "ab"),
+    ],
+)
 def test_words_are_read_as_grub_reads_them(raw, value):
     command = script.parse("echo %s\n" % raw, "x")[0]
     assert [word.value for word in command.words] == ["echo", value]
@@ -39,16 +60,21 @@ def test_words_are_read_as_grub_reads_them(raw, value):
 
 
 def test_blocks_hold_their_commands_and_conditions_do_not_hide_any():
-    found = script.parse("""# a comment with ' and {
+    found = script.parse(
+        """# a comment with ' and {
 function f { true; }
 if [ x = y ]; then menuentry 'one' { linux /k; initrd /i }
-else submenu two { menuentry three { linux /k } } ; fi""", "x")
+else submenu two { menuentry three { linux /k } } ; fi""",
+        "x",
+    )
     assert [command.name for command in found] == ["function", "[", "menuentry", "submenu", "fi"]
     assert [each.name for each in found[2].walk()] == ["linux", "initrd"]
     assert [each.name for each in found[3].walk()] == ["menuentry", "linux"]
 
 
-@pytest.mark.parametrize("text, line", [("a\nmenuentry 'x {\n}\n", 2), ('echo "', 1), ("a {\n", 1), ("a\n}\n", 2), ("\n\n{ a", 3)])
+@pytest.mark.parametrize(
+    "text, line", [("a\nmenuentry 'x {\n}\n", 2), ('echo "', 1), ("a {\n", 1), ("a\n}\n", 2), ("\n\n{ a", 3)]
+)
 def test_a_malformed_script_is_told_with_its_line(text, line):
     with pytest.raises(KmodError) as caught:
         script.parse(text, "/boot/grub/grub.cfg")
@@ -62,6 +88,7 @@ def test_a_script_of_blocks_in_blocks_without_end_is_malformed():
 
 
 # The environment block
+
 
 def test_the_block_keeps_its_size_in_bytes():
     text = grubenv("saved_entry=x")
@@ -78,6 +105,7 @@ def test_a_block_whose_last_line_has_no_end_is_not_written_to():
 
 # custom.cfg
 
+
 @pytest.mark.skipif(shutil.which("grub-script-check") is None, reason="no grub-script-check on this machine")
 @pytest.mark.parametrize("family", ["debian", "el7", "sles"])
 def test_grub_itself_takes_what_is_written(tmp_path, family):
@@ -92,7 +120,12 @@ def test_the_copy_keeps_what_the_shipped_entry_does_before_it_starts_the_kernel(
     root, kernels = debian
     present(root, kernels)[0].apply()
     text = (root / CUSTOM).read_text()
-    for needed in ("insmod part_msdos", "search --no-floppy --fs-uuid --set=root " + UUID, "load_video", "--class gnu-linux"):
+    for needed in (
+        "insmod part_msdos",
+        "search --no-floppy --fs-uuid --set=root " + UUID,
+        "load_video",
+        "--class gnu-linux",
+    ):
         assert text.count(needed) == 2
     assert text.count("menuentry 'With driver %s: Debian GNU/Linux, with Linux %s'" % (DRIVER, OLD)) == 1
 
@@ -109,7 +142,10 @@ def test_custom_cfg_is_as_secret_as_grub_cfg(debian):
     assert (root / CUSTOM).stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("theirs", ["", "\n", "menuentry 'Mine' {\n  chainloader +1\n}\n", "set timeout=9", "# no end of line\n\n# x"])
+@pytest.mark.parametrize(
+    "theirs",
+    ["", "\n", "menuentry 'Mine' {\n  chainloader +1\n}\n", "set timeout=9", "# no end of line\n\n# x"],
+)
 def test_what_others_wrote_into_custom_cfg_stays_to_the_byte(debian, theirs):
     root, kernels = debian
     write(root, CUSTOM, theirs, 0o640)
@@ -117,7 +153,9 @@ def test_what_others_wrote_into_custom_cfg_stays_to_the_byte(debian, theirs):
     present(root, kernels, boot="default")[0].apply()
     text = (root / CUSTOM).read_text()
     assert text.startswith(theirs)
-    assert [each.title for each in menu(root).entries if each.title == "Mine"] == ["Mine"] * ("Mine" in theirs)
+    assert [each.title for each in menu(root).entries if each.title == "Mine"] == ["Mine"] * (
+        "Mine" in theirs
+    )
     write(root, CUSTOM, text + "set later=1\n", 0o640)
     present(root, kernels)[0].apply()
     write(root, CUSTOM, (root / CUSTOM).read_text().replace("set later=1\n", ""), 0o640)
@@ -140,7 +178,14 @@ def test_an_entry_that_somebody_removed_comes_back_and_no_other_is_touched(debia
     root, kernels = debian
     present(root, kernels)[0].apply()
     whole = (root / CUSTOM).read_text()
-    write(root, CUSTOM, whole.replace("menuentry 'With driver %s: Debian GNU/Linux, with Linux %s'" % (DRIVER, OLD), "menuentry 'x'"), 0o600)
+    write(
+        root,
+        CUSTOM,
+        whole.replace(
+            "menuentry 'With driver %s: Debian GNU/Linux, with Linux %s'" % (DRIVER, OLD), "menuentry 'x'"
+        ),
+        0o600,
+    )
     present(root, kernels)[0].apply()
     assert (root / CUSTOM).read_text() == whole
 
@@ -161,7 +206,12 @@ def test_a_subvolume_has_its_paths(tmp_path, prefix):
 def test_microcode_stays_before_the_variant(debian):
     root, kernels = debian
     write(root, "/boot/microcode.cpio")
-    write(root, CFG, (root / CFG).read_text().replace("initrd\t/boot/initrd", "initrd\t/boot/microcode.cpio /boot/initrd"), 0o600)
+    write(
+        root,
+        CFG,
+        (root / CFG).read_text().replace("initrd\t/boot/initrd", "initrd\t/boot/microcode.cpio /boot/initrd"),
+        0o600,
+    )
     _plan, result = present(root, {NEW: kernels[NEW]})
     assert result["kernels"][0]["initrd"] == ["/boot/microcode.cpio", "/boot/initrd.img-%s.1" % NEW]
 
@@ -177,6 +227,7 @@ def test_a_driver_in_a_segment_of_its_own_comes_after_the_shipped_image(debian):
 
 # The shipped entry
 
+
 def test_without_a_shipped_entry_for_the_kernel_the_reason_is_told(debian):
     root, kernels = debian
     write(root, CFG, machines.GRUB_HEAD % "0" + machines.GRUB_TAIL, 0o600)
@@ -186,18 +237,31 @@ def test_without_a_shipped_entry_for_the_kernel_the_reason_is_told(debian):
 def test_of_two_that_differ_one_has_to_be_named(debian):
     root, kernels = debian
     text = (root / CFG).read_text()
-    other = machines.menuentry("Debian with sysvinit", "sysv", NEW, "initrd.img-%s", args="init=/lib/sysvinit/init")
-    write(root, CFG, text.replace("### END /etc/grub.d/10_linux", other + "### END /etc/grub.d/10_linux"), 0o600)
+    other = machines.menuentry(
+        "Debian with sysvinit", "sysv", NEW, "initrd.img-%s", args="init=/lib/sysvinit/init"
+    )
+    write(
+        root, CFG, text.replace("### END /etc/grub.d/10_linux", other + "### END /etc/grub.d/10_linux"), 0o600
+    )
     assert "'Debian with sysvinit'" in refused("ENTRY_AMBIGUOUS", present, root, {NEW: kernels[NEW]}).why
     plan, _result = present(root, {NEW: kernels[NEW]}, copy_of="sysv")
     plan.apply()
-    assert "init=/lib/sysvinit/init outoftree.kmod" in next(each.args for each in menu(root).entries if each.driver)
+    assert "init=/lib/sysvinit/init outoftree.kmod" in next(
+        each.args for each in menu(root).entries if each.driver
+    )
 
 
 def test_a_hand_made_entry_is_no_shipped_one(debian):
     root, kernels = debian
     mine = machines.menuentry("My own", "mine", NEW, "initrd.img-%s", args="debug")
-    write(root, CFG, (root / CFG).read_text().replace("### END /etc/grub.d/40_custom", mine + "### END /etc/grub.d/40_custom"), 0o600)
+    write(
+        root,
+        CFG,
+        (root / CFG)
+        .read_text()
+        .replace("### END /etc/grub.d/40_custom", mine + "### END /etc/grub.d/40_custom"),
+        0o600,
+    )
     _plan, result = present(root, {NEW: kernels[NEW]})
     assert "debug" not in result["kernels"][0]["args"]
     assert present(root, {NEW: kernels[NEW]}, copy_of="My own")[0]
@@ -206,7 +270,7 @@ def test_a_hand_made_entry_is_no_shipped_one(debian):
 def test_a_grub_cfg_that_does_not_source_custom_cfg(debian):
     root, kernels = debian
     text = (root / CFG).read_text()
-    write(root, CFG, text[:text.index("### BEGIN /etc/grub.d/41_custom")], 0o600)
+    write(root, CFG, text[: text.index("### BEGIN /etc/grub.d/41_custom")], 0o600)
     before = snapshot(root)
     refused("GRUB_NO_CUSTOM", present, root, kernels)
     assert snapshot(root) == before
@@ -235,13 +299,27 @@ def test_a_shipped_initramfs_that_is_not_there(debian):
 
 # The default
 
-@pytest.mark.parametrize("default, means", [
-    ("0", "Debian GNU/Linux"), ("1", "Advanced options for Debian GNU/Linux"),
-    ("1>2", "Debian GNU/Linux, with Linux " + OLD), ("7", "Debian GNU/Linux"),
-    ("gnulinux-advanced-%s>gnulinux-%s-advanced-%s" % (UUID, OLD, UUID), "Debian GNU/Linux, with Linux " + OLD),
-    ("Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux " + NEW, "Debian GNU/Linux, with Linux " + NEW), ("", "Debian GNU/Linux"),
-    ("nothing of that name", "Debian GNU/Linux"), ("1>nothing", "Debian GNU/Linux, with Linux " + NEW),
-])
+
+@pytest.mark.parametrize(
+    "default, means",
+    [
+        ("0", "Debian GNU/Linux"),
+        ("1", "Advanced options for Debian GNU/Linux"),
+        ("1>2", "Debian GNU/Linux, with Linux " + OLD),
+        ("7", "Debian GNU/Linux"),
+        (
+            "gnulinux-advanced-%s>gnulinux-%s-advanced-%s" % (UUID, OLD, UUID),
+            "Debian GNU/Linux, with Linux " + OLD,
+        ),
+        (
+            "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux " + NEW,
+            "Debian GNU/Linux, with Linux " + NEW,
+        ),
+        ("", "Debian GNU/Linux"),
+        ("nothing of that name", "Debian GNU/Linux"),
+        ("1>nothing", "Debian GNU/Linux, with Linux " + NEW),
+    ],
+)
 def test_the_default_is_what_grub_would_start(tmp_path, default, means):
     machines.debian(tmp_path, default)
     assert menu(tmp_path).default.title == means
@@ -250,7 +328,10 @@ def test_the_default_is_what_grub_would_start(tmp_path, default, means):
 def test_an_id_that_begins_with_a_number_is_no_number(tmp_path):
     initrd = machines.el9(tmp_path, saved="%s-%s" % (MACHINE, OLD))
     assert menu(tmp_path).default.id == "%s-%s" % (MACHINE, OLD)
-    assert present(tmp_path, variants(initrd, OLD, NEW), boot="default")[1]["default"] == "%s-%s~3w_9xxx" % (MACHINE, OLD)
+    assert present(tmp_path, variants(initrd, OLD, NEW), boot="default")[1]["default"] == "%s-%s~3w_9xxx" % (
+        MACHINE,
+        OLD,
+    )
 
 
 def test_a_default_that_our_entries_would_shift_is_refused(tmp_path):
@@ -280,18 +361,28 @@ def test_a_default_that_somebody_else_has_set_since_is_theirs(tmp_path):
 def test_with_a_fixed_default_custom_cfg_sets_another_but_not_against_a_trial(debian):
     root, kernels = debian
     present(root, kernels, boot="default")[0].apply()
-    assert (root / CUSTOM).read_text().count("if [ -z \"${boot_once}\" ]; then set default='outoftree-%s-%s'; fi\n" % (DRIVER, NEW)) == 1
+    assert (root / CUSTOM).read_text().count(
+        "if [ -z \"${boot_once}\" ]; then set default='outoftree-%s-%s'; fi\n" % (DRIVER, NEW)
+    ) == 1
     assert (root / ENV).read_text() == grubenv()
 
 
 def test_a_fixed_default_that_no_custom_cfg_sets_is_told(tmp_path):
     initrd = machines.el9(tmp_path)
     cfg = tmp_path / "boot/grub2/grub.cfg"
-    write(tmp_path, "/boot/grub2/grub.cfg", cfg.read_text().replace('set default="${saved_entry}"', 'set default="0"'))
-    assert "GRUB_DEFAULT=saved" in refused("DEFAULT_FIXED", present, tmp_path, variants(initrd, NEW), boot="default").then
+    write(
+        tmp_path,
+        "/boot/grub2/grub.cfg",
+        cfg.read_text().replace('set default="${saved_entry}"', 'set default="0"'),
+    )
+    assert (
+        "GRUB_DEFAULT=saved"
+        in refused("DEFAULT_FIXED", present, tmp_path, variants(initrd, NEW), boot="default").then
+    )
 
 
 # Once
+
 
 def test_once_is_left_to_grub_to_take_back(debian):
     root, kernels = debian
@@ -309,16 +400,23 @@ def test_once_is_left_to_grub_to_take_back(debian):
 def test_the_order_of_writing_is_entry_first_and_of_removal_last(debian):
     root, kernels = debian
     plan, _result = present(root, kernels, boot="once")
-    assert [path.rsplit("/", 1)[1] for path in plan.paths()] == ["custom.cfg", "grubenv", "custom.cfg"]  # that it was tried
+    # that it was tried
+    assert [path.rsplit("/", 1)[1] for path in plan.paths()] == ["custom.cfg", "grubenv", "custom.cfg"]
     plan.apply()
     assert [path.rsplit("/", 1)[1] for path in absent(root)[0].paths()] == ["grubenv", "custom.cfg"]
 
 
-@pytest.mark.parametrize("fstab, why", [
-    ("/dev/mapper/vg-root / xfs defaults 0 0\n", "LVM"), ("/dev/vg/root / ext4 defaults 0 0\n", "LVM"), ("/dev/md0 / ext4 defaults 0 0\n", "RAID"),
-    ("UUID=1 / btrfs subvol=@ 0 0\n", "btrfs"), ("rpool / zfs defaults 0 0\n", "zfs"),
-    ("UUID=2 / ext4 defaults 0 0\n/dev/mapper/vg-boot /boot ext4 defaults 0 0\n", "LVM"),
-])
+@pytest.mark.parametrize(
+    "fstab, why",
+    [
+        ("/dev/mapper/vg-root / xfs defaults 0 0\n", "LVM"),
+        ("/dev/vg/root / ext4 defaults 0 0\n", "LVM"),
+        ("/dev/md0 / ext4 defaults 0 0\n", "RAID"),
+        ("UUID=1 / btrfs subvol=@ 0 0\n", "btrfs"),
+        ("rpool / zfs defaults 0 0\n", "zfs"),
+        ("UUID=2 / ext4 defaults 0 0\n/dev/mapper/vg-boot /boot ext4 defaults 0 0\n", "LVM"),
+    ],
+)
 def test_once_is_refused_where_grub_cannot_write(debian, fstab, why):
     root, kernels = debian
     write(root, "/etc/fstab", "# comment\n" + fstab)
@@ -328,8 +426,15 @@ def test_once_is_refused_where_grub_cannot_write(debian, fstab, why):
     present(root, kernels, boot="default")[0].apply()
 
 
-@pytest.mark.parametrize("fstab", ["UUID=2 / ext4 defaults 0 0\n", "/dev/mapper/vg-root / xfs defaults 0 0\n/dev/sda1 /boot ext4 defaults 0 0\n",
-                                   "/dev/mapper/mpatha2 / ext4 defaults 0 0\n", "/dev/disk/by-id/x / ext4 defaults 0 0\n"])
+@pytest.mark.parametrize(
+    "fstab",
+    [
+        "UUID=2 / ext4 defaults 0 0\n",
+        "/dev/mapper/vg-root / xfs defaults 0 0\n/dev/sda1 /boot ext4 defaults 0 0\n",
+        "/dev/mapper/mpatha2 / ext4 defaults 0 0\n",
+        "/dev/disk/by-id/x / ext4 defaults 0 0\n",
+    ],
+)
 def test_once_is_allowed_on_a_plain_partition(debian, fstab):
     root, kernels = debian
     write(root, "/etc/fstab", fstab)
@@ -339,7 +444,9 @@ def test_once_is_allowed_on_a_plain_partition(debian, fstab):
 @pytest.mark.parametrize("module", ["lvm", "diskfilter mdraid1x", "zfs", "btrfs"])
 def test_once_is_refused_where_the_shipped_entry_shows_that_grub_cannot_write(debian, module):
     root, kernels = debian
-    write(root, CFG, (root / CFG).read_text().replace("insmod ext2", "insmod %s\n\tinsmod ext2" % module), 0o600)
+    write(
+        root, CFG, (root / CFG).read_text().replace("insmod ext2", "insmod %s\n\tinsmod ext2" % module), 0o600
+    )
     refused("ONCE_NOT_SAFE", present, root, kernels, boot="once")
 
 
@@ -359,11 +466,19 @@ def test_once_needs_an_environment_block(debian):
     refused("ENV_FULL", present, root, kernels, boot="once")
 
 
-@pytest.mark.parametrize("files, why", [
-    ({}, None), ({"md/level": "raid1"}, "RAID"), ({"dm/uuid": "LVM-x"}, "LVM"), ({"dm/uuid": "CRYPT-LUKS2-x"}, None), ({"dm/uuid": "mpath-x"}, None),
-    ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/dm-1/dm/uuid": "LVM-x"}, "LVM"), ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/md0/md/level": "raid1"}, "RAID"),
-    ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/sda2/partition": "2"}, None),
-])
+@pytest.mark.parametrize(
+    "files, why",
+    [
+        ({}, None),
+        ({"md/level": "raid1"}, "RAID"),
+        ({"dm/uuid": "LVM-x"}, "LVM"),
+        ({"dm/uuid": "CRYPT-LUKS2-x"}, None),
+        ({"dm/uuid": "mpath-x"}, None),
+        ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/dm-1/dm/uuid": "LVM-x"}, "LVM"),
+        ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/md0/md/level": "raid1"}, "RAID"),
+        ({"dm/uuid": "CRYPT-LUKS2-x", "slaves/sda2/partition": "2"}, None),
+    ],
+)
 def test_on_a_running_machine_all_that_lies_below_counts(tmp_path, files, why):
     for path, text in files.items():
         write(tmp_path, "/block/" + path, text)
@@ -378,10 +493,14 @@ def test_a_partition_of_a_raid_is_on_raid(tmp_path):
 
 # A menu with passwords
 
+
 def test_under_a_password_the_copy_is_as_free_as_the_shipped_entry(tmp_path):
     initrd = machines.el7(tmp_path)
     cfg = tmp_path / "boot/grub2/grub.cfg"
-    cfg.write_text('set superusers="root"\nexport superusers\npassword_pbkdf2 root grub.pbkdf2.sha512.1\n' + cfg.read_text())
+    cfg.write_text(
+        'set superusers="root"\nexport superusers\npassword_pbkdf2 root grub.pbkdf2.sha512.1\n'
+        + cfg.read_text()
+    )
     present(tmp_path, variants(initrd, OLD, NEW), boot="once")[0].apply()
     assert (tmp_path / "boot/grub2/custom.cfg").read_text().count("--unrestricted") == 2
 
@@ -394,12 +513,19 @@ def test_an_entry_that_would_wait_for_a_password_is_not_started_unattended(debia
     assert present(root, kernels)[0]
 
 
-@pytest.mark.parametrize("lines, grub_cfg, environment, asks", [
-    ("", "", [], False), ("grub_arg --unrestricted\n", "", [], False), ("grub_users root\n", "", [], True),
-    ("grub_users ${grub_users}\n", "", [], True),
-    ("grub_users $grub_users\n", "", [], False), ("grub_users $grub_users\n", "", ["grub_users=root"], True),
-    ("grub_users $grub_users\n", "set grub_users=root\n", [], True), ("grub_users $grub_users\n", 'set grub_users=""\n', [], True),
-])
+@pytest.mark.parametrize(
+    "lines, grub_cfg, environment, asks",
+    [
+        ("", "", [], False),
+        ("grub_arg --unrestricted\n", "", [], False),
+        ("grub_users root\n", "", [], True),
+        ("grub_users ${grub_users}\n", "", [], True),
+        ("grub_users $grub_users\n", "", [], False),
+        ("grub_users $grub_users\n", "", ["grub_users=root"], True),
+        ("grub_users $grub_users\n", "set grub_users=root\n", [], True),
+        ("grub_users $grub_users\n", 'set grub_users=""\n', [], True),
+    ],
+)
 def test_entries_in_files_wait_for_a_password_by_their_own_rule(tmp_path, lines, grub_cfg, environment, asks):
     """Each row as the real GRUB has it (tests/boot/test_menus.py)."""
     initrd = machines.el9(tmp_path)
@@ -410,16 +536,24 @@ def test_entries_in_files_wait_for_a_password_by_their_own_rule(tmp_path, lines,
     (tmp_path / "boot/grub2/grubenv").write_text(grubenv(*environment))
     for boot in ("once", "default"):
         if asks:
-            assert "grub_users" in refused("GRUB_PASSWORD", present, tmp_path, variants(initrd, NEW), boot=boot).then
+            assert (
+                "grub_users"
+                in refused("GRUB_PASSWORD", present, tmp_path, variants(initrd, NEW), boot=boot).then
+            )
         else:
             assert present(tmp_path, variants(initrd, NEW), boot=boot)[0]
 
 
 # EFI
 
+
 def test_the_short_grub_cfg_of_the_efi_system_partition_leads_to_the_real_one(debian):
     root, _kernels = debian
-    write(root, "/boot/efi/EFI/debian/grub.cfg", "search.fs_uuid %s root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n" % UUID)
+    write(
+        root,
+        "/boot/efi/EFI/debian/grub.cfg",
+        "search.fs_uuid %s root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n" % UUID,
+    )
     assert loaders.detect(Host(str(root))).config == "/boot/grub/grub.cfg"
 
 
@@ -443,24 +577,45 @@ def test_an_environment_block_behind_a_symlink_is_written_where_it_lies(tmp_path
     env_path.unlink()
     env_path.symlink_to("../efi/EFI/redhat/grubenv")
     present(tmp_path, variants(initrd, NEW), boot="default")[0].apply()
-    assert env_path.is_symlink() and "saved_entry=With driver 3w-9xxx: " in (tmp_path / "boot/efi/EFI/redhat/grubenv").read_text()
+    assert (
+        env_path.is_symlink()
+        and "saved_entry=With driver 3w-9xxx: " in (tmp_path / "boot/efi/EFI/redhat/grubenv").read_text()
+    )
 
 
 # Entries that are files
+
 
 def test_variables_of_enterprise_linux_8_stay_in_the_copy(tmp_path):
     initrd = machines.el8(tmp_path)
     present(tmp_path, variants(initrd, NEW))[0].apply()
     text = (tmp_path / "boot/loader/entries" / ("%s-%s~3w_9xxx.conf" % (MACHINE, NEW))).read_text()
     assert "options $kernelopts $tuned_params outoftree.kmod=3w-9xxx %s panic=10" % identity(text) in text
-    assert "initrd /initramfs-%s.img.1 $tuned_initrd\n" % NEW in text and "grub_users $grub_users\ngrub_arg --unrestricted\n" in text
+    assert (
+        "initrd /initramfs-%s.img.1 $tuned_initrd\n" % NEW in text
+        and "grub_users $grub_users\ngrub_arg --unrestricted\n" in text
+    )
 
 
-@pytest.mark.parametrize("one, other, result", [
-    ("1.0", "1.0", 0), ("1.0", "1.1", -1), ("1.10", "1.9", 1), ("1.0~rc1", "1.0", -1), ("1.0", "1.0~x", 1), ("1.0~a", "1.0~b", -1), ("a", "1", -1),
-    ("1.0.1", "1.0", 1), ("1.0a", "1.0", 1), ("1_0", "1.0", 0), ("01", "1", 0), ("el9", "el9_4", -1), ("", "~", 1),
-    ("427.el9.x86_64~x", "427.el9.x86_64", -1),
-])
+@pytest.mark.parametrize(
+    "one, other, result",
+    [
+        ("1.0", "1.0", 0),
+        ("1.0", "1.1", -1),
+        ("1.10", "1.9", 1),
+        ("1.0~rc1", "1.0", -1),
+        ("1.0", "1.0~x", 1),
+        ("1.0~a", "1.0~b", -1),
+        ("a", "1", -1),
+        ("1.0.1", "1.0", 1),
+        ("1.0a", "1.0", 1),
+        ("1_0", "1.0", 0),
+        ("01", "1", 0),
+        ("el9", "el9_4", -1),
+        ("", "~", 1),
+        ("427.el9.x86_64~x", "427.el9.x86_64", -1),
+    ],
+)
 def test_versions_compare_as_rpm_compares_them(one, other, result):
     assert bls.vercmp(one, other) == result and bls.vercmp(other, one) == -result
 
@@ -476,7 +631,9 @@ def test_an_entry_without_a_title_gets_one_that_is_its_own(tmp_path):
 @pytest.mark.parametrize("driver", ["a", "3w-9xxx", "z", "9", "A.b", "x+y", "a_b-c"])
 def test_no_name_of_a_driver_sorts_its_entry_before_the_shipped_one(tmp_path, driver):
     initrd = machines.el9(tmp_path)
-    entry.present(Host(str(tmp_path)), entry.Request(driver), machines.verified(variants(initrd, OLD, NEW)))[0].apply()
+    entry.present(Host(str(tmp_path)), entry.Request(driver), machines.verified(variants(initrd, OLD, NEW)))[
+        0
+    ].apply()
     assert [each.kernel for each in menu(tmp_path).entries] == [None, NEW, None, OLD]
 
 

@@ -2,11 +2,19 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A default that is kept on an older kernel: on every family's boot configuration, and taken back to the byte."""
+"""A default that is kept on an older kernel: on every family's boot configuration, and taken back to the
+byte.
+"""
+
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import grub_cfg, grubenv, hold, loaders
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
+    grub_cfg,
+    grubenv,
+    hold,
+    loaders,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import release
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD
@@ -90,7 +98,8 @@ def test_a_default_that_others_set_since_stays_theirs(tmp_path):
     loader = loaders.detect(Host(str(tmp_path)))
     path = tmp_path / grub_cfg.environment(loader)[1:]
     newest = next(entry for entry in menu(tmp_path).entries if release(entry) == NEW)
-    path.write_text(grubenv.set_(path.read_text(), "saved_entry", newest.id, path="grubenv"))  # as 20-grub does for a new kernel
+    # as 20-grub does for a new kernel
+    path.write_text(grubenv.set_(path.read_text(), "saved_entry", newest.id, path="grubenv"))
     assert not hold.in_force(menu(tmp_path), hold.read(Host(str(tmp_path))))
     assert hold.wished(Host(str(tmp_path))).id == newest.id
     let_go(tmp_path)

@@ -4,6 +4,7 @@
 
 
 """One list of boot loaders: what users may name and read is held against it."""
+
 import re
 from pathlib import Path
 
@@ -28,8 +29,12 @@ def test_the_module_offers_each():
     text = (CHECKOUT / "plugins/modules/grub_entry.py").read_text()
     documented = yaml.safe_load(re.search(r'DOCUMENTATION = r"""(.*?)"""', text, re.S).group(1))
     assert documented["options"]["loader"]["choices"] == [loaders.AUTO, *NAMES]
-    assert re.search(r"loader=dict\(.*?choices=\[(.*?)\]", text).group(1) == ", ".join('"%s"' % name for name in [loaders.AUTO, *NAMES])
-    returned = yaml.safe_load(re.search(r'RETURN = r"""(.*?)"""', text, re.S).group(1))["loader"]["description"]
+    assert re.search(r"loader=dict\(.*?choices=\[(.*?)\]", text).group(1) == ", ".join(
+        '"%s"' % name for name in [loaders.AUTO, *NAMES]
+    )
+    returned = yaml.safe_load(re.search(r'RETURN = r"""(.*?)"""', text, re.S).group(1))["loader"][
+        "description"
+    ]
     assert [name for name in NAMES if "C(%s)" % name not in returned] == []
 
 
@@ -40,7 +45,11 @@ def test_the_role_offers_each():
 
 def test_the_document_tells_of_each_what_it_can():
     """A row each in the table of docs/entries.md: its name first, whether it can start an entry once last."""
-    rows = re.findall(r"^\| [^|]*\(`([a-z0-9-]+)`\) \|.*\| (yes|no)[^|]* \|$", (CHECKOUT / "docs/entries.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| [^|]*\(`([a-z0-9-]+)`\) \|.*\| (yes|no)[^|]* \|$",
+        (CHECKOUT / "docs/entries.md").read_text(),
+        re.M,
+    )
     assert rows == [(loader.name, "yes" if loader.once else "no") for loader in loaders.LOADERS]
 
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Damaged boot configurations: there is an answer or a KmodError, no byte of anybody else is lost, and it does not take long."""
+"""Damaged boot configurations: there is an answer or a KmodError, no byte of anybody else is lost, and it
+does not take long.
+"""
+
 import os
 import time
 
@@ -16,19 +19,79 @@ from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD, write
 from tests.unit.place.boot.test_entry import absent, menu, present, snapshot, variants
 
-CONFIGURATIONS = ("boot/grub*/grub.cfg", "boot/grub*/custom.cfg", "boot/grub*/grubenv", "boot/grub/grub.conf", "boot/extlinux/extlinux.conf",
-                  "boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "boot/efi/loader/loader.conf")
+CONFIGURATIONS = (
+    "boot/grub*/grub.cfg",
+    "boot/grub*/custom.cfg",
+    "boot/grub*/grubenv",
+    "boot/grub/grub.conf",
+    "boot/extlinux/extlinux.conf",
+    "boot/loader/entries/*.conf",
+    "boot/efi/loader/entries/*.conf",
+    "boot/efi/loader/loader.conf",
+)
 THEIRS = "menuentry 'Mine' --id mine {\n  chainloader +1\n}\nset later=1"
-PIECES = [each.encode("utf-8", "surrogateescape") for each in (
-    "'", '"', "\\", "{", "}", "\n", "\r\n", "\t", "\0", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u0663", "\u00b2", "\u00e9", "\udcff",
-    "#", "=", ">", "${", "$menuentry_id_option", "--id", " --id=",
-    "menuentry 'x' {\n", "submenu y {\n", "linux\n", "initrd\n", "linux /vmlinuz-%s\n" % NEW,
-    "insmod blscfg\nblscfg\n", "source $prefix/custom.cfg\n", "set default=1>2>x\n", "set default=%s\n" % ("9" * 5000), "set superusers=x\n",
-    "if [ x ]; then\n", "title\n", "title x\n", "default=\u00b2\n", "default=%s\n" % ("9" * 5000), "default saved\n", "default 7\n",
-    "label\n", "label x\n", "append\n", "initrd a,b\n", "options\n", "version\n", "sort-key a\n",
-    "next_entry=x\n", "saved_entry=%s\n" % ("9" * 5000), "saved_entry=\\",
-    "### BEGIN outoftree.kmod %s %s ###\n" % (DRIVER, NEW), "### BEGIN outoftree.kmod other %s +newline ###\n" % OLD,
-    "### END outoftree.kmod other %s ###\n" % NEW, "### BEGIN /etc/grub.d/10_linux ###\n", "### END /etc/grub.d/10_linux ###\n")]
+PIECES = [
+    each.encode("utf-8", "surrogateescape")
+    for each in (
+        "'",
+        '"',
+        "\\",
+        "{",
+        "}",
+        "\n",
+        "\r\n",
+        "\t",
+        "\0",
+        "\x0b",
+        "\x0c",
+        "\x1c",
+        "\x85",
+        "\u2028",
+        "\u0663",
+        "\u00b2",
+        "\u00e9",
+        "\udcff",
+        "#",
+        "=",
+        ">",
+        "${",
+        "$menuentry_id_option",
+        "--id",
+        " --id=",
+        "menuentry 'x' {\n",
+        "submenu y {\n",
+        "linux\n",
+        "initrd\n",
+        "linux /vmlinuz-%s\n" % NEW,
+        "insmod blscfg\nblscfg\n",
+        "source $prefix/custom.cfg\n",
+        "set default=1>2>x\n",
+        "set default=%s\n" % ("9" * 5000),
+        "set superusers=x\n",
+        "if [ x ]; then\n",
+        "title\n",
+        "title x\n",
+        "default=\u00b2\n",
+        "default=%s\n" % ("9" * 5000),
+        "default saved\n",
+        "default 7\n",
+        "label\n",
+        "label x\n",
+        "append\n",
+        "initrd a,b\n",
+        "options\n",
+        "version\n",
+        "sort-key a\n",
+        "next_entry=x\n",
+        "saved_entry=%s\n" % ("9" * 5000),
+        "saved_entry=\\",
+        "### BEGIN outoftree.kmod %s %s ###\n" % (DRIVER, NEW),
+        "### BEGIN outoftree.kmod other %s +newline ###\n" % OLD,
+        "### END outoftree.kmod other %s ###\n" % NEW,
+        "### BEGIN /etc/grub.d/10_linux ###\n",
+        "### END /etc/grub.d/10_linux ###\n",
+    )
+]
 
 place = st.integers(0, 1 << 12)
 damage = st.one_of(
@@ -36,20 +99,21 @@ damage = st.one_of(
     st.tuples(st.just("end"), place, st.just(0)),
     st.tuples(st.just("put"), place, st.sampled_from(PIECES)),
     st.tuples(st.just("put"), place, st.binary(max_size=20)),
-    st.tuples(st.just("repeat"), place, st.integers(1, 400)))
+    st.tuples(st.just("repeat"), place, st.integers(1, 400)),
+)
 
 
 def damaged(data, steps):
     for what, at, more in steps:
         at = at % (len(data) + 1)
         if what == "cut":
-            data = data[:at] + data[at + more:]
+            data = data[:at] + data[at + more :]
         elif what == "end":
             data = data[:at]
         elif what == "put":
             data = data[:at] + more + data[at:]
         else:
-            data = data[:at] + data[at:at + more] * 3 + data[at + more:]
+            data = data[:at] + data[at : at + more] * 3 + data[at + more :]
     return data
 
 
@@ -59,8 +123,12 @@ def family(request, tmp_path_factory):
     initrd = machines.FAMILIES[request.param](root)
     if request.param in ("debian", "el7", "sles"):
         write(root, next(root.glob("boot/grub*")).relative_to(root).as_posix() + "/custom.cfg", THEIRS)
-    pristine = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
-    configurations = sorted({path for pattern in CONFIGURATIONS for path in root.glob(pattern)} & set(pristine))
+    pristine = {
+        path: path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_symlink()
+    }
+    configurations = sorted(
+        {path for pattern in CONFIGURATIONS for path in root.glob(pattern)} & set(pristine)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield root, variants(initrd, OLD, NEW, family=request.param), pristine, configurations
@@ -100,16 +168,41 @@ def test_there_is_an_answer_or_a_reason_and_nothing_is_lost(family, data):
         assert snapshot(root) == before
 
 
-BLOCK, SECTION = "### BEGIN outoftree.kmod %s %s ###\n" % (DRIVER, NEW), "### BEGIN /etc/grub.d/10_linux ###\n"
+BLOCK, SECTION = (
+    "### BEGIN outoftree.kmod %s %s ###\n" % (DRIVER, NEW),
+    "### BEGIN /etc/grub.d/10_linux ###\n",
+)
 
 
-@pytest.mark.parametrize("family, path, fillings", [
-    ("debian", "boot/grub/grub.cfg", ["'", "{\n", "\t \n", "a\\", "x" * 100, SECTION, "menuentry x {\n}\n", "initrd x ", "default x\n"]),
-    ("debian", "boot/grub/custom.cfg", ["'x'", "\t \n", BLOCK, "menuentry x {\n}\n"]),
-    ("el6", "boot/grub/grub.conf", ["title x\n", "\t \n", BLOCK, "default x\n", "kernel x "]),
-    ("extlinux", "boot/extlinux/extlinux.conf", ["label x\n", "\t \n", BLOCK, "default x\n", "initrd x "]),
-    ("el9", "boot/loader/entries/x-1-1.conf", ["linux x\n", "\t \n", "initrd x "]),
-    ("systemd-boot", "boot/efi/loader/loader.conf", ["default x\n", "\t \n"])])
+@pytest.mark.parametrize(
+    "family, path, fillings",
+    [
+        (
+            "debian",
+            "boot/grub/grub.cfg",
+            [
+                "'",
+                "{\n",
+                "\t \n",
+                "a\\",
+                "x" * 100,
+                SECTION,
+                "menuentry x {\n}\n",
+                "initrd x ",
+                "default x\n",
+            ],
+        ),
+        ("debian", "boot/grub/custom.cfg", ["'x'", "\t \n", BLOCK, "menuentry x {\n}\n"]),
+        ("el6", "boot/grub/grub.conf", ["title x\n", "\t \n", BLOCK, "default x\n", "kernel x "]),
+        (
+            "extlinux",
+            "boot/extlinux/extlinux.conf",
+            ["label x\n", "\t \n", BLOCK, "default x\n", "initrd x "],
+        ),
+        ("el9", "boot/loader/entries/x-1-1.conf", ["linux x\n", "\t \n", "initrd x "]),
+        ("systemd-boot", "boot/efi/loader/loader.conf", ["default x\n", "\t \n"]),
+    ],
+)
 def test_a_long_file_of_one_thing_is_read_quickly(tmp_path, family, path, fillings):
     initrd = machines.FAMILIES[family](tmp_path)
     whole = (tmp_path / path).read_text() if (tmp_path / path).exists() else ""
@@ -143,5 +236,7 @@ def test_copies_of_our_entry_that_somebody_made_go(tmp_path, family, boot):
 
     again()[0].apply()
     assert not again()[0]
-    assert [entry.kernel for entry in menu(tmp_path).entries if entry.driver] == ([] if boot == "absent" else [NEW])
+    assert [entry.kernel for entry in menu(tmp_path).entries if entry.driver] == (
+        [] if boot == "absent" else [NEW]
+    )
     assert boot != "absent" or snapshot(tmp_path) == shipped

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is told of a system that an entry started: whether it came up, with what, and whether anything asked for the driver."""
+"""What is told of a system that an entry started: whether it came up, with what, and whether anything asked
+for the driver.
+"""
+
 import types
 
 import pytest
@@ -17,7 +20,9 @@ from tests.unit.place.boot.test_entry import Running, apply, menu, present, refu
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """A running machine whose entry for NEW is on trial and was started; ``show`` sets what it shows and answers with what is told of it."""
+    """A running machine whose entry for NEW is on trial and was started; ``show`` sets what it shows and
+    answers with what is told of it.
+    """
     kernels = variants(machines.debian(tmp_path), OLD, NEW)
     running = Running(tmp_path, "debian", monkeypatch)
     monkeypatch.setattr(trials.depmod, "linked", lambda host, release, drivers: ("/lib/modules/vendor.ko",))
@@ -41,7 +46,11 @@ def started(tmp_path, monkeypatch):
 
 def test_came_up_well(started):
     result = started({"vendor": "this", "helper": "no"})
-    assert (result["running"]["verdict"], result["trial"], result["reboot_needed"]) == ("well", "passed", False)
+    assert (result["running"]["verdict"], result["trial"], result["reboot_needed"]) == (
+        "well",
+        "passed",
+        False,
+    )
     assert "vendor" in result["running"]["message"] and result["msg"] == result["running"]["message"]
 
 
@@ -64,7 +73,11 @@ def test_crashed_while_it_was_loaded(started):
 
 def test_came_up_and_no_device_asks_for_the_driver(started):
     """Neither a failure nor a proof: the host is well, and nothing in the logs would be wrong."""
-    write(started.root, "/sys/devices/pci0000:00/0000:00:02.0/modalias", "pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00\n")
+    write(
+        started.root,
+        "/sys/devices/pci0000:00/0000:00:02.0/modalias",
+        "pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00\n",
+    )
     result = started({"vendor": "no"})
     assert (result["running"]["verdict"], result["trial"]) == ("idle", "idle")
     assert "no device" in result["msg"] and "early_load" in result["msg"] and "load: true" in result["msg"]
@@ -92,9 +105,15 @@ def test_what_is_loaded_later_proves_it_all_the_same(started):
 
 
 def test_a_boot_without_the_variant_proves_nothing_although_the_module_is_loaded(started):
-    """The loader may have started the kernel with another initramfs, or without one; the module came from the root's own disk then."""
+    """The loader may have started the kernel with another initramfs, or without one; the module came from the
+    root's own disk then.
+    """
     result = started({"vendor": "this"}, marks=("a" * 64, None))
-    assert (result["running"]["verdict"], result["running"]["initramfs"], result["trial"]) == ("image", False, "failed")
+    assert (result["running"]["verdict"], result["running"]["initramfs"], result["trial"]) == (
+        "image",
+        False,
+        "failed",
+    )
     assert "initramfs" in result["msg"]
 
 
@@ -119,7 +138,12 @@ def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):
     root, kernels, reboot = trier
     assert not present(root, kernels)[1]["reboot_needed"]
     plan, result = present(root, kernels, boot="once")
-    assert result["reboot_needed"] and result["pending"] == [NEW] and result["trial"] == "pending" and "reboot" in result["msg"]
+    assert (
+        result["reboot_needed"]
+        and result["pending"] == [NEW]
+        and result["trial"] == "pending"
+        and "reboot" in result["msg"]
+    )
     plan.apply()
     assert present(root, kernels)[1]["pending"] == [NEW]
     reboot(works=True)
@@ -141,5 +165,8 @@ def test_an_answer_about_nothing_names_the_drivers_that_there_are(tmp_path):
     host = Host(str(tmp_path))
     assert "There is none of any driver" in entry.absent(host, "3w-9xx")[1].msg
     present(tmp_path, kernels)[0].apply()
-    for answer in (entry.absent(host, "3w-9xx")[1], entry.present(host, entry.Request("3w-9xx", boot="shipped"), {})[1]):
+    for answer in (
+        entry.absent(host, "3w-9xx")[1],
+        entry.present(host, entry.Request("3w-9xx", boot="shipped"), {})[1],
+    ):
         assert "no boot entry of 3w-9xx" in answer.msg and DRIVER in answer.msg

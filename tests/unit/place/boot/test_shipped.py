@@ -3,10 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Which entries start an image, and how boots are kept from an image that is about to change."""
+
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, grubenv, shipped, withdraw
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
+    entry,
+    grubenv,
+    shipped,
+    withdraw,
+)
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD, write
 from tests.unit.place.boot.test_entry import menu, present, refused, snapshot, variants
@@ -31,7 +37,9 @@ def test_ours_start_the_variant_each_its_own(machine):
 def test_the_default_is_told(machine):
     root, kernels = machine
     present(root, kernels, boot="default")[0].apply()
-    assert ("default",) in [chosen for release in kernels for _driver, _kernel, chosen in starting(root, kernels[release][0])]
+    assert ("default",) in [
+        chosen for release in kernels for _driver, _kernel, chosen in starting(root, kernels[release][0])
+    ]
 
 
 def test_an_image_that_is_gone_is_started_all_the_same(machine):
@@ -49,16 +57,28 @@ def test_what_the_next_boot_alone_starts_is_told(trier):
 
 def test_an_entry_by_hand_counts_too_also_where_it_is_named_by_its_submenu(tmp_path):
     kernels = variants(machines.debian(tmp_path), NEW)
-    write(tmp_path, "/boot/grub/custom.cfg", "submenu mine --id m {\nmenuentry 'by hand' {\n linux /boot/vmlinuz-%s\n initrd ($root)%s\n}\n}\n"
-          % (NEW, kernels[NEW][0]))
-    write(tmp_path, "/boot/grub/grubenv", grubenv.set_(machines.grubenv(), "next_entry", "m>by hand", path="grubenv"))
-    assert [(each.title, each.chosen) for each in shipped.starting(Host(str(tmp_path)), kernels[NEW][0])] == [("by hand", ("once",))]
+    write(
+        tmp_path,
+        "/boot/grub/custom.cfg",
+        "submenu mine --id m {\nmenuentry 'by hand' {\n linux /boot/vmlinuz-%s\n initrd ($root)%s\n}\n}\n"
+        % (NEW, kernels[NEW][0]),
+    )
+    write(
+        tmp_path,
+        "/boot/grub/grubenv",
+        grubenv.set_(machines.grubenv(), "next_entry", "m>by hand", path="grubenv"),
+    )
+    assert [(each.title, each.chosen) for each in shipped.starting(Host(str(tmp_path)), kernels[NEW][0])] == [
+        ("by hand", ("once",))
+    ]
 
 
 def test_entries_of_a_second_loader_count_whichever_it_boots_with(tmp_path):
     kernels = variants(machines.debian(tmp_path), NEW)
     machines.extlinux(tmp_path)
-    entry.present(Host(str(tmp_path)), entry.Request(DRIVER, loader="extlinux"), machines.verified(kernels))[0].apply()
+    entry.present(Host(str(tmp_path)), entry.Request(DRIVER, loader="extlinux"), machines.verified(kernels))[
+        0
+    ].apply()
     assert starting(tmp_path, kernels[NEW][0]) == [(DRIVER, NEW, ())]
 
 
@@ -102,7 +122,9 @@ def test_a_default_that_somebody_else_set_is_not_changed_and_said(tmp_path):
     kernels = variants(machines.el7(tmp_path), NEW)
     present(tmp_path, kernels)[0].apply()
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW), path="grubenv"))
+    path.write_text(
+        grubenv.set_(path.read_text(), "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW), path="grubenv")
+    )
     before = snapshot(tmp_path)
     error = refused("DEFAULT_KEPT", withdraw.give_back, Host(str(tmp_path)), kernels[NEW])
     assert NEW in str(error) and snapshot(tmp_path) == before

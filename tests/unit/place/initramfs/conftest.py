@@ -3,4 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A machine with a shipped image, for all tests of variants."""
+
 from tests.unit.place.initramfs.test_initramfs_variant import content, machine  # noqa: F401

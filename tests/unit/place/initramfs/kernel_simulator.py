@@ -2,10 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""init/initramfs.c once more, as the state machine that it is there: independent of the reader under test, and only for tests.
+"""init/initramfs.c once more, as the state machine that it is there: independent of the reader under test,
+and only for tests.
 
-``unpack`` gives the root file system that a kernel ends up with, and the error it would print, with which it boots on nevertheless.
+``unpack`` gives the root file system that a kernel ends up with, and the error it would print, with which it
+boots on nevertheless.
 """
+
 import bz2
 import lzma
 import struct
@@ -28,7 +31,9 @@ class Inode:
 
 
 class RootFs:
-    """What namei does: paths are walked from the root, every symlink on the way but the last component is followed."""
+    """What namei does: paths are walked from the root, every symlink on the way but the last component is
+    followed.
+    """
 
     def __init__(self) -> None:
         self.root = Inode(S_IFDIR | 0o755)
@@ -133,13 +138,14 @@ class Unpacker:
         if head[:6] not in (b"070701", b"070702"):
             raise StopError("no cpio magic")
         ino, mode, _uid, _gid, nlink, _mtime, size, major, minor, _rmaj, _rmin, name_len = (
-            int(head[6 + 8 * at:14 + 8 * at], 16) for at in range(12))
+            int(head[6 + 8 * at : 14 + 8 * at], 16) for at in range(12)
+        )
         name_end = (110 + name_len + 3) & ~3
         body_end = name_end + size
         following = (body_end + 3) & ~3
         if body_end > len(buf):
             raise StopError("junk at the end of compressed archive")
-        name = bytes(buf[110:110 + name_len]).split(b"\0")[0].decode("utf-8", "surrogateescape")
+        name = bytes(buf[110 : 110 + name_len]).split(b"\0")[0].decode("utf-8", "surrogateescape")
         body = bytes(buf[name_end:body_end])
         if name == "TRAILER!!!":
             self.links = {}
@@ -213,7 +219,10 @@ class Unpacker:
             (b"BZ", lambda data: by_object(bz2.BZ2Decompressor(), data)),
             (b"\x5d\x00", lambda data: by_object(lzma.LZMADecompressor(lzma.FORMAT_ALONE), data)),
             (b"\xfd7", lambda data: by_object(lzma.LZMADecompressor(lzma.FORMAT_XZ), data)),
-            (b"\x28\xb5", by_zstd), (b"\x02\x21", self.unlz4), (b"\x89L", by_lzop)]
+            (b"\x28\xb5", by_zstd),
+            (b"\x02\x21", self.unlz4),
+            (b"\x89L", by_lzop),
+        ]
         return next((method for magic, method in table if buf.startswith(magic)), None)
 
     def unlz4(self, data: bytes) -> Tuple[bytes, int, str]:
@@ -222,8 +231,8 @@ class Unpacker:
         while True:
             if self.lz4_pads and len(data) - at < 4:
                 return out, at, ""
-            chunk = struct.unpack("<I", data[at:at + 4])[0] if len(data) - at >= 4 else 0
-            if chunk == 0x184c2102:
+            chunk = struct.unpack("<I", data[at : at + 4])[0] if len(data) - at >= 4 else 0
+            if chunk == 0x184C2102:
                 at += 4
                 continue
             if self.lz4_pads and chunk == 0:
@@ -231,7 +240,7 @@ class Unpacker:
             if not self.lz4_pads and len(data) - at == 0:
                 return out, at, ""
             at += 4
-            block = data[at:at + chunk]
+            block = data[at : at + chunk]
             plain = lz4_block(block) if chunk and len(block) == chunk else None
             if plain is None:
                 return out, at, "Decoding failed"
@@ -252,10 +261,15 @@ def by_object(engine: object, data: bytes) -> Tuple[bytes, int, str]:
 def by_zstd(data: bytes) -> Tuple[bytes, int, str]:
     """One frame: its end is found by walking its blocks (RFC 8878), its content by the tool."""
     descriptor = data[4]
-    at = 5 + (0 if descriptor & 0x20 else 1) + (0, 1, 2, 4)[descriptor & 3] + ((1 if descriptor & 0x20 else 0), 2, 4, 8)[descriptor >> 6]
+    at = (
+        5
+        + (0 if descriptor & 0x20 else 1)
+        + (0, 1, 2, 4)[descriptor & 3]
+        + ((1 if descriptor & 0x20 else 0), 2, 4, 8)[descriptor >> 6]
+    )
     last = 0
     while not last:
-        block = int.from_bytes(data[at:at + 3], "little")
+        block = int.from_bytes(data[at : at + 3], "little")
         last, kind, size = block & 1, block >> 1 & 3, block >> 3
         at += 3 + (1 if kind == 1 else size)
         if at > len(data):
@@ -268,10 +282,16 @@ def by_lzop(data: bytes) -> Tuple[bytes, int, str]:
     """lib/decompress_unlzo.c: blocks follow the header until a length of 0; content by the tool."""
     version = struct.unpack(">H", data[9:11])[0]
     at = 17 if version >= 0x940 else 16  # behind the method, and the level where there is one
-    at += 4 + (4 if struct.unpack(">I", data[at:at + 4])[0] & 0x800 else 0) + 8 + (4 if version >= 0x940 else 0)  # flags, filter, mode, times
+    # flags, filter, mode, times
+    at += (
+        4
+        + (4 if struct.unpack(">I", data[at : at + 4])[0] & 0x800 else 0)
+        + 8
+        + (4 if version >= 0x940 else 0)
+    )
     at += 1 + data[at] + 4  # name, checksum of the header
-    while at + 4 <= len(data) and data[at:at + 4] != bytes(4):
-        at += 12 + struct.unpack(">I", data[at + 4:at + 8])[0]
+    while at + 4 <= len(data) and data[at : at + 4] != bytes(4):
+        at += 12 + struct.unpack(">I", data[at + 4 : at + 8])[0]
     at += 4
     if at > len(data):
         return b"", 0, "file corrupted"
@@ -290,13 +310,13 @@ def lz4_block(data: bytes) -> Optional[bytes]:
                 while data[at] == 255:
                     length, at = length + 255, at + 1
                 length, at = length + data[at], at + 1
-            out += data[at:at + length]
+            out += data[at : at + length]
             if at + length > len(data):
                 return None
             at += length
             if at == len(data):
                 return bytes(out)
-            offset = struct.unpack("<H", data[at:at + 2])[0]
+            offset = struct.unpack("<H", data[at : at + 2])[0]
             at += 2
             match = (token & 15) + 4
             if token & 15 == 15:
@@ -307,7 +327,7 @@ def lz4_block(data: bytes) -> Optional[bytes]:
                 return None
             start = len(out) - offset
             while match:  # a match may overlap what it makes
-                part = out[start:start + match]
+                part = out[start : start + match]
                 out += part
                 start, match = start + len(part), match - len(part)
     except (IndexError, struct.error):

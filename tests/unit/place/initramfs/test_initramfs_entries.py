@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """No variant is removed or replaced under the boot entries that start it, on any loader, without a word."""
+
 import gzip
 import re
 import subprocess
@@ -86,7 +87,13 @@ def test_removal_is_refused_while_entries_start_the_variants_and_names_them(site
     site.variants()
     site.entries("default")
     told = refused(site, "VARIANT_STARTED")
-    assert "With driver " + DRIVER in told and NEW in told and OLD in told and "the default" in told and "entries: remove" in told
+    assert (
+        "With driver " + DRIVER in told
+        and NEW in told
+        and OLD in told
+        and "the default" in told
+        and "entries: remove" in told
+    )
 
 
 def test_removal_takes_the_entries_along_where_that_is_asked_for_and_leaves_nothing(site):
@@ -172,8 +179,9 @@ def test_what_was_given_back_stays_so_when_a_later_step_fails(site, monkeypatch)
 def test_a_foreign_entry_is_never_taken_along(tmp_path):
     site = Site(tmp_path, "debian")
     site.variants()
-    (tmp_path / "boot/grub/custom.cfg").write_text("menuentry 'by hand' {\n linux /boot/vmlinuz-%s\n initrd /boot/%s.1\n}\n"
-                                                   % (NEW, site.initrd % NEW))
+    (tmp_path / "boot/grub/custom.cfg").write_text(
+        "menuentry 'by hand' {\n linux /boot/vmlinuz-%s\n initrd /boot/%s.1\n}\n" % (NEW, site.initrd % NEW)
+    )
     assert "by hand" in refused(site, "VARIANT_STARTED", entries="remove")
 
 
@@ -195,7 +203,9 @@ def test_the_entries_of_a_kernel_that_is_gone_go_with_its_variant(site):
     site.variants()
     site.entries()
     kernels = ("linux", "initrd", "vmlinuz-" + OLD, site.initrd % OLD)
-    for path in [path for path in site.root.rglob("*") if path.is_file() and OLD in str(path) and path.name in kernels]:
+    for path in [
+        path for path in site.root.rglob("*") if path.is_file() and OLD in str(path) and path.name in kernels
+    ]:
         path.unlink()
     subprocess.run(["rm", "-r", str(site.root / "lib/modules" / OLD)], check=True)
     result = site.variants()

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The generators that are known, each one record: what docs/initramfs.md says of them is what the list says."""
+
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import cpio
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.generator import Generator, Job
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.generators import GENERATORS, UNKNOWN, generator
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.generators import (
+    GENERATORS,
+    UNKNOWN,
+    generator,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.segments import Node, Tree
 
 DOCUMENT = Path(os.path.realpath(__file__)).parents[4] / "docs" / "initramfs.md"
@@ -20,7 +25,11 @@ NAMES = [each.name for each in GENERATORS]
 # What the least image of each has, and the file that loads modules early in it
 IMAGES = [
     ("initramfs-tools", ["scripts/functions", "conf/initramfs.conf"], "conf/conf.d/zz-kmod-%s"),
-    ("initramfs-tools", ["scripts/functions", "conf/initramfs.conf", "usr/lib/systemd/systemd"], "conf/conf.d/zz-kmod-%s"),
+    (
+        "initramfs-tools",
+        ["scripts/functions", "conf/initramfs.conf", "usr/lib/systemd/systemd"],
+        "conf/conf.d/zz-kmod-%s",
+    ),
     ("dracut", ["usr/lib/dracut/hooks", "lib/systemd/systemd"], "etc/modules-load.d/kmod-%s.conf"),
     ("dracut", ["lib/dracut", "usr/lib/systemd/systemd"], "etc/modules-load.d/kmod-%s.conf"),
     ("dracut", ["usr/lib/dracut/hooks"], "lib/dracut/hooks/pre-udev/00-kmod-%s.sh"),
@@ -64,7 +73,9 @@ def test_the_document_has_the_list_in_its_order_with_tools_and_names():
     rows = table("Generators")
     assert [row[0] for row in rows] == [[name] for name in NAMES]
     assert [row[3] for row in rows] == [[tool.name for tool in each.tools] for each in GENERATORS]
-    assert [row[4] for row in rows] == [[name[len("/boot/"):] % "REL" for name in each.files] for each in GENERATORS]
+    assert [row[4] for row in rows] == [
+        [name[len("/boot/") :] % "REL" for name in each.files] for each in GENERATORS
+    ]
 
 
 def test_the_document_says_how_each_loads_modules_early():
@@ -85,4 +96,4 @@ def test_a_tool_is_called_by_its_name_and_writes_where_it_is_told_to(tool, tmp_p
     (tmp_path / "s").mkdir()
     argv = tool.command(Host(str(tmp_path)), Job("6.1.0-1-test", ["acme"], "/s", "/s/initrd"))
     assert argv[0] == tool.name and "6.1.0-1-test" in argv
-    assert "/s/initrd" in argv or argv[argv.index("--output-dir") + 1:] == ["/s", "--output", "initrd"]
+    assert "/s/initrd" in argv or argv[argv.index("--output-dir") + 1 :] == ["/s", "--output", "initrd"]

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a driver needs is in its variant: the modules with the symbols that it was built against, and its firmware. Else there is no variant."""
+"""What a driver needs is in its variant: the modules with the symbols that it was built against, and its
+firmware. Else there is no variant.
+"""
+
 import gzip
 import os
 import subprocess
@@ -36,13 +39,21 @@ def machine(tmp_path):
     table = made.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
     table.parent.mkdir(parents=True)
     table.write_bytes(symvers([*EXPORTS, (*OLD, False, "", "kernel/ib_core")]))
-    image(made, tmp_path, {"kernel/ib_core.ko": CORE, "kernel/user.ko": ko("user", depends="ib_core", needs=[LAYOUT, OLD])})
+    image(
+        made,
+        tmp_path,
+        {"kernel/ib_core.ko": CORE, "kernel/user.ko": ko("user", depends="ib_core", needs=[LAYOUT, OLD])},
+    )
     made.module("extra/acme/acme.ko", ko("acme", depends="ib_core", needs=[LAYOUT, NEW]))
     return made
 
 
 def image(machine, tmp_path, files, more=None):
-    machine.image(gzip.compress(cpio({"init": b"", "lib": "usr/lib", **modules(TREE, files, tmp_path / "built"), **(more or {})})))
+    machine.image(
+        gzip.compress(
+            cpio({"init": b"", "lib": "usr/lib", **modules(TREE, files, tmp_path / "built"), **(more or {})})
+        )
+    )
 
 
 def run(machine, **options):
@@ -89,7 +100,9 @@ def test_the_out_of_tree_provider_that_the_kernel_has_comes_along(machine, place
 
 
 def depmod(machine):
-    subprocess.run([DEPMOD, "-b", str(machine.root), "-C", str(machine.root / "etc/depmod.d"), RELEASE], check=True)
+    subprocess.run(
+        [DEPMOD, "-b", str(machine.root), "-C", str(machine.root / "etc/depmod.d"), RELEASE], check=True
+    )
 
 
 def test_a_provider_that_the_image_has_as_it_is_does_not_come_twice(machine, tmp_path):
@@ -144,11 +157,20 @@ def test_names_of_modules_are_input(machine, name):
     assert refused(machine)[0] in ("MODULE_NAME", "DEPENDENCY_MISSING")
 
 
-@pytest.mark.parametrize("file, path", [("acme-1.07.02.ko", "updates/acme.ko"), ("acme x;y.ko", "updates/acme.ko"), ("ac-me.ko", "updates/ac-me.ko")])
+@pytest.mark.parametrize(
+    "file, path",
+    [
+        ("acme-1.07.02.ko", "updates/acme.ko"),
+        ("acme x;y.ko", "updates/acme.ko"),
+        ("ac-me.ko", "updates/ac-me.ko"),
+    ],
+)
 def test_a_module_lies_under_the_name_that_it_is_loaded_by(machine, file, path):
     name = "ac_me" if file == "ac-me.ko" else "acme"
     (machine.root / file).write_bytes(ko(name, aliases=["pci:x"]))
-    plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/" + file,)), [RELEASE])
+    plan, answer = variant.present(
+        Host(str(machine.root)), variant.Recipe(("acme",), ("/" + file,)), [RELEASE]
+    )
     result = answer.applied(plan.apply()).as_dict()
     assert result["variants"][0]["modules"][0]["path"] == TREE + "/" + path
     assert ("alias pci:x %s\n" % name).encode() in unpacked(machine)[TREE + "/modules.alias"][1]
@@ -156,12 +178,15 @@ def test_a_module_lies_under_the_name_that_it_is_loaded_by(machine, file, path):
 
 def test_an_index_that_leads_out_of_its_directory_is_not_followed(machine):
     (machine.root / "secret.ko").write_bytes(ko("secret"))
-    (machine.root / "lib/modules" / RELEASE / "modules.dep").write_text("extra/acme/acme.ko:\n../../../secret.ko:\n")
+    (machine.root / "lib/modules" / RELEASE / "modules.dep").write_text(
+        "extra/acme/acme.ko:\n../../../secret.ko:\n"
+    )
     (machine.modules / "extra/acme/acme.ko").write_bytes(ko("acme", depends="secret"))
     assert refused(machine)[0] == "DEPENDENCY_MISSING"
 
 
 # Firmware
+
 
 def firmware(machine, *names):
     for name in names:
@@ -171,13 +196,28 @@ def firmware(machine, *names):
 
 
 def test_a_pattern_stands_for_the_files_that_the_host_has(machine, tmp_path):
-    firmware(machine, "acme/fw-1.bin", "acme/fw-2.bin.xz", "acme/fw-22.bin.zst", "acme/other.bin", "acme/deep/fw-3.bin", "acme/fw-4.binx", "fw-5.bin",
-             "updates/acme/fw-6.bin")
+    firmware(
+        machine,
+        "acme/fw-1.bin",
+        "acme/fw-2.bin.xz",
+        "acme/fw-22.bin.zst",
+        "acme/other.bin",
+        "acme/deep/fw-3.bin",
+        "acme/fw-4.binx",
+        "fw-5.bin",
+        "updates/acme/fw-6.bin",
+    )
     image(machine, tmp_path, {}, {"usr/lib/firmware/acme/fw-2.bin": b"there"})
-    machine.module("extra/acme/acme.ko", ko("acme", firmware=["acme/fw-*.bin", "none-?.bin", "*/*/fw-3.bi[n]"]))
+    machine.module(
+        "extra/acme/acme.ko", ko("acme", firmware=["acme/fw-*.bin", "none-?.bin", "*/*/fw-3.bi[n]"])
+    )
     row = run(machine)
-    assert row["firmware"] == ["lib/firmware/acme/deep/fw-3.bin", "lib/firmware/acme/fw-1.bin", "lib/firmware/acme/fw-22.bin.zst",
-                               "lib/firmware/updates/acme/fw-6.bin"]
+    assert row["firmware"] == [
+        "lib/firmware/acme/deep/fw-3.bin",
+        "lib/firmware/acme/fw-1.bin",
+        "lib/firmware/acme/fw-22.bin.zst",
+        "lib/firmware/updates/acme/fw-6.bin",
+    ]
     assert row["firmware_missing"] == ["none-?.bin"]
 
 
@@ -195,7 +235,10 @@ def test_a_pattern_is_bounded(machine):
     assert row["firmware"] == [] and row["firmware_missing"] == ["*/*"]
 
 
-@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a\nb", "x" * 300, "a/./b", "\x1b[31m", "*/../../*", "loop", "fifo"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../secret", "/etc/passwd", "a\nb", "x" * 300, "a/./b", "\x1b[31m", "*/../../*", "loop", "fifo"],
+)
 def test_names_of_firmware_are_input(machine, name):
     (machine.root / "secret").write_bytes(b"secret")
     (machine.root / "lib/firmware").mkdir()
@@ -203,12 +246,19 @@ def test_names_of_firmware_are_input(machine, name):
     os.mkfifo(str(machine.root / "lib/firmware/fifo"))
     machine.module("extra/acme/acme.ko", ko("acme", firmware=[name]))
     row = run(machine)
-    assert row["firmware"] == [] and len(row["firmware_missing"]) == 1 and row["firmware_missing"][0].isprintable()
+    assert (
+        row["firmware"] == []
+        and len(row["firmware_missing"]) == 1
+        and row["firmware_missing"][0].isprintable()
+    )
 
 
 # depmod is not believed
 
-@pytest.mark.parametrize("how", ["nothing", "empty dep", "half dep", "empty bin", "garbage bin", "half bin", "bin of others"])
+
+@pytest.mark.parametrize(
+    "how", ["nothing", "empty dep", "half dep", "empty bin", "garbage bin", "half bin", "bin of others"]
+)
 def test_an_index_that_is_not_whole_is_noticed(machine, how, monkeypatch):
     machine.module("extra/acme/acme.ko", ko("acme"))
     real = Host.run
@@ -229,7 +279,7 @@ def test_an_index_that_is_not_whole_is_noticed(machine, how, monkeypatch):
             real(self, argv, **options)
             name = "modules.dep" + (".bin" if "bin" in how else "")
             whole = Path(base + name).read_bytes()
-            data = {"empty": b"", "half": whole[:len(whole) // 2], "garbage": b"x" * 100}[how.split()[0]]
+            data = {"empty": b"", "half": whole[: len(whole) // 2], "garbage": b"x" * 100}[how.split()[0]]
         with open(base + ("modules.dep.bin" if "bin" in how else "modules.dep"), "wb") as handle:
             handle.write(data)
         return Completed(0, "", "")

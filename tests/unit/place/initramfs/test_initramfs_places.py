@@ -3,13 +3,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Where variants lie, under which names, and whether there is room for them."""
+
 import errno
 import gzip
 
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, kept, listing, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import (
+    existing,
+    kept,
+    listing,
+    variant,
+)
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD
 from tests.forge.ko import RELEASE, ko
@@ -19,6 +25,7 @@ pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
 
 # Where images lie
+
 
 def test_kernel_installs_own_layout_is_served(machine):
     place = machine.root / "boot" / "0123456789abcdef0123456789abcdef" / RELEASE
@@ -84,6 +91,7 @@ def test_many_drivers_in_one_variant_are_loaded_early(machine, content):
 
 # Room
 
+
 def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monkeypatch):
     run(machine)
     machine.module("extra/acme/acme.ko", ko("acme", filler=b"driver 2"))
@@ -97,7 +105,9 @@ def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monk
 def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr("ansible_collections.outoftree.kmod.plugins.module_utils.lock._place", lambda inside: str(scratch))
+    monkeypatch.setattr(
+        "ansible_collections.outoftree.kmod.plugins.module_utils.lock._place", lambda inside: str(scratch)
+    )
     machine.module("extra/acme/acme.ko", ko("acme", depends="nowhere"))
     error_of(machine)
     machine.module("extra/acme/acme.ko", ko("acme"))
@@ -107,7 +117,9 @@ def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):
 
 def test_a_full_scratch_is_said_and_leaves_nothing(machine, monkeypatch):
     def full(self, data):
-        raise kept.from_oserror("/dev/shm/x", OSError(errno.ENOSPC, "No space left on device"), "unpack the image")
+        raise kept.from_oserror(
+            "/dev/shm/x", OSError(errno.ENOSPC, "No space left on device"), "unpack the image"
+        )
 
     monkeypatch.setattr(kept.Kept, "_write", full)
     assert error_of(machine) == "ENOSPC"
@@ -126,4 +138,6 @@ def test_a_release_that_is_none_is_refused_when_it_is_named_and_passed_over_else
 def test_names_in_an_image_do_not_steer_the_terminal(machine):
     machine.image(gzip.compress(cpio({"a\x1b[2Jb": b"", "c\nd": b"", "l": "\x1b]0;x"})))
     lines = list(listing.lines(Host(str(machine.root)), "/boot/" + machine.base.name))
-    assert all(line.isprintable() or not line for line in lines) and any("a\\x1b[2Jb" in line for line in lines)
+    assert all(line.isprintable() or not line for line in lines) and any(
+        "a\\x1b[2Jb" in line for line in lines
+    )

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The reader sees what the kernel sees: every image here goes through the reader and through the kernel's state machine."""
+"""The reader sees what the kernel sees: every image here goes through the reader and through the kernel's
+state machine.
+"""
+
 import random
 from typing import Dict, Optional, Tuple
 
@@ -18,7 +21,12 @@ from tests.unit.place.initramfs import kernel_simulator
 
 END = member("TRAILER!!!", 0)
 MICROCODE = {"kernel/x86/microcode/GenuineIntel.bin": b"microcode" * 100}
-MAIN = {"init": b"#!/bin/sh\n", "usr/lib/modules/6.1/kernel/a.ko": bytes(range(256)) * 300, "lib": "usr/lib", "etc/hosts": b""}
+MAIN = {
+    "init": b"#!/bin/sh\n",
+    "usr/lib/modules/6.1/kernel/a.ko": bytes(range(256)) * 300,
+    "lib": "usr/lib",
+    "etc/hosts": b"",
+}
 
 
 def listing(image: bytes, piece: int = 4096) -> Dict[str, Tuple[int, bytes]]:
@@ -34,8 +42,14 @@ def listing(image: bytes, piece: int = 4096) -> Dict[str, Tuple[int, bytes]]:
 
         return sink
 
-    segments.unpack((image[at:at + piece] for at in range(0, len(image), piece)), "image", tree, wanted=wanted)
-    return {path: (node.mode, node.target.encode() or data.get(node, b"")) for path, node in tree.nodes.items() if path}
+    segments.unpack(
+        (image[at : at + piece] for at in range(0, len(image), piece)), "image", tree, wanted=wanted
+    )
+    return {
+        path: (node.mode, node.target.encode() or data.get(node, b""))
+        for path, node in tree.nodes.items()
+        if path
+    }
 
 
 def agree(image: bytes, piece: int = 4096) -> Dict[str, Tuple[int, bytes]]:
@@ -43,7 +57,8 @@ def agree(image: bytes, piece: int = 4096) -> Dict[str, Tuple[int, bytes]]:
     assert error is None
     ours = listing(image, piece)
     assert {path: (mode & 0o170000, data) for path, (mode, data) in ours.items()} == {
-        path: (mode & 0o170000, data) for path, (mode, data) in kernels.items()}
+        path: (mode & 0o170000, data) for path, (mode, data) in kernels.items()
+    }
     return ours
 
 
@@ -76,7 +91,9 @@ def test_segments_are_told_with_their_place_and_kind():
     tree = segments.Tree()
     found = segments.unpack([first, bytes(512 - len(first) % 512), second], "image", tree)
     assert [(each.offset, each.size, each.kind, each.members) for each in found] == [
-        (0, len(first), "cpio", 4), (len(first) + 512 - len(first) % 512, len(second), "xz", len(MAIN) + 6)]
+        (0, len(first), "cpio", 4),
+        (len(first) + 512 - len(first) % 512, len(second), "xz", len(MAIN) + 6),
+    ]
     assert found[1].unpacked == len(cpio(MAIN))
 
 
@@ -91,7 +108,9 @@ def test_a_file_written_through_a_symlinked_directory_lands_behind_it():
 
 def test_a_directory_entry_over_a_symlink_destroys_it():
     """The trap that makes a machine unbootable: lib -> usr/lib becomes an empty directory."""
-    found = agree(cpio({"usr/lib/systemd/systemd-udevd": b"udev", "lib": "usr/lib"}) + cpio({"lib/modules/x.ko": b"x"}))
+    found = agree(
+        cpio({"usr/lib/systemd/systemd-udevd": b"udev", "lib": "usr/lib"}) + cpio({"lib/modules/x.ko": b"x"})
+    )
     assert found["lib"][0] == DIRECTORY
     assert "usr/lib/modules/x.ko" not in found
 
@@ -121,7 +140,9 @@ def test_hard_links_share_what_the_last_one_brings():
 
 
 def test_the_trailer_ends_the_hard_links():
-    image = member("a", FILE, b"one", inode=7, links=2) + END + member("b", FILE, b"two", inode=7, links=2) + END
+    image = (
+        member("a", FILE, b"one", inode=7, links=2) + END + member("b", FILE, b"two", inode=7, links=2) + END
+    )
     assert agree(image)["a"][1] == b"one"
 
 
@@ -141,13 +162,23 @@ def test_symlink_loops_end():
 def test_a_segment_that_is_not_at_a_multiple_of_4_is_lost(off):
     base = COMPRESSIONS["gzip"](cpio(MAIN))
     base += bytes(-len(base) % 4)
-    assert refused(base + bytes(4 + off) + cpio({"x": b"1"})) == ("INITRD_DAMAGED", "invalid magic at start of compressed archive")
+    assert refused(base + bytes(4 + off) + cpio({"x": b"1"})) == (
+        "INITRD_DAMAGED",
+        "invalid magic at start of compressed archive",
+    )
 
 
 def test_two_nuls_behind_lz4_lose_what_follows():
     base = COMPRESSIONS["lz4"](cpio(MAIN))
     while len(base) % 4 != 2:
-        base = COMPRESSIONS["lz4"](cpio({**MAIN, "filler": random.Random(len(base)).getrandbits(80).to_bytes(10, "big") * (len(base) % 97)}))
+        base = COMPRESSIONS["lz4"](
+            cpio(
+                {
+                    **MAIN,
+                    "filler": random.Random(len(base)).getrandbits(80).to_bytes(10, "big") * (len(base) % 97),
+                }
+            )
+        )
     image = base + bytes(2) + cpio({"x": b"1"})
     assert kernel_simulator.unpack(image)[1] == "Decoding failed"
     with pytest.raises(KmodError):
@@ -165,7 +196,7 @@ def test_kernels_before_the_fix_of_2021_fail_at_any_padding_behind_lz4():
 def test_truncated_images_are_refused(kind, keep):
     image = COMPRESSIONS[kind](cpio({"a": random.Random(1).getrandbits(800000).to_bytes(100000, "big")}))
     with pytest.raises(KmodError) as caught:
-        listing(image[:int(len(image) * keep)])
+        listing(image[: int(len(image) * keep)])
     assert caught.value.code in ("INITRD_DAMAGED", "COMP_CORRUPT")
 
 
@@ -175,8 +206,16 @@ def test_a_truncated_raw_archive_is_refused():
     assert caught.value.code == "INITRD_DAMAGED"
 
 
-@pytest.mark.parametrize("image", [b"MZ garbage", b"0707 is no cpio" * 20, b"\x1f\x8bgarbage that is no gzip", b"\x28\xb5\x2f\xfdgarbage of zstd",
-                                   b"070701" + b"Z" * 104 + b"name\0\0"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        b"MZ garbage",
+        b"0707 is no cpio" * 20,
+        b"\x1f\x8bgarbage that is no gzip",
+        b"\x28\xb5\x2f\xfdgarbage of zstd",
+        b"070701" + b"Z" * 104 + b"name\0\0",
+    ],
+)
 def test_garbage_is_refused(image):
     with pytest.raises(KmodError) as caught:
         listing(image)
@@ -207,11 +246,25 @@ def test_random_trees_agree(seed):
         body = b""
         for _member in range(choose.randint(0, 8)):
             kind = choose.choice([FILE, FILE, DIRECTORY, LINK])
-            data = b"" if kind == DIRECTORY else choose.choice(names).encode() if kind == LINK else b"%d" % choose.randint(0, 10 ** 9)
+            data = (
+                b""
+                if kind == DIRECTORY
+                else choose.choice(names).encode()
+                if kind == LINK
+                else b"%d" % choose.randint(0, 10**9)
+            )
             inode = choose.randint(1, 3)
-            body += member(choose.choice(names), kind, data, inode=inode, links=choose.choice([1, 1, 2]) if kind == FILE else 1)
+            body += member(
+                choose.choice(names),
+                kind,
+                data,
+                inode=inode,
+                links=choose.choice([1, 1, 2]) if kind == FILE else 1,
+            )
         body += END
-        packed = choose.choice([lambda data: data, COMPRESSIONS["gzip"], COMPRESSIONS["xz"], COMPRESSIONS["bzip2"]])(body)
+        packed = choose.choice(
+            [lambda data: data, COMPRESSIONS["gzip"], COMPRESSIONS["xz"], COMPRESSIONS["bzip2"]]
+        )(body)
         image += packed + bytes(4 * choose.randint(0, 5) + -(len(image) + len(packed)) % 4)
     agree(image)
 
@@ -219,12 +272,24 @@ def test_random_trees_agree(seed):
 @given(st.data())
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_damage_to_an_image_gives_anything_but_a_refusal(data):
-    """Flipped bytes, cuts and joins: KmodError or a tree, no other exception, and the kernel's state machine agrees where there is a tree."""
+    """Flipped bytes, cuts and joins: KmodError or a tree, no other exception, and the kernel's state machine
+    agrees where there is a tree.
+    """
     sound = cpio({"usr/lib": None, "lib": "usr/lib", "a": b"x" * 100, "lib/b": b"y"})
-    image = bytearray(data.draw(st.sampled_from([sound, COMPRESSIONS["gzip"](sound), sound + bytes(8) + COMPRESSIONS["gzip"](sound)])))
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(image) - 1), st.integers(0, 255)), max_size=4)):
+    image = bytearray(
+        data.draw(
+            st.sampled_from(
+                [sound, COMPRESSIONS["gzip"](sound), sound + bytes(8) + COMPRESSIONS["gzip"](sound)]
+            )
+        )
+    )
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(image) - 1), st.integers(0, 255)), max_size=4)
+    ):
         image[place] = value
-    damaged = bytes(image[:data.draw(st.integers(0, len(image)))] + image[data.draw(st.integers(0, len(image))):])
+    damaged = bytes(
+        image[: data.draw(st.integers(0, len(image)))] + image[data.draw(st.integers(0, len(image))) :]
+    )
     tree = segments.Tree()
     try:
         segments.unpack([damaged], "image", tree)

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A rebuild is a new file by the distribution's own tool, believed only once the driver's own bytes are found in it."""
+"""A rebuild is a new file by the distribution's own tool, believed only once the driver's own bytes are found
+in it.
+"""
+
 import gzip
 import hashlib
 import os
@@ -13,7 +16,13 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, initramfs_tools, listing, rebuild, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import (
+    existing,
+    initramfs_tools,
+    listing,
+    rebuild,
+    variant,
+)
 from ansible_collections.outoftree.kmod.plugins.module_utils.tools import Completed
 from tests.forge.compressors import COMPRESSIONS
 from tests.forge.cpio import cpio
@@ -44,8 +53,17 @@ class Tool:
         path.write_bytes(b"")
         self.name, self.status = name, status
         driver = {} if name == "mkosi-initrd" else {"extra/acme/acme.ko": DRIVER}
-        self.content = content if content is not None else cpio(
-            {"init": b"new", **KINDS[name], **modules(TREE, dict(driver, **{"kernel/other.ko": ko("other")}), tmp_path / "built")})
+        self.content = (
+            content
+            if content is not None
+            else cpio(
+                {
+                    "init": b"new",
+                    **KINDS[name],
+                    **modules(TREE, dict(driver, **{"kernel/other.ko": ko("other")}), tmp_path / "built"),
+                }
+            )
+        )
         real = Host.run
 
         def run(host, argv, timeout=None, **options):
@@ -54,11 +72,11 @@ class Tool:
             assert timeout == 1800
             at = argv.index(host.root)
             assert argv[:at] == ["unshare", "--mount", "sh", "-ec", rebuild.ENTER]
-            self.calls.append(argv[at + 1:])
+            self.calls.append(argv[at + 1 :])
             self.options = options
             if status:
                 raise KmodError(name, "exit status %d" % status, code="TOOL_FAILED")
-            self.look(host, argv[at + 1:])
+            self.look(host, argv[at + 1 :])
             output = host.real(self.output(argv))
             if self.content is not None and content != b"":
                 with open(output, "wb") as handle:
@@ -98,9 +116,15 @@ def run(machine, method="rebuild", **more):
     return result["variants"][0]
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("mkinitramfs", ["-d", "-o", RELEASE]), ("dracut", ["--nostrip", "--add-drivers", "acme", RELEASE]),
-    ("mkosi-initrd", ["--kernel-version", RELEASE, "--output"]), ("mkinitrd", ["--with=acme", RELEASE])])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("mkinitramfs", ["-d", "-o", RELEASE]),
+        ("dracut", ["--nostrip", "--add-drivers", "acme", RELEASE]),
+        ("mkosi-initrd", ["--kernel-version", RELEASE, "--output"]),
+        ("mkinitrd", ["--with=acme", RELEASE]),
+    ],
+)
 def test_each_familys_tool_builds_a_new_file(tmp_path, monkeypatch, name, expected):
     machine, tool = make(tmp_path, monkeypatch, name)
     before = machine.snapshot()
@@ -112,8 +136,13 @@ def test_each_familys_tool_builds_a_new_file(tmp_path, monkeypatch, name, expect
     files, error = kernel_simulator.unpack(path.read_bytes())
     assert error is None and files["init"][1] in (b"new", b"insmod x")
     (module,) = row["modules"]
-    assert files[module["path"]][1] == DRIVER and module["path"][len(TREE) + 1:] in files[TREE + "/modules.dep"][1].decode()
-    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and row["size"] == path.stat().st_size
+    assert (
+        files[module["path"]][1] == DRIVER
+        and module["path"][len(TREE) + 1 :] in files[TREE + "/modules.dep"][1].decode()
+    )
+    assert (
+        row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and row["size"] == path.stat().st_size
+    )
     assert [phase["name"] for phase in row["phases"]] == [name, "verify"]
     variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
     assert machine.snapshot() == before  # nothing else was written, no scratch is left
@@ -139,7 +168,9 @@ def test_check_mode_builds_nothing_and_gives_no_digest(tmp_path, monkeypatch):
     plan, answer = variant.present(Host(str(machine.root)), variant.Recipe(("acme",), method="rebuild"))
     result = answer.as_dict()
     plan.diff()
-    assert plan and result["variants"][0]["sha256"] == "" and tool.calls == [] and machine.snapshot() == before
+    assert (
+        plan and result["variants"][0]["sha256"] == "" and tool.calls == [] and machine.snapshot() == before
+    )
 
 
 def test_auto_rebuilds_what_no_overlay_can_be_put_on(tmp_path, monkeypatch):
@@ -178,7 +209,9 @@ def test_a_tool_that_left_the_driver_out_is_noticed(tmp_path, monkeypatch):
 
 
 def test_a_tool_that_took_the_in_tree_namesake_is_noticed(tmp_path, monkeypatch):
-    content = cpio({"init": b"", **modules(TREE, {"kernel/acme.ko": ko("acme", filler=b"in-tree")}, tmp_path / "wrong")})
+    content = cpio(
+        {"init": b"", **modules(TREE, {"kernel/acme.ko": ko("acme", filler=b"in-tree")}, tmp_path / "wrong")}
+    )
     machine, _tool = make(tmp_path, monkeypatch, "dracut", content=content)
     assert failed(machine) == "INITRD_VERIFY"
 
@@ -192,7 +225,9 @@ def test_a_module_that_is_not_linked_is_refused(tmp_path, monkeypatch):
     machine, _tool = make(tmp_path, monkeypatch, "dracut")
     (machine.root / "acme.ko").write_bytes(DRIVER)
     with pytest.raises(KmodError) as caught:
-        variant.present(Host(str(machine.root)), variant.Recipe(("acme",), ("/acme.ko",), "rebuild"), [RELEASE])
+        variant.present(
+            Host(str(machine.root)), variant.Recipe(("acme",), ("/acme.ko",), "rebuild"), [RELEASE]
+        )
     assert caught.value.code == "MODULE_NOT_LINKED"
 
 
@@ -220,11 +255,16 @@ def test_the_copy_that_an_image_would_load_is_told_by_its_digest(tmp_path, pack)
     files[TREE + "/updates/acme.ko" + suffix] = pack(DRIVER)
     files[TREE + "/modules.dep"] = ("updates/acme.ko%s:\n" % suffix).encode()
     machine.image(gzip.compress(cpio(files)))
-    found = listing.modules(Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, names=["acme", "other"])
-    assert found == {"acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}}
+    found = listing.modules(
+        Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, names=["acme", "other"]
+    )
+    assert found == {
+        "acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}
+    }
 
 
 # What is read because it lies on the host
+
 
 def copied(machine, monkeypatch):
     """The configuration that mkinitramfs was given."""
@@ -235,7 +275,9 @@ def copied(machine, monkeypatch):
         for below, _directories, names in os.walk(conf):
             for name in names:
                 path = os.path.join(below, name)
-                seen[os.path.relpath(path, conf)] = os.readlink(path) if os.path.islink(path) else os.stat(path).st_mode & 0o777
+                seen[os.path.relpath(path, conf)] = (
+                    os.readlink(path) if os.path.islink(path) else os.stat(path).st_mode & 0o777
+                )
 
     monkeypatch.setattr(Tool, "look", look)
     run(machine)
@@ -256,8 +298,14 @@ def test_the_configuration_is_copied_as_it_is_but_for_what_could_block(tmp_path,
     if os.geteuid() == 0:
         os.mknod(str(conf / "zero"), 0o020600, os.makedev(1, 5))
     assert copied(machine, monkeypatch) == {
-        "initramfs.conf": 0o644, "hooks/kmod": 0o755, "scripts/init-top/mine": 0o755, "loop": "loop", "within": "scripts/init-top/mine",
-        "scripts/out": "/etc/default/x", "absolute": "/etc/y"}
+        "initramfs.conf": 0o644,
+        "hooks/kmod": 0o755,
+        "scripts/init-top/mine": 0o755,
+        "loop": "loop",
+        "within": "scripts/init-top/mine",
+        "scripts/out": "/etc/default/x",
+        "absolute": "/etc/y",
+    }
 
 
 @pytest.mark.parametrize("what", ["size", "number"])
@@ -287,7 +335,11 @@ def test_scratch_of_a_killed_run_is_cleared_by_the_next_also_in_another_root(tmp
     machine, _tool = make(tmp_path, monkeypatch, "dracut")
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = machine.root / "var/tmp" / ("outoftree.kmod-%d-%d-1-x" % (dead.pid, os.stat("/proc/self/ns/pid").st_ino))
+    left = (
+        machine.root
+        / "var/tmp"
+        / ("outoftree.kmod-%d-%d-1-x" % (dead.pid, os.stat("/proc/self/ns/pid").st_ino))
+    )
     (left / "conf").mkdir(parents=True)
     done = task.carry_out(str(machine.root), False, lambda host: variant.absent(host, ["acme"]))
     assert not done.changed and list((machine.root / "var/tmp").iterdir()) == []
@@ -296,7 +348,9 @@ def test_scratch_of_a_killed_run_is_cleared_by_the_next_also_in_another_root(tmp
 def test_too_little_room_to_build_in_is_said_before_anything_is_written(tmp_path, monkeypatch):
     machine, tool = make(tmp_path, monkeypatch, "dracut")
     real = Host.free
-    monkeypatch.setattr(Host, "free", lambda self, path: 10 if path.startswith("/var/tmp") else real(self, path))
+    monkeypatch.setattr(
+        Host, "free", lambda self, path: 10 if path.startswith("/var/tmp") else real(self, path)
+    )
     assert failed(machine) == "SCRATCH_FULL" and tool.calls == []
 
 
@@ -318,5 +372,6 @@ def test_a_rebuilt_image_whose_modules_would_not_load_is_refused(tmp_path, monke
     machine, _tool = make(tmp_path, monkeypatch, "dracut")
     symvers = machine.root / "usr/src" / ("linux-headers-" + RELEASE) / "Module.symvers"
     symvers.parent.mkdir(parents=True)
-    symvers.write_text("0x00000012\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n")  # another one than the driver was built for
+    # another one than the driver was built for
+    symvers.write_text("0x00000012\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t\n")
     assert failed(machine) == "VARIANT_REFUSED"

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A disk that the TPM would not open any more is noticed before a variant is made."""
+
 import base64
 import json
 import os
@@ -49,15 +50,38 @@ def host(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("token", [systemd(7, 9), systemd(8), clevis(tpm2("7,9")), clevis(tpm2(["4", "9"])),
-                                   clevis({"pin": "sss", "sss": {"t": 1, "jwe": [compact(tpm2("9")) + ".a.b.c.d", compact({"pin": "tang"})]}})])
+@pytest.mark.parametrize(
+    "token",
+    [
+        systemd(7, 9),
+        systemd(8),
+        clevis(tpm2("7,9")),
+        clevis(tpm2(["4", "9"])),
+        clevis(
+            {
+                "pin": "sss",
+                "sss": {"t": 1, "jwe": [compact(tpm2("9")) + ".a.b.c.d", compact({"pin": "tang"})]},
+            }
+        ),
+    ],
+)
 def test_what_is_sealed_to_the_initramfs_is_refused(host, token):
     with pytest.raises(KmodError) as caught:
         tpm.check(host(luks(token)))
     assert caught.value.code == "TPM_SEALED" and "ignore_tpm" in str(caught.value)
 
 
-@pytest.mark.parametrize("token", [systemd(7), systemd(), clevis(tpm2("7")), clevis({"pin": "tang"}), {"type": "other"}, {"type": "clevis"}])
+@pytest.mark.parametrize(
+    "token",
+    [
+        systemd(7),
+        systemd(),
+        clevis(tpm2("7")),
+        clevis({"pin": "tang"}),
+        {"type": "other"},
+        {"type": "clevis"},
+    ],
+)
 def test_what_is_sealed_to_other_things_is_not(host, token):
     tpm.check(host(luks(token)))
 
@@ -67,7 +91,9 @@ def test_the_option_of_crypttab_counts_too(host):
         tpm.check(host(options="none luks,tpm2-device=auto,tpm2-pcrs=7+9"))
 
 
-@pytest.mark.parametrize("device", [b"", b"no luks", luks()[:4000], luks()[:4096] + b"no json", luks()[:4096] + b"[]"])
+@pytest.mark.parametrize(
+    "device", [b"", b"no luks", luks()[:4000], luks()[:4096] + b"no json", luks()[:4096] + b"[]"]
+)
 def test_what_cannot_be_read_is_not_refused(host, device):
     tpm.check(host(device))
 
@@ -81,8 +107,15 @@ def test_hosts_without_crypttab_have_nothing_tpm(tmp_path):
     tpm.check(Host(str(tmp_path)))
 
 
-@pytest.mark.parametrize("device", [luks(systemd(9))[:8], luks(systemd(9))[:12], luks()[:4096] + b"[" * 12000,
-                                    luks(systemd(10 ** 400, float("inf")))])
+@pytest.mark.parametrize(
+    "device",
+    [
+        luks(systemd(9))[:8],
+        luks(systemd(9))[:12],
+        luks()[:4096] + b"[" * 12000,
+        luks(systemd(10**400, float("inf"))),
+    ],
+)
 def test_a_damaged_header_is_no_error(host, device):
     tpm.check(host(device))
 
@@ -106,6 +139,7 @@ def test_a_device_that_would_block_or_has_no_end_is_passed_over(host, tmp_path, 
             os.mknod(str(tmp_path / "dev/ptmx"), 0o020600, os.makedev(5, 2))
     elif kind == "socket":
         import socket
+
         socket.socket(socket.AF_UNIX).bind(str(path))
     elif os.geteuid() == 0:
         os.mknod(str(path), 0o020600, os.makedev(1, 5))  # /dev/zero

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A variant is the shipped image and the driver: nothing lost, nothing shipped touched, the same bytes each time."""
+"""A variant is the shipped image and the driver: nothing lost, nothing shipped touched, the same bytes each
+time.
+"""
+
 import errno
 import gzip
 import hashlib
@@ -15,7 +18,12 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import compression
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing, image, manifest, variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import (
+    existing,
+    image,
+    manifest,
+    variant,
+)
 from tests.forge.compressors import COMPRESSIONS
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD, Machine, modules
@@ -33,8 +41,21 @@ REQUEST = variant.Recipe(("acme",))
 def content(tmp_path):
     """What a shipped image holds: a merged /usr, a few modules with their indexes, an init."""
     files = {"kernel/a.ko": ko("a", aliases=["pci:a"]), "kernel/b.ko": ko("b", depends="a")}
-    found = {"init": b"#!/bin/sh\n", "lib": "usr/lib", "usr/lib/systemd/systemd-udevd": b"udevd", "etc/hostname": b"x\n"}
-    found.update(modules(TREE, files, tmp_path, modules_order=b"kernel/b.ko\nkernel/a.ko\n", modules_builtin=b"kernel/crypto/sha1.ko\n"))
+    found = {
+        "init": b"#!/bin/sh\n",
+        "lib": "usr/lib",
+        "usr/lib/systemd/systemd-udevd": b"udevd",
+        "etc/hostname": b"x\n",
+    }
+    found.update(
+        modules(
+            TREE,
+            files,
+            tmp_path,
+            modules_order=b"kernel/b.ko\nkernel/a.ko\n",
+            modules_builtin=b"kernel/crypto/sha1.ko\n",
+        )
+    )
     return found
 
 
@@ -90,23 +111,35 @@ def test_the_row_says_what_was_made(machine):
     assert row["sha256"] == hashlib.sha256(made).hexdigest()
     assert row["size"] == len(made) == machine.base.stat().st_size + row["bytes_added"]
     assert row["base_sha256"] == hashlib.sha256(machine.base.read_bytes()).hexdigest()
-    assert (row["kernel"], row["status"], row["method"], row["drivers"]) == (RELEASE, "created", "overlay", ["acme"])
+    assert (row["kernel"], row["status"], row["method"], row["drivers"]) == (
+        RELEASE,
+        "created",
+        "overlay",
+        ["acme"],
+    )
     assert row["path"] == row["base"] + ".1" and row["initrds"] == [row["path"]]
     assert [(module["name"], module["path"], module["sha256"]) for module in row["modules"]] == [
-        ("acme", TREE + "/updates/acme.ko", hashlib.sha256(DRIVER).hexdigest())]
+        ("acme", TREE + "/updates/acme.ko", hashlib.sha256(DRIVER).hexdigest())
+    ]
 
 
 def test_mode_and_owner_are_those_of_the_shipped_image(machine):
     machine.base.chmod(0o640)
     run(machine)
     made = (machine.root / "boot" / (machine.base.name + ".1")).stat()
-    assert (made.st_mode & 0o777, made.st_uid, made.st_gid) == (0o640, machine.base.stat().st_uid, machine.base.stat().st_gid)
+    assert (made.st_mode & 0o777, made.st_uid, made.st_gid) == (
+        0o640,
+        machine.base.stat().st_uid,
+        machine.base.stat().st_gid,
+    )
 
 
 def test_a_second_run_writes_nothing_and_runs_no_tool(machine, monkeypatch):
     first = run(machine)[1]["variants"][0]
     monkeypatch.setattr(Host, "run", lambda *arguments, **options: pytest.fail("a tool was run"))
-    monkeypatch.setattr("tempfile.mkdtemp", lambda *arguments, **options: pytest.fail("a temporary directory was made"))
+    monkeypatch.setattr(
+        "tempfile.mkdtemp", lambda *arguments, **options: pytest.fail("a temporary directory was made")
+    )
     plan, result = run(machine)
     assert not plan
     assert result["variants"][0] == dict(first, status="current")
@@ -145,7 +178,11 @@ def test_a_new_shipped_image_makes_the_variant_stale(machine, content):
     first = run(machine)[1]["variants"][0]
     machine.image(gzip.compress(cpio(dict(content, new=b"1"))))
     second = run(machine)[1]["variants"][0]
-    assert second["status"] == "replaced" and second["path"] == first["path"] and second["sha256"] != first["sha256"]
+    assert (
+        second["status"] == "replaced"
+        and second["path"] == first["path"]
+        and second["sha256"] != first["sha256"]
+    )
     assert unpacked(machine)["new"][1] == b"1"
 
 
@@ -173,7 +210,12 @@ def test_the_smallest_free_number_is_taken_and_foreign_files_stay(machine):
     assert run(machine)[1]["variants"][0]["path"].endswith(".2")
     assert not run(machine)[0]
     variant.absent(Host(str(machine.root)), ["acme"])[0].apply()
-    assert machine.boot() == [machine.base.name, machine.base.name + ".1", machine.base.name + ".3", "vmlinuz-" + RELEASE]
+    assert machine.boot() == [
+        machine.base.name,
+        machine.base.name + ".1",
+        machine.base.name + ".3",
+        "vmlinuz-" + RELEASE,
+    ]
 
 
 def test_each_driver_has_a_variant_of_its_own_and_two_can_share_one(machine):
@@ -187,7 +229,10 @@ def test_each_driver_has_a_variant_of_its_own_and_two_can_share_one(machine):
 
 
 def test_an_in_tree_namesake_loses(machine, content, tmp_path):
-    files = {"kernel/drivers/acme.ko": ko("acme", filler=b"in-tree"), "kernel/user.ko": ko("user", depends="acme")}
+    files = {
+        "kernel/drivers/acme.ko": ko("acme", filler=b"in-tree"),
+        "kernel/user.ko": ko("user", depends="acme"),
+    }
     machine.image(COMPRESSIONS["zstd"](cpio({**content, **modules(TREE, files, tmp_path / "more")})))
     run(machine)
     listed = unpacked(machine)[TREE + "/modules.dep"][1].decode()
@@ -232,10 +277,15 @@ def test_firmware_comes_along_where_the_host_has_it(machine):
     (machine.root / "lib/firmware/acme").mkdir(parents=True)
     (machine.root / "lib/firmware/acme/fw.bin.xz").write_bytes(b"firmware")
     (machine.root / "secret").write_bytes(b"secret")
-    machine.module("extra/acme/acme.ko", ko("acme", firmware=["acme/fw.bin", "acme/none.bin", "../../secret"]))
+    machine.module(
+        "extra/acme/acme.ko", ko("acme", firmware=["acme/fw.bin", "acme/none.bin", "../../secret"])
+    )
     (row,) = run(machine)[1]["variants"]
     assert unpacked(machine)["usr/lib/firmware/acme/fw.bin.xz"][1] == b"firmware"
-    assert row["firmware"] == ["lib/firmware/acme/fw.bin.xz"] and row["firmware_missing"] == ["../../secret", "acme/none.bin"]
+    assert row["firmware"] == ["lib/firmware/acme/fw.bin.xz"] and row["firmware_missing"] == [
+        "../../secret",
+        "acme/none.bin",
+    ]
 
 
 def test_firmware_that_the_image_has_is_left_alone(machine, content):
@@ -253,8 +303,14 @@ def test_the_modules_go_where_the_image_has_its_own(machine, tmp_path, tree):
     assert unpacked(machine)[tree + "/updates/acme.ko"][1] == DRIVER
 
 
-@pytest.mark.parametrize("content, place", [({"init": b""}, "lib/modules/"), ({"init": b"", "lib": "usr/lib", "usr/lib": None}, "usr/lib/modules/"),
-                                            ({"init": b"", "lib/modules": None}, "lib/modules/")])
+@pytest.mark.parametrize(
+    "content, place",
+    [
+        ({"init": b""}, "lib/modules/"),
+        ({"init": b"", "lib": "usr/lib", "usr/lib": None}, "usr/lib/modules/"),
+        ({"init": b"", "lib/modules": None}, "lib/modules/"),
+    ],
+)
 def test_an_image_without_modules_gets_a_tree_for_them(machine, content, place):
     machine.image(gzip.compress(cpio(content)))
     run(machine)
@@ -276,7 +332,7 @@ def test_the_segment_is_aligned_whatever_the_length_of_the_image(machine, extra)
     run(machine)
     data = (machine.root / "boot" / (machine.base.name + ".1")).read_bytes()
     found = manifest.find(Host(str(machine.root)), "/boot/" + machine.base.name + ".1")
-    pad = len(data[found.head[0]:]) - len(data[found.head[0]:].lstrip(b"\0"))
+    pad = len(data[found.head[0] :]) - len(data[found.head[0] :].lstrip(b"\0"))
     assert pad >= 8 and (found.head[0] + pad) % 512 == 0 and len(data) % 512 == 0
 
 
@@ -292,11 +348,23 @@ def test_a_segment_alone_needs_no_copy(machine):
             assert error is None and files[TREE + "/updates/acme.ko"][1] == DRIVER
 
 
-@pytest.mark.parametrize("marks, path, text", [
-    ({"scripts/functions": b"", "conf/initramfs.conf": b""}, "conf/conf.d/zz-kmod-acme", "modprobe -q acme || :\n"),
-    ({"usr/lib/systemd/systemd": b""}, "etc/modules-load.d/kmod-acme.conf", "acme\n"),
-    ({"usr/lib/dracut/hooks/pre-udev": None}, "usr/lib/dracut/hooks/pre-udev/00-kmod-acme.sh", "modprobe -q acme || :\n"),
-    ({"pre-udev": None}, "pre-udev/00-kmod-acme.sh", "modprobe -q acme || :\n")])
+@pytest.mark.parametrize(
+    "marks, path, text",
+    [
+        (
+            {"scripts/functions": b"", "conf/initramfs.conf": b""},
+            "conf/conf.d/zz-kmod-acme",
+            "modprobe -q acme || :\n",
+        ),
+        ({"usr/lib/systemd/systemd": b""}, "etc/modules-load.d/kmod-acme.conf", "acme\n"),
+        (
+            {"usr/lib/dracut/hooks/pre-udev": None},
+            "usr/lib/dracut/hooks/pre-udev/00-kmod-acme.sh",
+            "modprobe -q acme || :\n",
+        ),
+        ({"pre-udev": None}, "pre-udev/00-kmod-acme.sh", "modprobe -q acme || :\n"),
+    ],
+)
 def test_early_loading_in_each_kind_of_image(machine, content, marks, path, text):
     machine.image(gzip.compress(cpio({"usr/lib": None, "lib": "usr/lib", **marks})))
     run(machine, REQUEST._replace(early_load=True))
@@ -321,7 +389,10 @@ def test_variants_of_kernels_that_are_gone_are_pruned(machine):
     (machine.root / "boot" / ("vmlinuz-" + RELEASE)).unlink()
     shutil.rmtree(str(machine.modules / "kernel"))
     plan, result = run(machine)
-    assert result == {"variants": [], "pruned": ["/boot/%s.1" % machine.base.name]} and machine.all_in_boot() == []
+    assert (
+        result == {"variants": [], "pruned": ["/boot/%s.1" % machine.base.name]}
+        and machine.all_in_boot() == []
+    )
 
 
 def test_a_kernel_between_two_images_keeps_its_variant(machine):
@@ -338,7 +409,14 @@ def test_modules_can_be_named(machine):
 
 def test_two_builds_of_a_module_are_refused(machine):
     (machine.root / "acme.ko").write_bytes(ko("acme", filler=b"2"))
-    assert error_of(machine, REQUEST._replace(modules=("/acme.ko", "/lib/modules/%s/extra/acme/acme.ko" % RELEASE)), [RELEASE]) == "MODULE_TWICE"
+    assert (
+        error_of(
+            machine,
+            REQUEST._replace(modules=("/acme.ko", "/lib/modules/%s/extra/acme/acme.ko" % RELEASE)),
+            [RELEASE],
+        )
+        == "MODULE_TWICE"
+    )
 
 
 def test_a_kernel_without_the_driver_is_an_error_when_it_is_named(machine):
@@ -492,7 +570,9 @@ def test_a_volume_sealed_to_the_initramfs_is_refused_unless_told_to_go_on(machin
 def test_the_overview_tells_which_variants_are_out_of_date(machine, content):
     host = Host(str(machine.root))
     run(machine)
-    assert [(row.path, row.state) for row in existing.overview(host)] == [("/boot/%s.1" % machine.base.name, "current")]
+    assert [(row.path, row.state) for row in existing.overview(host)] == [
+        ("/boot/%s.1" % machine.base.name, "current")
+    ]
     machine.image(gzip.compress(cpio(dict(content, new=b"1"))))
     assert [row.state for row in existing.overview(host)] == ["stale"]
     machine.base.unlink()

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A variant that is too damaged to say whose it is: the mark beside it says so, and by itself proves nothing."""
+
 import gzip
 import json
 import os
@@ -25,30 +26,37 @@ NOISE = random.Random(1).randbytes(40000)
 
 
 def flipped(at):
-    return lambda data: data[:at % len(data)] + bytes([data[at] ^ 1]) + data[at % len(data) + 1:]
+    return lambda data: data[: at % len(data)] + bytes([data[at] ^ 1]) + data[at % len(data) + 1 :]
 
 
 BROKEN = {
-    "no bytes": lambda data: b"", "one byte": lambda data: data[:1], "a few": lambda data: data[:100],
+    "no bytes": lambda data: b"",
+    "one byte": lambda data: data[:1],
+    "a few": lambda data: data[:100],
     "one piece and a half": lambda data: data[:1500],
-    "half": lambda data: data[:len(data) // 2], "all but one": lambda data: data[:-1], "without the manifest": lambda data: data[:-3000],
-    "nothing but NULs": lambda data: bytes(len(data)), "NULs from the middle on": lambda data: data[:len(data) // 2] + bytes(len(data) // 2),
-    "tail flipped": lambda data: data.replace(b'"acme"', b'"acne"', 1), "head flipped": flipped(5), "last byte flipped": flipped(-1),
+    "half": lambda data: data[: len(data) // 2],
+    "all but one": lambda data: data[:-1],
+    "without the manifest": lambda data: data[:-3000],
+    "nothing but NULs": lambda data: bytes(len(data)),
+    "NULs from the middle on": lambda data: data[: len(data) // 2] + bytes(len(data) // 2),
+    "tail flipped": lambda data: data.replace(b'"acme"', b'"acne"', 1),
+    "head flipped": flipped(5),
+    "last byte flipped": flipped(-1),
     "tail overwritten": lambda data: data[:-2000] + NOISE[:2000],
 }
 THEIRS = {
     "another image": lambda data: gzip.compress(cpio({"init": b"theirs", "more": NOISE})),
-    "a copy of the shipped image": lambda data: data[:witnessed(data)],
+    "a copy of the shipped image": lambda data: data[: witnessed(data)],
     "a text": lambda data: b"notes\n",
     "a longer file": lambda data: data + NOISE,
-    "noise of the same length": lambda data: (NOISE * 9)[:len(data)],
+    "noise of the same length": lambda data: (NOISE * 9)[: len(data)],
     "a broken image of another make": lambda data: gzip.compress(cpio({"init": NOISE}))[:9000],
 }
 
 
 def witnessed(data):
     """The length of the shipped image in a variant."""
-    found = json.loads(data[data.rindex(b'{\n "contents"'):data.rindex(b"070701")].rstrip(b"\0").decode())
+    found = json.loads(data[data.rindex(b'{\n "contents"') : data.rindex(b"070701")].rstrip(b"\0").decode())
     return found["wants"]["base"]["size"]
 
 
@@ -128,7 +136,10 @@ def test_the_mark_is_there_before_the_variant_and_goes_after_it(machine):
     assert plan.paths() == ["/boot/" + machine.mark().name, "/boot/" + machine.variant().name]
     plan.apply()
     assert machine.mark().stat().st_mode & 0o777 == 0o600
-    assert variant.absent(host(machine), ["acme"])[0].paths() == ["/boot/" + machine.variant().name, "/boot/" + machine.mark().name]
+    assert variant.absent(host(machine), ["acme"])[0].paths() == [
+        "/boot/" + machine.variant().name,
+        "/boot/" + machine.mark().name,
+    ]
 
 
 def test_a_variant_that_cannot_be_replaced_keeps_its_mark(machine, monkeypatch):
@@ -148,7 +159,9 @@ def test_a_variant_that_cannot_be_replaced_keeps_its_mark(machine, monkeypatch):
         plan.apply()
     monkeypatch.undo()
     after = machine.snapshot()
-    assert {path: after[path] for path in after if "/boot/" in path} == {path: before[path] for path in before if "/boot/" in path}
+    assert {path: after[path] for path in after if "/boot/" in path} == {
+        path: before[path] for path in before if "/boot/" in path
+    }
 
 
 @pytest.mark.parametrize("done", range(1, 3))
@@ -163,7 +176,10 @@ def test_a_run_that_is_cut_off_is_made_good_by_the_next_and_by_removal(machine, 
             plan.apply()
             mend(machine)
             if mend is present:
-                assert states(machine) == [(".1", "current")] and not variant.present(host(machine), machine.request)[0]
+                assert (
+                    states(machine) == [(".1", "current")]
+                    and not variant.present(host(machine), machine.request)[0]
+                )
             absent(machine)
             assert machine.snapshot() == before
 
@@ -185,7 +201,9 @@ def test_without_a_mark_what_has_lost_its_manifest_is_nobodys(machine):
     assert present(machine)["path"].endswith(".2") and machine.variant().read_bytes() == b""
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[" * 100000, b"\xff", b'{"format": 1}', None, "link", "directory", "fifo"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[" * 100000, b"\xff", b'{"format": 1}', None, "link", "directory", "fifo"]
+)
 def test_a_mark_that_is_none_of_ours_changes_nothing(machine, text):
     machine.variant().write_bytes(b"")
     if text == "link":
@@ -200,8 +218,17 @@ def test_a_mark_that_is_none_of_ours_changes_nothing(machine, text):
     assert present(machine)["path"].endswith(".2") and machine.variant().read_bytes() == b""
 
 
-@pytest.mark.parametrize("change", [{"drivers": ["../../x"]}, {"drivers": ["a\nb"]}, {"drivers": []}, {"kernel": "../etc"}, {"kernel": 7},
-                                    {"base": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"drivers": ["../../x"]},
+        {"drivers": ["a\nb"]},
+        {"drivers": []},
+        {"kernel": "../etc"},
+        {"kernel": 7},
+        {"base": None},
+    ],
+)
 def test_names_in_a_mark_are_input(machine, change):
     present(machine)
     machine.variant().write_bytes(b"")
@@ -230,5 +257,7 @@ def test_a_mark_whose_variant_came_to_lie_elsewhere_goes_with_the_next_run(machi
     plan.steps = plan.steps[:1]
     plan.apply()
     machine.variant().unlink()
-    assert machine.mark(2).exists() and present(machine)["path"].endswith(".1") and not machine.mark(2).exists()
+    assert (
+        machine.mark(2).exists() and present(machine)["path"].endswith(".1") and not machine.mark(2).exists()
+    )
     assert not variant.present(host(machine), machine.request)[0]
