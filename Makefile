@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-boot test-crash test-readme bench fuzz clean clean-cache
+.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-boot test-crash test-readme bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -18,6 +18,7 @@ help:
 	@echo "make pythons       the core under every Python from 3.6 on that is on this machine"
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
+	@echo "make test-transactions  kernels come and go by apt, dpkg, rpm and dnf in chroots (root; ONLY=fast for 4 minutes)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
@@ -45,7 +46,7 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 	@touch $@
 
 demo: $(VENV)/.demo
-	@$(BIN)/python -m demo.demo
+	@$(BIN)/python -m demo
 
 test: $(VENV)/.test
 	$(BIN)/pytest tests/unit
@@ -77,6 +78,9 @@ pythons: $(VENV)/.test kmodctl
 
 test-kernels: $(VENV)/.test
 	tests/kernel/run $(if $(filter fast,$(ONLY)),--fast)
+
+test-transactions: $(VENV)/.test
+	tests/transactions/run $(if $(filter fast,$(ONLY)),--fast)
 
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)

@@ -31,7 +31,16 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
-    for add in (_check_parser, _status_parser, _link_parser, _variant_parser, _entry_parser):
+    for add in (
+        _check_parser,
+        _status_parser,
+        _link_parser,
+        _variant_parser,
+        _entry_parser,
+        _add_kernel_parser,
+        _remove_kernel_parser,
+        _refresh_parser,
+    ):
         each = add(commands)
         each.add_argument(
             "--root", default="/", metavar="DIR", help="root directory of the machine that is meant"
@@ -61,10 +70,19 @@ def _check_parser(commands: Any) -> argparse.ArgumentParser:
         action="store_true",
         help="also note which structures have changed (BTF; some seconds a kernel)",
     )
-    each.add_argument(
+    instead = each.add_mutually_exclusive_group()
+    instead.add_argument(
         "--symvers",
         metavar="FILE",
         help="take the kernel's exports from this file; its kernel need not be installed",
+    )
+    instead.add_argument(
+        "--package",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="judge against the kernels in these packages (.deb, .rpm; may be given several times), in a directory of them, or "
+        "in one that they were unpacked in, instead of those that are installed",
     )
     _kernels_option(each)
     return each
@@ -150,6 +168,58 @@ def _entry_parser(commands: Any) -> argparse.ArgumentParser:
         help="id or title of the entry to copy, where a kernel has several that differ",
     )
     _change_options(each)
+    return each
+
+
+def _add_kernel_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser(
+        "add-kernel",
+        help="give the drivers of this host to a kernel that has arrived",
+        description="Give every driver that this host has to a kernel: links, variant, boot entry, as its settings say. "
+        "Exit status: 1 if the kernel takes none of some driver's builds, 2 if something could not be done.",
+    )
+    each.add_argument(
+        "--early", action="store_true", help="links alone, before the distribution makes its own initramfs"
+    )
+    return _release_argument(each)
+
+
+def _remove_kernel_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser(
+        "remove-kernel",
+        help="take from a kernel that leaves what the drivers have of it",
+        description="Remove the boot entries, variants and links of a kernel that leaves. One that can still be booted is "
+        "given its drivers instead, as add-kernel does: packages say that kernels leave which stay.",
+    )
+    return _release_argument(each)
+
+
+def _refresh_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser(
+        "refresh",
+        help="bring links, variants and boot entries up to date",
+        description="Judge again, and bring the drivers' links, variants and boot entries of one kernel or of all up to date.",
+    )
+    each.add_argument(
+        "--settle",
+        action="store_true",
+        help="wait until no package manager is at work and no image is written, and look again after",
+    )
+    each.add_argument(
+        "--boot",
+        action="store_true",
+        help="the machine has just come up: see how a trial went. Exit status 1 if a kernel that boots start lacks a driver",
+    )
+    return _release_argument(each, "all kernels")
+
+
+def _release_argument(
+    each: argparse.ArgumentParser, default: str = "the running kernel"
+) -> argparse.ArgumentParser:
+    each.add_argument(
+        "release", nargs="?", metavar="REL", help="the kernel's release (default: %s)" % default
+    )
+    each.add_argument("--check", action="store_true", help="only say what would be done")
     return each
 
 

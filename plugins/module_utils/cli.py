@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from . import weak_modules
@@ -18,6 +19,7 @@ from .output import columns, let_go, open_streams, say, warn
 from .task import Work, carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
+BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver may still be loaded
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
 
 
@@ -88,21 +90,46 @@ def check(options: argparse.Namespace) -> int:
             as_given=True,
             boots=False,
             exports=exports,
+            kernel=_sources(here, options.package),
+            whence=HERE,
         ),
     )
     rows = [
-        [verdict.name, verdict.kernel, verdict.verdict, verdict.errno or "", verdict.short]
+        [
+            verdict.name,
+            verdict.kernel,
+            verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
+            verdict.errno or "",
+            verdict.short,
+        ]
         for verdict in answer.checks
     ]
     _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
 
+def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
+    """Packages are one set; a directory without any is what some were unpacked in."""
+    from .read import names
+    from .read.kernel_package import KernelSource
+
+    full = [os.path.abspath(path) for path in paths]
+    roots = [
+        path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))
+    ]
+    packages = tuple(path for path in full if path not in roots)
+    return tuple(KernelSource(root=path) for path in roots) + ((KernelSource(packages),) if packages else ())
+
+
 def status(options: argparse.Namespace) -> int:
+    from .commands import follow as following
     from .commands import status as command
 
-    _plan, answer = command.run(Host(options.root), command.Options(tuple(options.driver)))
-    _show(options, answer.as_dict(), answer.summary)
+    host = Host(options.root)
+    _plan, answer = command.run(host, command.Options(tuple(options.driver)))
+    state = following.state(host)
+    told = dict(answer.as_dict(), following=state.as_dict()) if state else answer.as_dict()
+    _show(options, told, "\n".join([answer.summary] + (state.lines if state else [])))
     return OK
 
 
@@ -152,46 +179,91 @@ def variant(options: argparse.Namespace) -> int:
         entries=options.entries,
         state="absent" if options.absent else "present",
     )
-    _answer, result = _change(options, lambda host: command.run(host, asked))
-    lines = [[row["kernel"], row["status"], row["path"]] for row in result["variants"]] + [
-        ["", "pruned", path] for path in result["pruned"]
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    made = answer.variants
+    lines = [[row.kernel, row.status, row.path] for row in made.rows] + [
+        ["", "pruned", path] for path in made.pruned
     ]
-    lines += [["", "no longer started", row["entry"]] for row in result.get("given_back", [])]
+    lines += [["", "no longer started", row.entry] for row in made.given_back]
     _show(options, result, columns(lines))
     return OK
 
 
 def entry(options: argparse.Namespace) -> int:
-    from .place import started
-    from .place.boot import entry as entries
+    from .commands import entry as command
 
-    request = entries.Request(options.driver, options.args, boot=options.boot, copy_of=options.copy_of)
-    _answer, result = _change(
-        options,
-        lambda host: (
-            entries.absent(host, options.driver, options.kernel)
-            if options.absent
-            else started.present(host, request, options.kernel)
-        ),
+    asked = command.Options(
+        options.driver,
+        state="absent" if options.absent else "present",
+        kernels=tuple(options.kernel),
+        boot=options.boot,
+        args=options.args,
+        copy_of=options.copy_of,
     )
-    rows = [[row["kernel"], row["state"], row["title"]] for row in result["kernels"]]
-    _show(options, result, "\n".join([result["msg"]] + ([columns(rows)] if rows else [])))
+    answer, result = _change(options, lambda host: command.run(host, asked))
+    rows = [[row.kernel, row.state, row.title] for row in answer.menu.rows]
+    _show(options, result, "\n".join([answer.menu.msg] + ([columns(rows)] if rows else [])))
     return OK
+
+
+def follow(options: argparse.Namespace) -> int:
+    from .commands import follow as following
+    from .place import quiet
+    from .turns import Turns
+
+    release = options.release or (None if options.command == "refresh" else os.uname().release)
+    asked = following.Options(options.command, release, getattr(options, "early", False))
+    settle, boot = getattr(options, "settle", False), getattr(options, "boot", False)
+    deadline = time.monotonic() + BOOT_WAIT
+    while True:
+        host = Host(options.root)
+        if settle:
+            quiet.wait(host)
+        before = quiet.state(host) if settle else ()
+        with Turns(options.root, options.check) as turns:
+            answer = following.run(turns, asked)
+        if boot and answer.undecided and time.monotonic() < deadline:
+            time.sleep(BOOT_STEP)
+        elif not settle or options.check or quiet.state(host) == before or answer.failed:
+            break
+    rows = [
+        [
+            row.driver,
+            row.kernel,
+            row.verdict,
+            row.build or "",
+            row.variant,
+            row.entry,
+            row.error or row.reason,
+        ]
+        for row in answer.rows
+    ]
+    said = ([columns(rows)] if rows else []) + answer.bulletin.kernels + [*answer.errors, *answer.notes]
+    _show(options, answer.as_dict(), "\n".join(said) or "nothing to do")
+    return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 
 
 def _change(options: argparse.Namespace, work: Work) -> Tuple[Any, Dict[str, Any]]:
     """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
-    result = done.answer.as_dict() if hasattr(done.answer, "as_dict") else done.answer
-    others = result.get("other_drivers")
+    others = done.answer.other_drivers
     if others:
         named = options.driver if isinstance(options.driver, str) else ", ".join(options.driver)
         warn("there is nothing of a driver called %s here, but of %s" % (named, ", ".join(others)))
-    return done.answer, dict(result, changed=done.changed)
+    return done.answer, dict(done.answer.as_dict(), changed=done.changed)
 
 
 def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
     say(json.dumps(answer, indent=2) if options.json else text)
 
 
-COMMANDS = {"check": check, "status": status, "link": link, "variant": variant, "entry": entry}
+COMMANDS = {
+    "check": check,
+    "status": status,
+    "link": link,
+    "variant": variant,
+    "entry": entry,
+    "add-kernel": follow,
+    "remove-kernel": follow,
+    "refresh": follow,
+}

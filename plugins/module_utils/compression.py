@@ -12,7 +12,7 @@ import bz2
 import ctypes
 import struct
 import zlib
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 from .errors import KmodError
 
@@ -47,28 +47,47 @@ def detect(head: bytes) -> Optional[str]:
 def decompress(data: bytes, what: str, limit: int = LIMIT) -> bytes:
     """The whole of a compressed file; data that is not compressed comes back as it is.
 
+    Errors: those of ``stream``.
+    """
+    return data if detect(data) is None else b"".join(stream((data,), what, limit))
+
+
+def stream(pieces: Iterable[bytes], what: str, limit: int = LIMIT) -> Iterator[bytes]:
+    """What compressed data that comes in pieces unpacks to, in pieces; data that is not compressed as it
+    comes.
+
     Several streams in a row are one file, as for gzip and xz themselves; NULs behind them are padding.
     Errors: COMP_CORRUPT, COMP_LIMIT, COMP_UNSUPPORTED, each naming ``what``.
     """
+    source = iter(pieces)
+    data = b""
+    while len(data) < 6:
+        piece = next(source, b"")
+        if not piece:
+            break
+        data += piece
     kind = detect(data)
     if kind is None:
-        return data
-    pieces = []
+        yield data
+        yield from source
+        return
     total = 0
     while data:
         decoder = Decoder(kind, what)
-        for piece in decoder.feed(data):
-            total += len(piece)
-            if total > limit:
-                raise KmodError(
-                    what,
-                    "unpacks to more than %d bytes" % limit,
-                    "It is damaged, or made to do harm",
-                    "COMP_LIMIT",
-                )
-            pieces.append(piece)
+        while data:
+            for piece in decoder.feed(data):
+                total += len(piece)
+                if total > limit:
+                    raise KmodError(
+                        what,
+                        "unpacks to more than %d bytes" % limit,
+                        "It is damaged, or made to do harm",
+                        "COMP_LIMIT",
+                    )
+                yield piece
+            data = b"" if decoder.eof else next(source, b"")
         decoder.finish()
-        data = decoder.unused.lstrip(b"\0")
+        data = _behind(decoder.unused, source)
         if data and detect(data) != kind:
             raise KmodError(
                 what,
@@ -76,7 +95,17 @@ def decompress(data: bytes, what: str, limit: int = LIMIT) -> bytes:
                 "Copy the file again",
                 "COMP_CORRUPT",
             )
-    return b"".join(pieces)
+
+
+def _behind(data: bytes, source: Iterator[bytes]) -> bytes:
+    """What follows a stream, enough of it to tell what it is, without the NULs between."""
+    data = data.lstrip(b"\0")
+    while len(data) < 6:
+        piece = next(source, b"")
+        if not piece:
+            break
+        data = (data + piece).lstrip(b"\0")
+    return data
 
 
 class Decoder:

@@ -17,6 +17,7 @@ import signal
 import stat
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from . import tools
 from .errors import Interrupted, KmodError
 from .host import Host
 
@@ -463,7 +464,7 @@ def same(one: File, other: File) -> bool:
 
 def relabel(host: Host, paths: List[str]) -> None:
     """Give new files the label that the host's SELinux policy has for them, where one is in force."""
-    if paths and host.live and host.exists("/sys/fs/selinux/enforce") and host.tool("restorecon"):
+    if paths and host.live and host.exists("/sys/fs/selinux/enforce") and tools.find("restorecon"):
         host.run(["restorecon", "-F", "--"] + paths, check=False)
 
 

@@ -229,6 +229,18 @@ pending:
   type: list
   elements: str
   sample: [6.1.0-56-cloud-amd64]
+trials:
+  description: Releases of the kernels by the state that their trial is in, under C(pending), C(failed),
+    C(idle) and C(passed).
+  returned: success
+  type: dict
+  sample: {pending: [6.1.0-56-cloud-amd64], failed: [], idle: [], passed: []}
+promote:
+  description: Whether a trial went well and none waits for the next boot, so that O(boot=default) makes the
+    default what has proved itself.
+  returned: success
+  type: bool
+  sample: false
 reboot_needed:
   description: Whether a trial waits for the next boot.
   returned: success
@@ -310,27 +322,7 @@ running:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice, possible, started
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
-
-
-def work(host, params):
-    plan, result = changes(host, params)
-    return plan, dict(
-        result, other_drivers=[] if result["kernels"] else notice.other_drivers(host, [params["driver"]])
-    )
-
-
-def changes(host, params):
-    if params["state"] == "absent":
-        return entry.absent(host, params["driver"], params["kernels"], params["loader"])
-    fallback = None if params["fallback_args"] == "auto" else params["fallback_args"]
-    request = entry.Request(
-        params["driver"], params["args"], fallback, params["boot"], params["copy_of"] or ""
-    )
-    if params["state"] == "possible":
-        return possible.entries(host, request, params["kernels"], params["loader"])
-    return started.present(host, request, params["kernels"], params["initrd"], params["loader"])
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
 
 
 def main():
@@ -353,7 +345,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    task.run(module, work)
+    task.run(module, entry)
 
 
 if __name__ == "__main__":

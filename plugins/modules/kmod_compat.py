@@ -84,6 +84,38 @@ options:
       - Kernel images have to be unpacked for this, which takes about two seconds for each.
     type: bool
     default: false
+  kernel:
+    description:
+      - Kernels that are not installed, to judge against instead of those that are. Each item names one place
+        with one of O(kernel[].package),
+        O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root).
+      - O(kernels) chooses among them. O(require=booting) has no meaning for them.
+      - Nothing is installed or changed. What is needed of packages is unpacked below C(/var/tmp) and removed
+        again.
+    type: list
+    elements: dict
+    suboptions:
+      package:
+        description:
+          - Packages (C(.deb), C(.rpm)) of a kernel, or of several, or directories of them. No tool of either
+            family is needed.
+          - The headers (C(linux-headers), C(kernel-devel)) alone show all symbols and what they are compared
+            by. The kernel itself
+            (C(linux-image); C(kernel-core) with C(kernel-modules-core)) also shows what is built in, its own
+            modules and its keys.
+        type: list
+        elements: path
+      root:
+        description: A directory that such packages were unpacked in, or a directory of headers.
+        type: path
+      symvers:
+        description: A C(symvers) file, compressed or not. By that alone a module can be refused, but not be
+          found compatible.
+        type: path
+      release:
+        description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so
+          (C(symvers-RELEASE)).
+        type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply
@@ -98,6 +130,14 @@ EXAMPLES = r"""
 - name: Fail unless every installed kernel takes the driver
   outoftree.kmod.kmod_compat:
     src: builds/mydriver/mydriver.ko
+
+- name: See whether a kernel that is not installed yet takes the driver
+  outoftree.kmod.kmod_compat:
+    path: /opt/vendor/modules
+    kernel:
+      - package: /var/tmp/linux-headers-6.1.0-57-amd64_6.1.195-1_amd64.deb
+    require: none
+  register: preflight
 
 - name: See what would happen on the newest kernel
   outoftree.kmod.kmod_compat:
@@ -162,6 +202,24 @@ checks:
         they say something.
       type: list
       elements: dict
+    origin:
+      description: The files that the kernel was found in.
+      returned: O(kernel) given
+      type: list
+      elements: str
+    lacks:
+      description: What cannot be seen of it there. V(modules), V(built-in), V(config), V(vermagic) and
+        V(certificates).
+      returned: O(kernel) given
+      type: list
+      elements: str
+    exact:
+      description:
+        - Whether the verdict, and the symbols that are refused, are certain to be the same once the kernel is
+          installed.
+        - A refusal nearly always is. V(compatible) is where nothing is lacking that could refuse the module.
+      returned: O(kernel) given
+      type: bool
   sample:
     - module: builds/ena/6.1.0-55-cloud-amd64/ena.ko
       name: ena
@@ -202,6 +260,16 @@ def main():
             require=dict(type="str", choices=["all", "any", "booting", "none"], default="all"),
             each=dict(type="bool", default=False),
             structs=dict(type="bool", default=False),
+            kernel=dict(
+                type="list",
+                elements="dict",
+                options=dict(
+                    package=dict(type="list", elements="path"),
+                    root=dict(type="path"),
+                    symvers=dict(type="path"),
+                    release=dict(type="str"),
+                ),
+            ),
         ),
         supports_check_mode=True,
     )

@@ -60,7 +60,7 @@ def described(file: ModuleFile) -> dict[str, Any]:
         return json.load(had)
     with _named(file.copy, file.path):
         answer = ko.read(HERE, file.copy)._replace(path=file.path).as_dict()
-    with _new(kept) as name, open(name, "w", encoding="utf-8") as made:
+    with new(kept) as name, open(name, "w", encoding="utf-8") as made:
         json.dump(answer, made)
     return answer
 
@@ -75,7 +75,7 @@ def _copied(path: str, supply: Supply | None) -> str:
     os.makedirs(directory, exist_ok=True)
     kept = os.path.join(directory, os.path.basename(path))
     if not os.path.isfile(kept):
-        with _new(kept) as name, open(name, "wb") as made:
+        with new(kept) as name, open(name, "wb") as made:
             made.write(HERE.read(path))
     if supply:
         supply.check(path, HERE.read(kept))
@@ -107,7 +107,7 @@ def _named(copy: str, path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _new(path: str) -> Iterator[str]:
+def new(path: str) -> Iterator[str]:
     """A name to write a file under that is then renamed to ``path``: other workers may be at it, too."""
     handle, name = tempfile.mkstemp(dir=private())
     os.close(handle)

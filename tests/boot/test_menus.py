@@ -18,8 +18,8 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, entry
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, loaders
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.boot import guest
 from tests.forge import machines
 from tests.lab import debian
@@ -154,7 +154,7 @@ def machine(root, family):
     }
     for driver in DRIVERS:
         entry.present(host, entry.Request(driver), machines.verified(kernels))[0].apply()
-    return host, detect.detect(host), kernels
+    return host, loaders.detect(host), kernels
 
 
 def telling(host, loader):
@@ -188,7 +188,7 @@ def as_promised(order):
 
 
 def menu(host, loader):
-    return entry.LOADERS[loader.kind].menu(View(host), loader)
+    return loader.menu(View(host))
 
 
 @pytest.fixture(scope="module")

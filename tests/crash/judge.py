@@ -11,8 +11,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import TEMPORARY, Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import detect, shipped
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import loaders, shipped
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.crash import indexes, scenes
 from tests.crash.shim import Ended
 from tests.crash.tree import LOCK, Node, Tree, differences
@@ -52,8 +52,8 @@ class Scene(NamedTuple):
 def boots(root: str) -> Boots:
     """Error: KmodError where the files cannot be read."""
     host = Host(root)
-    loader = detect.detect(host)
-    menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
+    loader = loaders.detect(host)
+    menu = loader.menu(View(host))
     ours = {
         each.id: tuple(
             shipped.locate(host, word) or word for word in (each.linux,) + each.initrd if "$" not in word

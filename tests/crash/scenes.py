@@ -140,11 +140,10 @@ def shipped(root: Path, family: str) -> None:
     initrd = machines.FAMILIES[family](root)
     for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants
         path.unlink()
-    layout = "debian" if initrd.startswith("initrd.img") else "el"
-    merged = layout == "el"
+    layout = family if family in families.FAMILIES else "debian"  # others are boot loaders
     for directory in ("etc", "usr/lib", "usr/sbin", "var/tmp", "var/cache", "var/lib", "tmp", "proc"):
         (root / directory).mkdir(parents=True, exist_ok=True)
-    if merged:
+    if layout.startswith("el"):
         (root / "lib").symlink_to("usr/lib")
     for release in (OLD, NEW):
         in_tree = {

@@ -15,14 +15,9 @@ from pathlib import Path
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from tests.forge import families
+from tests.forge.families import FAMILIES
 from tests.forge.ko import LAYOUT, ko
 
-SEARCH = {
-    "el": ("etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n"),
-    "suse": ("usr/lib/depmod.d/depmod-00-system.conf", "search updates extra weak-updates kgraft built-in\n"),
-    "ubuntu": ("etc/depmod.d/ubuntu.conf", "search updates ubuntu built-in\n"),
-    "debian": None,
-}
 ONE, TWO, THREE, FOUR = RELEASES = "5.14.0-1", "5.14.0-2", "5.14.0-3", "5.14.0-4"
 
 
@@ -42,16 +37,17 @@ def _takes(releases):
 class FakeTree:
     """A root of one family with these kernels."""
 
-    def __init__(self, root, family="el", releases=(ONE, TWO, THREE), in_tree=("e1000e",)):
+    def __init__(self, root, family="el8", releases=(ONE, TWO, THREE), in_tree=("e1000e",)):
         self.root = str(root)
         self.family = family
         self.in_tree = in_tree
         os.makedirs(self.root, exist_ok=True)
-        if family == "suse":
+        layout = FAMILIES[family]
+        if layout.modules.startswith("usr/"):
             os.makedirs(self.path("/usr/lib"))
             os.symlink("usr/lib", self.path("/lib"))
-        if SEARCH[family]:
-            self.write(SEARCH[family][0], SEARCH[family][1].encode())
+        if layout.depmod:
+            self.write(layout.depmod[0], layout.depmod[1].encode())
         for release in releases:
             self.kernel(release)
 
@@ -65,14 +61,8 @@ class FakeTree:
             (_takes(mask), 0x77, False, "", "vmlinux") for mask in masks if takes and release in mask
         ]
         in_tree = {"drivers/net/%s.ko" % name: module(name, release, "in-tree") for name in self.in_tree}
-        families.kernel(
-            Path(self.root),
-            release,
-            exports=exports,
-            family="el" if self.family == "ubuntu" else self.family,
-            in_tree=in_tree,
-        )
-        for directory in ("extra", "updates", "weak-updates") if self.family == "el" else ():
+        families.kernel(Path(self.root), release, exports=exports, family=self.family, in_tree=in_tree)
+        for directory in FAMILIES[self.family].directories:
             os.makedirs(self.path("/lib/modules/%s/%s" % (release, directory)), exist_ok=True)
         self.depmod(release)
 

@@ -19,7 +19,9 @@ from typing import Callable, NamedTuple
 
 from tests.forge import families
 from tests.forge.cpio import of_tree
+from tests.forge.families import FAMILIES, configure
 from tests.forge.ko import ko
+from tests.forge.machines import grubenv
 from tests.forge.symvers import EXPORTS, symvers
 
 
@@ -32,11 +34,6 @@ class Kernel(NamedTuple):
     tree: Path
     symvers: bytes | None
     generated: bool = False  # its boot image is none
-
-
-class Family(NamedTuple):
-    name: str
-    build: Callable[[Path, list[Kernel]], None]
 
 
 def write(path: Path, text: str | bytes, mode: int = 0o644) -> None:
@@ -59,13 +56,21 @@ def hardlink_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=link, dirs_exist_ok=True)
 
 
-def install(host: Path, kernel: Kernel, initrd: str, usr: bool) -> None:
-    """A kernel's modules, image, configuration and initramfs."""
+def install(host: Path, kernel: Kernel, family: str, usr: bool) -> Path:
+    """A kernel's modules, image, configuration and initramfs. Answers with the directory of its modules."""
     hardlink_tree(kernel.tree / "lib/modules", host / ("usr/lib/modules" if usr else "lib/modules"))
     hardlink_tree(kernel.tree / "boot", host / "boot")
-    write(host / "boot" / initrd, kernel.tree.joinpath("initramfs").read_bytes(), 0o600)
+    write(
+        host / "boot" / (FAMILIES[family].initrd % kernel.release),
+        kernel.tree.joinpath("initramfs").read_bytes(),
+        0o600,
+    )
     if usr and not (host / "lib").exists():
         (host / "lib").symlink_to("usr/lib")
+    modules = host / "lib/modules" / kernel.release
+    for name in FAMILIES[family].directories:
+        (modules / name).mkdir()
+    return modules
 
 
 def initramfs(kernel: Kernel, drivers: list[Path]) -> bytes:
@@ -172,14 +177,6 @@ fi
 """ % (default, entries)
 
 
-def enterprise_directories(host: Path, kernel: Kernel) -> Path:
-    """The directories that Enterprise Linux ships empty in a kernel's own, which is the answer."""
-    modules = host / "lib/modules" / kernel.release
-    for name in ("extra", "updates", "weak-updates"):
-        (modules / name).mkdir()
-    return modules
-
-
 def symvers_in_boot(host: Path, kernel: Kernel) -> None:
     if kernel.symvers:
         write(host / "boot" / ("symvers-%s.gz" % kernel.release), gzip.compress(kernel.symvers, 6, mtime=0))
@@ -189,16 +186,11 @@ def el9(host: Path, kernels: list[Kernel]) -> None:
     """Enterprise Linux 9: usr-merged, /boot apart, BLS entries, symvers in the modules' directory and a link
     to it in /boot.
     """
+    configure(host, "el9")
     machine = "5f3c9d0e8b7a4c21a6d4e0f1b2c3d4e5"
-    write(
-        host / "etc/os-release",
-        'NAME="Rocky Linux"\nVERSION_ID="9.6"\nID="rocky"\nID_LIKE="rhel centos fedora"\n',
-    )
     write(host / "etc/machine-id", machine + "\n")
-    write(host / "usr/lib/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
     for kernel in kernels:
-        install(host, kernel, "initramfs-%s.img" % kernel.release, usr=True)
-        modules = enterprise_directories(host, kernel)
+        modules = install(host, kernel, "el9", usr=True)
         if kernel.symvers:
             write(modules / "symvers.gz", gzip.compress(kernel.symvers, 6, mtime=0))
             (host / "boot" / ("symvers-%s.gz" % kernel.release)).symlink_to(
@@ -230,18 +222,14 @@ def el7(host: Path, kernels: list[Kernel]) -> None:
     """Enterprise Linux 7: GRUB 2 without BLS, symvers in /boot; the default is its oldest kernel, by
     somebody's choice.
     """
-    write(
-        host / "etc/os-release", 'NAME="CentOS Linux"\nVERSION_ID="7"\nID="centos"\nID_LIKE="rhel fedora"\n'
-    )
-    write(host / "etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
+    configure(host, "el7")
     for kernel in kernels:
-        install(host, kernel, "initramfs-%s.img" % kernel.release, usr=True)
-        enterprise_directories(host, kernel)
+        install(host, kernel, "el7", usr=True)
         symvers_in_boot(host, kernel)
     write(
         host / "boot/grub2/grub.cfg",
         grub2_menu(
-            kernels, "CentOS Linux (Core)", "initramfs-%s.img", "/", "--unrestricted ", "${saved_entry}"
+            kernels, "CentOS Linux (Core)", FAMILIES["el7"].initrd, "/", "--unrestricted ", "${saved_entry}"
         ),
         0o600,
     )
@@ -251,13 +239,15 @@ def el7(host: Path, kernels: list[Kernel]) -> None:
 
 def debian(host: Path, kernels: list[Kernel]) -> None:
     """Debian 12: no symvers, the exports are read out of the kernel image and its modules."""
-    write(host / "etc/os-release", 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
+    configure(host, "debian")
     for kernel in kernels:
-        install(host, kernel, "initrd.img-%s" % kernel.release, usr=True)
+        install(host, kernel, "debian", usr=True)
         if kernel.generated and kernel.symvers:
             write(host / "usr/src" / ("linux-headers-" + kernel.release) / "Module.symvers", kernel.symvers)
     write(
-        host / "boot/grub/grub.cfg", grub2_menu(kernels, "Debian GNU/Linux", "initrd.img-%s", "/boot/"), 0o600
+        host / "boot/grub/grub.cfg",
+        grub2_menu(kernels, "Debian GNU/Linux", FAMILIES["debian"].initrd, "/boot/"),
+        0o600,
     )
     write(host / "boot/grub/grubenv", grubenv())
     write(host / "etc/default/grub", "GRUB_DEFAULT=0\n")
@@ -267,23 +257,25 @@ def sles(host: Path, kernels: list[Kernel]) -> None:
     """SUSE Linux Enterprise Server 15: weak-updates before built-in in depmod's search order, initrd without
     suffix.
     """
-    write(host / "etc/os-release", 'NAME="SLES"\nVERSION_ID="15.6"\nID="sles"\nID_LIKE="suse"\n')
-    write(host / "lib/depmod.d/00-system.conf", "search updates extra weak-updates kgraft built-in\n")
+    configure(host, "sles")
     for kernel in kernels:
-        install(host, kernel, "initrd-%s" % kernel.release, usr=False)
+        install(host, kernel, "sles", usr=False)
         symvers_in_boot(host, kernel)
-    write(host / "boot/grub2/grub.cfg", grub2_menu(kernels, "SLES 15-SP6", "initrd-%s", "/boot/"), 0o600)
+    write(
+        host / "boot/grub2/grub.cfg",
+        grub2_menu(kernels, "SLES 15-SP6", FAMILIES["sles"].initrd, "/boot/"),
+        0o600,
+    )
     write(host / "boot/grub2/grubenv", grubenv())
     write(host / "etc/default/grub", "GRUB_DEFAULT=saved\n")
 
 
 def el6(host: Path, kernels: list[Kernel]) -> None:
     """Enterprise Linux 6: GRUB legacy, /etc/grub.conf a symlink, nothing usr-merged."""
+    configure(host, "el6")
     write(host / "etc/redhat-release", "CentOS release 6.10 (Final)\n")
-    write(host / "etc/depmod.d/dist.conf", "search updates extra built-in weak-updates\n")
     for kernel in kernels:
-        install(host, kernel, "initramfs-%s.img" % kernel.release, usr=False)
-        enterprise_directories(host, kernel)
+        install(host, kernel, "el6", usr=False)
         symvers_in_boot(host, kernel)
     titles = "".join(
         "title CentOS (%(release)s)\n\troot (hd0,0)\n\tkernel /vmlinuz-%(release)s ro root=/dev/sda2 quiet\n"
@@ -299,15 +291,11 @@ def el6(host: Path, kernels: list[Kernel]) -> None:
     (host / "boot/grub/menu.lst").symlink_to("./grub.conf")
 
 
-def grubenv(*lines: str) -> str:
-    """GRUB's environment block: 1024 bytes, padded with #."""
-    return ("# GRUB Environment Block\n" + "".join(line + "\n" for line in lines)).ljust(1024, "#")
-
-
-FAMILIES = [
-    Family("el9", el9),
-    Family("el7", el7),
-    Family("debian12", debian),
-    Family("sles15", sles),
-    Family("el6", el6),
-]
+# What the demo calls its hosts: the makers.
+HOSTS: dict[str, Callable[[Path, list[Kernel]], None]] = {
+    "el9": el9,
+    "el7": el7,
+    "debian12": debian,
+    "sles15": sles,
+    "el6": el6,
+}

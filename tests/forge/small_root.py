@@ -29,18 +29,17 @@ def module(release: str, version: str = "1.0") -> bytes:
 
 def root(directory: Path) -> None:
     top = directory / "root"
-    (top / "etc" / "depmod.d").mkdir(parents=True)
-    (top / "etc" / "depmod.d" / "dist.conf").write_text("search updates extra built-in weak-updates\n")
+    families.configure(top, "el9")
     for release, crc in RELEASES.items():
         exports = [LAYOUT + (False, "", "vmlinux"), ("device_add", crc, False, "", "vmlinux")]
         modules = families.kernel(
             top,
             release,
             exports=exports,
-            family="el",
+            family="el9",
             in_tree={"drivers/net/vendor.ko": module(release, version="in-tree")},
         )
-        for name in ("extra", "updates", "weak-updates"):
+        for name in families.FAMILIES["el9"].directories:
             (modules / name).mkdir()
         subprocess.run(
             ["depmod", "-b", str(top), release], check=True, env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}

@@ -16,7 +16,7 @@ from tests import CHECKOUT
 @pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 def test_the_demo_keeps_its_promises(capsys):
     said = []
-    argv = [sys.executable, "-m", "demo.demo", "--generated"]
+    argv = [sys.executable, "-m", "demo", "--generated"]
     with subprocess.Popen(
         argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as demo:

@@ -30,7 +30,7 @@ def host(tmp_path_factory):
             (symbol, crc + (release == RELEASES[0] and symbol == "kfree"), *rest)
             for symbol, crc, *rest in EXPORTS
         ]
-        families.kernel(root, release, exports=exports, family="el")
+        families.kernel(root, release, exports=exports, family="el9")
     return root
 
 

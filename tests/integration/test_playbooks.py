@@ -29,7 +29,7 @@ def deploy(tmp_path, collections):
     hosts = {}
     for name, crc in (("canary", 1), ("other", 0)):
         exports = [(symbol, value + crc, *rest) for symbol, value, *rest in EXPORTS]
-        families.kernel(tmp_path / name, RELEASE, exports=exports, family="el")
+        families.kernel(tmp_path / name, RELEASE, exports=exports, family="el9")
         hosts[name] = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,

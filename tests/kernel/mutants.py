@@ -157,11 +157,13 @@ def _signed(data: bytes) -> bytes:
             str(Path(directory, name)) for name in ("key.pem", "certificate.pem", "content")
         )
         Path(content).write_bytes(data)
-        run = lambda *argv: (
-            subprocess.run(
-                ["openssl"] + list(argv), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            ).stdout
-        )  # noqa: E731
+
+        def run(*argv: str) -> bytes:
+            done = subprocess.run(
+                ["openssl", *argv], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            return done.stdout
+
         run(
             "req",
             "-x509",
@@ -445,9 +447,10 @@ def _driven(
     """Changes of modules that export symbols or need another one."""
     provider, user, heir = modules["labprov"], modules["labuser"], modules["labheir"]
     same: Callable[[bytes], bytes] = lambda data: data  # noqa: E731
-    as_if: Callable[[bytes, bytes, bytes], bytes] = lambda data, old, new: _replace(
-        data, _section(data, "__ksymtab_strings"), old, new
-    )  # noqa: E731
+
+    def as_if(data: bytes, old: bytes, new: bytes) -> bytes:
+        return _replace(data, _section(data, "__ksymtab_strings"), old, new)
+
     kept = ("labprov",)
     yield "exports: taken", provider, (), same
     yield "exports: no CRCs", provider, (), lambda data: _hidden(_hidden(data, "__kcrctab"), "__kcrctab_gpl")

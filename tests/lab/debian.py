@@ -495,6 +495,12 @@ def _with_dependencies(kernel: Image, name: str, accept: Callable[[str], bool]) 
     return [package(each, kernel.suite, kernel.arch, backports=backports) for each in sorted(done)]
 
 
+def image_packages(kernel: Image) -> List[Path]:
+    """The packages that a kernel is installed by: from trixie's successors on the image, the modules and the
+    rest are several, all named after the release."""
+    return _with_dependencies(kernel, kernel.package, lambda name: kernel.release in name)
+
+
 def tree(kernel: Image) -> Path:
     """A kernel installed below a root directory: boot/ (image and config), usr/lib/modules (lib is a
     symlink), depmod run.
@@ -503,9 +509,7 @@ def tree(kernel: Image) -> Path:
     """
 
     def make(root: Path) -> None:
-        # From trixie's successors on the image, the modules and the rest are packages of their own, all named
-        # after the release.
-        for deb in _with_dependencies(kernel, kernel.package, lambda name: kernel.release in name):
+        for deb in image_packages(kernel):
             _extract(deb, root)
         if not list(root.glob("usr/lib/modules/%s/kernel" % kernel.release)):
             raise LabError("%s: no modules in it" % kernel.package)

@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 from tests.forge import families
 from tests.forge.ko import Export, ko
+from tests.forge.package import deb
 from tests.forge.symvers import EXPORTS, symvers
 
 NEWER = [("module_layout", 0x11, False, "", "vmlinux"), ("printk", 0x23, False, "", "vmlinux")]
@@ -95,6 +96,20 @@ def test_json_is_as_documented(root: Path, tmp_path: Path, capsys: Any) -> None:
     ]
 
 
+def test_kernels_are_named_by_release_pattern_or_newest(root: Path, tmp_path: Path, capsys: Any) -> None:
+    path = module(tmp_path)
+    for named, found in (("6.1.0-9-amd64", ["9"]), ("6.1.0-*", ["9", "10"]), ("newest", ["10"])):
+        assert [each["kernel"].split("-")[1] for each in checks(capsys, "--root", str(root), "--kernel", named, path)] == found
+
+
+def test_what_is_no_module_has_a_verdict_beside_the_others(root: Path, tmp_path: Path, capsys: Any) -> None:
+    """And files for several releases are judged as they are given: kmodctl check does not choose among builds."""
+    (tmp_path / "torn.ko").write_bytes(ko("torn")[:300])
+    argv = ["--root", str(root), "--kernel", "6.1.0-9-amd64", module(tmp_path, "one"), module(tmp_path, "two", release="5.5.5-5-amd64")]
+    assert [each["verdict"] for each in checks(capsys, *argv)] == ["compatible", "compatible"]
+    assert [each["verdict"] for each in checks(capsys, *argv, str(tmp_path / "torn.ko"))] == ["compatible", "incompatible", "compatible"]
+
+
 def test_sorted_by_module_then_kernel(root: Path, tmp_path: Path, capsys: Any) -> None:
     found = checks(capsys, "--root", str(root), module(tmp_path, "zeta"), module(tmp_path, "alpha"))
     assert [(each["name"], each["kernel"]) for each in found] == [
@@ -126,6 +141,40 @@ def test_symvers_of_a_kernel_that_is_not_there(root: Path, tmp_path: Path, capsy
         module(tmp_path),
     )
     assert [(each["kernel"], each["verdict"]) for each in found] == [("6.1.0-99-amd64", "incompatible")]
+
+
+def test_packages_of_a_kernel_that_is_not_installed(root: Path, tmp_path: Path, capsys: Any) -> None:
+    release = "6.1.0-99-amd64"
+    files = {
+        "usr/src/linux-headers-%s/%s" % (release, name): data
+        for name, data in (
+            ("Module.symvers", symvers(NEWER)),
+            (".config", b"CONFIG_X86_64=y\nCONFIG_SMP=y\nCONFIG_MODVERSIONS=y\n"),
+            ("include/generated/utsrelease.h", b'#define UTS_RELEASE "%s"\n' % release.encode()),
+        )
+    }
+    (tmp_path / "offer").mkdir()
+    (tmp_path / "offer" / "headers.deb").write_bytes(deb(files=files))
+    found = checks(capsys, "--root", str(root), "--package", str(tmp_path / "offer"), module(tmp_path))
+    assert [(each["kernel"], each["verdict"], each["exact"], each["origin"]) for each in found] == [
+        (release, "incompatible", True, [str(tmp_path / "offer" / "headers.deb")])
+    ]
+    fits = module(
+        tmp_path, needs=(("module_layout", 0x11), ("kfree", 0x33)), weak=("kfree",), flags=" SMP modversions "
+    )
+    for given in (
+        ["--package", str(tmp_path / "offer" / "headers.deb")],
+        ["--package", unpacked(tmp_path / "tree", files)],
+    ):
+        assert cli.main(["check", *given, fits]) == 0
+        assert capsys.readouterr().out == "vendor  6.1.0-99-amd64  compatible (not exact)\n"
+
+
+def unpacked(directory: Path, files: Dict[str, bytes]) -> str:
+    for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    return str(directory)
 
 
 def test_one_file_that_runs_alone(root: Path, tmp_path: Path) -> None:

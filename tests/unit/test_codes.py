@@ -21,8 +21,17 @@ PLUGINS = CHECKOUT / "plugins"
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 # Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, a variable of the
 # environment; and what is answered
-# as PATH_LOOP.
-NO_CODES = {"X86_KERNEL_IBT", "CFI_CLANG", "ET_REL", "NO_PUBKEY", "KMODCTL_DEBUG", "ELOOP"}
+# as PATH_LOOP; keys of os-release.
+NO_CODES = {
+    "X86_KERNEL_IBT",
+    "CFI_CLANG",
+    "ET_REL",
+    "NO_PUBKEY",
+    "KMODCTL_DEBUG",
+    "ELOOP",
+    "ID_LIKE",
+    "VERSION_ID",
+}
 
 
 @functools.lru_cache(maxsize=None)

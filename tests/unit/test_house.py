@@ -26,23 +26,25 @@ GROUND = LOOK + " plan"
 MAY_IMPORT: Dict[str, str] = {
     "errors": "",
     "compression": "errors",
-    "host": "errors",
+    "tools": "errors",
+    "host": "errors tools",
     "lock": "errors host",
-    "plan": "errors host",
-    "task": "errors host lock plan",
+    "plan": "errors host tools",
+    "turns": "errors host lock plan",
+    "task": "errors host turns",
     "read": LOOK,
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
     # the shipped entry says which image is the shipped one,
-    "place/boot": GROUND + " read place/depmod place/loaded",
+    "place/boot": GROUND + " read place/texts place/depmod place/loaded",
     # so variants ask entries, and not the other way round
     "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",
     "make": GROUND + " read judge",  # from source to .ko
-    "commands": GROUND + " read judge make place",
+    "commands": GROUND + " turns read judge make place",
     "arguments": "errors",
     "output": "errors",
-    "weak_modules": GROUND + " task output read place commands",
-    "cli": GROUND + " task arguments output read place commands weak_modules",
+    "weak_modules": GROUND + " task turns output read place commands",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

@@ -4,17 +4,20 @@
 
 """Say which kernels would load a driver's modules, and why not."""
 
+import contextlib
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import MODULES, Host
+from ..judge import exactness
 from ..judge.loader import judge
 from ..judge.selection import Build, builds, explained, matching, together
 from ..judge.verdict import COMPATIBLE, Verdict
 from ..plan import Plan
-from ..read import inputs, kernels
+from ..read import inputs, kernel_package, kernels, runtime
 from ..read.export_sources import SourcedExports
 from ..read.kernel_module import KernelModule
+from ..read.kernel_package import KernelSource, UninstalledKernel
 from ..read.kernels import Kernel
 
 LOOKS = True  # nothing is planned
@@ -37,6 +40,8 @@ class Options(NamedTuple):
     boots: bool = True  # also find out which kernels boots are expected to start
     # those of the one kernel that is meant, which need not be installed then
     exports: Optional[SourcedExports] = None
+    kernel: Tuple[KernelSource, ...] = ()  # instead of those that are installed
+    whence: Optional[str] = None  # the root that ``kernel`` lies in, where it is not the one that is meant
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
@@ -47,6 +52,7 @@ class Options(NamedTuple):
             require=params["require"],
             each=params["each"],
             structs=params["structs"],
+            kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
         )
 
 
@@ -77,20 +83,32 @@ Judged = Tuple[Tuple[Verdict, ...], ...]  # on each build of a driver
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of
-    reading and grouping them.
+    reading and grouping them; BAD_OPTION.
     """
     modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
     if not modules:
         raise KmodError(
             "path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES"
         )
-    chosen, booting = _kernels(host, options)
+    with contextlib.ExitStack() as stack:
+        chosen, booting = _kernels(host, options, stack)
+        return Plan(host), _answer(host, options, modules, chosen, booting=booting)
+
+
+def _answer(
+    host: Host,
+    options: Options,
+    modules: List[KernelModule],
+    chosen: List[Kernel],
+    *,
+    booting: Tuple[str, ...],
+) -> Answer:
     drivers = _drivers(modules, options)
     releases = tuple(kernel.release for kernel in chosen)
     judged: Dict[str, List[Judged]] = {}
     while chosen:
         kernel = chosen.pop(0)  # and let go of, since a kernel's exports take some 10 MiB
-        judged[kernel.release] = [_judged(kernel, driver, options) for driver in drivers]
+        judged[kernel.release] = [_judged(host, kernel, driver, options) for driver in drivers]
     takers = tuple(release for release, answers in judged.items() if all(map(_takes, answers)))
     met = {
         "all": len(takers) == len(releases),
@@ -98,7 +116,7 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         "booting": set(booting) <= set(takers),
         "none": True,
     }
-    return Plan(host), Answer(
+    return Answer(
         _message(modules, judged, takers),
         takers,
         booting,
@@ -108,8 +126,22 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     )
 
 
-def _kernels(host: Host, options: Options) -> Tuple[List[Kernel], Tuple[str, ...]]:
+def _kernels(
+    host: Host, options: Options, stack: contextlib.ExitStack
+) -> Tuple[List[Kernel], Tuple[str, ...]]:
     """The kernels to judge against, and those of all that are installed that boots are expected to start."""
+    if options.kernel:
+        if options.require == "booting":
+            raise KmodError(
+                "require: booting",
+                "is asked of kernels that are not installed",
+                "Use all, any or none with kernel",
+                "BAD_OPTION",
+            )
+        found = stack.enter_context(
+            kernel_package.opened(host, options.kernel, Host(options.whence) if options.whence else None)
+        )
+        return matching(found, options.kernels), ()
     if options.exports:
         return [_kernel_of(host, options.exports, options.kernels)], ()
     installed = kernels.some(host, kernels.installed(host))
@@ -142,9 +174,23 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
     return [[Build("", tuple(modules))] if options.as_given else builds(modules)]
 
 
-def _judged(kernel: Kernel, driver: Sequence[Build], options: Options) -> Judged:
+def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], options: Options) -> Judged:
+    if not isinstance(kernel, UninstalledKernel):
+        return tuple(
+            explained(judge(kernel, build.modules, structs=options.structs), build, driver)
+            for build in driver
+        )
+    # what the command line and the firmware say holds for it, too
+    now = runtime.facts(Kernel(host, kernel.release, kernel.modules_dir))
     return tuple(
-        explained(judge(kernel, build.modules, structs=options.structs), build, driver) for build in driver
+        tuple(
+            exactness.seen(kernel, module, verdict)
+            for module, verdict in zip(
+                build.modules,
+                explained(judge(kernel, build.modules, now, structs=options.structs), build, driver),
+            )
+        )
+        for build in driver
     )
 
 

@@ -6,7 +6,7 @@
 
 import functools
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..compression import decompress
 from ..errors import KmodError
@@ -18,6 +18,7 @@ from ..place.notice import Unserved
 from ..plan import Content, Plan
 from ..read import inputs, kernels, names
 from ..read.kernel_module import KernelModule
+from ..read.kernels import Kernel
 
 ALL = ("all",)
 
@@ -89,14 +90,16 @@ class Answer(NamedTuple):
         }
 
 
-def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
+def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Plan, Answer]:
     """Have the driver present or absent.
+
+    ``known`` are the installed kernels, where they were read before and nothing has changed since.
 
     Errors: BAD_OPTION, NO_KERNELS, and those of reading, judging and weak_links.
     """
     driver = names.check_driver(options.driver)
     _refuse_idle(options)
-    installed = kernels.some(host, store.installed(host))
+    installed = kernels.some(host, list(known) or store.installed(host))
     chosen = selection.matching(installed, options.kernels)
     tree = store.ModuleTree(host, Plan(host))
     # what is replaced provides nothing

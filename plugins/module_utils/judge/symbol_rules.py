@@ -50,7 +50,7 @@ def simplify_symbols(module: KernelModule, loader: Loader, find: Find) -> Iterat
                 dmesg="%s: please compile with -fno-common" % module.name,
             )
             continue
-        name = _looked_up(undefined.name, module.machine)
+        name = looked_up(undefined.name, module.machine)
         if name is None or _ignored(name, module, loader):
             continue
         provided = find(name)
@@ -167,7 +167,7 @@ def for_module(namespace: str, name: str) -> bool:
     return False
 
 
-def _looked_up(name: str, machine: str) -> Optional[str]:
+def looked_up(name: str, machine: str) -> Optional[str]:
     """The name that is looked up; None for one that is not (``arch/powerpc/kernel/module_64.c: dedotify``)."""
     if machine.startswith("ppc64") and name.startswith("."):
         return None if name == ".TOC." else name[1:]
@@ -272,7 +272,7 @@ def owners(module: KernelModule, find: Find) -> Tuple[str, ...]:
     """The modules that this one needs, in the order in which it needs them."""
     found: List[str] = []
     for undefined in module.undefined:
-        provided = None if undefined.common else find(_looked_up(undefined.name, module.machine) or "")
+        provided = None if undefined.common else find(looked_up(undefined.name, module.machine) or "")
         if provided is not None and provided.export.owner not in found + [VMLINUX]:
             found.append(provided.export.owner)
     return tuple(found)

@@ -45,6 +45,19 @@ class Finding(NamedTuple):
         return answer
 
 
+class Seen(NamedTuple):
+    """Of a kernel that is not installed: where it was found, what of it cannot be seen there, and whether the
+    verdict is what it will be.
+    """
+
+    origin: Tuple[str, ...]
+    lacks: Tuple[str, ...]
+    exact: bool
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"origin": list(self.origin), "lacks": list(self.lacks), "exact": self.exact}
+
+
 class Verdict(NamedTuple):
     """The answer for one module (its path and name) on one kernel (its release).
 
@@ -59,6 +72,7 @@ class Verdict(NamedTuple):
     errno: Optional[str]
     findings: Tuple[Finding, ...]
     dmesg: Optional[str] = None
+    seen: Optional[Seen] = None  # where the kernel is not installed
 
     @property
     def compatible(self) -> bool:
@@ -97,4 +111,5 @@ class Verdict(NamedTuple):
             "verdict": self.verdict,
             "errno": self.errno,
             "findings": [finding.as_dict() for finding in self.findings],
+            **(self.seen.as_dict() if self.seen else {}),
         }

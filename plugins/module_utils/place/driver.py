@@ -29,6 +29,15 @@ class Deployed(NamedTuple):
     links: Dict[str, Dict[str, str]]
 
 
+class Target(NamedTuple):
+    """What there shall be of a driver."""
+
+    used: Dict[str, Optional[Build]]  # kernel release -> build, with the directory it has or gets
+    new: Sequence[Build]  # those of them that are to be stored
+    kept: Sequence[Build]  # those stored that stay
+    links: Dict[str, Dict[str, str]]  # kernel release -> path -> target
+
+
 def deployed(host: Host, driver: str) -> Deployed:
     """Read what there is of ``driver`` in the store and in weak-updates."""
     whole, broken = [], []

@@ -20,8 +20,8 @@ from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from ..read.names import is_readable_module, module_of
 from . import heal, loaded, store
-from .boot import detect, shipped
-from .boot.menu import View
+from .boot import loaders, shipped
+from .boot.view import View
 from .driver import Deployed
 from .initramfs import existing, image
 
@@ -292,8 +292,7 @@ def variants(host: Host) -> List[SeenVariant]:
 def entries(host: Host) -> List[SeenEntry]:
     """The boot entries of ours, and whether what they start is there; none where no boot loader is found."""
     try:
-        loader = detect.detect(host)
-        menu = shipped.LOADERS[loader.kind].menu(View(host), loader)
+        menu = loaders.detect(host).menu(View(host))
     except SystemFailed:
         raise
     except KmodError:

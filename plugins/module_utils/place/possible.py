@@ -6,20 +6,18 @@
 modules.
 """
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Sequence
 
 from ..host import Host
-from ..plan import Plan
 from ..read.kernels import version_key
 from . import store
 from .boot import entry
+from .boot.answer import EntryAnswer
 from .boot.menu import Verified
 from .initramfs import existing, image
 
 
-def entries(
-    host: Host, request: entry.Request, kernels: Sequence[str], kind: str
-) -> Tuple[Plan, Dict[str, Any]]:
+def entries(host: Host, request: entry.Request, kernels: Sequence[str]) -> EntryAnswer:
     """That each of the kernels can have an entry, beside those that have a variant already: planned with the
     shipped image in the place of variants.
 
@@ -29,7 +27,5 @@ def entries(
     installed = {kernel.release for kernel in store.installed(host)}
     releases = sorted({*kernels, *(installed & set(existing.images(host, request.driver)))}, key=version_key)
     images = {release: Verified((image.shipped(host, release),)) for release in releases}
-    _plan, result = entry.present(host, request._replace(all_kernels=True), images, kind)
-    return Plan(host), dict(
-        result, kernels=[dict(row, changed=False, state="possible") for row in result["kernels"]]
-    )
+    _plan, answer = entry.present(host, request._replace(all_kernels=True), images)
+    return answer.possible()

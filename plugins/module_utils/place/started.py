@@ -7,23 +7,20 @@
 The one way from variants to entries.
 """
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from ..errors import KmodError, SystemFailed
 from ..host import Host
 from ..plan import Plan
 from .boot import entry
+from .boot.answer import EntryAnswer
 from .boot.menu import Verified
 from .initramfs import existing, manifest
 
 
 def present(
-    host: Host,
-    request: entry.Request,
-    kernels: Sequence[str] = (),
-    initrd: Optional[Sequence[str]] = None,
-    kind: str = "auto",
-) -> Tuple[Plan, Dict[str, Any]]:
+    host: Host, request: entry.Request, kernels: Sequence[str] = (), *, initrd: Optional[Sequence[str]] = None
+) -> Tuple[Plan, EntryAnswer]:
     """Plan entries for these kernels or all that have a variant with the driver; ``initrd``: the images,
     instead of the variant, for one kernel.
     """
@@ -37,7 +34,7 @@ def present(
         # the shipped default comes back whatever is wrong with a variant
         if request.boot != "shipped" or isinstance(error, SystemFailed):
             raise
-    return entry.present(host, request._replace(all_kernels=not kernels), found, kind)
+    return entry.present(host, request._replace(all_kernels=not kernels), found)
 
 
 def verified(host: Host, release: str, paths: Tuple[str, ...]) -> Verified:

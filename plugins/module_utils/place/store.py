@@ -219,7 +219,8 @@ class ModuleTree:
             self.directory(directory, rows)
         todo = set(self.touched)
         while todo:
-            directory = max(todo, key=len)  # the deepest first: whether it goes decides on the one above
+            # the deepest first: whether it goes decides on the one above
+            directory = max(todo, key=lambda each: (len(each), each))
             todo.remove(directory)
             if self._sweep(directory):
                 todo.add(posixpath.dirname(directory))

@@ -11,34 +11,23 @@ link, it lies where that kernel looks.
 """
 
 import posixpath
-import time
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..judge.selection import Build, Choice, Judge, select
 from ..plan import Content, File, Link
-from ..read.depmod import by_name, config, listed
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel, modules_root, version_key
-from ..read.names import may_be_module, module_of
-from . import depmod, store
-from .driver import Deployed, deployed, is_our_link, link_directories, serving, serving_installed
+from ..read.names import module_of
+from . import depmod, overrides, store
+from .driver import Deployed, Target, deployed, is_our_link, link_directories, serving, serving_installed
 from .heal import Healed
 
 # the bytes of a module that is not stored yet, None where they are not at hand
 Contents = Callable[[KernelModule], Optional[Content]]
 # heal.heal for some kernels: (tree, our links)
 Healing = Callable[[store.ModuleTree, Set[str]], List[Healed]]
-
-
-class Target(NamedTuple):
-    """What there shall be of a driver."""
-
-    used: Dict[str, Optional[Build]]  # kernel release -> build, with the directory it has or gets
-    new: Sequence[Build]  # those of them that are to be stored
-    kept: Sequence[Build]  # those stored that stay
-    links: Dict[str, Dict[str, str]]  # kernel release -> path -> target
 
 
 class Served(NamedTuple):
@@ -333,14 +322,14 @@ def _converge(
         for release in sorted(target.used):
             if (_directory(target.used[release]) in overwritten) == late:
                 _relink(tree, there.links[release], target.links[release])
-    listing = _listing(host, there, target)
+    listing = overrides.listing(host, there, target)
     if listing.overrides:
         tree.put(
-            _override_file(there.driver),
+            overrides.file(there.driver),
             File(Content.of(listing.overrides.encode("utf-8", "surrogateescape"))),
         )
     else:
-        tree.remove_first(_override_file(there.driver))
+        tree.remove_first(overrides.file(there.driver))
     for build in target.kept:
         store.keep_build(
             tree,
@@ -355,7 +344,7 @@ def _converge(
     healed = healing(tree, ours) if healing else []
     # also those that a run that was cut off left empty
     tree.touched.update(store.directories(host, there.driver))
-    for release in _to_refresh(tree, there.driver, target, listing=listing, installed=installed):
+    for release in overrides.to_refresh(tree, there.driver, target, listing=listing, installed=installed):
         depmod.refresh(
             tree.plan,
             "%s/%s" % (modules_root(host), release),
@@ -391,100 +380,6 @@ def _described(module: KernelModule) -> Content:
         )
 
     return Content(module.size, module.sha256, chunks, binary=True)
-
-
-def _override_file(driver: str) -> str:
-    return "/etc/depmod.d/outoftree.kmod-%s.conf" % driver
-
-
-class Listing(NamedTuple):
-    """What depmod is to list, and what it takes: the override file's text, empty if none is needed, and the
-    releases that need it.
-    """
-
-    wanted: Dict[str, Dict[str, str]]  # kernel release -> module name -> path
-    overrides: str
-    overridden: Set[str]
-
-
-def _listing(host: Host, there: Deployed, target: Target) -> Listing:
-    """For each module of ours, in each tree that has it: the file that the kernel is to use, or else the one
-    that would be listed without ours.
-
-    A link lies only where it is what the kernel is to use, so its line may speak of all kernels, those to
-    come too; other lines speak of one.
-    """
-    lines: Set[Tuple[bool, str]] = set()
-    answer = Listing({}, "", set())
-    stored = set(_paths(store.builds(host, there.driver)))
-    for release, build in sorted(target.used.items()):
-        top = "%s/%s" % (modules_root(host), release)
-        used = set(target.links[release]) or set(store.files_of(build) if build else [])
-        own = [each for each in (*target.kept, *target.new) if each.release == release]
-        ours = used.union(*map(store.files_of, own))
-        rules = config(host, release, _override_file(there.driver))
-        found = by_name(host, top, rules) if ours else {}
-        for name in sorted({module_of(path) for path in ours}):
-            foreign = [
-                path
-                for path in found.get(name, [])
-                if path not in stored and path not in there.links[release]
-            ]
-            candidates = foreign + sorted(path for path in ours if module_of(path) == name)
-            best = next((path for path in candidates if path in used), None) or depmod.winner(
-                rules, top, foreign
-            )
-            if best:
-                answer.wanted.setdefault(release, {})[name] = best
-                if depmod.winner(rules, top, candidates) != best:
-                    everywhere = best in target.links[release]
-                    lines.add((everywhere, depmod.override(best, top, everywhere)))
-                    answer.overridden.add(release)
-    head = "# Made by outoftree.kmod: these files of %s win over others of the same name.\n" % there.driver
-    return answer._replace(
-        overrides=head + "".join(line for _everywhere, line in sorted(lines)) if lines else ""
-    )
-
-
-def _to_refresh(
-    tree: store.ModuleTree, driver: str, target: Target, *, listing: Listing, installed: Sequence[Kernel]
-) -> List[str]:
-    """The kernels for which depmod is to be run: a file of theirs changes, or modules.dep does not say of it
-    what it should (a run was cut off).
-    """
-    root = modules_root(tree.host)
-    touched = [
-        path
-        for path in tree.plan.paths() + tree.removed
-        if path.startswith(root + "/") and may_be_module(path)
-    ]
-    changed = {path[len(root) + 1 :].split("/", 1)[0] for path in touched}
-    fresh = {build.directory for build in target.new}
-
-    def due(release: str) -> bool:
-        wanted = listing.wanted.get(release, {})
-        return (
-            release in changed
-            or _directory(target.used[release]) in fresh
-            or _stale(tree.host, "%s/%s" % (root, release), driver, wanted=wanted)
-        )
-
-    return [kernel.release for kernel in installed if due(kernel.release)]
-
-
-def _stale(host: Host, directory: str, driver: str, *, wanted: Dict[str, str]) -> bool:
-    lists = listed(host, directory)
-    places = tuple("%s/%s/%s/" % (directory, place, driver) for place in depmod.PLACES)
-    if any(lists.get(name) != path for name, path in wanted.items()):
-        return True
-    if any(path.startswith(places) and not host.exists(path) for path in lists.values()) or depmod.damaged(
-        host, directory, wanted
-    ):
-        return True
-    index = host.lstat(directory + "/modules.dep")
-    found = [host.lstat(path) for path in wanted.values()] + [host.stat(path) for path in wanted.values()]
-    times = [status.st_mtime for status in found if status]
-    return index is not None and any(index.st_mtime < when <= time.time() for when in times)
 
 
 def _served(choice: Choice, target: Target, overridden: Set[str]) -> Served:

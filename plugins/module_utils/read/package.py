@@ -4,12 +4,11 @@
 
 """Files out of .deb and .rpm packages, without the tools of either family and without installing anything."""
 
-import io
 import struct
 import tarfile
-from typing import Callable, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
-from ..compression import decompress
+from ..compression import stream
 from ..errors import KmodError
 from ..host import Host
 from . import names
@@ -17,6 +16,10 @@ from . import names
 _RPM_LEAD = b"\xed\xab\xee\xdb"
 _RPM_HEADER = b"\x8e\xad\xe8\x01"
 _AGAIN = "Copy the package again"
+PAYLOAD = 2 << 30  # bytes that a package may unpack to: a kernel with all its modules has a quarter
+FILE = 256 << 20  # bytes that a file may have which is taken out of one
+_NAME = 4096  # include/uapi/linux/limits.h: PATH_MAX
+_STEP = 1 << 18
 
 
 def modules(host: Host, path: str) -> List[Tuple[str, bytes]]:
@@ -36,72 +39,166 @@ def modules(host: Host, path: str) -> List[Tuple[str, bytes]]:
 
 
 def files(host: Host, path: str, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """(path in the package, bytes) of the regular files whose path is ``wanted``.
+    """(path in the package, bytes) of the regular files whose path is ``wanted``; no more than one of them is
+    in memory.
 
-    Errors: PACKAGE_DAMAGED, those of ``decompress``.
+    Paths are without a leading ``/`` and never lead out. A file with several names (hard links) comes under
+    each that is wanted. The package is read to its end, so that one which is cut off or damaged anywhere is
+    an error. Errors: PACKAGE_DAMAGED, those of ``compression.stream``.
     """
-    data = host.read(path)
-    try:
-        if data.startswith(b"!<arch>\n"):
-            found = _deb(data, path, wanted)
-        elif data.startswith(_RPM_LEAD):
-            found = _cpio(decompress(_rpm_payload(data), path), wanted)
-        else:
-            raise ValueError("it is neither a .deb nor an .rpm")
-        for name, content in found:
-            yield "/".join(part for part in name.split("/") if part not in ("", ".", "..")), content
-    except (ValueError, IndexError, struct.error, tarfile.TarError) as error:
-        raise KmodError(path, "cannot be read as a package: %s" % error, _AGAIN, "PACKAGE_DAMAGED") from None
+    with host.open(path) as reader:
+        source = _Pieces(reader.chunks())
+        try:
+            magic = source.read(8)
+            if magic == b"!<arch>\n":
+                links: Dict[str, List[str]] = {}  # further names of a file, by the first
+                yield from _deb(source, path, wanted, links)
+                if links:  # what they name is gone by: once more from the start
+                    yield from _linked(host, path, links)
+            elif magic.startswith(_RPM_LEAD):
+                yield from _rpm(source, path, wanted)
+            else:
+                raise ValueError("it is neither a .deb nor an .rpm")
+        except (
+            ValueError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+            EOFError,
+            struct.error,
+            tarfile.TarError,
+        ) as error:
+            raise KmodError(
+                path, "cannot be read as a package: %s" % error, _AGAIN, "PACKAGE_DAMAGED"
+            ) from None
 
 
-def _deb(data: bytes, path: str, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
+class _Pieces:
+    """Bytes that come in pieces, taken by number."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self.source = source
+        self.piece = b""
+        self.at = 0
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, fewer only at the end."""
+        found = []
+        while size > 0:
+            if self.at == len(self.piece):
+                self.piece, self.at = next(self.source, b""), 0
+                if not self.piece:
+                    break
+            part = self.piece[self.at : self.at + size]
+            self.at += len(part)
+            size -= len(part)
+            found.append(part)
+        return b"".join(found)
+
+    def exactly(self, size: int) -> bytes:
+        found = self.read(size)
+        if len(found) < size:
+            raise ValueError("it ends too early")
+        return found
+
+    def next(self, size: int) -> Iterator[bytes]:
+        """The next so many bytes, in pieces."""
+        while size > 0:
+            piece = self.exactly(min(size, _STEP))
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        for _piece in self.next(size):
+            pass
+
+
+def _linked(host: Host, path: str, links: Dict[str, List[str]]) -> Iterator[Tuple[str, bytes]]:
+    with host.open(path) as reader:
+        source = _Pieces(reader.chunks())
+        source.skip(8)
+        for name, content in _deb(source, path, links.__contains__, {}):
+            for each in links[name]:
+                yield each, content
+
+
+def _deb(
+    source: _Pieces, path: str, wanted: Callable[[str], bool], links: Dict[str, List[str]]
+) -> Iterator[Tuple[str, bytes]]:
     """deb(5): an ar archive with, among others, data.tar in some compression."""
-    at = 8
-    while at + 60 <= len(data):
-        name, size = data[at : at + 16].decode("latin-1").rstrip(" /"), int(data[at + 48 : at + 58])
+    while True:
+        head = source.read(60)
+        if len(head) < 60:
+            raise ValueError("there is no data.tar in it")
+        name, size = head[:16].decode("latin-1").rstrip(" /"), int(head[48:58])
         if name.startswith("data.tar"):
-            with tarfile.open(
-                fileobj=io.BytesIO(decompress(data[at + 60 : at + 60 + size], path)), mode="r:"
-            ) as archive:
-                for member in archive:
-                    content = archive.extractfile(member) if member.isreg() and wanted(member.name) else None
-                    if content is not None:
-                        yield member.name, content.read()
-            return
-        at += 60 + size + size % 2
-    raise ValueError("there is no data.tar in it")
+            break
+        source.skip(size + size % 2)
+    content = _Pieces(stream(source.next(size), path, PAYLOAD))
+    with tarfile.open(fileobj=content, mode="r|") as archive:  # type: ignore[call-overload]  # read() is all that it uses
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
+            name = _inside(member.name)
+            if member.islnk() and wanted(name):
+                links.setdefault(_inside(member.linkname), []).append(name)
+            elif member.isreg() and wanted(name):
+                if member.size > FILE:
+                    raise ValueError("%s has %d bytes" % (name, member.size))
+                yield name, archive.extractfile(member).read()  # type: ignore[union-attr]
+    while content.read(_STEP):  # up to the end, where the checksums are
+        pass
 
 
-def _rpm_payload(data: bytes) -> bytes:
+def _rpm(source: _Pieces, path: str, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
     """Behind the lead of 96 bytes lie two headers, of which the first is padded to 8 (rpm:
     docs/manual/format_v4.md).
     """
-    at = 96
+    source.skip(96 - 8)
     for padded in (True, False):
-        magic, entries, size = struct.unpack_from(">4s4xII", data, at)
+        magic, entries, size = struct.unpack(">4s4xII", source.exactly(16))
         if magic != _RPM_HEADER:
-            raise ValueError("there is no header at byte %d" % at)
-        at += 16 + 16 * entries + size
-        if padded:
-            at += -at % 8
-    return data[at:]
+            raise ValueError("it has no header where one should be")
+        source.skip(16 * entries + size + (-size % 8 if padded else 0))
+    content = _Pieces(stream(iter(lambda: source.read(_STEP), b""), path, PAYLOAD))
+    yield from _cpio(content, wanted)
+    while content.read(_STEP):
+        pass
 
 
-def _cpio(data: bytes, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
-    """cpio(5), the "new ASCII" format: the sizes are padded to 4.
+def _cpio(source: _Pieces, wanted: Callable[[str], bool]) -> Iterator[Tuple[str, bytes]]:
+    """cpio(5), the "new ASCII" format: names and contents are padded to 4.
 
-    Hard links carry their data with the last of them, modules have none.
+    Of several hard links the last one has the content.
     """
-    at = 0
-    while data[at : at + 6] in (b"070701", b"070702"):
-        mode, size, name_size = (int(data[at + start : at + start + 8], 16) for start in (14, 54, 94))
-        name = data[at + 110 : at + 110 + name_size - 1].decode("utf-8", "surrogateescape")
-        start = at + 110 + name_size + -(110 + name_size) % 4
+    # names of a file that is still to come, by inode and device
+    waiting: Dict[Tuple[bytes, bytes], List[str]] = {}
+    while True:
+        head = source.read(110)
+        if len(head) < 110 or head[:6] not in (b"070701", b"070702"):
+            raise ValueError("its archive ends too early")
+        mode, links, size, name_size = (int(head[start : start + 8], 16) for start in (14, 38, 54, 94))
+        if name_size > _NAME:
+            raise ValueError("it has a name of %d bytes" % name_size)
+        name = source.exactly(name_size + -(110 + name_size) % 4)[: name_size - 1].decode(
+            "utf-8", "surrogateescape"
+        )
         if name == "TRAILER!!!":
             return
-        if start + size > len(data):
-            break
+        name, these = _inside(name), []
+        if mode >> 12 == 8 and links > 1:
+            these = waiting.setdefault((head[6:14], head[62:78]), [])
         if mode >> 12 == 8 and wanted(name):
-            yield name, data[start : start + size]
-        at = start + size + -size % 4
-    raise ValueError("its archive ends too early")
+            these.append(name)
+        if not these or (links > 1 and not size):
+            source.skip(size + -size % 4)
+            continue
+        if size > FILE:
+            raise ValueError("%s has %d bytes" % (name, size))
+        content = source.exactly(size + -size % 4)[:size]
+        for each in these:
+            yield each, content
+        del these[:]
+
+
+def _inside(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))

@@ -9,16 +9,9 @@ from typing import FrozenSet, NamedTuple, Optional, Tuple
 
 from ..errors import forgiving
 from ..host import Host
-from . import modprobe, signature
+from . import efi, modprobe, signature
 from .kernels import Kernel
 from .signature import Certificate
-
-_EFI = "/sys/firmware/efi/efivars/"
-_GLOBAL, _SHIM, _SECURITY = (
-    "8be4df61-93ca-11d2-aa0d-00e098032b8c",
-    "605dab50-e046-4300-abb6-3dd810dd8b23",
-    "d719b2cb-3d3a-4596-a3bc-dad00e67656f",
-)
 
 
 class Runtime(NamedTuple):
@@ -54,7 +47,7 @@ def facts(kernel: Kernel) -> Runtime:
         return OFFLINE
     enforce = _text(host, "/sys/module/module/parameters/sig_enforce")
     lockdown = re.search(r"\[(\w+)\]", _text(host, "/sys/kernel/security/lockdown") or "")
-    secure_boot = _variable(host, "SecureBoot-" + _GLOBAL)
+    secure_boot = _variable(host, efi.Variable("SecureBoot", efi.GLOBAL))
     line = _text(host, "/proc/cmdline") or ""
     named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", line)
     loaded = (
@@ -63,7 +56,7 @@ def facts(kernel: Kernel) -> Runtime:
         else frozenset()
     )
     listed = _text(host, "/proc/keys") or ""
-    firmware = tuple(signature.certificates(_variable(host, "db-" + _SECURITY)))
+    firmware = tuple(signature.certificates(_variable(host, efi.Variable("db", efi.SECURITY))))
     keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
     return Runtime(
         sig_enforce=enforce.strip() == "Y" if enforce else None,
@@ -77,12 +70,14 @@ def facts(kernel: Kernel) -> Runtime:
         loaded=loaded,
         builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
         keys=keys or None,
-        enrolled=tuple(signature.certificates(_variable(host, "MokListRT-" + _SHIM))) + firmware,
+        enrolled=tuple(signature.certificates(_variable(host, efi.Variable("MokListRT", efi.SHIM))))
+        + firmware,
         firmware=firmware,
-        mok_trusted=_variable(host, "MokListTrustedRT-" + _SHIM)[-1:] == b"\1",
+        mok_trusted=_variable(host, efi.Variable("MokListTrustedRT", efi.SHIM))[-1:] == b"\1",
         revoked=tuple(
             signature.certificates(
-                _variable(host, "MokListXRT-" + _SHIM) + _variable(host, "dbx-" + _SECURITY)
+                _variable(host, efi.Variable("MokListXRT", efi.SHIM))
+                + _variable(host, efi.Variable("dbx", efi.SECURITY))
             )
         ),
         rejected=frozenset(re.findall(r" blacklist bin:([0-9a-f]{64})$", listed, re.M)),
@@ -95,10 +90,8 @@ def _text(host: Host, path: str) -> Optional[str]:
     return None
 
 
-def _variable(host: Host, name: str) -> bytes:
-    """An EFI variable: four bytes of attributes and the value; empty where there is none or it may not be
-    read.
-    """
+def _variable(host: Host, variable: efi.Variable) -> bytes:
+    """Empty where there is none or it may not be read."""
     with forgiving():
-        return host.read(_EFI + name)
+        return variable.value(host) or b""
     return b""

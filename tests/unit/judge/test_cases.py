@@ -36,8 +36,8 @@ Kernel = Dict[str, Any]  # arguments of families.kernel
 
 # Kernels
 DEBIAN: Kernel = {}
-EL7: Kernel = {"release": "3.10.0-1160.el7.x86_64", "family": "el", "struct_size": 600}
-EL8: Kernel = {"release": "4.18.0-553.el8.x86_64", "family": "el"}
+EL7: Kernel = {"release": "3.10.0-1160.el7.x86_64", "family": "el7", "struct_size": 600}
+EL8: Kernel = {"release": "4.18.0-553.el8.x86_64", "family": "el8"}
 ARCH: Kernel = {"release": "6.6.9-arch1-1", "flags": FLAGS}
 HOMEMADE: Kernel = {"release": "6.6.9-mine"}
 DEB13: Kernel = {"release": "6.12.9+deb13-amd64", "struct_size": 1280, "exit": 1200}

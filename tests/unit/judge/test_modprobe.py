@@ -109,7 +109,7 @@ def test_what_suse_does_not_support(text, supported, found, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(text)
     module = ko(release=SLES, modinfo={"supported": supported})
-    assert noted(judged(tmp_path, module, SLES, family="suse")) == found
+    assert noted(judged(tmp_path, module, SLES, family="sles")) == found
 
 
 def test_the_command_line_is_read_by_modprobe_too(tmp_path):

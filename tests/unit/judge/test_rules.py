@@ -212,8 +212,8 @@ def test_providers_in_any_order(tmp_path):
         ("6.1.0-9-amd64", "debian", "install linux-image-6.1.0-9-amd64"),
         ("6.1.0-9-cloud-amd64", "debian", "cloud kernels leave many modules out: install linux-image-amd64"),
         ("6.8.0-31-generic", "debian", "install linux-modules-extra-6.8.0-31-generic"),
-        ("5.14.0-427.el9.x86_64", "el", "kernel-modules-extra-5.14.0-427.el9.x86_64"),
-        ("6.4.0-150600.21-default", "suse", "install kernel-default or kernel-default-extra"),
+        ("5.14.0-427.el9.x86_64", "el9", "kernel-modules-extra-5.14.0-427.el9.x86_64"),
+        ("6.4.0-150600.21-default", "sles", "install kernel-default or kernel-default-extra"),
         ("6.6.9-mine", "debian", "install the kernel's package that has videodev.ko"),
     ],
 )
@@ -276,7 +276,7 @@ def test_note_of_symbols_outside_of_the_stablelist(tmp_path):
         tmp_path,
         ko(needs=(LAYOUT, ("printk", 0x22), ("kfree", 0x33)), release=EL9),
         release=EL9,
-        family="el",
+        family="el9",
         exports=EXPORTS,
     )
     note = next(finding for finding in verdict.findings if finding.code == "KABI_UNSTABLE")

@@ -27,7 +27,7 @@ DRIVERS = {"vendor": ("vendor", "helper"), "rival": ("rival",)}
 class History:
     def __init__(self, directory, seed):
         self.random = random.Random(seed)
-        family = self.random.choice(["el", "suse", "debian", "ubuntu"])
+        family = self.random.choice(["el8", "tumbleweed", "debian", "ubuntu"])
         self.tree = FakeTree(directory, family, releases=(ONE, TWO, THREE), in_tree=("vendor", "rival"))
         self.told = []
 

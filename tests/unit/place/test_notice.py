@@ -59,20 +59,20 @@ def test_unserved_are_the_chosen_kernels_without_a_build_and_others_that_boot(ro
 def test_an_entry_is_possible_where_it_could_be_made_and_refused_for_the_same_reason_where_not(root):
     host = Host(str(root))
     before = sorted(map(str, root.rglob("*")))
-    plan, result = possible.entries(host, entry.Request("vendor"), RELEASES, "auto")
-    assert not plan and [(row["kernel"], row["state"], row["changed"]) for row in result["kernels"]] == [
+    answer = possible.entries(host, entry.Request("vendor"), RELEASES)
+    assert [(row.kernel, row.state, row.changed) for row in answer.rows] == [
         (release, "possible", False) for release in RELEASES
     ]
     assert sorted(map(str, root.rglob("*"))) == before
     next(path for path in (root / "boot/loader/entries").iterdir() if NEW in path.name).unlink()
     with pytest.raises(KmodError) as caught:
-        possible.entries(host, entry.Request("vendor"), RELEASES, "auto")
+        possible.entries(host, entry.Request("vendor"), RELEASES)
     assert caught.value.code == "ENTRY_MISSING"
 
 
 def test_a_trial_that_could_not_be_of_the_kernel_that_boots_is_refused_beforehand(root):
     with pytest.raises(KmodError) as caught:
-        possible.entries(Host(str(root)), entry.Request("vendor", boot="default"), [OLD], "auto")
+        possible.entries(Host(str(root)), entry.Request("vendor", boot="default"), [OLD])
     assert MIDDLE in str(caught.value)
 
 

@@ -60,7 +60,7 @@ def test_oldest_first_and_each_once_behind_a_merged_usr(tmp_path):
 
 def test_both_directories_where_usr_is_not_merged(tmp_path):
     families.kernel(tmp_path, "6.1.0-9-amd64")
-    families.kernel(tmp_path, "6.4.0-150600.21-default", family="suse")
+    families.kernel(tmp_path, "6.4.0-150600.21-default", family="tumbleweed")
     assert [kernel.modules_dir for kernel in installed(Host(str(tmp_path)))] == [
         "/lib/modules/6.1.0-9-amd64",
         "/usr/lib/modules/6.4.0-150600.21-default",

@@ -10,10 +10,12 @@ import re
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
+from .. import texts
 from . import cmdline
-from .menu import MARKER, Entry, Loader, New, View, trial, without_ours
+from .menu import Entry, New, without_ours
+from .view import View
 
-_MARK = re.compile(r"^# %s (?P<driver>\S+) (?P<kernel>\S+)$" % re.escape(MARKER), re.M)
+ENTRIES = "/boot/loader/entries"  # where GRUB reads them
 
 
 class Line(NamedTuple):
@@ -42,20 +44,20 @@ def entry(path: str, text: str, starts: Sequence[str] = ("linux",)) -> Optional[
     program = next((first[key] for key in starts if key in first), None)
     if program is None:
         return None
-    initrd = tuple(word for each in found if each.key == "initrd" for word in each.value.split())
+    initrd = tuple(" ".join(each.value for each in found if each.key == "initrd").split())
     args = " ".join(each.value for each in found if each.key == "options")
-    mark = _MARK.search(text)
+    driver, kernel = texts.whose(texts.marked(text))
     return Entry(
-        identity(path),
-        first.get("title", program),
-        first.get("linux", ""),
-        initrd,
-        args,
-        path,
-        text,
-        driver=mark.group("driver") if mark else None,
-        kernel=mark.group("kernel") if mark else None,
-        trial=trial(text),
+        id=identity(path),
+        title=first.get("title", program),
+        linux=first.get("linux", ""),
+        initrd=initrd,
+        args=args,
+        path=path,
+        text=text,
+        driver=driver,
+        kernel=kernel,
+        trial=texts.trial(text),
         xen="xen" in program.rsplit("/", 1)[-1].lower(),
     )
 
@@ -65,15 +67,11 @@ def identity(path: str) -> str:
     return path.rsplit("/", 1)[1][: -len(".conf")]
 
 
-def entries(view: View, loader: Loader) -> List[Entry]:
+def entries(view: View, directory: str) -> List[Entry]:
     """The entries as GRUB shows them: sorted by file name, the highest version first."""
-    names = [
-        name for name in view.names(loader.entries) if name.endswith(".conf") and not name.startswith(".")
-    ]
+    names = [name for name in view.names(directory) if name.endswith(".conf") and not name.startswith(".")]
     names.sort(key=lambda name: functools.cmp_to_key(compare)(split(name[: -len(".conf")])), reverse=True)
-    found = [
-        entry(loader.entries + "/" + name, view.text(loader.entries + "/" + name) or "") for name in names
-    ]
+    found = [entry(directory + "/" + name, view.text(directory + "/" + name) or "") for name in names]
     return [each for each in found if each is not None]
 
 
@@ -117,16 +115,16 @@ def safe(driver: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]", "_", driver)
 
 
-def path(shipped: Entry, new: New) -> str:
+def path(shipped: str, new: New) -> str:
     """Our file's name: the shipped one's, ``~`` and the driver.
 
     Behind anything else than ``~`` it would sort before the shipped one.
     """
-    return "%s~%s.conf" % (shipped.path[: -len(".conf")], safe(new.driver))
+    return "%s~%s.conf" % (shipped[: -len(".conf")], safe(new.driver))
 
 
 def compose(
-    shipped: Entry, new: New, several: str = " ", end: Callable[[str], int] = cmdline.end, default: str = ""
+    new: New, *, several: str = " ", end: Callable[[str], int] = cmdline.end, default: str = ""
 ) -> str:
     """The shipped entry's own text with another title and initrd, and with arguments added; variables in it
     stay as they are.
@@ -135,6 +133,7 @@ def compose(
     tells where in a text of arguments the kernel's own ones end, and ``default`` is what the loader takes
     where an entry has none.
     """
+    shipped = new.shipped
     text = shipped.text.rstrip("\n").split("\n")
     found = lines(shipped.text)
     for each in found:
@@ -157,18 +156,17 @@ def compose(
     # loaders show the kernel's path then, and ours would look like the shipped one
     if all(each.key != "title" for each in found):
         text.insert(0, "title " + new.title(shipped.title))
-    return "# %s\n" % new.mark + new.remark + "".join(line + "\n" for line in text)
+    return texts.mark(new.driver, new.kernel) + new.remark + "".join(line + "\n" for line in text)
 
 
-def put(view: View, file: str, text: str, shipped: Entry, new: New) -> None:
+def put(view: View, file: str, new: New, *, text: str) -> None:
     """Plan the entry's file, unless something that is not ours has its name."""
     old = view.text(file)
-    mark = _MARK.search(old or "")
-    if old is not None and (mark is None or mark.groups() != (new.driver, new.kernel)):
+    if old is not None and texts.whose(texts.marked(old)) != (new.driver, new.kernel):
         raise KmodError(
             file,
             "is there and is not the entry of %s" % new.driver,
             "Move it away, or give the driver another name",
             "ENTRY_TAKEN",
         )
-    view.put(file, text, like=shipped.path)
+    view.put(file, text, like=new.shipped.path)

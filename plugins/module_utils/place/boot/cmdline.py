@@ -76,7 +76,7 @@ def _machine(head: bytes) -> int:
     )  # type: ignore[no-any-return]
 
 
-def check(title: str, line: str, most: int, ours: Sequence[str]) -> None:
+def check(title: str, line: str, *, most: int, ours: Sequence[str]) -> None:
     """Refuse a line that would not reach the kernel as it was meant: ``ours`` among its own words, and
     nothing cut off.
     """

@@ -8,20 +8,26 @@ import re
 from typing import List, Optional
 
 from ...errors import KmodError
-from . import blocks, cmdline, grub_legacy
-from .menu import MARKER, Entry, Loader, Menu, New, View
+from ...host import Host
+from .. import texts
+from . import cmdline, grub_legacy, one_file
+from .boot_loader import BootLoader, Installation, first
+from .menu import Entry, Menu, New
+from .view import View
 
+FILES = ("/boot/extlinux/extlinux.conf",)
 _LABEL = re.compile(r"^[ \t]*label[ \t]+(?P<label>.*?)[ \t]*$", re.M | re.I)
 _DEFAULT = re.compile(r"^[ \t]*default[ \t]+(?P<value>.*?)[ \t]*\n", re.M | re.I)
-_REMEMBERED = re.compile(r"^# %s default(?P<old>.*)\n" % re.escape(MARKER), re.M)
 
 
-drop = blocks.drop
+def found(host: Host) -> Optional[Installation]:
+    path = first(host, FILES)
+    return Installation(EXTLINUX, path) if path else None
 
 
-def menu(view: View, loader: Loader) -> Menu:
-    text = blocks.whole(view, loader)
-    entries = _entries(loader, text)
+def menu(view: View, at: Installation) -> Menu:
+    text = one_file.whole(view, at)
+    entries = _entries(at, text)
     named = _DEFAULT.search(text)
     default = next(
         (entry for entry in entries if named and entry.id == named.group("value")),
@@ -30,9 +36,9 @@ def menu(view: View, loader: Loader) -> Menu:
     return Menu(entries, default)
 
 
-def _entries(loader: Loader, text: str) -> List[Entry]:
+def _entries(at: Installation, text: str) -> List[Entry]:
     labels = list(_LABEL.finditer(text))
-    ours = blocks.Spans(text)
+    ours = texts.Spans(text)
     found = []
     for number, label in enumerate(labels):
         end = labels[number + 1].start() if number + 1 < len(labels) else len(text)
@@ -40,21 +46,20 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
         body = grub_legacy.own(text[label.start() : end])
         initrd = _value(body, "initrd").split(",") if _line(body, "initrd") else []
         title = _value(body, "menu label").replace("^", "") or label.group("label")
-        driver, kernel = blocks.whose(block) if block else (None, None)
+        driver, kernel = texts.whose(block)
         linux = _value(body, "linux") or _value(body, "kernel")
         found.append(
             Entry(
-                label.group("label"),
-                title,
-                linux,
-                tuple(initrd),
-                _value(body, "append"),
-                loader.config,
-                body,
-                (number,),
-                "",
-                driver,
-                kernel,
+                id=label.group("label"),
+                title=title,
+                linux=linux,
+                initrd=tuple(initrd),
+                args=_value(body, "append"),
+                path=at.config,
+                text=body,
+                position=(number,),
+                driver=driver,
+                kernel=kernel,
                 xen=linux.endswith("mboot.c32"),
             )
         )
@@ -70,7 +75,8 @@ def _value(body: str, key: str) -> str:
     return found.group("value") if found else ""
 
 
-def compose(shipped: Entry, new: New) -> str:
+def compose(new: New) -> str:
+    shipped = new.shipped
     text = shipped.text if shipped.text.endswith("\n") else shipped.text + "\n"
     initrd = ",".join(
         path for word in shipped.initrd for path in (new.initrd if word == new.replaces else (word,))
@@ -90,43 +96,50 @@ def compose(shipped: Entry, new: New) -> str:
     return text
 
 
-def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+def lines(view: View, at: Installation, entry: Entry) -> List[str]:
     """The command lines that the kernel may get; extlinux puts its own two in front (the same as words of
     append).
     """
     return ["BOOT_IMAGE=%s initrd=%s %s" % (entry.linux, ",".join(entry.initrd), entry.args)]
 
 
-def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    blocks.add(view, loader, new, compose(shipped, new))
+def add(view: View, at: Installation, new: New) -> None:
+    one_file.put(view, at, new, body=compose(new))
 
 
-def set_default(view: View, loader: Loader, entry: Entry) -> None:
-    text = blocks.whole(view, loader)
-    found = _DEFAULT.search(text)
-    line = "default %s\n" % entry.id
-    if found is None:
-        view.put(loader.config, "# %s default\n%s%s" % (MARKER, line, text))
-    elif found.group("value") != entry.id:
-        remembered = "" if _REMEMBERED.search(text) else "# %s default %s" % (MARKER, found.group())
-        view.put(loader.config, text[: found.start()] + remembered + line + text[found.end() :])
+def set_default(view: View, at: Installation, entry: Entry) -> None:
+    text = one_file.whole(view, at)
+    old = _DEFAULT.search(text)
+    if old is None or old.group("value") != entry.id:
+        view.put(at.config, texts.with_default(text, old, "default %s\n" % entry.id))
 
 
-def set_once(view: View, loader: Loader, entry: Entry) -> None:
+def set_once(view: View, at: Installation, entry: Entry) -> None:
     raise KmodError(
-        loader.config,
+        at.config,
         "this loader has no entry that it starts only once",
         "Choose the entry in its menu",
         "ONCE_NOT_SAFE",
     )
 
 
-def forget(view: View, loader: Loader, entry: Entry) -> None:
-    text = blocks.whole(view, loader)
-    remembered = _REMEMBERED.search(text)
-    current = _DEFAULT.search(text, remembered.end()) if remembered else None
-    if remembered and current and current.group("value") == entry.id:
-        old = remembered.group("old")[1:]
-        view.put(
-            loader.config, text[: remembered.start()] + (old + "\n" if old else "") + text[current.end() :]
-        )
+def forget(view: View, at: Installation, entry: Entry) -> None:
+    text = one_file.whole(view, at)
+    ours = texts.remembered_default(text, _DEFAULT)
+    if ours and ours.group("value") == entry.id:
+        view.put(at.config, texts.with_old_default(text, ours))
+
+
+EXTLINUX = BootLoader(
+    name="extlinux",
+    looked_for=FILES,
+    found=found,
+    menu=menu,
+    lines=lines,
+    add=add,
+    drop=one_file.drop,
+    set_default=set_default,
+    set_once=set_once,
+    forget=forget,
+    once=False,
+)

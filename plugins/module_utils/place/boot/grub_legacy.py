@@ -12,20 +12,28 @@ import re
 from typing import List, Optional
 
 from ...errors import KmodError
-from . import blocks, cmdline
-from .menu import MARKER, Entry, Loader, Menu, New, View, number
+from ...host import Host
+from .. import texts
+from . import cmdline, one_file
+from .boot_loader import BootLoader, Installation, first
+from .menu import Entry, Menu, New, number
+from .view import View
 
+FILES = ("/boot/grub/grub.conf", "/boot/grub/menu.lst", "/etc/grub.conf")
+GRUB2 = ("/boot/grub2/grub.cfg", "/boot/grub/grub.cfg")
 _TITLE = re.compile(r"^[ \t]*title[ \t=]+(?P<title>.*?)[ \t]*$", re.M)
 _DEFAULT = re.compile(r"^(?P<head>[ \t]*default[ \t=]+)(?P<value>\S+)(?P<tail>.*)\n", re.M)
-_REMEMBERED = re.compile(r"^# %s default (?P<line>.*)\n" % re.escape(MARKER), re.M)
 
 
-drop = blocks.drop
+def found(host: Host) -> Optional[Installation]:
+    # beside GRUB 2: what an upgrade from GRUB legacy leaves behind
+    path = None if any(map(host.is_file, GRUB2)) else first(host, FILES)
+    return Installation(GRUB_LEGACY, path) if path else None
 
 
-def menu(view: View, loader: Loader) -> Menu:
-    text = blocks.whole(view, loader)
-    entries = _entries(loader, text)
+def menu(view: View, at: Installation) -> Menu:
+    text = one_file.whole(view, at)
+    entries = _entries(at, text)
     default = next((found.group("value") for found in _DEFAULT.finditer(text, 0, _end_of_head(text))), "0")
     place = number(default) if default != "saved" else -1
     return Menu(entries, next((entry for entry in entries if entry.position == (place or 0,)), None))
@@ -36,14 +44,14 @@ def _end_of_head(text: str) -> int:
     return found.start() if found else len(text)
 
 
-def _entries(loader: Loader, text: str) -> List[Entry]:
+def _entries(at: Installation, text: str) -> List[Entry]:
     titles = list(_TITLE.finditer(text))
-    ours = blocks.Spans(text)
+    ours = texts.Spans(text)
     found = []
     for place, title in enumerate(titles):
         end = titles[place + 1].start() if place + 1 < len(titles) else len(text)
         block = ours.at(title.start())
-        driver, kernel_of = blocks.whose(block) if block else (None, None)
+        driver, kernel_of = texts.whose(block)
         body = own(text[title.start() : end])
         kernel = _command(body, "kernel")
         initrd = _command(body, "initrd")
@@ -51,17 +59,16 @@ def _entries(loader: Loader, text: str) -> List[Entry]:
         words = list(itertools.dropwhile(lambda word: word.startswith("--"), kernel))
         found.append(
             Entry(
-                str(place),
-                title.group("title"),
-                words[0] if words else "",
-                tuple(initrd),
-                " ".join(words[1:]),
-                loader.config,
-                body,
-                (place,),
-                "",
-                driver,
-                kernel_of,
+                id=str(place),
+                title=title.group("title"),
+                linux=words[0] if words else "",
+                initrd=tuple(initrd),
+                args=" ".join(words[1:]),
+                path=at.config,
+                text=body,
+                position=(place,),
+                driver=driver,
+                kernel=kernel_of,
                 xen=_line(body, "module") is not None,
             )
         )
@@ -85,8 +92,9 @@ def _command(body: str, command: str) -> List[str]:
     return found.group("words").split() if found else []
 
 
-def compose(shipped: Entry, new: New) -> str:
+def compose(new: New) -> str:
     """The shipped entry's own lines with another title and initrd, and with arguments appended."""
+    shipped = new.shipped
     text = shipped.text if shipped.text.endswith("\n") else shipped.text + "\n"
     text = re.sub(
         r"^([ \t]*title[ \t=]+).*$",
@@ -115,50 +123,61 @@ def compose(shipped: Entry, new: New) -> str:
     return text
 
 
-def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+def lines(view: View, at: Installation, entry: Entry) -> List[str]:
     """The command lines that the kernel may get."""
     return [entry.args]
 
 
-def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
-    blocks.add(view, loader, new, compose(shipped, new))
+def add(view: View, at: Installation, new: New) -> None:
+    one_file.put(view, at, new, body=compose(new))
 
 
-def set_default(view: View, loader: Loader, entry: Entry) -> None:
-    """Have ``default`` count to our entry; the line that stood there is kept in a comment above it."""
-    text = blocks.whole(view, loader)
-    found = next(_DEFAULT.finditer(text, 0, _end_of_head(text)), None)
-    if found is None:
-        line = "# %s default \ndefault=%s\n" % (MARKER, entry.id)
-        view.put(loader.config, line + text)
-    elif found.group("value") != entry.id:
-        line = "%s%s%s\n" % (found.group("head"), entry.id, found.group("tail"))
-        if not _REMEMBERED.search(text):
-            line = "# %s default %s" % (MARKER, found.group()) + line
-        view.put(loader.config, text[: found.start()] + line + text[found.end() :])
+def set_default(view: View, at: Installation, entry: Entry) -> None:
+    """Have ``default`` count to an entry; the line that stood there is kept in a comment above it."""
+    text = one_file.whole(view, at)
+    old = next(_DEFAULT.finditer(text, 0, _end_of_head(text)), None)
+    if old is None or old.group("value") != entry.id:
+        line = (
+            "%s%s%s\n" % (old.group("head"), entry.id, old.group("tail"))
+            if old
+            else "default=%s\n" % entry.id
+        )
+        view.put(at.config, texts.with_default(text, old, line))
 
 
-def set_once(view: View, loader: Loader, entry: Entry) -> None:
+def set_once(view: View, at: Installation, entry: Entry) -> None:
     raise KmodError(
-        loader.config,
+        at.config,
         "GRUB legacy is told what to start once from its own shell alone",
         "Run: grub, then savedefault --default=%s --once" % entry.id,
         "ONCE_NOT_SAFE",
     )
 
 
-def forget(view: View, loader: Loader, entry: Entry) -> None:
+def forget(view: View, at: Installation, entry: Entry) -> None:
     """Before our entry goes: the old default is back, and one that counts past it still means the same."""
-    text = blocks.whole(view, loader)
-    remembered = _REMEMBERED.search(text)
-    found = _DEFAULT.search(text, remembered.end() if remembered else 0, _end_of_head(text))
-    counted = number(found.group("value")) if found else None
-    if found is None or counted is None:
+    text = one_file.whole(view, at)
+    ours = texts.remembered_default(text, _DEFAULT, _end_of_head(text))
+    current = ours or _DEFAULT.search(text, 0, _end_of_head(text))
+    counted = number(current.group("value")) if current else None
+    if current is None or counted is None:
         return
-    if remembered and found.group("value") == entry.id:
-        old = remembered.group("line")
-        view.put(
-            loader.config, text[: remembered.start()] + (old + "\n" if old else "") + text[found.end() :]
-        )
+    if ours and ours.group("value") == entry.id:
+        view.put(at.config, texts.with_old_default(text, ours))
     elif counted > int(entry.id):
-        view.put(loader.config, text[: found.start("value")] + str(counted - 1) + text[found.end("value") :])
+        view.put(at.config, text[: current.start("value")] + str(counted - 1) + text[current.end("value") :])
+
+
+GRUB_LEGACY = BootLoader(
+    name="grub-legacy",
+    looked_for=FILES,
+    found=found,
+    menu=menu,
+    lines=lines,
+    add=add,
+    drop=one_file.drop,
+    set_default=set_default,
+    set_once=set_once,
+    forget=forget,
+    once=False,
+)

@@ -12,7 +12,7 @@ import re
 from typing import List, Optional, Tuple
 
 from ...errors import KmodError
-from .menu import encode
+from .view import encode
 
 HEADER = "# GRUB Environment Block\n"
 
@@ -42,7 +42,7 @@ def get(variables: List[Tuple[str, str]], name: str) -> Optional[str]:
     return next((value for each, value in variables if each == name), None)
 
 
-def set_(text: str, path: str, name: str, value: Optional[str]) -> str:
+def set_(text: str, name: str, value: Optional[str], *, path: str) -> str:
     """The block with one variable changed where it stands, added after the others, or (None) taken out."""
     old = re.search(r"^%s=(?:\\.|[^\\\n])*\n" % re.escape(name), text, re.M | re.S)
     line = "" if value is None else "%s=%s\n" % (name, re.sub(r"([\\\n])", r"\\\1", value))

@@ -2,36 +2,19 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What all boot loaders have in common here: entries in a menu, read from and planned as texts.
-
-A loader's module turns a View into a Menu. Since a View shows planned texts in place of those on disk, the
-menu that a plan would leave behind is read by the same code before anything is written.
-"""
+"""What all boot loaders have in common here: entries in a menu, and what an entry to be is made of."""
 
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
-from ...host import Host
-from ...plan import Content, File, Plan, Stamp, stamp
+from ..texts import MARKER, trial_comment
 
 # A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of
 # initramfs-tools reboot instead of
 # giving a shell, the others do it for dracut. That is for entries on trial: the default, as the shipped one,
 # leaves what it died of on the console.
 FALLBACK_ARGS = "panic=10 oops=panic rd.shell=0 rd.emergency=reboot"
-TEXT_LIMIT = 4 << 20  # bytes of a loader's file
-MANY = 4096  # files with entries: a menu that nobody reads
-# on the kernel's command line; the kernel leaves unknown names with a dot to modules and tells nobody
-MARKER = "outoftree.kmod"
-
-
-class Loader(NamedTuple):
-    """A boot loader found on a host."""
-
-    kind: str  # grub2, bls (GRUB 2 with blscfg), systemd-boot, grub-legacy, extlinux
-    config: str  # its main configuration file, as a real path inside the root
-    entries: str = ""  # directory of Boot Loader Specification entries
 
 
 class Entry(NamedTuple):
@@ -61,6 +44,13 @@ class Menu(NamedTuple):
     default: Optional[Entry]  # what boots start
     once: Optional[str] = None  # the id that the next boot alone starts
 
+    def ours(self, driver: str, kernel: str) -> Entry:
+        return next(entry for entry in self.entries if (entry.driver, entry.kernel) == (driver, kernel))
+
+    def is_started(self, entry: Entry) -> bool:
+        """Whether it is the default, or what the next boot alone starts."""
+        return same(self.default, entry) or self.once == entry.id
+
 
 class Verified(NamedTuple):
     """The images that an entry of a kernel is to start, as they were found just now by who can tell whether
@@ -77,6 +67,7 @@ class Verified(NamedTuple):
 class New(NamedTuple):
     """An entry to be: how it differs from the one that it is a copy of."""
 
+    shipped: Entry  # the one that it is a copy of
     driver: str
     kernel: str
     initrd: Tuple[str, ...]  # as the loader sees them, in place of the shipped one
@@ -99,135 +90,17 @@ class New(NamedTuple):
         )
 
     @property
-    def mark(self) -> str:
-        return "%s %s %s" % (MARKER, self.driver, self.kernel)
-
-    @property
     def remark(self) -> str:
-        """The comment beside the entry that remembers its trial. It goes with the entry."""
-        return "# %s trial %s\n" % (MARKER, self.trial) if self.trial else ""
+        return trial_comment(self.trial)
 
 
-_TRIAL = re.compile(r"^# %s trial ((?:started|passed|idle) [0-9a-f]{64})\n" % re.escape(MARKER), re.M)
+def key(entry: Entry) -> Tuple[str, ...]:
+    """What makes it the same entry later: whose it is and for which kernel, and of a foreign one each byte."""
+    return (entry.driver, entry.kernel or "") if entry.driver else (entry.path, entry.text, entry.title)
 
 
-def trial(text: str) -> str:
-    """What the comment in an entry of ours says of its trial, "" where it has had none."""
-    found = _TRIAL.search(text)
-    return found.group(1) if found else ""
-
-
-def forgotten(text: str) -> str:
-    """An entry's text without that comment."""
-    return _TRIAL.sub("", text)
-
-
-class Command(NamedTuple):
-    """A tool of the host's, what takes back what it does, and what tells whether it did it (see
-    plan.Command).
-    """
-
-    path: str
-    argv: List[str]
-    inverse: Callable[[Host], Any]
-    proof: Callable[[Host], Optional[str]]
-
-
-class Stage:
-    """Texts by path (None: no file), each written once, and a tool of the host's that runs after them."""
-
-    def __init__(self) -> None:
-        self.changed: Dict[str, Optional[str]] = {}
-        self.command: Optional[Command] = None
-
-
-class View:
-    """The host's small text files as they will be once what is planned has been written.
-
-    Each is read once, so that a plan is made of one state.
-    """
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.stages = [Stage()]
-        self.like: Dict[str, str] = {}
-        self.found: Dict[str, Optional[str]] = {}  # what was read
-        self.seen: Dict[str, Optional[Stamp]] = {}  # and when: what is there on writing must be that still
-        self.kept: Dict[Loader, Any] = {}  # what a loader's module made of the texts as they are planned now
-
-    def then(self) -> None:
-        """What is planned from here on is done only when all that was planned so far has been."""
-        self.stages.append(Stage())
-
-    def resolve(self, path: str) -> str:
-        return self.host.inside(self.host.real(path))
-
-    def text(self, path: str) -> Optional[str]:
-        """A file's text, None where there is none."""
-        path = self.resolve(path)
-        for stage in reversed(self.stages):
-            if path in stage.changed:
-                return stage.changed[path]
-        if path not in self.found:
-            self.seen[path] = stamp(self.host, path)
-            self.found[path] = self.host.read_text(path, TEXT_LIMIT) if self.host.is_file(path) else None
-        return self.found[path]
-
-    def names(self, directory: str) -> List[str]:
-        """The names of the regular files in a directory, sorted."""
-        directory = self.resolve(directory)
-        names = {name for name in self.host.listdir(directory) if self.host.is_file(directory + "/" + name)}
-        for path, text in (each for stage in self.stages for each in stage.changed.items()):
-            if path.rsplit("/", 1)[0] == directory:
-                (names.discard if text is None else names.add)(path.rsplit("/", 1)[1])
-        if len(names) > MANY:
-            raise KmodError(
-                directory,
-                "has %d files, more than the %d that are read" % (len(names), MANY),
-                "Remove what no kernel needs",
-                "ENTRIES_TOO_MANY",
-            )
-        return sorted(names)
-
-    def put(self, path: str, text: Optional[str], like: str = "") -> None:
-        """Plan a text (None: no file).
-
-        A new file gets the mode and owner of ``like``, so that secrets in it stay as secret.
-        """
-        self.text(path)
-        self.kept.clear()
-        path = self.resolve(path)
-        self.stages[-1].changed[path] = text
-        self.like.setdefault(path, self.resolve(like or path))
-
-    def run(self, command: Command) -> None:
-        """Plan one of the host's tools, after what is planned so far and before what follows."""
-        self.stages[-1].command = command
-        self.then()
-
-    def plan(self) -> Plan:
-        """The writes, in the order in which they were planned."""
-        plan = Plan(self.host)
-        plan.seen.update(self.seen)
-        for stage in self.stages:
-            for path, text in stage.changed.items():
-                status = self.host.stat(path) or self.host.stat(self.like[path])
-                if text is None or status is None:
-                    plan.put(path, None if text is None else File(Content.of(encode(text))))
-                else:
-                    plan.put(
-                        path,
-                        File(
-                            Content.of(encode(text)), status.st_mode & 0o7777, (status.st_uid, status.st_gid)
-                        ),
-                    )
-            if stage.command:
-                plan.run(*stage.command)
-        return plan
-
-
-def encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def same(one: Optional[Entry], other: Optional[Entry]) -> bool:
+    return (one and key(one)) == (other and key(other))
 
 
 def boots(entry: Entry, release: str) -> bool:

@@ -101,13 +101,13 @@ def _variables(text: str, variables: Mapping[str, str]) -> str:
     return text
 
 
-class Command(NamedTuple):
+class Statement(NamedTuple):
     """A simple command, or a block (``menuentry``, ``submenu``, ``function``) with the commands in its
     braces.
     """
 
     words: List[Word]
-    body: Optional[List["Command"]]  # type: ignore[misc]
+    body: Optional[List["Statement"]]  # type: ignore[misc]
     start: int
     stop: int
     keywords: Tuple[str, ...] = ()  # in front of it; some stand alone, of no words
@@ -116,7 +116,7 @@ class Command(NamedTuple):
     def name(self) -> str:
         return self.words[0].value if self.words else ""
 
-    def walk(self) -> Iterator["Command"]:
+    def walk(self) -> Iterator["Statement"]:
         """The commands in its body, those in its conditions too."""
         for command in self.body or ():
             yield command
@@ -125,22 +125,22 @@ class Command(NamedTuple):
 
 # a plan reads the same few scripts again and again; nobody changes what is found
 @functools.lru_cache(maxsize=8)
-def parse(text: str, path: str) -> List[Command]:
+def parse(text: str, path: str) -> List[Statement]:
     """The commands of a script in their order; those inside ``if`` stand on the level around it."""
-    levels: List[List[Command]] = [[]]
+    levels: List[List[Statement]] = [[]]
     heads: List[List[Word]] = []
     words: List[Word] = []
     position = 0
     while position < len(text):
         found = _TOKEN.match(text, position)
         if found is None:
-            raise _malformed(path, text, position, "a quote that is not closed")
+            raise _malformed(path, text, position, what="a quote that is not closed")
         kind, token = found.lastgroup, found.group()
         if kind == "word":
             words.append(Word(token, position, found.end()))
         elif token == "{":
             if len(heads) == DEPTH:
-                raise _malformed(path, text, position, "more than %d blocks in one another" % DEPTH)
+                raise _malformed(path, text, position, what="more than %d blocks in one another" % DEPTH)
             heads.append(_plain(words))
             levels.append([])
             words = []
@@ -149,12 +149,14 @@ def parse(text: str, path: str) -> List[Command]:
             words = []
             if token == "}":
                 if not heads:
-                    raise _malformed(path, text, position, "a } without its {")
+                    raise _malformed(path, text, position, what="a } without its {")
                 body, head = levels.pop(), heads.pop()
-                levels[-1].append(Command(head, body, head[0].start if head else position, found.end()))
+                levels[-1].append(Statement(head, body, head[0].start if head else position, found.end()))
         position = found.end()
     if heads:
-        raise _malformed(path, text, heads[-1][0].start if heads[-1] else len(text), "a { that is not closed")
+        raise _malformed(
+            path, text, heads[-1][0].start if heads[-1] else len(text), what="a { that is not closed"
+        )
     _finish(levels[-1], words)
     return levels[0]
 
@@ -163,14 +165,16 @@ def _plain(words: List[Word]) -> List[Word]:
     return list(itertools.dropwhile(lambda word: word.raw in KEYWORDS, words))
 
 
-def _finish(level: List[Command], words: List[Word]) -> None:
+def _finish(level: List[Statement], words: List[Word]) -> None:
     if words:
         plain = _plain(words)
         keywords = tuple(word.raw for word in words[: len(words) - len(plain)])
-        level.append(Command(plain, None, (plain or words)[0].start, words[-1].stop, keywords))
+        level.append(Statement(plain, None, (plain or words)[0].start, words[-1].stop, keywords))
 
 
-def ways(commands: Iterable[Command], step: Callable[[Command, State], State], start: State) -> Set[State]:
+def ways(
+    commands: Iterable[Statement], step: Callable[[Statement, State], State], start: State
+) -> Set[State]:
     """What is reached at the end of commands, by whatever way through their conditions; ``step`` tells what a
     command makes of a state.
     """
@@ -220,8 +224,8 @@ class _Block:
 
 
 def running(
-    commands: Iterable[Command], holds: Callable[[Command], Optional[bool]]
-) -> Iterator[Tuple[Command, bool]]:
+    commands: Iterable[Statement], holds: Callable[[Statement], Optional[bool]]
+) -> Iterator[Tuple[Statement, bool]]:
     """Commands, each with False if it is in a branch of which ``holds`` tells that it is not taken (None
     where it cannot tell).
     """
@@ -269,7 +273,7 @@ def test(words: Sequence[str]) -> Optional[bool]:
     return words[0] != "" if len(words) == 1 else False if not words else None
 
 
-def _malformed(path: str, text: str, position: int, what: str) -> KmodError:
+def _malformed(path: str, text: str, position: int, *, what: str) -> KmodError:
     return KmodError(
         path,
         "line %d: %s" % (text.count("\n", 0, position) + 1, what),

@@ -5,20 +5,15 @@
 """The entry that a distribution ships for a kernel, and the files that it starts."""
 
 import re
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host
-from . import detect, extlinux, grub2, grub_legacy, systemd_boot
-from .menu import Entry, Loader, Menu, View, boots
+from .boot_loader import Installation
+from .loaders import detect, installed
+from .menu import Entry, Menu, boots
+from .view import View
 
-LOADERS: Dict[str, Any] = {
-    "grub2": grub2,
-    "bls": grub2,
-    "systemd-boot": systemd_boot,
-    "grub-legacy": grub_legacy,
-    "extlinux": extlinux,
-}
 _RECOVERY = re.compile(
     r"(^|\s)(single|recovery|emergency|rescue|1|s|S|systemd\.unit=(rescue|emergency)\.target)(\s|$)"
 )
@@ -31,21 +26,15 @@ def initramfs(host: Host, release: str) -> Optional[str]:
     was copied from.
     """
     with forgiving():
-        loader = detect.detect(host)
-        return locate(
-            host,
-            initrd_word(
-                choose(host, LOADERS[loader.kind].menu(View(host), loader), release, loader), release
-            ),
-        )
+        at = detect(host)
+        return locate(host, initrd_word(choose(host, at, at.menu(View(host)), release=release), release))
     return None
 
 
 def default(host: Host) -> Optional[Entry]:
     """The entry that boots start; None where the boot loader's files do not tell."""
     with forgiving():
-        loader = detect.detect(host)
-        return LOADERS[loader.kind].menu(View(host), loader).default  # type: ignore[no-any-return]
+        return detect(host).menu(View(host)).default
     return None
 
 
@@ -57,8 +46,8 @@ def starting(host: Host, path: str) -> List[Entry]:
     that cannot be read is an error.
     """
     found = []
-    for loader in detect.installed(host):
-        menu = LOADERS[loader.kind].menu(View(host), loader)
+    for at in installed(host):
+        menu = at.menu(View(host))
         for entry in menu.entries:
             if starts(host, entry, [path]):
                 chosen = [("default", menu.default == entry), ("once", menu.once == entry.id)]
@@ -68,8 +57,8 @@ def starting(host: Host, path: str) -> List[Entry]:
 
 def starts(host: Host, entry: Entry, paths: Sequence[str]) -> bool:
     """Whether an entry starts one of these images."""
-    images = {host.real(path) for path in paths}
-    return any(host.real(place) in images for word in entry.initrd for place in _places(word))
+    places = [place for word in entry.initrd for place in _places(word)]
+    return not {host.real(path) for path in paths}.isdisjoint(map(host.real, places))
 
 
 def initrd_word(entry: Entry, release: str) -> str:
@@ -90,7 +79,7 @@ def initrd_word(entry: Entry, release: str) -> str:
     return words[0]
 
 
-def choose(host: Host, menu: Menu, release: str, loader: Loader, copy_of: str = "") -> Entry:
+def choose(host: Host, at: Installation, menu: Menu, *, release: str, copy_of: str = "") -> Entry:
     """The shipped entry of a kernel: generated ones before hand-made ones, this machine's own before those of
     the machine that it was cloned from, no recovery, and no two that differ."""
     shipped = [entry for entry in menu.entries if entry.driver is None]
@@ -114,14 +103,14 @@ def choose(host: Host, menu: Menu, release: str, loader: Loader, copy_of: str = 
                 found = [entry for entry in found if better(entry)] or found
     if not found:
         raise KmodError(
-            loader.config,
+            at.config,
             "no entry boots %s%s" % (release, " and is called %r" % copy_of if copy_of else ""),
             "Let the distribution's own tool write it, or leave that kernel out",
             "ENTRY_MISSING",
         )
     if len({_started(entry) for entry in found}) > 1:
         raise KmodError(
-            loader.config,
+            at.config,
             "%d entries boot %s and differ: %s"
             % (len(found), release, ", ".join("%r, called %r" % (entry.id, entry.title) for entry in found)),
             "Say which one to copy with copy_of: its id, which comes first",

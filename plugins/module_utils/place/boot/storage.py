@@ -83,10 +83,5 @@ def _configured(host: Host, path: str) -> Optional[str]:
 
 
 def _modules(entry: str) -> List[str]:
-    return [
-        word.value
-        for command in script.parse(entry, "entry")
-        for each in [command] + list(command.walk())
-        if each.name == "insmod"
-        for word in each.words[1:]
-    ]
+    commands = [each for command in script.parse(entry, "entry") for each in [command, *command.walk()]]
+    return [word.value for each in commands if each.name == "insmod" for word in each.words[1:]]

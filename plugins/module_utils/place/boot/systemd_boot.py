@@ -18,47 +18,67 @@ from typing import List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ...host import Host
+from ...plan import Command
+from ...read.efi import Variable
+from .. import texts
 from . import bls
-from .menu import MARKER, Command, Entry, Loader, Menu, New, View
+from .boot_loader import BootLoader, Installation
+from .menu import Entry, Menu, New
+from .view import View
 
-VARIABLES = "/sys/firmware/efi/efivars/%s-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-VARIABLE_LIMIT = 1 << 16
+ESP = ("/efi", "/boot/efi", "/boot")  # where the EFI system partition is mounted (bootctl(1))
+DEFAULT, ONCE, INFO = Variable("LoaderEntryDefault"), Variable("LoaderEntryOneShot"), Variable("LoaderInfo")
 SET_ONCE = ["bootctl", "set-oneshot"]
 _COUNT = re.compile(r"\+(?P<left>\d+)(-\d+)?$")
 _DEFAULT = re.compile(r"^default[ \t]+(?P<value>\S.*?)[ \t]*\n", re.M)
-_REMEMBERED = re.compile(r"^# %s default(?P<old>.*)\n" % re.escape(MARKER), re.M)
 
 
-def menu(view: View, loader: Loader) -> Menu:
-    entries = _entries(view, loader)
-    default = _variable(view.host, "LoaderEntryDefault") or _configured(view, loader)
+def found(host: Host) -> Optional[Installation]:
+    """By its program on an EFI system partition; entries may lie on an extended boot partition instead."""
+    for esp in ESP:
+        if any(name.startswith("systemd-boot") for name in host.listdir(esp + "/EFI/systemd")):
+            entries = next(
+                (
+                    each + "/loader/entries"
+                    for each in (esp, "/boot")
+                    if host.is_dir(each + "/loader/entries")
+                ),
+                esp + "/loader/entries",
+            )
+            return Installation(SYSTEMD_BOOT, esp + "/loader/loader.conf", entries)
+    return None
+
+
+def menu(view: View, at: Installation) -> Menu:
+    entries = _entries(view, at)
+    default = DEFAULT.text(view.host) or _configured(view, at)
     if default.startswith("@"):  # @saved: whatever was started last
         chosen = None
     else:
         good = [
             entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())
         ]
-        # which has its place in the menu by what is in it
-        others = [] if good else unified(view.host, loader)
+        others = [] if good else unified(view.host, at)  # which has its place in the menu by what is in it
         chosen = None if others else (good or entries or [None])[0]  # type: ignore[list-item]
     once = _once(view)
     return Menu(entries, chosen, once[: -len(".conf")] if once.endswith(".conf") else once or None)
 
 
-def unified(host: Host, loader: Loader) -> List[str]:
+def unified(host: Host, at: Installation) -> List[str]:
     """Kernels that come as one file with their initramfs (Boot Loader Specification, type 2).
 
     They are in the menu and not in these files.
     """
-    places = {path.rsplit("/loader/", 1)[0] + "/EFI/Linux" for path in (loader.config, loader.entries)}
-    return [name for place in sorted(places) for name in host.listdir(place) if name.lower().endswith(".efi")]
+    places = {path.rsplit("/loader/", 1)[0] + "/EFI/Linux" for path in (at.config, at.entries)}
+    names = [name for place in sorted(places) for name in host.listdir(place)]
+    return [name for name in names if name.lower().endswith(".efi")]
 
 
 def _once(view: View) -> str:
     """What the next boot alone starts, once what is planned has been done."""
     # each of them is of _start_once
     planned = [stage.command.argv[-1] for stage in view.stages if stage.command]
-    return planned[-1] if planned else _variable(view.host, "LoaderEntryOneShot")
+    return planned[-1] if planned else ONCE.text(view.host)
 
 
 def _start_once(view: View, name: str) -> None:
@@ -67,37 +87,24 @@ def _start_once(view: View, name: str) -> None:
         return
 
     def proof(host: Host) -> Optional[str]:
-        now = _variable(host, "LoaderEntryOneShot")
+        now = ONCE.text(host)
         return None if now == name else "the firmware has %r for the next boot" % now
 
     view.run(
-        Command(
-            VARIABLES % "LoaderEntryOneShot",
-            [*SET_ONCE, name],
-            lambda host: host.run([*SET_ONCE, before]),
-            proof,
-        )
+        Command(ONCE.path, (*SET_ONCE, name), inverse=lambda host: host.run([*SET_ONCE, before]), proof=proof)
     )
 
 
-def _variable(host: Host, name: str) -> str:
-    """A variable of systemd's boot loader interface: four bytes of attributes, then UTF-16."""
-    path = VARIABLES % name
-    if not host.live or not host.is_file(path):
-        return ""
-    return host.read(path, VARIABLE_LIMIT)[4:].decode("utf-16-le", "replace").rstrip("\0")
-
-
-def _configured(view: View, loader: Loader) -> str:
-    found = list(_DEFAULT.finditer((view.text(loader.config) or "") + "\n"))
+def _configured(view: View, at: Installation) -> str:
+    found = list(_DEFAULT.finditer((view.text(at.config) or "") + "\n"))
     return found[-1].group("value") if found else ""
 
 
-def _entries(view: View, loader: Loader) -> List[Entry]:
+def _entries(view: View, at: Installation) -> List[Entry]:
     """In the order of the menu (systemd's src/boot/boot.c: config_entry_compare)."""
     found = []
-    for name in view.names(loader.entries):
-        path = loader.entries + "/" + name
+    for name in view.names(at.entries):
+        path = at.entries + "/" + name
         entry = (
             bls.entry(path, view.text(path) or "", ("linux", "efi"))
             if name.lower().endswith(".conf")
@@ -122,12 +129,12 @@ def _order(entry: Entry) -> Order:
     keys = {line.key: line.value for line in bls.lines(entry.text)}
     count = _COUNT.search(entry.id)
     return Order(
-        count is not None and count.group("left") == "0",
-        "sort-key" not in keys,
-        keys.get("sort-key", ""),
-        keys.get("machine-id", ""),
-        keys.get("version", ""),
-        _COUNT.sub("", entry.id),
+        failed=count is not None and count.group("left") == "0",
+        unsorted="sort-key" not in keys,
+        sort_key=keys.get("sort-key", ""),
+        machine=keys.get("machine-id", ""),
+        version=keys.get("version", ""),
+        name=_COUNT.sub("", entry.id),
     )
 
 
@@ -149,69 +156,57 @@ def _path(entry: Entry) -> str:
     return "%s/%s.conf" % (entry.path.rsplit("/", 1)[0], _COUNT.sub("", bls.identity(entry.path)))
 
 
-def add(view: View, loader: Loader, shipped: Entry, new: New) -> None:
+def add(view: View, at: Installation, new: New) -> None:
     """A copy of the shipped entry that never comes before it: the same sort-key, a lower version and a lower
     name.
     """
-    plain = shipped._replace(path=_path(shipped))
     text = re.sub(
         r"^(version[ \t]+\S+)",
         r"\1~%s" % bls.safe(new.driver),
-        bls.compose(shipped, new, "\ninitrd "),
+        bls.compose(new, several="\ninitrd "),
         flags=re.M,
     )
     ours = next(
-        (
-            entry
-            for entry in _entries(view, loader)
-            if (entry.driver, entry.kernel) == (new.driver, new.kernel)
-        ),
+        (entry for entry in _entries(view, at) if (entry.driver, entry.kernel) == (new.driver, new.kernel)),
         None,
     )
-    bls.put(view, ours.path if ours else bls.path(plain, new), text, shipped, new)
+    bls.put(view, ours.path if ours else bls.path(_path(new.shipped), new), new, text=text)
 
 
-def lines(view: View, loader: Loader, entry: Entry) -> List[str]:
+def lines(view: View, at: Installation, entry: Entry) -> List[str]:
     """The command lines that the kernel may get: systemd-boot tells the kernel's EFI stub the images in words
     of their own in front.
     """
     return [" ".join(["initrd=" + path for path in entry.initrd] + [entry.args])]
 
 
-def drop(view: View, loader: Loader, entry: Entry) -> None:
+def drop(view: View, at: Installation, entry: Entry) -> None:
     view.put(entry.path, None)
 
 
-def set_default(view: View, loader: Loader, entry: Entry) -> None:
-    """Have loader.conf name our entry, without a count; the line that was there is kept in a comment."""
-    overriding = _variable(view.host, "LoaderEntryDefault")
+def set_default(view: View, at: Installation, entry: Entry) -> None:
+    """Have loader.conf name an entry, ours without a count; the line that was there is kept in a comment."""
+    overriding = DEFAULT.text(view.host)
     if overriding and overriding != entry.id + ".conf":
         raise KmodError(
-            loader.config,
+            at.config,
             "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
             "Unset it: bootctl set-default ''",
             "DEFAULT_OVERRIDDEN",
         )
     _uncount(view, entry)
-    text = view.text(loader.config)
+    text = view.text(at.config)
     old = list(_DEFAULT.finditer(text or ""))
     line = "default %s.conf\n" % entry.id
-    if old and old[-1].group() == line:
-        return
-    if text is None:
-        view.put(loader.config, "# %s default +file\n%s" % (MARKER, line), like=entry.path)
-    elif not old:
-        view.put(loader.config, "# %s default\n%s%s" % (MARKER, line, text))
-    else:
-        remembered = "" if _REMEMBERED.search(text) else "# %s default %s" % (MARKER, old[-1].group())
-        view.put(loader.config, text[: old[-1].start()] + remembered + line + text[old[-1].end() :])
+    if not old or old[-1].group() != line:
+        view.put(at.config, texts.with_default(text, old[-1] if old else None, line), like=entry.path)
 
 
-def set_once(view: View, loader: Loader, entry: Entry) -> None:
+def set_once(view: View, at: Installation, entry: Entry) -> None:
     """Have the firmware remember it for the next boot, which the loader forgets before it starts the entry."""
-    if not view.host.live or not view.host.exists(VARIABLES % "LoaderInfo"):
+    if not view.host.live or not view.host.exists(INFO.path):
         raise KmodError(
-            loader.config,
+            at.config,
             "which entry is started once is kept in variables of the firmware, which only the running machine has",
             "Choose the entry in the boot menu, or run this on the machine itself",
             "ONCE_NOT_SAFE",
@@ -227,18 +222,26 @@ def _uncount(view: View, entry: Entry) -> None:
         view.put(entry.path, None)
 
 
-def forget(view: View, loader: Loader, entry: Entry) -> None:
+def forget(view: View, at: Installation, entry: Entry) -> None:
     """Before our entry goes: nothing names it any more, and the old default is back."""
     if _once(view) == entry.id + ".conf":
         _start_once(view, "")
-    text = view.text(loader.config) or ""
-    remembered = _REMEMBERED.search(text)
-    current = _DEFAULT.search(text, remembered.end()) if remembered else None
-    if remembered and current and current.group("value") == entry.id + ".conf":
-        old = remembered.group("old")[1:]
-        whole = (
-            text[: remembered.start()]
-            + (old + "\n" if old and old != "+file" else "")
-            + text[current.end() :]
-        )
-        view.put(loader.config, None if old == "+file" and not whole else whole)
+    text = view.text(at.config) or ""
+    ours = texts.remembered_default(text, _DEFAULT)
+    if ours and ours.group("value") == entry.id + ".conf":
+        view.put(at.config, texts.with_old_default(text, ours))
+
+
+SYSTEMD_BOOT = BootLoader(
+    name="systemd-boot",
+    looked_for=("EFI/systemd on an EFI system partition",),
+    found=found,
+    menu=menu,
+    lines=lines,
+    add=add,
+    drop=drop,
+    set_default=set_default,
+    set_once=set_once,
+    forget=forget,
+    program="systemd-boot",
+)

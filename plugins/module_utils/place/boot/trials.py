@@ -23,7 +23,8 @@ from ...plan import Content
 from ...read import ko
 from ...read.names import alias_of
 from .. import depmod, loaded
-from .menu import MARKER, Entry, Menu
+from ..texts import MARKER
+from .menu import Entry, Menu
 
 # written out of the initramfs: the line by which the variant says which it is
 MARK = "/run/outoftree.kmod.variant"
@@ -44,14 +45,31 @@ class Trial(NamedTuple):
     starts: bool = False  # whether it is this plan that has the next boot try it
 
 
-def known(of: str, entry: Optional[Entry], once: Optional[str], running: Dict[str, Any]) -> Trial:
+class Running(NamedTuple):
+    """What the running system shows of a driver."""
+
+    booted: Optional[str]  # the kernel's release, if an entry of the driver started it that is as it was then
+    loaded: Tuple[Tuple[str, str], ...]  # each module of the driver as /sys has it (see ``loaded.state``)
+    # whether the variant was unpacked at boot; None where it promises nothing that would tell
+    initramfs: Optional[bool]
+    # whether the modules that are loaded, one at least, are the very ones that are deployed, and the variant
+    # was unpacked
+    verified: bool
+    verdict: str  # the same in a word, see ``_verdict``
+    message: str  # and in a sentence
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict(), loaded=dict(self.loaded))
+
+
+def known(of: str, entry: Optional[Entry], *, once: Optional[str], running: Running) -> Trial:
     """The trial of an entry that is there already (or not) and is to start what the digest ``of`` tells, if
     the next boot starts ``once`` and the running system shows ``running`` (see ``proof``).
     """
     remark = entry.trial if entry else ""
     had = remark.split(" ")[0] if remark.endswith(" " + of) else ""
-    if entry and running["booted"] == entry.kernel and mark(of) in entry.args.split():
-        shown = "passed" if running["verified"] else "idle" if running["verdict"] == "idle" else ""
+    if entry and running.booted == entry.kernel and mark(of) in entry.args.split():
+        shown = "passed" if running.verified else "idle" if running.verdict == "idle" else ""
         if shown:
             return Trial(shown, of, "%s %s" % (shown, of) if had else "")
     if entry and once == entry.id:
@@ -83,15 +101,12 @@ def cancelled(trial: Trial) -> Trial:
     return trial._replace(state="none", remark="") if trial.state == "pending" else trial
 
 
-def proof(host: Host, driver: str, menu: Menu, marks: Mapping[str, str]) -> Dict[str, Any]:
-    """What the running system shows of the driver: ``booted``, the kernel's release if an entry of the driver
-    started it that is as it was then, ``loaded``, each module of the driver as /sys has it (see
-    ``loaded.state``), and ``initramfs``, whether the variant was unpacked at boot: what it leaves in MARK is
-    what ``marks`` says of the kernel (None where that promises nothing).
+def proof(host: Host, driver: str, menu: Menu, *, marks: Mapping[str, str]) -> Running:
+    """What the running system shows of the driver.
 
-    ``verified`` if the modules that are loaded, one at least, are the very ones that are deployed, by build
-    ID or srcversion, and the variant was unpacked. ``verdict`` and ``message`` say it in a word and in a
-    sentence.
+    ``marks``: what the variant of each kernel leaves in MARK when it is unpacked.
+
+    Modules are told by build ID or srcversion.
     """
     release = os.uname().release
     ours = (
@@ -106,22 +121,22 @@ def proof(host: Host, driver: str, menu: Menu, marks: Mapping[str, str]) -> Dict
     promised = marks.get(release, "")
     unpacked = _small(host, MARK) == promised if booted and promised else None
     verdict, message = (
-        _verdict(host, release, driver, states, unpacked)
+        _verdict(host, release, driver, states=states, unpacked=unpacked)
         if booted
         else ("none", "The running system was not started by an entry of %s as it is now." % driver)
     )
-    return {
-        "booted": release if booted else None,
-        "loaded": states,
-        "initramfs": unpacked,
-        "verified": verdict == "well",
-        "verdict": verdict,
-        "message": message,
-    }
+    return Running(
+        release if booted else None,
+        tuple(states.items()),
+        unpacked,
+        verified=verdict == "well",
+        verdict=verdict,
+        message=message,
+    )
 
 
 def _verdict(
-    host: Host, release: str, driver: str, states: Dict[str, str], unpacked: Optional[bool]
+    host: Host, release: str, driver: str, *, states: Mapping[str, str], unpacked: Optional[bool]
 ) -> Tuple[str, str]:
     """What the system that the driver's entry started shows, in a word and in a sentence."""
     named = {
@@ -170,11 +185,8 @@ def _asking(host: Host, release: str, driver: str) -> Optional[str]:
     """A device of the running system that a module of the driver has an alias for (kmod:
     libkmod/libkmod-index.c matches with fnmatch, too).
     """
-    patterns = [
-        fnmatch.translate(alias_of(alias))
-        for path in depmod.linked(host, release, [driver])
-        for alias in ko.read(host, path).aliases
-    ]
+    modules = [ko.read(host, path) for path in depmod.linked(host, release, [driver])]
+    patterns = [fnmatch.translate(alias_of(alias)) for module in modules for alias in module.aliases]
     wanted = re.compile("|".join(patterns) or "(?!)")
     for directory, _names, files in itertools.islice(os.walk(host.real("/sys/devices")), DEVICES):
         device = host.inside(directory)
@@ -212,7 +224,7 @@ def _marks(args: str) -> Set[str]:
     return {word for word in args.split() if word.startswith(mark(""))}
 
 
-def digest(host: Host, release: str, images: Sequence[str], args: str) -> str:
+def digest(host: Host, release: str, images: Sequence[str], *, args: str) -> str:
     """What is tried."""
     parts = [release] + [Content.stored(host, image).sha256 for image in images] + [args]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -21,8 +21,8 @@ from ...plan import Change, Command, Content, File, Plan
 from ...read import ko, names
 from ...read.kernel_module import KernelModule
 from .. import depmod
-from ..boot import entry as boot_entry
 from ..boot import shipped as shipped_entry
+from ..boot import withdraw
 from ..boot.menu import Entry
 from . import early, existing, image, manifest, overlay, rebuild, tpm, witness
 from .kept import Kept
@@ -57,6 +57,10 @@ class Made(NamedTuple):
     phases: Tuple[rebuild.Phase, ...] = ()
 
     @property
+    def kernel(self) -> str:
+        return self.wants.kernel
+
+    @property
     def initrds(self) -> Tuple[str, ...]:
         """What a boot entry loads, in that order."""
         return existing.loaded(self.path, self.wants.base.path, self.method)
@@ -64,7 +68,7 @@ class Made(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         wants, alone = self.wants, self.method == "segment"
         row = {
-            "kernel": wants.kernel,
+            "kernel": self.kernel,
             "drivers": list(wants.drivers),
             "base": wants.base.path,
             "early_load": wants.early_load,
@@ -162,7 +166,7 @@ def present(
             GivenBack(path, entry.title) for entry in shipped_entry.starting(host, path) if entry.chosen
         ]
     pruned = _prunable(host, recipe.drivers) if not kernels else []
-    whole = _for_good(boot_entry.give_back(host, written)) if chosen else Plan(host)
+    whole = _for_good(withdraw.give_back(host, written)) if chosen else Plan(host)
     whole.extend(_removal(host, pruned))
     foreign = []
     for path, mark in existing.marks_alone(host):
@@ -252,7 +256,7 @@ def _removal(host: Host, variants: Sequence[Variant], with_entries: bool = True)
             "VARIANT_STARTED",
         )
     steps = (
-        _for_good(boot_entry.without(host, [variant.path for variant in variants])) if started else Plan(host)
+        _for_good(withdraw.without(host, [variant.path for variant in variants])) if started else Plan(host)
     )
     for variant in variants:
         steps.put(variant.path, None, keep=False)

@@ -11,20 +11,12 @@ import subprocess
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, detect, entry, grubenv
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import FALLBACK_ARGS, View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import cmdline, grubenv, loaders
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import FALLBACK_ARGS
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD
-from tests.unit.place.boot.test_entry import (
-    absent,
-    machine,
-    menu,
-    present,
-    refused,
-    snapshot,
-    trier,
-    variants,
-)  # noqa: F401
+from tests.unit.place.boot.test_entry import absent, menu, present, refused, snapshot, variants
 
 
 def change(root, pattern, replacement):
@@ -36,17 +28,16 @@ def change(root, pattern, replacement):
 def lines(root):
     """What the kernel would get of each entry of ours."""
     host = Host(str(root))
-    loader = detect.detect(host)
-    module = entry.LOADERS[loader.kind]
+    at = loaders.detect(host)
     return [
-        line for each in menu(root).entries if each.driver for line in module.lines(View(host), loader, each)
+        line for each in menu(root).entries if each.driver for line in at.loader.lines(View(host), at, each)
     ]
 
 
 SHIPPED_LINE = r"^([ \t]*(?:linux(?:16)?[ \t]+/\S*vmlinuz-\S+ root|kernel[ \t]|append[ \t]|options[ \t]).*)$"
 
 
-def test_arguments_are_put_in_front_of_what_is_for_init(machine):  # noqa: F811
+def test_arguments_are_put_in_front_of_what_is_for_init(machine):
     root, kernels = machine
     change(root, SHIPPED_LINE, r"\1 -- 3 text")
     before = snapshot(root)
@@ -64,7 +55,7 @@ def test_what_is_for_init_in_a_variable_of_grubs_counts(tmp_path, variable):
     kernels = variants(machines.el8(tmp_path), OLD, NEW)
     path = tmp_path / "boot/grub2/grubenv"
     name, _equals, value = variable.partition("=")
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", name, value))
+    path.write_text(grubenv.set_(path.read_text(), name, value, path="grubenv"))
     present(tmp_path, kernels)[0].apply()
     for line in lines(tmp_path):
         assert set(FALLBACK_ARGS.split()) <= set(cmdline.words(line)) and " -- " in line + " "
@@ -86,7 +77,9 @@ def test_a_variable_behind_that_overrides_the_way_back_makes_no_trial(tmp_path, 
     kernels = variants(machines.el8(tmp_path), NEW)
     Running(tmp_path, "el8", monkeypatch)
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", "kernelopts", "root=/dev/sda1 panic=0 -- 3"))
+    path.write_text(
+        grubenv.set_(path.read_text(), "kernelopts", "root=/dev/sda1 panic=0 -- 3", path="grubenv")
+    )
     before = snapshot(tmp_path)
     assert "panic=0" in refused("TRIAL_NO_RETURN", present, tmp_path, kernels, boot="once").why
     assert snapshot(tmp_path) == before
@@ -97,13 +90,13 @@ def test_an_entry_without_options_keeps_those_that_grub_has_for_it(tmp_path):
     kernels = variants(machines.el9(tmp_path), NEW)
     change(tmp_path, r"^options .*\n", "")
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(grubenv.set_(path.read_text(), "grubenv", "default_kernelopts", "root=/dev/sda1 ro"))
+    path.write_text(grubenv.set_(path.read_text(), "default_kernelopts", "root=/dev/sda1 ro", path="grubenv"))
     present(tmp_path, kernels)[0].apply()
     assert [cmdline.words(line)[1:3] for line in lines(tmp_path)] == [["root=/dev/sda1", "ro"]]
 
 
 @pytest.mark.parametrize("size, fits", [(2047, True), (2048, False)])
-def test_a_line_that_the_kernel_would_cut_off_is_refused(machine, size, fits):  # noqa: F811
+def test_a_line_that_the_kernel_would_cut_off_is_refused(machine, size, fits):
     root, kernels = machine
     kernels = {NEW: kernels[NEW]}
     present(root, kernels)[0].apply()
@@ -191,7 +184,7 @@ def test_a_quote_that_is_not_closed_would_swallow_what_is_added(tmp_path):
 @pytest.mark.parametrize(
     "waits", ["init=/bin/sh", "rd.break", "break=premount", "systemd.unit=rescue.target", "rdinit=/bin/bash"]
 )
-def test_an_entry_that_waits_at_the_console_is_not_tried(trier, waits):  # noqa: F811
+def test_an_entry_that_waits_at_the_console_is_not_tried(trier, waits):
     root, kernels, _reboot = trier
     before = snapshot(root)
     assert waits in refused("TRIAL_NO_RETURN", present, root, kernels, boot="once", args=waits).why
@@ -211,21 +204,21 @@ def shown(root):
     return next(each.id for each in menu(root).entries if NEW in each.linux and "recovery" not in each.id)
 
 
-def test_arguments_in_the_shipped_line_that_ours_come_behind_do_not_matter(trier):  # noqa: F811
+def test_arguments_in_the_shipped_line_that_ours_come_behind_do_not_matter(trier):
     root, kernels, _reboot = trier
     change(root, SHIPPED_LINE, r"\1 panic=0 rd.shell=1")
     present(root, kernels, boot="once")[0].apply()
     assert [cmdline.words(line)[-4:] for line in lines(root)] == [FALLBACK_ARGS.split()] * 2
 
 
-def test_arguments_of_a_trial_that_were_asked_for_are_there_once(trier):  # noqa: F811
+def test_arguments_of_a_trial_that_were_asked_for_are_there_once(trier):
     root, kernels, _reboot = trier
     present(root, kernels, boot="once", args="oops=panic panic=10")[0].apply()
     for line in lines(root):
         assert line.count("panic=10") == line.count("oops=panic") == 1
 
 
-def test_arguments_that_are_for_init_or_for_us_are_refused(machine):  # noqa: F811
+def test_arguments_that_are_for_init_or_for_us_are_refused(machine):
     root, kernels = machine
     for bad in ("--", "a -- b", "outoftree.kmod=other", "outoftree.kmod.id=123"):
         refused("ARGS_INVALID", present, root, kernels, args=bad)

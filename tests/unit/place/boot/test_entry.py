@@ -14,14 +14,14 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
-    detect,
     entry,
     grubenv,
+    loaders,
     storage,
     systemd_boot,
     trials,
 )
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, write
 
@@ -57,16 +57,19 @@ def identity(args):
 
 def menu(root, kind="auto"):
     host = Host(str(root))
-    loader = detect.detect(host, kind)
-    return entry.LOADERS[loader.kind].menu(View(host), loader)
+    return loaders.detect(host, kind).menu(View(host))
 
 
 def present(root, kernels, **options):
-    return entry.present(Host(str(root)), entry.Request(DRIVER, **options), machines.verified(kernels))
+    plan, answer = entry.present(
+        Host(str(root)), entry.Request(DRIVER, **options), machines.verified(kernels)
+    )
+    return plan, answer.as_dict()
 
 
 def absent(root):
-    return entry.absent(Host(str(root)), DRIVER)
+    plan, answer = entry.absent(Host(str(root)), DRIVER)
+    return plan, answer.as_dict()
 
 
 @pytest.fixture(params=sorted(machines.FAMILIES))
@@ -208,9 +211,9 @@ class Running:
 
     def __init__(self, root, family, monkeypatch):
         self.root = root
-        self.firmware = root / (systemd_boot.VARIABLES % "LoaderEntryOneShot").lstrip("/")
+        self.firmware = root / systemd_boot.ONCE.path.lstrip("/")
         self.cmdline, self.states = "", {}
-        write(root, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("%s 252\0" % family))
+        write(root, systemd_boot.INFO.path, "\x07\0\0\0" + "\0".join("%s 252\0" % family))
         monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=NEW))
         monkeypatch.setattr(trials, "_cmdline", lambda host: self.cmdline)
         monkeypatch.setattr(trials, "_loaded", lambda host, release, driver: self.states)
@@ -220,11 +223,7 @@ class Running:
 
     def bootctl(self, name):
         if name:
-            write(
-                self.root,
-                systemd_boot.VARIABLES % "LoaderEntryOneShot",
-                "\x07\0\0\0" + "\0".join(name) + "\0",
-            )
+            write(self.root, systemd_boot.ONCE.path, "\x07\0\0\0" + "\0".join(name) + "\0")
         elif self.firmware.exists():
             self.firmware.unlink()
 
@@ -236,7 +235,7 @@ class Running:
         chosen = menu(self.root)
         self.bootctl("")
         for path in self.root.glob("boot/*/grubenv"):
-            path.write_text(grubenv.set_(path.read_text(), "grubenv", "next_entry", None))
+            path.write_text(grubenv.set_(path.read_text(), "next_entry", None, path="grubenv"))
         return next((each for each in chosen.entries if each.id == chosen.once), None), chosen.default
 
 
@@ -276,7 +275,7 @@ def test_what_somebody_made_the_default_by_hand_is_not_tried(tmp_path, monkeypat
     present(tmp_path, kernels)[0].apply()
     path = tmp_path / "boot/grub2/grubenv"
     path.write_text(
-        grubenv.set_(path.read_text(), "grubenv", "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW))
+        grubenv.set_(path.read_text(), "saved_entry", "outoftree-%s-%s" % (DRIVER, NEW), path="grubenv")
     )
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     monkeypatch.setattr(storage, "unwritable", lambda host, path, entry: None)

@@ -14,8 +14,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
     bls,
-    detect,
     entry,
+    loaders,
     script,
     storage,
 )
@@ -92,14 +92,14 @@ def test_a_script_of_blocks_in_blocks_without_end_is_malformed():
 
 def test_the_block_keeps_its_size_in_bytes():
     text = grubenv("saved_entry=x")
-    changed = env.set_(text, "grubenv", "saved_entry", "With driver \u00e9: \u2013")
+    changed = env.set_(text, "saved_entry", "With driver \u00e9: \u2013", path="grubenv")
     assert len(changed.encode()) == 1024
-    assert env.set_(changed, "grubenv", "saved_entry", "x") == text
+    assert env.set_(changed, "saved_entry", "x", path="grubenv") == text
 
 
 def test_a_block_whose_last_line_has_no_end_is_not_written_to():
     with pytest.raises(KmodError) as caught:
-        env.set_(env.HEADER + "x=y" + "#" * 900, "grubenv", "next_entry", "z")
+        env.set_(env.HEADER + "x=y" + "#" * 900, "next_entry", "z", path="grubenv")
     assert caught.value.code == "ENV_MALFORMED"
 
 
@@ -353,7 +353,7 @@ def test_a_default_that_somebody_else_has_set_since_is_theirs(tmp_path):
     initrd = machines.el7(tmp_path)
     present(tmp_path, variants(initrd, NEW), boot="default")[0].apply()
     path = tmp_path / "boot/grub2/grubenv"
-    path.write_text(env.set_(path.read_text(), "grubenv", "saved_entry", "1"))
+    path.write_text(env.set_(path.read_text(), "saved_entry", "1", path="grubenv"))
     absent(tmp_path)[0].apply()
     assert path.read_text() == grubenv("saved_entry=1")
 
@@ -554,7 +554,7 @@ def test_the_short_grub_cfg_of_the_efi_system_partition_leads_to_the_real_one(de
         "/boot/efi/EFI/debian/grub.cfg",
         "search.fs_uuid %s root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n" % UUID,
     )
-    assert detect.detect(Host(str(root))).config == "/boot/grub/grub.cfg"
+    assert loaders.detect(Host(str(root))).config == "/boot/grub/grub.cfg"
 
 
 def test_a_grub_cfg_on_the_efi_system_partition_has_its_custom_cfg_and_environment_there(tmp_path):

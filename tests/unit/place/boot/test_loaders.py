@@ -8,8 +8,8 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
-    detect,
     entry,
+    loaders,
     shipped,
     systemd_boot,
 )
@@ -38,8 +38,8 @@ CONF, ENTRIES, LOADER = "boot/grub/grub.conf", "boot/efi/loader/entries", "boot/
 )
 def test_the_loader_is_told_from_its_files(tmp_path, family, kind, config):
     machines.FAMILIES[family](tmp_path)
-    found = detect.detect(Host(str(tmp_path)))
-    assert (found.kind, found.config) == (kind, config)
+    found = loaders.detect(Host(str(tmp_path)))
+    assert (found.loader.name, found.config) == (kind, config)
 
 
 def test_two_loaders_are_told_and_one_has_to_be_named(tmp_path):
@@ -47,25 +47,24 @@ def test_two_loaders_are_told_and_one_has_to_be_named(tmp_path):
     initrd = machines.systemd_boot(tmp_path)
     assert "systemd-boot" in refused("LOADER_AMBIGUOUS", present, tmp_path, {}).why
     for kind, family in (("systemd-boot", "systemd-boot"), ("grub2", "debian")):
-        plan, result = entry.present(
+        plan, answer = entry.present(
             Host(str(tmp_path)),
-            entry.Request(DRIVER),
+            entry.Request(DRIVER, loader=kind),
             machines.verified(variants(initrd, NEW, family=family)),
-            kind,
         )
-        assert plan and result["loader"] == kind
+        assert plan and answer.loader == kind
 
 
 def test_a_loader_that_is_not_there_cannot_be_named(tmp_path):
     machines.debian(tmp_path)
     for kind in ("systemd-boot", "grub-legacy", "extlinux"):
-        refused("LOADER_MISSING", detect.detect, Host(str(tmp_path)), kind)
+        refused("LOADER_MISSING", loaders.detect, Host(str(tmp_path)), kind)
 
 
 def test_what_an_upgrade_left_of_grub_legacy_is_not_the_loader(tmp_path):
     machines.el7(tmp_path)
     write(tmp_path, "/boot/grub/grub.conf", "default=0\n")
-    assert detect.detect(Host(str(tmp_path))).kind == "grub2"
+    assert loaders.detect(Host(str(tmp_path))).loader.name == "grub2"
 
 
 @pytest.mark.parametrize("bios", [True, False])
@@ -75,7 +74,7 @@ def test_of_two_real_grub_cfgs_the_one_of_the_firmware_counts(tmp_path, bios):
     if bios:
         (tmp_path / "boot/grub2/i386-pc").mkdir()
     assert (
-        detect.detect(Host(str(tmp_path))).config
+        loaders.detect(Host(str(tmp_path))).config
         == ("/boot/grub2" if bios else "/boot/efi/EFI/centos") + "/grub.cfg"
     )
 
@@ -246,18 +245,14 @@ def test_once_needs_the_running_machine(tmp_path):
 def test_on_the_running_machine_once_is_a_variable_of_the_firmware(tmp_path, monkeypatch):
     initrd = machines.systemd_boot(tmp_path)
     monkeypatch.setattr(Host, "live", property(lambda host: True))
-    write(tmp_path, systemd_boot.VARIABLES % "LoaderInfo", "\x07\0\0\0" + "\0".join("systemd-boot 252\0"))
+    write(tmp_path, systemd_boot.INFO.path, "\x07\0\0\0" + "\0".join("systemd-boot 252\0"))
     plan, result = present(tmp_path, variants(initrd, NEW, family="systemd-boot"), boot="once")
     name = "%s-%s~3w_9xxx" % (MACHINE, NEW)
     path = "/boot/efi/loader/entries/%s.conf" % name
-    assert plan.paths() == [path, systemd_boot.VARIABLES % "LoaderEntryOneShot", path]
+    assert plan.paths() == [path, systemd_boot.ONCE.path, path]
     assert plan.steps.pop(1).argv == ("bootctl", "set-oneshot", name + ".conf")
     plan.apply()
-    write(
-        tmp_path,
-        systemd_boot.VARIABLES % "LoaderEntryOneShot",
-        "\x07\0\0\0" + "\0".join(name + ".conf\0") + "\0",
-    )
+    write(tmp_path, systemd_boot.ONCE.path, "\x07\0\0\0" + "\0".join(name + ".conf\0") + "\0")
     plan, result = present(tmp_path, variants(initrd, NEW, family="systemd-boot"), boot="once")
     assert not plan and result["kernels"][0]["next"] and result["next"] == name
     assert absent(tmp_path)[0].steps[0].argv == ("bootctl", "set-oneshot", "")  # before the entry goes
@@ -267,18 +262,15 @@ def test_a_default_that_the_firmware_holds_is_not_overridden(tmp_path, monkeypat
     initrd = machines.systemd_boot(tmp_path)
     monkeypatch.setattr(Host, "live", property(lambda host: True))
     write(
-        tmp_path,
-        systemd_boot.VARIABLES % "LoaderEntryDefault",
-        "\x07\0\0\0" + "\0".join("%s-%s.conf\0" % (MACHINE, OLD)) + "\0",
+        tmp_path, systemd_boot.DEFAULT.path, "\x07\0\0\0" + "\0".join("%s-%s.conf\0" % (MACHINE, OLD)) + "\0"
     )
     assert menu(tmp_path, "systemd-boot").default.id == "%s-%s" % (MACHINE, OLD)
     error = refused(
         "DEFAULT_OVERRIDDEN",
         entry.present,
         Host(str(tmp_path)),
-        entry.Request(DRIVER, boot="default"),
+        entry.Request(DRIVER, boot="default", loader="systemd-boot"),
         machines.verified(variants(initrd, NEW, family="systemd-boot")),
-        "systemd-boot",
     )
     assert "bootctl set-default" in error.then
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import blocks
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import texts
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD, write
 from tests.unit.place.boot.test_entry import absent, menu, present, snapshot, variants
@@ -229,7 +229,7 @@ def test_copies_of_our_entry_that_somebody_made_go(tmp_path, family, boot):
             (path.parent / ("zz-" + path.name)).write_text(text)
             (path.parent / ("aa-" + path.name)).write_text(text)
         elif "# BEGIN outoftree.kmod" in text:
-            path.write_text(text + "".join(block.group() for block in blocks.each(text)))
+            path.write_text(text + "".join(block.group() for block in texts.blocks(text)))
 
     def again():
         return absent(tmp_path) if boot == "absent" else present(tmp_path, kernels, boot=boot, args="more=1")

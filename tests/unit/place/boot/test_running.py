@@ -12,9 +12,10 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry, trials
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
 from tests.forge import machines
 from tests.forge.machines import DRIVER, NEW, OLD, write
-from tests.unit.place.boot.test_entry import Running, apply, menu, present, refused, trier, variants  # noqa: F401
+from tests.unit.place.boot.test_entry import Running, apply, menu, present, refused, variants
 
 
 @pytest.fixture
@@ -29,17 +30,15 @@ def started(tmp_path, monkeypatch):
     monkeypatch.setattr(trials.ko, "read", lambda host, path: types.SimpleNamespace(aliases=aliases))
 
     def show(states, boot="none", marks=("", None), booted=True):
-        verified = {
-            release: entry.Verified(tuple(paths), mark=marks[0]) for release, paths in kernels.items()
-        }
+        verified = {release: Verified(tuple(paths), mark=marks[0]) for release, paths in kernels.items()}
         entry.present(Host(str(tmp_path)), entry.Request(DRIVER, boot="once"), verified)[0].apply()
         once, _default = running.next_boot()
         running.cmdline, running.states = (once.args if booted else "quiet"), states
         if marks[1] is not None:
             write(tmp_path, trials.MARK, marks[1] + "\n")
-        plan, result = entry.present(Host(str(tmp_path)), entry.Request(DRIVER, boot=boot), verified)
+        plan, answer = entry.present(Host(str(tmp_path)), entry.Request(DRIVER, boot=boot), verified)
         plan.apply()
-        return result
+        return answer.as_dict()
 
     show.root, show.kernels, show.running = tmp_path, kernels, running
     return show
@@ -135,7 +134,7 @@ def test_a_mark_that_is_no_file_blocks_nothing(started):
     assert started({"vendor": "this"}, marks=("a" * 64, None))["running"]["verdict"] == "image"
 
 
-def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):  # noqa: F811
+def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):
     root, kernels, reboot = trier
     assert not present(root, kernels)[1]["reboot_needed"]
     plan, result = present(root, kernels, boot="once")
@@ -152,7 +151,7 @@ def test_a_reboot_is_due_as_long_as_a_trial_is_pending(trier):  # noqa: F811
     assert (result["reboot_needed"], result["pending"], result["trial"]) == (False, [], "passed")
 
 
-def test_what_failed_its_trial_is_not_made_the_default(trier):  # noqa: F811
+def test_what_failed_its_trial_is_not_made_the_default(trier):
     root, kernels, reboot = trier
     present(root, kernels, boot="once")[0].apply()
     reboot(works=False)
@@ -164,10 +163,10 @@ def test_what_failed_its_trial_is_not_made_the_default(trier):  # noqa: F811
 def test_an_answer_about_nothing_names_the_drivers_that_there_are(tmp_path):
     kernels = variants(machines.debian(tmp_path), NEW)
     host = Host(str(tmp_path))
-    assert "There is none of any driver" in entry.absent(host, "3w-9xx")[1]["msg"]
+    assert "There is none of any driver" in entry.absent(host, "3w-9xx")[1].msg
     present(tmp_path, kernels)[0].apply()
-    for result in (
+    for answer in (
         entry.absent(host, "3w-9xx")[1],
         entry.present(host, entry.Request("3w-9xx", boot="shipped"), {})[1],
     ):
-        assert "no boot entry of 3w-9xx" in result["msg"] and DRIVER in result["msg"]
+        assert "no boot entry of 3w-9xx" in answer.msg and DRIVER in answer.msg

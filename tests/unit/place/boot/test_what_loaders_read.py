@@ -15,28 +15,20 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import started
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
     cmdline,
-    detect,
     entry,
-    grub2,
+    grub_cfg,
+    grub_text,
     grubenv,
+    loaders,
     script,
     systemd_boot,
 )
-from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import MANY, Verified, View
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.view import MANY, View
 from tests.forge import machines
 from tests.forge.machines import DRIVER, MACHINE, NEW, OLD, UUID, write
 from tests.unit.place.boot.test_cmdline import change, lines
-from tests.unit.place.boot.test_entry import (
-    Running,
-    absent,
-    machine,
-    menu,
-    present,
-    refused,
-    snapshot,
-    trier,
-    variants,
-)  # noqa: F401
+from tests.unit.place.boot.test_entry import Running, absent, menu, present, refused, snapshot, variants
 
 # Ubuntu's images for clouds: /etc/default/grub.d/40-force-partuuid.cfg, 10_linux
 
@@ -110,7 +102,9 @@ def test_after_a_trial_that_failed_the_menu_does_not_wait(tmp_path):
     ],
 )
 def test_ways_through_conditions(text, bare):
-    assert len(grub2._bare(script.parse("menuentry x {\n%s\n}\n" % text, "text")[0], "i")) == bare
+    assert (
+        len(grub_text.without_initrd(script.parse("menuentry x {\n%s\n}\n" % text, "text")[0], "i")) == bare
+    )
 
 
 # Proxmox: proxmox-boot-tool
@@ -280,7 +274,7 @@ def test_conditions_come_to_what_is_known(words, comes_to):
 )
 def test_settings_in_conditions(tmp_path, text, default):
     write(tmp_path, "/boot/grub/grub.cfg", text + "\nmenuentry a {\nlinux /vmlinuz-1\n}\n")
-    assert grub2.config(View(Host(str(tmp_path))), detect.detect(Host(str(tmp_path)))).default == default
+    assert grub_cfg.config(View(Host(str(tmp_path))), loaders.detect(Host(str(tmp_path)))).default == default
 
 
 # Unified kernel images
@@ -370,7 +364,7 @@ def test_of_two_entries_the_one_whose_kernel_is_there_is_copied(tmp_path, family
     assert all("elsewhere" not in each.linux for each in menu(tmp_path).entries if each.driver)
 
 
-def test_the_entry_to_copy_is_named_for_its_own_kernel_and_others_go_by_the_rule(machine):  # noqa: F811
+def test_the_entry_to_copy_is_named_for_its_own_kernel_and_others_go_by_the_rule(machine):
     root, kernels = machine
     shipped = next(each for each in menu(root).entries if NEW in each.linux and "single" not in each.args)
     assert present(root, kernels, copy_of=shipped.id)[0].steps
@@ -399,7 +393,7 @@ def test_the_shipped_default_comes_back_whatever_is_wrong_with_an_entry(tmp_path
 # What somebody else writes meanwhile
 
 
-def test_what_somebody_writes_after_it_was_read_is_not_lost(machine):  # noqa: F811
+def test_what_somebody_writes_after_it_was_read_is_not_lost(machine):
     root, kernels = machine
     plan = present(root, kernels, boot="default")[0]
     for step in plan.steps:
@@ -427,7 +421,7 @@ def test_what_is_written_between_reading_and_planning_is_noticed_too(tmp_path, m
     def late(view):
         text = path.read_text()
         os.utime(str(path), ns=(1, 1))
-        path.write_text(grubenv.set_(text, "grubenv", "boot_success", "1"))
+        path.write_text(grubenv.set_(text, "boot_success", "1", path="grubenv"))
         return kept(view)
 
     monkeypatch.setattr(View, "plan", late)
@@ -469,7 +463,7 @@ def test_what_bootctl_says_is_read_back_and_taken_back(tmp_path, monkeypatch):
     host.run(step.argv)
     assert step.proof(host) is None
     step.inverse(host)
-    assert systemd_boot._variable(host, "LoaderEntryOneShot") == "somebody.conf"
+    assert systemd_boot.ONCE.text(host) == "somebody.conf"
 
 
 # Odd files and names
@@ -523,7 +517,7 @@ def test_a_huge_entry_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b", "a;reboot", "a'b", "a$b", "a{b", "ä", "a\x1bb", "a\nb", "a,b"])
-def test_images_with_names_that_a_loader_would_take_apart(machine, name):  # noqa: F811
+def test_images_with_names_that_a_loader_would_take_apart(machine, name):
     root, kernels = machine
     path = os.path.dirname(kernels[NEW][0]) + "/" + name
     write(root, path)
@@ -531,7 +525,7 @@ def test_images_with_names_that_a_loader_would_take_apart(machine, name):  # noq
 
 
 @pytest.mark.parametrize("release", ["6.1;reboot", "6.1 0", "6.1'", "../6.1", "6.1\n7", "6.1\x1b[2J"])
-def test_kernels_with_names_that_no_kernel_has(machine, release):  # noqa: F811
+def test_kernels_with_names_that_no_kernel_has(machine, release):
     root, kernels = machine
     refused("RELEASE_NAME", present, root, {release: kernels[NEW]})
 
@@ -562,13 +556,14 @@ def test_titles_of_shipped_entries_stay_titles(tmp_path, title):
 
 
 def all_of(root, kernels, boot):
-    return entry.present(Host(str(root)), entry.Request(DRIVER, boot=boot, all_kernels=True), kernels)
+    plan, answer = entry.present(Host(str(root)), entry.Request(DRIVER, boot=boot, all_kernels=True), kernels)
+    return plan, answer.as_dict()
 
 
 @pytest.mark.parametrize("boot", ["once", "default"])
 def test_where_the_kernel_that_boots_start_has_no_variant_no_older_one_is_meant_in_silence(
     machine, monkeypatch, boot
-):  # noqa: F811
+):
     root, kernels = machine
     change(root, r"^default=1$", "default=0")
     before = snapshot(root)
@@ -580,7 +575,7 @@ def test_where_the_kernel_that_boots_start_has_no_variant_no_older_one_is_meant_
 
 
 @pytest.mark.parametrize("boot", ["none", "once", "default"])
-def test_where_the_default_starts_what_is_no_whole_variant_any_more_nothing_is_moved(machine, boot):  # noqa: F811
+def test_where_the_default_starts_what_is_no_whole_variant_any_more_nothing_is_moved(machine, boot):
     root, kernels = machine
     present(root, kernels, boot="default")[0].apply()
     started_now, before = menu(root).default.kernel, snapshot(root)
@@ -593,7 +588,7 @@ def test_where_the_default_starts_what_is_no_whole_variant_any_more_nothing_is_m
 
 @pytest.mark.parametrize("boot", ["none", "once", "default"])
 @pytest.mark.parametrize("there", [False, True])
-def test_damaged_images_are_refused_whatever_is_asked_for(machine, boot, there):  # noqa: F811
+def test_damaged_images_are_refused_whatever_is_asked_for(machine, boot, there):
     root, kernels = machine
     if there:
         present(root, kernels)[0].apply()
@@ -608,7 +603,7 @@ def test_damaged_images_are_refused_whatever_is_asked_for(machine, boot, there):
         assert [row["kernel"] for row in all_of(root, damaged, "shipped")[1]["kernels"]] == [OLD]
 
 
-def test_a_stale_variant_is_not_made_the_default_anew_and_stays_it(machine):  # noqa: F811
+def test_a_stale_variant_is_not_made_the_default_anew_and_stays_it(machine):
     root, kernels = machine
     stale = {
         release: Verified(tuple(images), stale="was made of another image")
@@ -629,11 +624,13 @@ def test_images_that_were_given_are_unpacked_as_a_whole(tmp_path):
         (tmp_path / "boot" / name).write_bytes(content)
     host = Host(str(tmp_path))
     for name in ("cut", "none", "text"):
-        refused("VARIANT_DAMAGED", started.present, host, entry.Request(DRIVER), [NEW], ["/boot/" + name])
-    refused("VARIANT_MISSING", started.present, host, entry.Request(DRIVER), [NEW], ["/boot/missing"])
-    refused("ARGS_INVALID", started.present, host, entry.Request(DRIVER), [], ["/boot/whole"])
-    assert started.present(host, entry.Request(DRIVER), [NEW], ["/boot/whole"])[0]
-    assert detect.detect(host).kind == "grub2"
+        refused(
+            "VARIANT_DAMAGED", started.present, host, entry.Request(DRIVER), [NEW], initrd=["/boot/" + name]
+        )
+    refused("VARIANT_MISSING", started.present, host, entry.Request(DRIVER), [NEW], initrd=["/boot/missing"])
+    refused("ARGS_INVALID", started.present, host, entry.Request(DRIVER), [], initrd=["/boot/whole"])
+    assert started.present(host, entry.Request(DRIVER), [NEW], initrd=["/boot/whole"])[0]
+    assert loaders.detect(host).loader.name == "grub2"
 
 
 @pytest.mark.parametrize("family", ["el9", "systemd-boot"])

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
+from ansible_collections.outoftree.kmod.plugins.module_utils.tools import Completed
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD, Machine, modules
 from tests.forge.ko import LAYOUT, RELEASE, ko

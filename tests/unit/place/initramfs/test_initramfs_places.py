@@ -19,14 +19,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD
 from tests.forge.ko import RELEASE, ko
-from tests.unit.place.initramfs.test_initramfs_variant import (
-    REQUEST,
-    content,
-    error_of,
-    machine,
-    run,
-    unpacked,
-)  # noqa: F401
+from tests.unit.place.initramfs.test_initramfs_variant import error_of, run, unpacked
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -34,7 +27,7 @@ pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 # Where images lie
 
 
-def test_kernel_installs_own_layout_is_served(machine):  # noqa: F811
+def test_kernel_installs_own_layout_is_served(machine):
     place = machine.root / "boot" / "0123456789abcdef0123456789abcdef" / RELEASE
     place.mkdir(parents=True)
     machine.base.rename(place / "initrd")
@@ -44,7 +37,7 @@ def test_kernel_installs_own_layout_is_served(machine):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", ["boot", "efi", "token"])
-def test_a_directory_of_images_may_be_a_symlink(machine, how):  # noqa: F811
+def test_a_directory_of_images_may_be_a_symlink(machine, how):
     boot = machine.root / "boot"
     if how == "boot":
         boot.rename(machine.root / "real")
@@ -64,7 +57,7 @@ def test_a_directory_of_images_may_be_a_symlink(machine, how):  # noqa: F811
     assert machine.snapshot() == before
 
 
-def test_what_cannot_be_looked_into_is_passed_over(machine):  # noqa: F811
+def test_what_cannot_be_looked_into_is_passed_over(machine):
     (machine.root / "boot/loop").symlink_to("loop")
     (machine.root / "boot/a").mkdir()
     (machine.root / "boot/a/loop").symlink_to("loop")
@@ -72,7 +65,7 @@ def test_what_cannot_be_looked_into_is_passed_over(machine):  # noqa: F811
 
 
 @pytest.mark.parametrize("length", [200, 240, 246, 255])
-def test_a_long_name_is_served_or_refused(machine, length):  # noqa: F811
+def test_a_long_name_is_served_or_refused(machine, length):
     name = "x" * length
     machine.base.rename(machine.root / "boot" / name)
     machine.base.symlink_to(name)
@@ -82,12 +75,12 @@ def test_a_long_name_is_served_or_refused(machine, length):  # noqa: F811
         assert run(machine)[1]["variants"][0]["path"] == "/boot/%s.1" % name
 
 
-def test_a_driver_with_a_name_that_is_none_is_refused(machine):  # noqa: F811
+def test_a_driver_with_a_name_that_is_none_is_refused(machine):
     for name in ("../acme", "a b", "x" * 70, "a\nb", ""):
         assert error_of(machine, variant.Recipe((name,))) == "DRIVER_NAME"
 
 
-def test_many_drivers_in_one_variant_are_loaded_early(machine, content):  # noqa: F811
+def test_many_drivers_in_one_variant_are_loaded_early(machine, content):
     machine.image(gzip.compress(cpio(dict(content, **{"usr/lib/systemd/systemd": b""}))))
     drivers = ["acme"] + [each * 60 for each in "bcdef"]
     for driver in drivers[1:]:
@@ -99,7 +92,7 @@ def test_many_drivers_in_one_variant_are_loaded_early(machine, content):  # noqa
 # Room
 
 
-def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monkeypatch):  # noqa: F811
+def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monkeypatch):
     run(machine)
     machine.module("extra/acme/acme.ko", ko("acme", filler=b"driver 2"))
     size = machine.variant().stat().st_size
@@ -109,7 +102,7 @@ def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monk
     assert run(machine)[1]["variants"][0]["status"] == "replaced"
 
 
-def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):  # noqa: F811
+def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(
@@ -122,7 +115,7 @@ def test_no_scratch_is_left_however_it_ends(machine, tmp_path, monkeypatch):  # 
     assert list(scratch.iterdir()) == []
 
 
-def test_a_full_scratch_is_said_and_leaves_nothing(machine, monkeypatch):  # noqa: F811
+def test_a_full_scratch_is_said_and_leaves_nothing(machine, monkeypatch):
     def full(self, data):
         raise kept.from_oserror(
             "/dev/shm/x", OSError(errno.ENOSPC, "No space left on device"), "unpack the image"
@@ -133,7 +126,7 @@ def test_a_full_scratch_is_said_and_leaves_nothing(machine, monkeypatch):  # noq
 
 
 @pytest.mark.parametrize("release", ["../6.1.0", "--help", "test", "6.1/x", ""])
-def test_a_release_that_is_none_is_refused_when_it_is_named_and_passed_over_else(machine, release):  # noqa: F811
+def test_a_release_that_is_none_is_refused_when_it_is_named_and_passed_over_else(machine, release):
     assert error_of(machine, kernels=[release]) == "RELEASE_NAME"
     if release and "/" not in release:
         (machine.root / "lib/modules" / release / "kernel").mkdir(parents=True)
@@ -142,7 +135,7 @@ def test_a_release_that_is_none_is_refused_when_it_is_named_and_passed_over_else
     assert [row["kernel"] for row in run(machine)[1]["variants"]] == [RELEASE]
 
 
-def test_names_in_an_image_do_not_steer_the_terminal(machine):  # noqa: F811
+def test_names_in_an_image_do_not_steer_the_terminal(machine):
     machine.image(gzip.compress(cpio({"a\x1b[2Jb": b"", "c\nd": b"", "l": "\x1b]0;x"})))
     lines = list(listing.lines(Host(str(machine.root)), "/boot/" + machine.base.name))
     assert all(line.isprintable() or not line for line in lines) and any(

@@ -16,7 +16,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD
 from tests.forge.ko import RELEASE, ko
-from tests.unit.place.initramfs.test_initramfs_variant import REQUEST, content, machine, run, unpacked  # noqa: F401
+from tests.unit.place.initramfs.test_initramfs_variant import REQUEST, run, unpacked
 
 pytestmark = pytest.mark.skipif(not DEPMOD, reason="no depmod on this machine")
 
@@ -75,7 +75,7 @@ SYSTEMD = {
 )
 def test_a_variant_leaves_a_line_where_its_early_boot_can_write_one_and_promises_it(
     machine, files, path, text
-):  # noqa: F811
+):
     machine.image(gzip.compress(cpio({"usr/lib": None, "lib": "usr/lib", **files})))
     (row,) = run(machine)[1]["variants"]
     found = manifest.find(Host(str(machine.root)), row["path"])
@@ -91,7 +91,7 @@ def test_a_variant_leaves_a_line_where_its_early_boot_can_write_one_and_promises
         assert {name: data.decode() for name, data in made.items()} == {path: text % row["mark"]}
 
 
-def test_the_line_tells_one_variant_from_another(machine):  # noqa: F811
+def test_the_line_tells_one_variant_from_another(machine):
     machine.image(gzip.compress(cpio({"usr/lib": None, "lib": "usr/lib", **SYSTEMD})))
     first = run(machine)[1]["variants"][0]["mark"]
     machine.module("extra/acme/acme.ko", ko("acme", filler=b"driver 2"))
@@ -102,7 +102,7 @@ def test_the_line_tells_one_variant_from_another(machine):  # noqa: F811
 # What is given to boot entries
 
 
-def test_images_are_verified_and_their_digests_are_told(machine):  # noqa: F811
+def test_images_are_verified_and_their_digests_are_told(machine):
     host = Host(str(machine.root))
     (row,) = run(machine, REQUEST._replace(method="segment"))[1]["variants"]
     expected = tuple(
@@ -111,7 +111,7 @@ def test_images_are_verified_and_their_digests_are_told(machine):  # noqa: F811
     assert existing.verified(host, RELEASE, row["initrds"]) == expected
 
 
-def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):  # noqa: F811
+def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):
     (row,) = run(machine)[1]["variants"]
     read, real = [], os.read
 
@@ -130,14 +130,14 @@ def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):  # noqa: F8
 @pytest.mark.parametrize(
     "data", [b"", b"garbage", gzip.compress(b"no cpio"), gzip.compress(cpio({"init": b"x" * 5000}))[:-9]]
 )
-def test_an_image_that_is_given_is_verified_as_the_kernel_would_unpack_it(machine, data):  # noqa: F811
+def test_an_image_that_is_given_is_verified_as_the_kernel_would_unpack_it(machine, data):
     (machine.root / "boot/mine").write_bytes(data)
     with pytest.raises(KmodError) as caught:
         existing.verified(Host(str(machine.root)), RELEASE, ["/boot/mine"])
     assert caught.value.code == "VARIANT_DAMAGED" and "initrd_variant" in str(caught.value)
 
 
-def test_a_variant_of_another_kernel_is_not_for_this_one(machine):  # noqa: F811
+def test_a_variant_of_another_kernel_is_not_for_this_one(machine):
     (row,) = run(machine)[1]["variants"]
     with pytest.raises(KmodError) as caught:
         existing.verified(Host(str(machine.root)), "6.1.0-2-test", row["initrds"])
@@ -145,7 +145,7 @@ def test_a_variant_of_another_kernel_is_not_for_this_one(machine):  # noqa: F811
 
 
 @pytest.mark.parametrize("more", [b"\0", b"\0" * 512, b"junk", cpio({"init": b"another"})])
-def test_what_was_appended_to_a_variant_is_damage(machine, more):  # noqa: F811
+def test_what_was_appended_to_a_variant_is_damage(machine, more):
     (row,) = run(machine)[1]["variants"]
     with open(str(machine.variant()), "ab") as handle:
         handle.write(more)

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Completed, Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import (
     existing,
     initramfs_tools,
@@ -23,6 +23,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
     rebuild,
     variant,
 )
+from ansible_collections.outoftree.kmod.plugins.module_utils.tools import Completed
 from tests.forge.compressors import COMPRESSIONS
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD, Machine, modules

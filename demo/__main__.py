@@ -41,11 +41,11 @@ def main() -> int:
     for line in stock.notes:
         print("  " + line)
     prepared = time.monotonic()
-    say("A fleet of %d hosts" % len(fleet.FAMILIES))
-    roots = {family.name: WORK / "fleet" / family.name for family in fleet.FAMILIES}
-    for family in fleet.FAMILIES:
-        family.build(roots[family.name], [stock.kernels[number] for number in HOSTS[family.name]])
-        print("  %-9s %s" % (family.name, (family.build.__doc__ or "").split("\n")[0]))
+    say("A fleet of %d hosts" % len(HOSTS))
+    roots = {host: WORK / "fleet" / host for host in HOSTS}
+    for host, numbers in HOSTS.items():
+        fleet.HOSTS[host](roots[host], [stock.kernels[number] for number in numbers])
+        print("  %-9s %s" % (host, (fleet.HOSTS[host].__doc__ or "").split("\n")[0]))
     (WORK / "fresh").mkdir()
     fleet.el9(WORK / "fresh/el9", [stock.kernels[number] for number in HOSTS["el9"]])
     shipped = {name: snapshot(root) for name, root in roots.items()}

@@ -15,6 +15,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs.existing import Seen
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
@@ -172,7 +173,7 @@ def test_a_damaged_file_in_the_store_is_told_with_its_driver(tree):
 def machine(tmp_path):
     """A host with GRUB, and an entry for the driver on its older kernel."""
     machines.debian(tmp_path)
-    kernels = {machines.OLD: entry.Verified(("/boot/initrd.img-%s.1" % machines.OLD,))}
+    kernels = {machines.OLD: Verified(("/boot/initrd.img-%s.1" % machines.OLD,))}
     plan, _result = entry.present(Host(str(tmp_path)), entry.Request("acme", boot="default"), kernels)
     plan.apply()
     for release in (machines.OLD, machines.NEW):

@@ -1,0 +1,5 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One room a command: Options, Answer, and run(host, options) -> (Plan, Answer)."""

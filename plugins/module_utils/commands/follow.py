@@ -1,0 +1,418 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host does by itself about kernels: one arrives, one leaves, an image is made again.
+
+For every driver, under one lock.
+
+What is done hangs upon what is on disk, and not upon the verb: packages that are installed again, or
+upgraded, say that a kernel leaves which stays, and that one arrives which was there. A driver that fails
+keeps no other from being served.
+"""
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from ..errors import KmodError, forgiving
+from ..host import MODULES, Host
+from ..judge import selection
+from ..judge.loader import judge
+from ..judge.verdict import COMPATIBLE
+from ..place import bulletin, image_mode, notice, settings, store, weak_links
+from ..place import driver as drivers
+from ..place.boot import leaks
+from ..place.bulletin import Bulletin, Lacking
+from ..place.initramfs import image
+from ..place.settings import Followed, Settings
+from ..plan import Plan, stamp
+from ..read import kernels, names
+from ..read.kernels import Kernel, modules_root
+from ..turns import Turns
+from . import default, entry, link, variant
+
+VERBS = ("add-kernel", "remove-kernel", "refresh")
+FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
+
+
+class Options(NamedTuple):
+    """What is to be looked at: ``kernel`` is a release, or None for all.
+
+    ``early``: links alone, in bounded time.
+    """
+
+    verb: str
+    kernel: Optional[str] = None
+    early: bool = False
+
+
+class Row(NamedTuple):
+    """What was done about one driver and one kernel.
+
+    ``variant`` and ``entry`` are their states, "" where there is none.
+    """
+
+    driver: str
+    kernel: str
+    verdict: str
+    reason: str
+    build: Optional[str] = None
+    variant: str = ""
+    entry: str = ""
+    error: str = ""
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict())
+
+
+class Answer(NamedTuple):
+    """``errors`` are what could not be done besides the rows' own, ``notes`` what is to be known."""
+
+    verb: str
+    changed: bool
+    rows: Tuple[Row, ...]
+    bulletin: Bulletin
+    errors: Tuple[str, ...] = ()
+    notes: Tuple[str, ...] = ()
+    undecided: bool = False  # whether a trial goes on: the driver may be loaded yet
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {
+            "verb": self.verb,
+            "changed": self.changed,
+            "drivers": [row.as_dict() for row in self.rows],
+            "kept": self.bulletin.kept,
+            "errors": list(self.errors),
+            "notes": list(self.notes),
+        }
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be done."""
+        return bool(self.errors) or any(row.error for row in self.rows)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a kernel that was looked at takes none of a driver's builds."""
+        return any(row.verdict not in ("", COMPATIBLE) and row.build is None for row in self.rows)
+
+    @property
+    def lacking(self) -> List[Lacking]:
+        """Where a kernel that boots start has to do without a driver."""
+        return [each for each in self.bulletin.lacking if each.boots]
+
+
+def run(turns: Turns, options: Options) -> Answer:
+    """Carry it out for every driver.
+
+    Errors: RELEASE_NAME, KERNEL_MISSING, LOCKED, IMAGE_MODE, TRANSACTIONAL, SETTINGS_NEWER.
+    """
+    host = turns.host
+    if options.kernel is not None and not names.is_release(options.kernel):
+        raise KmodError(
+            options.kernel,
+            "is not a release that a kernel can have",
+            "Name a kernel as uname -r does",
+            "RELEASE_NAME",
+        )
+    image_mode.refuse(host)
+    told, errors = _settings(host)
+    every = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
+    leaving = (
+        options.verb == "remove-kernel" and options.kernel is not None and not stays(host, options.kernel)
+    )
+    if not leaving and options.kernel is not None:
+        kernels.kernel(host, options.kernel)
+    rows: List[Row] = []
+    there = Installed(turns)
+    for driver, followed in every.items():
+        rows += (
+            _leave(turns, driver, options.kernel or "")
+            if leaving
+            else _serve(turns, there, driver, followed, options)
+        )
+    if told is None or options.early:
+        return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
+    return _settle(turns, told, options, rows, errors)
+
+
+def _settings(host: Host) -> Tuple[Optional[Settings], List[str]]:
+    """The settings, and what is wrong with them: links are right whatever they say."""
+    try:
+        return settings.read(host), []
+    except KmodError as error:
+        if error.code != "SETTINGS_DAMAGED":
+            raise
+        return None, [str(error)]
+
+
+def stays(host: Host, release: str) -> bool:
+    """Whether a kernel that is said to leave can still be booted: its modules, its image and its initramfs
+    are there.
+
+    Packages say so of kernels that are installed again or upgraded, too; where a kernel does leave, its
+    initramfs or what boot loaders start goes before its modules do. The copy of the kernel among its modules
+    goes last of all.
+    """
+    there = any(kernels.is_kernel(host, directory, release) for directory in MODULES)
+    found = kernels.find_image(host, release) if there else None
+    if found is None or found.startswith(MODULES):
+        return False
+    with forgiving():
+        return bool(image.shipped(host, release))
+    return False
+
+
+# One driver
+
+
+class Installed:
+    """The installed kernels, and what was read of them, which is much; read again once their modules have
+    changed.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.state: Any = None
+        self.known: List[Kernel] = []
+
+    def kernels(self) -> List[Kernel]:
+        host = self.turns.host
+        state = [
+            (release, stamp(host, "%s/%s/modules.dep" % (modules_root(host), release)))
+            for release in store.releases(host)
+        ]
+        if state != self.state:
+            self.state, self.known = state, store.installed(host)
+        return self.known
+
+
+def _serve(turns: Turns, there: Installed, driver: str, followed: Followed, options: Options) -> List[Row]:
+    """Link a driver, and unless it is ``early`` make its variants and entries, for one kernel or for all that
+    it is meant for.
+    """
+    rows: List[Row] = []
+    try:
+        chosen = meant(there.kernels(), followed, options.kernel)
+        if chosen:
+            linked = turns.carry(
+                lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen)), there.kernels())
+            )
+            rows = [
+                Row(
+                    driver, each.kernel, each.verdict, each.reason, each.build.release if each.build else None
+                )
+                for each in linked.outcome.kernels
+            ]
+        served = [row.kernel for row in rows if row.build is not None]
+        if options.early or (options.kernel is not None and not served):
+            return rows
+        # of all kernels, what is left of those that are gone goes, too
+        asked = served if options.kernel is not None else []
+        if followed.initrd:
+            rows = _with_variants(turns, driver, followed, asked, rows)
+        if followed.initrd and followed.entry:
+            rows = _with_entries(turns, driver, followed, asked, rows)
+        return rows
+    except KmodError as error:
+        if error.code in FOR_ALL:
+            raise
+        return [row._replace(error=str(error)) for row in rows] or [
+            Row(driver, options.kernel or "", "", "", error=str(error))
+        ]
+
+
+def _with_variants(
+    turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]
+) -> List[Row]:
+    made = turns.carry(
+        lambda host: variant.run(
+            host,
+            variant.Options(
+                (driver,),
+                tuple(asked),
+                method=followed.method,
+                early_load=followed.early_load,
+                ignore_tpm=followed.ignore_tpm,
+            ),
+        )
+    )
+    states = {each["kernel"]: each["status"] for each in made.as_dict()["variants"]}
+    return [row._replace(variant=states.get(row.kernel, "")) for row in rows]
+
+
+def _with_entries(
+    turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]
+) -> List[Row]:
+    made = turns.carry(lambda host: entry.run(host, default.options(driver, followed, kernels=asked)))
+    states = {each.kernel: each.state for each in made.menu.rows}
+    return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
+
+
+def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
+    """Take what a driver has of a kernel that leaves: entry, variant, links.
+
+    Builds that lie below it stay.
+    """
+    works: List[Callable[[Host], Tuple[Plan, Any]]] = [
+        lambda host: entry.run(host, entry.Options(driver, state="absent", kernels=(release,))),
+        lambda host: variant.run(
+            host, variant.Options((driver,), (release,), entries="remove", state="absent")
+        ),
+        lambda host: _unlink(host, driver, release),
+    ]
+    errors = [error for error in (_failing(turns, work) for work in works) if error]
+    return [Row(driver, release, "", "the kernel leaves", error="; ".join(errors))]
+
+
+def _failing(turns: Turns, work: Callable[[Host], Tuple[Plan, Any]]) -> str:
+    """Carry something out; what was wrong, "" if nothing was."""
+    try:
+        turns.carry(work)
+    except KmodError as error:
+        if error.code in FOR_ALL:
+            raise
+        return str(error)
+    return ""
+
+
+def _unlink(host: Host, driver: str, release: str) -> Tuple[Plan, Any]:
+    """Plan that a kernel has no links, installed or not; the others keep theirs."""
+    tree = store.ModuleTree(host, Plan(host))
+    staying = [kernel for kernel in store.installed(host) if kernel.release != release]
+    if drivers.deployed(host, driver).builds:
+        weak_links.present(
+            tree, driver, [], installed=staying, chosen=[], judge=judge, contents=lambda module: None
+        )
+    return tree.plan, None
+
+
+def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str] = None) -> List[str]:
+    """The kernels that a driver is meant for; of these the one that is asked about."""
+    found: Set[str] = set()
+    for pattern in followed.kernels:
+        with forgiving():  # a pattern may mean none of them today
+            found.update(kernel.release for kernel in selection.matching(installed, [pattern]))
+    return [
+        kernel.release
+        for kernel in installed
+        if kernel.release in found and release in (None, kernel.release)
+    ]
+
+
+# The host as a whole
+
+
+def _settle(turns: Turns, told: Settings, options: Options, rows: List[Row], errors: List[str]) -> Answer:
+    """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and
+    what was pending.
+    """
+    error = _failing(turns, lambda host: leaks.mend(host))
+    installed = store.installed(turns.host)
+    served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
+    wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
+    decided = default.settle(turns, told.drivers, wanted, served)
+    errors = errors + [each for each in [error, *decided.errors] if each]
+    said = Bulletin(
+        tuple(_lacking(turns.host, installed, wanted, served, rows)),
+        decided.kept,
+        tuple(sorted({*errors, *decided.notes, *(row.error for row in rows if row.error)})),
+    )
+    errors += [each for each in [_failing(turns, lambda host: (bulletin.post(host, said), None))] if each]
+    if not errors and not any(row.error for row in rows):
+        errors += [
+            each
+            for each in [_failing(turns, lambda host: (bulletin.settled(host, options.kernel), None))]
+            if each
+        ]
+    return Answer(
+        options.verb, turns.changed, tuple(rows), said, tuple(errors), tuple(decided.notes), decided.undecided
+    )
+
+
+def serving(host: Host, driver: str, installed: Sequence[Kernel]) -> Set[str]:
+    """The installed kernels that use a build of the driver."""
+    used = drivers.serving(host, drivers.deployed(host, driver))
+    return {kernel.release for kernel in installed if used.get(kernel.release)}
+
+
+def _lacking(
+    host: Host,
+    installed: Sequence[Kernel],
+    wanted: Dict[str, Set[str]],
+    served: Dict[str, Set[str]],
+    rows: Sequence[Row],
+) -> List[Lacking]:
+    """The kernels that take no build, with the reason as it was found now, or else the last time."""
+    reasons = {(each.driver, each.kernel): each.reason for each in bulletin.read(host).lacking}
+    reasons.update(
+        {(row.driver, row.kernel): row.reason or row.error for row in rows if row.reason or row.error}
+    )
+    boots = notice.booting(host, installed) if installed else {}
+    return [
+        Lacking(
+            driver,
+            release,
+            tuple(boots[release]),
+            reasons.get((driver, release), "it has not been judged yet"),
+        )
+        for driver in sorted(wanted)
+        for release in sorted(wanted[driver] - served[driver], key=kernels.version_key)
+    ]
+
+
+class State(NamedTuple):
+    """What a host says of its following: what was found last, what is pending, and what others did to entries
+    of ours.
+    """
+
+    drivers: Tuple[str, ...]
+    said: Bulletin
+    pending: Tuple[str, ...]
+    leaked: Tuple[str, ...]
+    rewritten: Tuple[str, ...]
+    error: str = ""
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(
+            self.said.as_dict(),
+            drivers=list(self.drivers),
+            lacking=self.said.as_dict()["drivers"],
+            pending=list(self.pending),
+            leaked=list(self.leaked),
+            rewritten=list(self.rewritten),
+            error=self.error,
+        )
+
+    @property
+    def lines(self) -> List[str]:
+        said = (
+            [self.error] if self.error else ["new kernels get: %s" % (", ".join(self.drivers) or "nothing")]
+        )
+        said += self.said.lines
+        said += ["not done yet: %s" % line for line in self.pending]
+        said += [
+            "%s has arguments of a boot entry of this collection: kmodctl refresh takes them out" % path
+            for path in self.leaked
+        ]
+        return said + [
+            "%s was written anew by others: kmodctl refresh mends it" % text for text in self.rewritten
+        ]
+
+
+def state(host: Host) -> Optional[State]:
+    """None where the host follows nothing."""
+    error = ""
+    try:
+        told = settings.read(host)
+    except KmodError as damage:
+        told, error = None, str(damage)
+    if told is None and not error:
+        return None
+    return State(
+        tuple(sorted(told.drivers)) if told else (),
+        bulletin.read(host),
+        tuple(bulletin.pending(host)),
+        tuple(leaks.found(host)),
+        tuple(leaks.rewritten(host)),
+        error,
+    )

@@ -1,0 +1,176 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether a host follows new kernels with a driver: what the module kmod_follow does."""
+
+import sys
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from ..errors import KmodError
+from ..host import Host
+from ..place import bulletin, hooks, image_mode, settings, zipapp
+from ..place.boot import hold
+from ..place.settings import Followed
+from ..plan import Content, Plan
+from ..read import names
+from ..turns import Turns
+from . import follow
+
+FIELDS = tuple(name for name in Followed._fields if name != "kernels")
+
+TURNS = True  # ``run`` is handed Turns: what is installed first is what the rest is planned with
+
+
+class Options(NamedTuple):
+    """Those of the module kmod_follow.
+
+    ``kmodctl`` is where its archive lies on the host, ``sources`` the digest of what it is made of.
+    """
+
+    driver: str
+    state: str = "present"
+    followed: Followed = Followed()
+    kmodctl: Optional[str] = None
+    sources: str = ""
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Options":
+        given: Dict[str, Any] = {name: params[name] for name in FIELDS if params[name] is not None}
+        return cls(
+            params["driver"],
+            params["state"],
+            Followed(kernels=tuple(params["kernels"]), **given),
+            params["kmodctl"],
+            params["sources"] or "",
+        )
+
+
+class Answer(NamedTuple):
+    """``need_kmodctl``: nothing was done, since kmodctl has to be sent first."""
+
+    driver: str
+    family: str
+    following: Tuple[str, ...]
+    hooks: Tuple[str, ...]
+    refreshed: Optional[follow.Answer] = None
+    need_kmodctl: bool = False
+
+    def as_dict(self) -> Dict[str, Any]:
+        said = self.refreshed.bulletin if self.refreshed else bulletin.Bulletin()
+        lacking = [
+            {"kernel": each.kernel, "boots": list(each.boots), "reason": each.reason}
+            for each in said.lacking
+            if each.driver == self.driver
+        ]
+        return {
+            "driver": self.driver,
+            "family": self.family,
+            "following": list(self.following),
+            "hooks": list(self.hooks),
+            "kept": said.kept,
+            "lacking": lacking,
+            "problems": list(said.problems),
+            "need_kmodctl": self.need_kmodctl,
+            "msg": self.msg,
+        }
+
+    @property
+    def msg(self) -> str:
+        if self.driver in self.following:
+            return "The host follows new kernels with %s." % ", ".join(self.following)
+        return "The host does not follow new kernels with %s%s." % (
+            self.driver,
+            ", but with " + ", ".join(self.following) if self.following else "",
+        )
+
+
+def run(turns: Turns, options: Options) -> Answer:
+    """Have it follow or not.
+
+    Where hooks had left something to do, or a build has arrived for a kernel that had none, that is done now.
+
+    Errors: DRIVER_NAME, IMAGE_MODE, TRANSACTIONAL, NO_HOOKS, SETTINGS_NEWER, KMODCTL_DAMAGED, those of
+    applying a plan.
+    """
+    names.check_driver(options.driver)
+    return _absent(turns, options.driver) if options.state == "absent" else _present(turns, options)
+
+
+def _present(turns: Turns, options: Options) -> Answer:
+    host = turns.host
+    image_mode.refuse(host)
+    family = hooks.family(host)
+    if not hooks.calls(host):
+        raise KmodError(
+            host.root,
+            "has neither hooks for kernels that this collection knows nor systemd, so nothing would call kmodctl",
+            "Leave kmod_follow out, and have what installs kernels call kmodctl add-kernel",
+            "NO_HOOKS",
+        )
+    interpreter = sys.executable or "/usr/bin/python3"
+    has = hooks.has_kmodctl(host, options.sources, interpreter)
+    if not has and options.kmodctl is None and not turns.check:
+        return Answer(options.driver, family, _following(host), (), need_kmodctl=True)
+    kmodctl = None if has else _kmodctl(options, interpreter)
+
+    def plan(host: Host) -> Tuple[Plan, None]:
+        return hooks.present(
+            host,
+            options.driver,
+            options.followed,
+            interpreter=interpreter,
+            sources=options.sources,
+            kmodctl=kmodctl,
+        ), None
+
+    turns.carry(plan)
+    there = _following(host) if not turns.check else tuple(sorted({*_following(host), options.driver}))
+    refreshed = follow.run(turns, follow.Options("refresh")) if _unsettled(host) and not turns.check else None
+    return Answer(options.driver, family, there, tuple(sorted(hooks.files(host, interpreter))), refreshed)
+
+
+def _kmodctl(options: Options, interpreter: str) -> Content:
+    """The file that is to lie on the host; in check mode, in which nothing is sent, one that can only be
+    shown.
+    """
+    if options.kmodctl is None:
+        return Content(0, "", tuple, binary=True)
+    here = Host("/")  # where Ansible transfers files to, whatever the root to work on
+    sources = zipapp.unpacked(here.read(options.kmodctl), options.kmodctl)
+    if zipapp.digest(sources) != options.sources:
+        raise KmodError(
+            options.kmodctl, "is not the kmodctl that was sent", "Run the play again", "KMODCTL_DAMAGED"
+        )
+    return Content.of(zipapp.runnable(sources, interpreter))
+
+
+def _absent(turns: Turns, driver: str) -> Answer:
+    host = turns.host
+    old = settings.read_or_none(host)
+    left = tuple(sorted(set(old.drivers if old else ()) - {driver}))
+    if not left and hold.read(host) is not None:
+        turns.carry(lambda host: (hold.release(host), None))
+    turns.carry(lambda host: (hooks.absent(host, driver), None))
+    refreshed = None
+    if left and old and driver in old.drivers and not turns.check:
+        refreshed = follow.run(turns, follow.Options("refresh"))
+    return Answer(driver, hooks.family(host), left, (), refreshed)
+
+
+def _following(host: Host) -> Tuple[str, ...]:
+    there = settings.read_or_none(host)
+    return tuple(sorted(there.drivers)) if there else ()
+
+
+def _unsettled(host: Host) -> bool:
+    """Whether hooks left something to do, or something was said of kernels that may be over now; or nothing
+    was said yet.
+    """
+    said: List[Any] = [
+        bulletin.pending(host),
+        bulletin.read(host) != bulletin.Bulletin(),
+        hold.read(host),
+        not host.is_file(bulletin.FACT),
+    ]
+    return any(said)

@@ -1,0 +1,116 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Plans carried out, one run a host at a time.
+
+Several one after another are each made of what the one before has left, under one lock.
+
+The lock is taken with the first plan that changes something: a look that finds all well makes no file.
+"""
+
+import contextlib
+import signal
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from . import lock
+from .errors import Interrupted, KmodError
+from .host import Host
+from .plan import Plan
+
+# what a command's ``run`` makes of a host: the plan, and its Answer
+Work = Callable[[Host], Tuple[Plan, Any]]
+ATTEMPTS = 3  # at a host that others change at the same time
+
+
+class Turns(contextlib.ExitStack):
+    """``carry`` plans and applies; with ``check`` it only plans, of what is there now.
+
+    Errors: LOCKED, those of planning and applying.
+    """
+
+    def __init__(self, root: str, check: bool = False, wait: Optional[float] = None) -> None:
+        super().__init__()
+        self.host = Host(root)
+        self.host.keeps_cache = not check
+        self.check = check
+        self.wait = wait
+        self.turn: Optional[lock.Turn] = None
+        self.since = lock.glance(self.host, wait, clear=not check)
+        self.writes = 0  # plans that were carried out, or would be
+        self.diff: List[Dict[str, str]] = []  # their steps, as Ansible shows them
+
+    @property
+    def changed(self) -> bool:
+        return self.writes > 0
+
+    def carry(self, work: Work) -> Any:
+        """What ``work`` answers, once what it planned is done.
+
+        Where someone else has changed the host meanwhile, it is planned again.
+
+        An answer that ``waits`` is good for showing the plan alone: nothing is done. One that can be
+        ``applied`` takes what Plan.apply found out.
+        """
+        plan, answer = work(self.host)
+        for attempt in range(ATTEMPTS):
+            if not plan:
+                return answer
+            if self.check:
+                self.writes += 1
+                self.diff += plan.diff()
+                return answer
+            if getattr(answer, "waits", False):
+                return answer
+            if self._take() or attempt:
+                plan, answer = work(self.host)
+            assert self.turn is not None
+            diff = plan.diff()
+            self.turn.announce(plan.paths(), plan.directories())
+            try:
+                found = plan.apply()
+            except KmodError as error:
+                if error.code != "FILE_CHANGED" or attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                self.writes += bool(plan)
+                self.diff += diff
+                return answer.applied(found) if hasattr(answer, "applied") else answer
+        return answer
+
+    def _take(self) -> bool:
+        """Whether somebody may have been at work since the plan was made: the lock was only taken now."""
+        if self.turn is not None:
+            return False
+        self.turn = self.enter_context(lock.held(self.host, self.since, self.wait))
+        self.enter_context(_signals_as_errors())
+        return self.turn.another
+
+
+@contextlib.contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Let a request to end (also: the connection is gone) take back what was done so far, instead of leaving
+    it half.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # the first is enough: what is taken back is taken back whole
+        raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    # nohup, a job in the background
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    except Interrupted as ended:
+        raise ended.as_error() from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,226 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Systems that install kernels as Enterprise Linux and Fedora do: rpm and dnf, kernel-install with EL's
+plugins, dracut, entries in files.
+
+All programs are Debian's, of a suite that has the versions in question; the plugins that EL adds are written
+here, after what EL's do.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Dict, NamedTuple, Optional, Tuple
+
+from tests.lab import debian
+from tests.lab.debian import Image, run, say
+from tests.transactions import chroot, rpms, systems
+
+PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "zstd", "dracut", "grub2-common", "cpio", "rpm")
+
+
+class Enterprise(NamedTuple):
+    """A system by its version of EL, and the suite that its programs are of."""
+
+    el: int
+    suite: str  # systemd 247 (EL 8 has 239), 252 (EL 9 has it too), 257 (EL 10 has it too), the newest
+    dnf: str = "dnf"
+
+    def __str__(self) -> str:
+        return "el%d-%s" % (self.el, self.suite)
+
+
+def missing() -> Optional[str]:
+    """None where packages of kernels can be made, else the reason why not."""
+    absent = [tool for tool in ("rpmbuild", "createrepo_c") if shutil.which(tool) is None]
+    return "not installed: " + ", ".join(absent) if absent else None
+
+
+def kernels(system: Enterprise) -> Tuple[Image, Image, Image]:
+    """Three kernels; of what systems.kernels says."""
+    if system.suite != "bullseye":
+        return systems.kernels(system.suite)
+    older, newer = systems.newest("bullseye")[-2:]
+    return older, newer, systems.newest("bookworm")[-1]
+
+
+def shared(system: Enterprise) -> Path:
+    """A repository of the kernels' packages."""
+    images = kernels(system)
+
+    def make(directory: Path) -> None:
+        say("making packages of kernels for EL %d" % system.el)
+        for image in images:
+            rpms.build(image, system.el, directory)
+        rpms.rpmbuild(rpms.HEAD.format(system.el, 1) + RELEASE % system.el, {}, directory)
+        run(["createrepo_c", "--quiet", "--no-database", str(directory)])
+
+    recipe = systems.key(
+        images,
+        system.el,
+        rpms.OSTREE,
+        rpms.CORE,
+        rpms.MODULES,
+        rpms.MADE,
+        rpms.MORE.pattern,
+        rpms.HEAD,
+        rpms.LAYOUT,
+        RELEASE,
+    )
+    return debian.once(debian.cache() / "transactions" / ("rpms-el%d-%s" % (system.el, recipe)), make)
+
+
+def base(system: Enterprise) -> chroot.Layers:
+    """A system with the first of its kernels."""
+    first = kernels(system)[0]
+    repository = shared(system)
+    settings = {
+        name: text % {"el": system.el} if name == "usr/lib/os-release" else text
+        for name, text in SETTINGS.items()
+    }
+
+    def make(directory: Path) -> None:
+        say("making a system like EL %d" % system.el)
+        root = directory / "root"
+        debian.system(
+            system.suite, root, (*PACKAGES, system.dnf), *("--dpkgopt=" + line for line in systems.DPKG)
+        )
+        for name in ("postinst.d", "postrm.d", "preinst.d", "prerm.d", "install.d"):
+            shutil.rmtree(str(root / "etc/kernel" / name), ignore_errors=True)
+        for path in (root / "usr/lib/kernel/install.d").glob("*"):
+            if path.name in DEBIANS or path.name in PLUGINS:
+                path.unlink()
+        for name, text in settings.items():
+            (root / name).unlink(missing_ok=True)
+            chroot.write(root, name, text)
+        for name, text in PLUGINS.items():
+            chroot.write(root, "usr/lib/kernel/install.d/" + name, text, 0o755)
+        chroot.write(root, "usr/sbin/weak-modules", WEAK_MODULES, 0o755)
+        chroot.write(
+            root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
+        )
+        for name in ("boot/efi", "boot/loader/entries"):
+            (root / name).mkdir(parents=True)
+        with chroot.mounted(root, repository):
+            script = (
+                "ln -s grub-editenv /usr/bin/grub2-editenv; grub2-editenv /boot/grub2/grubenv create; %s -y install %s"
+                % (system.dnf, rpms.name("kernel", first))
+            )
+            done = chroot.ran(root, script)
+            if done.status or not (root / ("boot/initramfs-%s.img" % first.release)).exists():
+                raise debian.LabError("%s: %s" % (script, done.said[-3000:]))
+        shutil.move(str(root / "boot"), str(directory / "boot"))
+        (root / "boot").mkdir()
+
+    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, kernels(system))
+    place = debian.once(
+        debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make
+    )
+    return chroot.Layers((place / "root",), place / "boot")
+
+
+# The rest of the system, as far as packages of kernels need it.
+RELEASE = """%%package -n lab-release
+Summary: The rest of the system
+Provides: /bin/sh
+Provides: system-release = %d
+%%description -n lab-release
+The rest of the system.
+%%files -n lab-release
+"""
+# plugins that EL does not have, or that only take time
+DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")
+GRUB_CFG = """\
+load_env
+if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set next_entry=
+   save_env next_entry
+   set boot_once=true
+else
+   set default="${saved_entry}"
+fi
+### BEGIN /etc/grub.d/10_linux ###
+insmod part_gpt
+insmod ext2
+set root='hd0,gpt1'
+insmod blscfg
+blscfg
+### END /etc/grub.d/10_linux ###
+### BEGIN /etc/grub.d/41_custom ###
+if [ -f  ${config_directory}/custom.cfg ]; then
+  source ${config_directory}/custom.cfg
+elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
+  source $prefix/custom.cfg
+fi
+### END /etc/grub.d/41_custom ###
+"""
+SETTINGS: Dict[str, str] = {
+    "usr/lib/os-release": 'NAME="Lab Enterprise Linux"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="%(el)d.4"\n'
+    'PRETTY_NAME="Lab Enterprise Linux %(el)d.4"\n',
+    "etc/dnf/dnf.conf": "[main]\ngpgcheck=0\ninstallonly_limit=3\nclean_requirements_on_remove=True\nbest=True\nplugins=0\n",
+    "etc/yum.repos.d/lab.repo": "[lab]\nname=lab\nbaseurl=file:///%s\nenabled=1\ngpgcheck=0\n"
+    % chroot.SHARED,
+    "etc/sysconfig/kernel": "UPDATEDEFAULT=yes\nDEFAULTKERNEL=kernel-core\n",
+    "etc/depmod.d/dist.conf": "search updates extra built-in weak-updates\n",
+    "etc/fstab": systems.SETTINGS["etc/fstab"],
+    "etc/machine-id": systems.SETTINGS["etc/machine-id"],
+    "etc/kernel/cmdline": systems.SETTINGS["etc/kernel/cmdline"],
+    "etc/dracut.conf.d/small.conf": systems.SMALL["dracut"]["etc/dracut.conf.d/small.conf"],
+    "boot/grub2/grub.cfg": GRUB_CFG,
+}
+# kmod's, as far as kernels call it: what matters here is when it is called, and that its failing is theirs.
+WEAK_MODULES = """#!/bin/sh
+echo "weak-modules $*" >> /var/log/calls
+"""
+# In the order of EL 9: the entry first, then dracut, then what edits the entry.
+PLUGINS = {
+    "20-grub.install": r"""#!/bin/sh
+echo "20-grub $1 $2" >> /var/log/calls
+command=$1 release=$2 image=$4
+entry=/boot/loader/entries/$(cat /etc/machine-id)-$release.conf
+case $command in
+add)
+    for name in vmlinuz config; do
+        cp -a "${image%/*}/$name" "/boot/$name-$release"
+    done
+    if [ "/boot/initramfs-$release.img" -ot "$image" ]; then
+        rm -f "/boot/initramfs-$release.img"
+    fi
+    mkdir -p /boot/loader/entries
+    cat > "$entry" <<END
+title Lab Enterprise Linux ($release)
+version $release
+linux /vmlinuz-$release
+initrd /initramfs-$release.img
+options $(cat /etc/kernel/cmdline)
+grub_users \$grub_users
+grub_arg --unrestricted
+grub_class rhel
+END
+    . /etc/sysconfig/kernel
+    if [ "$UPDATEDEFAULT" = yes ]; then
+        grub2-editenv /boot/grub2/grubenv set "saved_entry=$(cat /etc/machine-id)-$release"
+    fi
+    ;;
+remove)
+    rm -f "$entry" "/boot/vmlinuz-$release" "/boot/config-$release" /boot/symvers-"$release".*
+    ;;
+esac
+exit 0
+""",
+    "50-dracut.install": r"""#!/bin/sh
+echo "50-dracut $1 $2" >> /var/log/calls
+case $1 in
+add) exec dracut -f "/boot/initramfs-$2.img" "$2" ;;
+remove) rm -f "/boot/initramfs-$2.img" ;;
+esac
+exit 0
+""",
+    "92-crashkernel.install": r"""#!/bin/sh
+echo "92-crashkernel $1 $2" >> /var/log/calls
+[ "$1" = add ] || exit 0
+sed -i 's/^options .*/& crashkernel=1G-4G:192M/' "/boot/loader/entries/$(cat /etc/machine-id)-$2.conf"
+""",
+}

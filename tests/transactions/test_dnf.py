@@ -1,0 +1,243 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What rpm and dnf do with kernels that are packaged as Enterprise Linux's are, on hosts that follow them
+with a driver.
+
+The kernels are three, as in test_apt.py. The plugins of kernel-install and the packages' scripts are EL's, as
+far as they matter to the order of things.
+"""
+
+import pytest
+
+from tests.lab import drivers
+from tests.transactions import enterprise, machine, rpms
+from tests.transactions.enterprise import Enterprise
+from tests.transactions.machine import DRIVER, Machine, changes
+
+SYSTEMS = (  # the first alone in the fast run
+    Enterprise(9, "bookworm"),  # kernel-install 252
+    Enterprise(8, "bullseye"),  # 247
+    Enterprise(10, "trixie"),  # 257
+    Enterprise(11, "sid", "dnf5"),  # the newest
+)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(each, id=str(each), marks=[pytest.mark.full] if number else [])
+        for number, each in enumerate(SYSTEMS)
+    ],
+)
+def system(request, memory):
+    reason = enterprise.missing()
+    if reason:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kernels(system):
+    return [image.release for image in enterprise.kernels(system)]
+
+
+@pytest.fixture(scope="module")
+def command(memory):
+    return machine.kmodctl(memory)
+
+
+@pytest.fixture(scope="module")
+def deployed(system, memory, command):
+    """A system with the driver on its kernel, which does not follow yet."""
+    first = enterprise.kernels(system)[0]
+    host = Machine(enterprise.base(system), memory, enterprise.shared(system), command)
+    try:
+        host.ok("rm /var/log/calls")
+        host.deploy({first.release: drivers.edu(first)}, first.release)
+        yield host.freeze()
+    finally:
+        host.remove()
+
+
+@pytest.fixture
+def host(deployed, system, memory, command):
+    """One that follows new kernels."""
+    host = Machine(deployed, memory, enterprise.shared(system), command)
+    try:
+        host.follow()
+        yield host
+    finally:
+        host.remove()
+
+
+def dnf(host, system, what, number, *packages):
+    """Have dnf do something about a kernel's packages; what it said."""
+    names = " ".join(rpms.name(package, enterprise.kernels(system)[number]) for package in packages)
+    return host.ok("%s -y %s %s" % (system.dnf, what, names))
+
+
+def parts(system):
+    """The packages of a kernel that it is removed by."""
+    return (
+        ("kernel-core", "kernel-modules", "kernel-modules-core")
+        if system.el >= 9
+        else ("kernel-core", "kernel-modules")
+    )
+
+
+def test_a_kernel_arrives(host, system, kernels):
+    dnf(host, system, "install", 1, "kernel")
+    host.served(kernels[1])
+    assert host.default() == (kernels[1], None), "20-grub has made it the default"
+    entry = next(each for each in host.menu().entries if each.release == kernels[1] and each.driver)
+    assert "crashkernel=" in entry.options, "the last plugin's arguments are in ours"
+    calls = (host.path / "var/log/calls").read_text().splitlines()
+    assert [line.split()[0] for line in calls] == [
+        "weak-modules",
+        "20-grub",
+        "50-dracut",
+        "92-crashkernel",
+    ], "the order of EL"
+    host.settled()
+
+
+def test_a_kernel_leaves(host, system, kernels):
+    dnf(host, system, "install", 1, "kernel")
+    dnf(host, system, "remove", 1, *parts(system))
+    host.forgotten(kernels[1])
+    assert host.loads(kernels[0]) and host.entry(kernels[0])
+    assert host.default() == (kernels[0], None)
+    host.settled()
+
+
+def test_a_kernel_is_installed_again(host, system, kernels):
+    dnf(host, system, "reinstall", 0, "kernel-core")
+    host.served(kernels[0])
+    host.settled()
+    dnf(host, system, "reinstall", 0, *parts(system))
+    host.served(kernels[0])
+    host.settled()
+
+
+@pytest.mark.full
+def test_modules_alone_are_installed_again_and_nobody_is_told(host, system, kernels):
+    said = dnf(host, system, "reinstall", 0, "kernel-modules")
+    assert "dracut -f --kver" in said
+    assert not (host.path / "var/log/calls").exists(), "no plugin was called"
+    assert host.variants(kernels[0])[0]["state"] == "stale"
+    host.ok("kmodctl refresh")  # by the path unit, or at shutdown
+    host.served(kernels[0])
+    host.settled()
+
+
+@pytest.mark.full
+def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kernels):
+    names = " ".join(rpms.name("kernel", image) for image in enterprise.kernels(system)[1:])
+    said = host.ok("%s -y install %s" % (system.dnf, names))
+    host.served(kernels[1])
+    assert (
+        host.loads(kernels[2]) is None and host.entry(kernels[2]) is None and host.variants(kernels[2]) == []
+    )
+    assert "incompatible" in said or system.dnf == "dnf5", (
+        "whoever looks on is told (dnf 5 keeps what scripts say in its log)"
+    )
+    assert host.shipped(kernels[2]), "it boots as it would without us"
+    host.settled()
+
+
+def test_the_oldest_kernel_goes_as_there_are_too_many(host, system, kernels):
+    host.ok("sed -i s/installonly_limit=3/installonly_limit=2/ /etc/dnf/dnf.conf")
+    dnf(host, system, "install", 1, "kernel")
+    dnf(host, system, "install", 2, "kernel")  # the first goes, before the third arrives
+    host.served(kernels[1])
+    assert host.entry(kernels[0]) is None and host.variants(kernels[0]) == []
+    left = [
+        path
+        for path in host.files()
+        if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])
+    ]
+    assert left == [], "of the first nothing is left but the build that the second uses"
+    host.settled()
+
+
+@pytest.mark.full
+def test_without_dnf(host, system, kernels):
+    image = enterprise.kernels(system)[1]
+    names = ["-".join((package, *rpms.version(image.release))) for package in (*parts(system), "kernel")]
+    host.ok(
+        "cd /%s; rpm -ivh %s" % (enterprise.chroot.SHARED, " ".join(name + ".x86_64.rpm" for name in names))
+    )
+    host.served(kernels[1])
+    host.ok("rpm -e " + " ".join(names))
+    host.forgotten(kernels[1])
+    host.settled()
+
+
+@pytest.mark.full
+def test_kernel_install_by_hand(host, system, kernels):
+    release = kernels[0]
+    host.ok("kernel-install remove " + release)
+    assert host.entry(release) is None, "what it is copied from is gone"
+    host.ok("kernel-install add %s /lib/modules/%s/vmlinuz" % (release, release))
+    host.ok("kernel-install add %s /lib/modules/%s/vmlinuz" % (release, release))
+    host.served(release)
+    host.settled()
+
+
+def test_a_hook_that_cannot_do_its_work_costs_no_kernel_its_entry(host, system, kernels):
+    host.ok("mv /usr/local/sbin/kmodctl /srv")
+    dnf(host, system, "install", 1, "kernel")
+    assert host.shipped(kernels[1]) and host.image(kernels[1]).exists()
+    assert kernels[1] in "".join(host.marks())
+    dnf(host, system, "remove", 1, *parts(system))
+    assert not [path for path in host.files() if kernels[1] in path]
+    dnf(host, system, "install", 1, "kernel")
+    host.follow()  # the next play
+    host.ok("kmodctl refresh")
+    host.served(kernels[1], shipped_has=False)
+    host.settled()
+
+
+@pytest.mark.full
+def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, system, kernels):
+    host.follow(keep_default=True)
+    dnf(host, system, "install", 1, "kernel")
+    assert host.default() == (kernels[1], None)
+    dnf(host, system, "install", 2, "kernel")
+    assert host.default() == (kernels[1], None), "when the transaction is over: automatic reboots come next"
+    host.settled()
+    dnf(host, system, "remove", 2, *parts(system))
+    assert host.default() == (kernels[1], None)
+    host.settled()
+
+
+@pytest.mark.full
+def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(
+    host, system, kernels
+):
+    host.follow(boot="once")
+    dnf(host, system, "install", 1, "kernel")
+    host.served(kernels[1])
+    assert host.default() == (kernels[1], None), "nothing that has not proved itself"
+    once = host.menu().once
+    assert once and (once.release, once.driver) == (kernels[1], DRIVER)
+    host.settled()
+
+
+def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, kernels):
+    host = Machine(deployed, memory, enterprise.shared(system), command)
+    try:
+        before = host.files()
+        host.follow()
+        dnf(host, system, "install", 1, "kernel")
+        dnf(host, system, "remove", 1, *parts(system))
+        host.follow_no_more()
+        grubenv = "/boot/grub2/grubenv"  # dnf's own: the default went with the kernel
+        assert [line for line in changes(before, host.files()) if not line.startswith(grubenv)] == []
+        dnf(host, system, "install", 1, "kernel")
+        assert host.loads(kernels[1]) is None and host.entry(kernels[1]) is None, "nobody follows any more"
+        assert host.loads(kernels[0]) and host.entry(kernels[0]), "the driver is where it was"
+    finally:
+        host.remove()

@@ -1,0 +1,400 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is promised of a host that follows new kernels: by what is on disk, for every driver, and never an
+unproven default.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+
+import pytest
+
+from ansible_collections.outoftree.kmod.plugins.module_utils import lock
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, settings
+from tests.forge import families
+from tests.forge.ko import Export, ko
+from tests.forge.symvers import EXPORTS
+from tests.unit.commands.follower import NEW, OLD, Follower, machines
+
+FAMILIES = sorted(machines.FAMILIES)
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Follower(tmp_path)
+
+
+def refused(code, work, *arguments, **options):
+    with pytest.raises(KmodError) as caught:
+        work(*arguments, **options)
+    assert caught.value.code == code
+    return str(caught.value)
+
+
+# A kernel arrives
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_kernel_that_arrives_gets_links_variant_and_entry_and_the_default_stays(tmp_path, family):
+    host = Follower(tmp_path, family)
+    host.deploy()
+    host.follow(vendor={})
+    before = host.menu().default
+    answer = host.run()
+    assert not answer.failed and not answer.refused
+    assert host.links() == ["vendor.ko"] and "weak-updates/vendor/vendor.ko" in host.listed()
+    assert (host.variants(), host.ours()) == (
+        [str(host.image_path(NEW, ".1").relative_to(tmp_path))],
+        [("vendor", NEW)],
+    )
+    assert host.menu().default == before
+
+
+def test_the_early_slot_links_and_does_nothing_else(host):
+    host.deploy()
+    host.follow(vendor={"boot": "default", "keep_default": True})
+    answer = host.run(early=True)
+    assert host.links() == ["vendor.ko"] and "vendor.ko" in host.listed()
+    assert (host.variants(), host.ours(), answer.rows[0].variant) == ([], [], "")
+    assert not (host.root / bulletin.FACT[1:]).exists()
+
+
+def test_a_second_run_writes_nothing_and_takes_no_lock(host, monkeypatch):
+    host.deploy()
+    host.follow(vendor={})
+    assert host.run().changed
+    monkeypatch.setattr(lock, "held", None)
+    for verb, kernel in (("add-kernel", NEW), ("refresh", NEW), ("add-kernel", NEW)):
+        assert not host.run(verb, kernel).changed
+
+
+def test_every_driver_is_served_whatever_becomes_of_another(host):
+    for driver in ("one", "two", "three"):
+        host.deploy(driver)
+    host.follow(one={}, two={}, three={})
+    (host.root / "lib/modules" / OLD / "extra/two/two.ko").write_bytes(b"damaged")
+    answer = host.run()
+    assert [bool(row.error) for row in answer.rows if row.driver == "two"] == [True] and answer.failed
+    assert host.ours() == [("one", NEW), ("three", NEW)]
+    assert host.links(driver="one") == ["one.ko"] and host.links(driver="two") == []
+
+
+def test_all_is_done_under_one_lock(host, monkeypatch):
+    held, taken = lock.held, []
+    monkeypatch.setattr(lock, "held", lambda *arguments: taken.append(1) or held(*arguments))
+    for driver in ("one", "two"):
+        host.deploy(driver)
+    host.follow(one={}, two={})
+    assert host.run().changed and len(taken) == 1
+
+
+def test_without_settings_what_is_stored_gets_links_alone(host):
+    for driver in ("one", "two"):
+        host.deploy(driver)
+    assert not host.run().failed
+    assert host.links(driver="one") and host.links(driver="two") and host.variants() == []
+
+
+def test_a_driver_that_is_not_to_follow_does_not(host):
+    for driver in ("one", "two"):
+        host.deploy(driver)
+    host.follow(one={})
+    host.run()
+    assert host.links(driver="one") and not host.links(driver="two")
+
+
+def test_kernels_that_a_driver_is_not_meant_for_are_left_out(host):
+    host.deploy()
+    host.follow(vendor={"kernels": (OLD, "9.*")})
+    answer = host.run()
+    assert host.links() == [] and answer.rows == () and not answer.failed
+
+
+@pytest.mark.parametrize(
+    "wants, variants, entries",
+    [
+        ({"initrd": False}, 0, 0),
+        ({"entry": False}, 1, 0),
+        ({"method": "segment"}, 1, 1),
+        ({"early_load": True}, 1, 1),
+    ],
+)
+def test_the_settings_say_what_is_made(host, wants, variants, entries):
+    host.deploy()
+    host.follow(vendor=wants)
+    assert not host.run().failed
+    assert (len(host.variants()), len(host.ours())) == (variants, entries) and host.links()
+
+
+def test_arguments_of_the_settings_are_those_of_the_entry(host):
+    host.deploy()
+    host.follow(vendor={"args": "vendor.debug=1", "fallback_args": "panic=42"})
+    host.run()
+    args = next(entry.args for entry in host.menu().entries if entry.driver)
+    assert args.endswith("vendor.debug=1 panic=42")
+
+
+def test_check_only_says_what_would_be_done(host):
+    host.deploy()
+    host.follow(vendor={})
+    before = host.snapshot()
+    answer = host.run(check=True)
+    assert answer.changed and host.snapshot() == before
+
+
+def test_what_came_later_is_judged_again(host):
+    """modules-extra: a module that the driver needs came with another package than the kernel."""
+    data = ko(
+        "vendor",
+        [("module_layout", 0x11), ("needed", 0x77)],
+        release=OLD,
+        modinfo={"depends": "giver", "name": "vendor"},
+    )
+    for release in (OLD,):
+        families.kernel(
+            host.root,
+            release,
+            family="el9",
+            exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+            in_tree={"drivers/giver.ko": ko("giver", release=release, exports=[Export("needed", 0x77)])},
+        )
+        os.system("depmod -b %s %s" % (host.root, release))
+    (host.root / "vendor.ko").write_bytes(data)
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
+
+    link.run(host.host, link.Options("vendor", path=("/vendor.ko",), kernels=(OLD,)))[0].apply()
+    host.follow(vendor={})
+    assert host.run().refused and not host.links()
+    (host.root / "lib/modules" / NEW / "kernel/drivers/giver.ko").write_bytes(
+        ko("giver", release=NEW, exports=[Export("needed", 0x77)])
+    )
+    families.kernel(
+        host.root,
+        NEW,
+        family="el9",
+        exports=[*EXPORTS, ("needed", 0x77, False, "", "drivers/giver")],
+        in_tree={"drivers/giver.ko": ko("giver", release=NEW, exports=[Export("needed", 0x77)])},
+    )
+    os.system("depmod -b %s %s" % (host.root, NEW))
+    assert not host.run().refused and host.links() == ["vendor.ko"]
+
+
+# A kernel leaves
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_kernel_that_leaves_takes_what_it_had_along(tmp_path, family):
+    host = Follower(tmp_path, family)
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    assert host.ours() == [("vendor", OLD), ("vendor", NEW)]
+    host.leave()
+    answer = host.run("remove-kernel")
+    assert (
+        not answer.failed
+        and host.links() == []
+        and host.ours() == [("vendor", OLD)]
+        and len(host.variants()) == 1
+    )
+    assert not (tmp_path / "lib/modules" / NEW / "weak-updates").exists()
+    assert not host.run("remove-kernel").changed
+
+
+def test_a_kernel_that_is_only_said_to_leave_keeps_what_it_has(host):
+    """Installed again, or a package of it alone that goes (a unified image): its files are all there."""
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    before = host.snapshot()
+    assert not host.run("remove-kernel").failed
+    assert host.snapshot() == before
+
+
+def test_a_kernel_that_left_and_came_back_is_as_it_was(host):
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    before = host.snapshot()
+    shipped = {
+        path: (path.read_bytes(), path.stat().st_mode)
+        for path in host.root.rglob("boot/**/*%s*" % NEW)
+        if path.is_file()
+    }
+    host.leave()
+    host.run("remove-kernel")
+    assert host.links() == [] and host.ours() == [("vendor", OLD)]
+    for path, (data, mode) in shipped.items():
+        if "~" not in path.name and ".img." not in path.name:
+            path.write_bytes(data)
+            path.chmod(mode & 0o7777)
+    host.run(early=True)
+    host.run()
+    assert host.snapshot() == before
+
+
+def test_a_build_below_a_kernel_that_leaves_stays_for_those_that_use_it(host):
+    host.deploy(kernels=(OLD, NEW))
+    host.follow(vendor={})
+    host.run("refresh", None)
+    host.leave(OLD)
+    assert not host.run("remove-kernel", OLD).failed
+    shutil.rmtree(str(host.root / "lib/modules" / OLD / "kernel"))  # as its package does next
+    assert (host.root / "lib/modules" / OLD / "extra/vendor/vendor.ko").exists()
+    link = host.root / "lib/modules" / NEW / "weak-updates/vendor/vendor.ko"
+    assert link.resolve() == (host.root / "lib/modules" / OLD / "extra/vendor/vendor.ko").resolve()
+    assert not host.run("refresh", None).failed and host.ours() == [("vendor", NEW)]
+
+
+def test_boots_start_nothing_of_a_kernel_that_left(host):
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
+
+    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    assert host.started() == (NEW, "vendor")
+    host.leave()
+    host.run("remove-kernel")
+    assert host.started() == (OLD, None) and b"~vendor" not in (host.root / "boot/grub2/grubenv").read_bytes()
+
+
+# An image is made again
+
+
+def test_a_variant_is_made_again_of_the_image_that_is_there_now(host):
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    host.image(NEW, b"2")
+    answer = host.run("refresh", None)
+    assert [row.variant for row in answer.rows] == ["current", "replaced"]
+    assert host.image_path(NEW, ".1").read_bytes().startswith(host.image_path(NEW).read_bytes())
+
+
+def test_a_full_boot_leaves_the_links_and_the_shipped_image_and_is_told(host, monkeypatch):
+    host.deploy()
+    host.follow(vendor={})
+    real = Host.room
+    monkeypatch.setattr(
+        Host,
+        "room",
+        lambda self, path: (real(self, path)[0], 1 << 16) if path.startswith("/boot") else real(self, path),
+    )
+    shipped = host.image_path(NEW).read_bytes()
+    answer = host.run()
+    assert answer.failed and "boot" in answer.rows[0].error and host.links() == ["vendor.ko"]
+    assert host.image_path(NEW).read_bytes() == shipped and host.variants() == []
+    assert any("MiB" in line or "KiB" in line for line in bulletin.read(host.host).problems)
+    monkeypatch.undo()
+    assert not host.run().failed and host.variants() and bulletin.read(host.host).problems == ()
+
+
+# What nothing can be done about, and bad input
+
+
+@pytest.mark.parametrize("release", ["6.1.0-99-none", "0.0", "9.9.9"])
+def test_a_release_that_is_no_kernel(host, release):
+    host.deploy()
+    host.follow(vendor={})
+    before = host.snapshot()
+    refused("KERNEL_MISSING", host.run, kernel=release)
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("release", ["", "../../etc", "a b", "5.14\n", "-x", "5.14/../../x"])
+def test_a_word_that_no_kernel_is_called(host, release):
+    host.deploy()
+    refused("RELEASE_NAME", host.run, kernel=release)
+    refused("RELEASE_NAME", host.run, "remove-kernel", release)
+
+
+def test_removal_of_a_kernel_that_was_never_there(host):
+    host.deploy()
+    host.follow(vendor={})
+    assert not host.run("remove-kernel", "9.9.9-1").failed
+
+
+def test_another_run_at_work(host):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / "lib/modules/.outoftree.kmod.lock"
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        refused("LOCKED", host.run, wait=0.2)
+    assert host.links() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 1}',
+        '{"format": 1, "drivers": {"vendor": 3}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"../x": {}}, "made": [], "interpreter": ""}',
+        "\0" * 9,
+        '{"format": 1, "drivers": {"vendor": {"boot": "always"}}, "made": [], "interpreter": ""}',
+    ],
+)
+def test_settings_that_are_damaged_leave_links_to_be_made_and_are_told(host, text):
+    host.deploy()
+    host.follow(vendor={})
+    (host.root / settings.PATH[1:]).write_text(text)
+    answer = host.run()
+    assert (
+        answer.failed
+        and settings.PATH in answer.errors[0]
+        and host.links() == ["vendor.ko"]
+        and host.variants() == []
+    )
+
+
+def test_settings_of_a_newer_version_are_not_guessed_at(host):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / settings.PATH[1:]
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), format=2)))
+    assert "newer version" in refused("SETTINGS_NEWER", host.run)
+
+
+def test_what_a_newer_version_adds_to_a_drivers_settings_is_left_out(host):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / settings.PATH[1:]
+    told = json.loads(path.read_text())
+    told["drivers"]["vendor"]["hold"] = "kernel"
+    path.write_text(json.dumps(told))
+    assert not host.run().failed and host.ours() == [("vendor", NEW)]
+
+
+def test_a_host_in_image_mode_is_refused_with_the_next_step(host):
+    (host.root / "run/ostree-booted").touch()
+    assert "Containerfile" in refused("IMAGE_MODE", host.run)
+
+
+def test_a_transactional_host_is_refused_with_the_next_step(host, monkeypatch):
+    monkeypatch.setenv("TRANSACTIONAL_UPDATE", "true")
+    assert "transactional-update run" in refused("TRANSACTIONAL", host.run)
+
+
+# What was pending
+
+
+def test_what_was_pending_for_a_kernel_is_settled_by_a_run_that_went_well(host):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / bulletin.PENDING[1:]
+    path.write_text("add-kernel --early %s: it took longer\nadd-kernel 9.9: no Python\n" % NEW)
+    host.run()
+    assert path.read_text() == "add-kernel 9.9: no Python\n"
+    host.run("refresh", None)
+    assert not path.exists()
