@@ -25,9 +25,7 @@ def parsed(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="kmodctl",
-        description="Out-of-tree kernel modules and the kernels of a machine.",
-        epilog="Packages' scripts may call weak-modules, which is kmodctl weak-modules: see its --help.",
+        prog="kmodctl", description="Out-of-tree kernel modules and the kernels of a machine."
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True

@@ -21,7 +21,7 @@ description:
     module.
   - A kernel that arrives by itself never makes anything that was not tried the default. The collection's
     docs/follow.md has what boots start.
-  - Deploy the driver first. The role M(outoftree.kmod.deploy#role) does all of that with C(kmod_follow=true).
+  - Deploy the driver first. The role C(outoftree.kmod.deploy) does all of that with C(kmod_follow=true).
   - Hosts in image mode (ostree) and transactional ones are refused.
 options:
   driver:

@@ -447,8 +447,8 @@ def test_what_goes_wrong_with_a_kernel_fails_no_scriptlet_and_with_modules_does(
     paths = tree.package(TWO, [ONE, TWO])
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(
-        "ansible_collections.outoftree.kmod.plugins.module_utils.host.Host.tool",
-        staticmethod(lambda name: None),
+        "ansible_collections.outoftree.kmod.plugins.module_utils.tools.find",
+        lambda name: None,
     )
     kernel, modules = tree.call("--add-kernel", ONE), tree.add(*paths)
     assert (kernel.status, modules.status) == (0, 1)

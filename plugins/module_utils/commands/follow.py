@@ -306,7 +306,7 @@ def _settle(turns: Turns, told: Settings, options: Options, rows: List[Row], err
     """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and
     what was pending.
     """
-    error = _failing(turns, lambda host: leaks.mend(host))
+    error = _failing(turns, leaks.mend)
     installed = store.installed(turns.host)
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
