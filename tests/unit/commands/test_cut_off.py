@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Killed here, what boots? A host that is at work on a kernel is cut off at one write after another, and run again."""
+"""Killed here, what boots? A host that is at work on a kernel is cut off at one write after another, and run
+again.
+"""
+
 import os
 
 import pytest
@@ -27,6 +30,7 @@ def cut_off(after, work):
                     os._exit(9)
                 left[0] -= 1
                 return real(self, *arguments, **options)
+
             return write
 
         for name in WRITES:
@@ -71,7 +75,8 @@ def test_an_arrival_that_is_cut_off_boots_and_the_next_look_finishes_it(tmp_path
         host.run()
         found = host.snapshot()
         differing = {path for path in {*found, *wanted} if found.get(path) != wanted.get(path)}
-        assert {path for path in differing if "symvers" not in path} == set(), after  # which say when they were packed
+        # which say when they were packed
+        assert {path for path in differing if "symvers" not in path} == set(), after
         after += 2
     assert after > 3
 
@@ -85,11 +90,17 @@ def test_a_removal_that_is_cut_off_boots_and_the_next_look_finishes_it(tmp_path,
         host.follow(vendor={})
         host.run("refresh", None)
         host.leave()
-        there = host.menu().default  # with entries in files that may be ours, which has the highest name by then
+        # with entries in files that may be ours, which has the highest name by then
+        there = host.menu().default
         if not cut_off(after, lambda: host.run("remove-kernel")):  # noqa: B023
             break
         assert host.menu().default.driver is None or host.menu().default == there
         assert not host.run("remove-kernel").failed
-        assert host.menu().default.driver is None and host.links() == [] and host.ours() == [("vendor", OLD)] and NEW not in "".join(host.variants())
+        assert (
+            host.menu().default.driver is None
+            and host.links() == []
+            and host.ours() == [("vendor", OLD)]
+            and NEW not in "".join(host.variants())
+        )
         after += 2
     assert after > 3
