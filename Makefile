@@ -90,7 +90,7 @@ test-crash: $(VENV)/.test
 	tests/crash/run $(if $(filter fast,$(ONLY)),--fast)
 
 bench: $(VENV)/.test
-	set -e; for each in check exports variant; do $(BIN)/python -m tests.bench.bench_$$each; done
+	set -e; for each in check exports variant weak_modules; do $(BIN)/python -m tests.bench.bench_$$each; done
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz.fuzz $(COUNT)

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+from . import weak_modules
 from .arguments import parsed
 from .errors import KmodError
 from .host import Host
@@ -24,9 +25,14 @@ HERE = "/"  # files named on the command line are those of this machine, whateve
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status. Every way out is one line and a status."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if os.path.basename(sys.argv[0]) == weak_modules.NAME:
+        return weak_modules.main(given)
+    if given[:1] == [weak_modules.NAME]:
+        return weak_modules.main(given[1:])
     try:
         open_streams()
-        options = parsed(argv)
+        options = parsed(given)
         status = COMMANDS[options.command](options)
         sys.stdout.flush()
         return status

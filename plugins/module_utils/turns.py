@@ -63,11 +63,11 @@ class Turns(contextlib.ExitStack):
                 return answer
             if getattr(answer, "waits", False):
                 return answer
-            if self._take() or attempt:
+            turn, another = self._take()
+            if another or attempt:
                 plan, answer = work(self.host)
-            assert self.turn is not None
             diff = plan.diff()
-            self.turn.announce(plan.paths(), plan.directories())
+            turn.announce(plan.paths(), plan.directories())
             try:
                 found = plan.apply()
             except KmodError as error:
@@ -79,13 +79,13 @@ class Turns(contextlib.ExitStack):
                 return answer.applied(found) if hasattr(answer, "applied") else answer
         return answer
 
-    def _take(self) -> bool:
-        """Whether somebody may have been at work since the plan was made: the lock was only taken now."""
+    def _take(self) -> Tuple[lock.Turn, bool]:
+        """The lock, and whether somebody may have been at work since the plan was made: it was only taken now."""
         if self.turn is not None:
-            return False
+            return self.turn, False
         self.turn = self.enter_context(lock.held(self.host, self.since, self.wait))
         self.enter_context(_signals_as_errors())
-        return self.turn.another
+        return self.turn, self.turn.another
 
 
 @contextlib.contextmanager

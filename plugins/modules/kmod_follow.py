@@ -21,7 +21,7 @@ description:
     module.
   - A kernel that arrives by itself never makes anything that was not tried the default. The collection's
     docs/follow.md has what boots start.
-  - Deploy the driver first. The role M(outoftree.kmod.deploy#role) does all of that with C(kmod_follow=true).
+  - Deploy the driver first. The role C(outoftree.kmod.deploy) does all of that with C(kmod_follow=true).
   - Hosts in image mode (ostree) and transactional ones are refused.
 options:
   driver:
@@ -99,6 +99,15 @@ options:
         arrives, the default is again what the distribution makes it.
     type: bool
     default: false
+  weak_modules:
+    description:
+      - What packages' calls of C(weak-modules) reach, for all drivers of the host. With V(divert) that is
+        C(kmodctl weak-modules). The distribution's script lies beside it, as C(weak-modules.distrib).
+      - V(leave) puts the script back, and so does V(absent) for the last driver. See docs/weak-modules.md of
+        the collection.
+    type: str
+    choices: [leave, divert]
+    default: leave
   kmodctl:
     description: Where the archive of kmodctl lies on the host. For internal use.
     type: path
@@ -224,6 +233,7 @@ def main():
             copy_of=dict(type="str", default=""),
             boot=dict(type="str", choices=["none", "once", "default"], default="none"),
             keep_default=dict(type="bool", default=False),
+            weak_modules=dict(type="str", choices=["leave", "divert"], default="leave"),
             kmodctl=dict(type="path"),
             sources=dict(type="str"),
             root=dict(type="path", default="/"),

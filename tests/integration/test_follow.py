@@ -59,10 +59,32 @@ def test_a_host_follows_and_a_second_play_changes_nothing_and_false_takes_all_of
     told = json.loads((root / "etc/outoftree-kmod/follow.json").read_text())
     assert told["drivers"]["vendor"]["entry"] is False and told["interpreter"] == sys.executable
     written = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
-    said = well(run([root], ROLE, kmod_src="vendor", kmod_entry=False, kmod_follow=True))
-    assert "changed=0 " in said and {path: path.lstat().st_mtime_ns for path in root.rglob("*")} == written
+    said = well(run([root], ROLE, "--diff", kmod_src="vendor", kmod_entry=False, kmod_follow=True))
+    assert "changed=0 " in said, said
+    assert {path: path.lstat().st_mtime_ns for path in root.rglob("*")} == written
     said = well(run([root], ROLE, kmod_src="vendor", kmod_entry=False))
     assert "changed=1 " in said and names(root) == before
+
+
+def test_the_script_weak_modules_is_diverted_when_that_is_asked_for_and_comes_back_as_it_was(run, host):  # noqa: F811
+    root = family(host("follower", 0))
+    script = root / "usr/sbin/weak-modules"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("#!/bin/sh\necho the distribution\n")
+    script.chmod(0o755)
+    os.utime(script, (1700000000, 1700000000))
+    shipped = (script.read_bytes(), script.stat().st_mode, script.stat().st_mtime_ns)
+    asked = {"kmod_src": "vendor", "kmod_entry": False, "kmod_follow": True, "kmod_weak_modules": "divert"}
+    assert "changed=3 " in well(run([root], ROLE, **asked))  # links, variant, and this
+    assert "kmodctl" in script.read_text()
+    assert (root / "usr/sbin/weak-modules.distrib").read_bytes() == shipped[0]
+    assert "changed=0 " in well(run([root], ROLE, **asked))
+    well(run([root], ROLE, **dict(asked, kmod_weak_modules="leave")))
+    assert (script.read_bytes(), script.stat().st_mode, script.stat().st_mtime_ns) == shipped
+    well(run([root], ROLE, **asked))
+    well(run([root], ROLE, kmod_src="vendor", kmod_entry=False))
+    assert (script.read_bytes(), script.stat().st_mode, script.stat().st_mtime_ns) == shipped
+    assert not (root / "usr/sbin/weak-modules.distrib").exists()
 
 
 def test_a_kernel_that_takes_no_build_is_told_and_the_default_is_kept_if_that_is_asked_for(run, host):  # noqa: F811

@@ -99,15 +99,31 @@ def test_json_is_as_documented(root: Path, tmp_path: Path, capsys: Any) -> None:
 def test_kernels_are_named_by_release_pattern_or_newest(root: Path, tmp_path: Path, capsys: Any) -> None:
     path = module(tmp_path)
     for named, found in (("6.1.0-9-amd64", ["9"]), ("6.1.0-*", ["9", "10"]), ("newest", ["10"])):
-        assert [each["kernel"].split("-")[1] for each in checks(capsys, "--root", str(root), "--kernel", named, path)] == found
+        assert [
+            each["kernel"].split("-")[1]
+            for each in checks(capsys, "--root", str(root), "--kernel", named, path)
+        ] == found
 
 
 def test_what_is_no_module_has_a_verdict_beside_the_others(root: Path, tmp_path: Path, capsys: Any) -> None:
-    """And files for several releases are judged as they are given: kmodctl check does not choose among builds."""
+    """And files for several releases are judged as they are given: kmodctl check does not choose among
+    builds.
+    """
     (tmp_path / "torn.ko").write_bytes(ko("torn")[:300])
-    argv = ["--root", str(root), "--kernel", "6.1.0-9-amd64", module(tmp_path, "one"), module(tmp_path, "two", release="5.5.5-5-amd64")]
+    argv = [
+        "--root",
+        str(root),
+        "--kernel",
+        "6.1.0-9-amd64",
+        module(tmp_path, "one"),
+        module(tmp_path, "two", release="5.5.5-5-amd64"),
+    ]
     assert [each["verdict"] for each in checks(capsys, *argv)] == ["compatible", "compatible"]
-    assert [each["verdict"] for each in checks(capsys, *argv, str(tmp_path / "torn.ko"))] == ["compatible", "incompatible", "compatible"]
+    assert [each["verdict"] for each in checks(capsys, *argv, str(tmp_path / "torn.ko"))] == [
+        "compatible",
+        "incompatible",
+        "compatible",
+    ]
 
 
 def test_sorted_by_module_then_kernel(root: Path, tmp_path: Path, capsys: Any) -> None:

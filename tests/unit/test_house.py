@@ -43,7 +43,8 @@ MAY_IMPORT: Dict[str, str] = {
     "commands": GROUND + " turns read judge make place",
     "arguments": "errors",
     "output": "errors",
-    "cli": GROUND + " task turns arguments output read place commands",
+    "weak_modules": GROUND + " task output read place commands",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

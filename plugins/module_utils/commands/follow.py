@@ -18,10 +18,11 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, image_mode, notice, settings, store, weak_links
+from ..place import bulletin, diversion, image_mode, notice, settings, store, weak_links
 from ..place import driver as drivers
 from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
+from ..place.hook_texts import KMODCTL
 from ..place.initramfs import image
 from ..place.settings import Followed, Settings
 from ..plan import Plan, stamp
@@ -302,6 +303,12 @@ def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str
 # The host as a whole
 
 
+def _diverted_again(host: Host, interpreter: str) -> Plan:
+    """Where the package of weak-modules has put its script over the call of kmodctl."""
+    came_back = interpreter != "" and diversion.came_back(host)
+    return diversion.present(host, KMODCTL, interpreter) if came_back else Plan(host)
+
+
 def _settle(
     turns: Turns,
     told: Settings,
@@ -314,12 +321,15 @@ def _settle(
     """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and
     what was pending. ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
     """
-    error = _failing(turns, lambda host: leaks.mend(host))
+    problems = [
+        _failing(turns, leaks.mend),
+        _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
+    ]
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
     decided = default.settle(turns, told.drivers, wanted, served)
-    errors = errors + [each for each in [error, *decided.errors] if each]
+    errors = errors + [each for each in [*problems, *decided.errors] if each]
     said = Bulletin(
         tuple(_lacking(turns.host, installed, wanted, served, rows)),
         decided.kept,

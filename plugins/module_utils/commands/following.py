@@ -9,8 +9,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import bulletin, hooks, image_mode, settings, zipapp
+from ..place import bulletin, diversion, hooks, image_mode, settings, zipapp
 from ..place.boot import hold
+from ..place.hook_texts import KMODCTL
 from ..place.settings import Followed
 from ..plan import Content, Plan
 from ..read import names
@@ -33,6 +34,7 @@ class Options(NamedTuple):
     followed: Followed = Followed()
     kmodctl: Optional[str] = None
     sources: str = ""
+    weak_modules: str = "leave"
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
@@ -43,6 +45,7 @@ class Options(NamedTuple):
             Followed(kernels=tuple(params["kernels"]), **given),
             params["kmodctl"],
             params["sources"] or "",
+            params["weak_modules"],
         )
 
 
@@ -125,9 +128,17 @@ def _present(turns: Turns, options: Options) -> Answer:
         ), None
 
     turns.carry(plan)
+    turns.carry(lambda host: (_weak_modules(host, options, interpreter), None))
     there = _following(host) if not turns.check else tuple(sorted({*_following(host), options.driver}))
     refreshed = follow.run(turns, follow.Options("refresh")) if _unsettled(host) and not turns.check else None
     return Answer(options.driver, family, there, tuple(sorted(hooks.files(host, interpreter))), refreshed)
+
+
+def _weak_modules(host: Host, options: Options, interpreter: str) -> Plan:
+    """kmodctl in the script's place, or the script back in it."""
+    if options.weak_modules == "divert":
+        return diversion.present(host, KMODCTL, interpreter)
+    return diversion.absent(host)
 
 
 def _kmodctl(options: Options, interpreter: str) -> Content:
@@ -151,6 +162,8 @@ def _absent(turns: Turns, driver: str) -> Answer:
     left = tuple(sorted(set(old.drivers if old else ()) - {driver}))
     if not left and hold.read(host) is not None:
         turns.carry(lambda host: (hold.release(host), None))
+    if not left:  # before kmodctl goes, which is called from there
+        turns.carry(lambda host: (diversion.absent(host), None))
     turns.carry(lambda host: (hooks.absent(host, driver), None))
     refreshed = None
     if left and old and driver in old.drivers and not turns.check:

@@ -99,7 +99,7 @@ def _os_release(host: Host) -> Dict[str, str]:
 
 def files(host: Host, interpreter: str = "") -> Dict[str, HookFile]:
     """Every script and unit that the host is to have, by path."""
-    interpreters = sorted({interpreter, *INTERPRETERS} - {""}, key=lambda each: each != interpreter)
+    interpreters = [each for each in dict.fromkeys([interpreter, *INTERPRETERS]) if each]
     named = {
         "made_by": texts.MADE_BY,
         "hook": HOOK,

@@ -101,20 +101,24 @@ def machine(config: Dict[str, str]) -> Optional[str]:
 def vermagic(release: str, config: Dict[str, str]) -> Optional[str]:
     """The version magic of a kernel with this configuration; None where it cannot be told for certain.
 
-    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. The two flags for preemption
-    exclude each other until 6.12, and some version before 7.2 made the real-time one come first. A randomized
-    layout has a digest that no configuration shows.
+    ``include/linux/vermagic.h``. CONFIG_PREEMPT_BUILD is there since 5.17. Of the two flags for preemption
+    one is written: the real-time one in 7.2, the other one until 6.12, and which one between is not known
+    here. A randomized layout has a digest that no configuration shows.
     """
     arch = _arch_vermagic(machine(config), config)
     realtime = option(config, "PREEMPT_RT")
     preempt = option(config, "PREEMPT_BUILD") or option(config, "PREEMPT")
-    randomized = option(config, "RANDSTRUCT") or option(config, "GCC_PLUGIN_RANDSTRUCT")
-    if arch is None or randomized or (preempt and realtime and int(release.split(".")[0]) < 7):
+    version = tuple(map(int, re.findall(r"\d+", release)[:2]))
+    if preempt and realtime:
+        if (6, 12) < version < (7, 2):
+            return None
+        preempt, realtime = version <= (6, 12), version > (6, 12)
+    if arch is None or option(config, "RANDSTRUCT") or option(config, "GCC_PLUGIN_RANDSTRUCT"):
         return None
     flags = (
         ("SMP ", option(config, "SMP")),
         ("preempt_rt ", realtime),
-        ("preempt ", preempt and not realtime),
+        ("preempt ", preempt),
         ("mod_unload ", option(config, "MODULE_UNLOAD")),
         ("modversions ", option(config, "MODVERSIONS")),
     )
@@ -131,8 +135,9 @@ def _arch_vermagic(name: Optional[str], config: Dict[str, str]) -> Optional[str]
             "patchable-function-entry " if option(config, "ARCH_USING_PATCHABLE_FUNCTION_ENTRY") else traced
         )
         return traced + ("relocatable " if option(config, "RELOCATABLE") else "")
-    # one word for each of the processors that it may be made for
-    if name == "i686" and option(config, "M686"):
+    if name == "i686" and option(
+        config, "M686"
+    ):  # one word for each of the processors that it may be made for
         return "686 "
     return {"aarch64": "aarch64", "riscv64": "riscv", "loongarch64": "LOONGARCH 64BIT "}.get(name or "")
 

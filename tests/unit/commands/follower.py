@@ -34,6 +34,7 @@ class Follower:
     """The host in a directory. ``refuses``: NEW has other CRCs, so that it takes no build for OLD."""
 
     def __init__(self, root, family="el9", refuses=False):
+        root.mkdir(exist_ok=True)
         self.root, self.family = root, family
         self.initrd = machines.FAMILIES[family](root)
         for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants

@@ -398,3 +398,22 @@ def test_what_was_pending_for_a_kernel_is_settled_by_a_run_that_went_well(host):
     assert path.read_text() == "add-kernel 9.9: no Python\n"
     host.run("refresh", None)
     assert not path.exists()
+
+
+# weak-modules
+
+
+def test_where_its_package_has_put_the_script_over_ours_it_is_diverted_again(host):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / settings.PATH[1:]
+    path.write_text(path.read_text().replace('"interpreter": ""', '"interpreter": "/usr/bin/python3"'))
+    script = host.root / "usr/sbin/weak-modules"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text("the script\n")
+    host.run()
+    assert script.read_text() == "the script\n"  # nobody asked for it
+    (host.root / "usr/sbin/weak-modules.distrib").write_text("the script of before\n")
+    host.run()
+    assert "kmodctl" in script.read_text()
+    assert (host.root / "usr/sbin/weak-modules.distrib").read_text() == "the script\n"

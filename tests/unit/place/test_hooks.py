@@ -245,6 +245,21 @@ def test_a_second_time_changes_nothing(tmp_path):
     assert not hooks.absent(Host(str(root)), "vendor")
 
 
+def test_the_interpreter_that_the_play_saw_comes_first_and_the_others_in_one_order(tmp_path):
+    """Not in that of a set, which is another one in each process."""
+    root = system(tmp_path)
+    text = hooks.files(Host(str(root)), "/opt/python")[hook_texts.HOOK].text
+    assert (
+        "for python in /opt/python /usr/bin/python3 /usr/libexec/platform-python /usr/local/bin/python3 python3; do"
+        in text
+    )
+    text = hooks.files(Host(str(root)), "/usr/libexec/platform-python")[hook_texts.HOOK].text
+    assert (
+        "for python in /usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 python3; do"
+        in text
+    )
+
+
 def test_of_two_drivers_each_has_its_settings_and_all_stays_until_the_last_goes(tmp_path):
     root = system(tmp_path)
     before = tree(root)

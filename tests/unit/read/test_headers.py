@@ -64,8 +64,13 @@ def test_a_version_magic_that_cannot_be_told_is_not_guessed(names):
     assert headers.vermagic("6.13.1", config(*names)) is None
 
 
-def test_the_real_time_flag_comes_first_in_newer_kernels():
-    assert headers.vermagic("7.2.13", config("X86_64", "PREEMPT_BUILD", "PREEMPT_RT")) == "7.2.13 preempt_rt "
+@pytest.mark.parametrize(
+    "release,flag",
+    [("6.1.0-9-rt", "preempt "), ("6.12.118+deb13-rt-amd64", "preempt "), ("7.2.13", "preempt_rt ")],
+)
+def test_of_two_flags_for_preemption_one_is_written(release, flag):
+    """As Debian's real-time kernels have it (tests/kernel/test_packages.py)."""
+    assert headers.vermagic(release, config("X86_64", "PREEMPT_BUILD", "PREEMPT_RT")) == release + " " + flag
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,230 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``kmodctl weak-modules``: the command line, standard input, texts and exit statuses of weak-modules, which
+packages' scripts rely on.
+
+A kernel's package ends without a boot entry if the call for it fails: so of what can go wrong with add-kernel
+and remove-kernel nothing but a wrong command line is a failure. The rest is said on standard error.
+"""
+
+import getopt
+import os
+import subprocess
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from .errors import KmodError, printable
+from .host import MODULES, Host
+from .output import let_go, open_streams, say
+from .read.names import is_release
+from .task import carry_out
+
+NAME = "weak-modules"
+VERBS = ("add-modules", "remove-modules", "add-kernel", "remove-kernel")  # of several the first here is done
+SWITCHES = ("dry-run", "no-initramfs", "verbose", "delete-modules", "help")
+VALUES = ("basedir", "dracut", "check-initramfs-prog")
+LIMIT = 16 << 20  # bytes of names
+OK, FAILED, INTERRUPTED = 0, 1, 130
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell has it
+USAGE = """\
+Usage: weak-modules [options] {--add-modules|--remove-modules}
+       weak-modules [options] {--add-kernel|--remove-kernel} [kernel-release]
+--add-modules     link the modules whose paths are read from standard input, one a line, into weak-updates of all kernels that take them
+--remove-modules  remove the links to those modules of that list that are gone; where another build fits, that is linked
+--add-kernel      link all modules in extra/ of other kernels that this kernel, by default the running one, takes
+--remove-kernel   remove all links to packages' modules from this kernel's weak-updates
+--no-initramfs    do not look at images at all; without it, variants of the initramfs are made again, shipped images are left as they are
+--verbose         say what fits and what does not
+--dry-run         do not change anything
+--basedir DIR     root directory of the machine that is meant
+--check-initramfs-prog PROG   run PROG RELEASE for each kernel that is concerned, instead of looking at images
+--dracut PATH     has to be there, and is not run
+"""
+
+
+class Asked(NamedTuple):
+    """A command line. ``verb`` is "help", or "" for none."""
+
+    verb: str
+    given: Dict[str, str]
+    kernel: str
+
+    def has(self, switch: str) -> bool:
+        return switch in self.given
+
+
+def parsed(argv: Sequence[str]) -> Asked:
+    """As getopt(1) reads it: any order, names cut short, ``--opt=V`` or ``--opt V``.
+
+    Error: getopt.GetoptError.
+    """
+    pairs, rest = getopt.gnu_getopt(list(argv), "h", [*VERBS, *SWITCHES, *(name + "=" for name in VALUES)])
+    given = {"help" if option == "-h" else option[2:]: value for option, value in pairs}
+    verb = "help" if "help" in given else next((verb for verb in VERBS if verb in given), "")
+    return Asked(verb, given, rest[0] if rest and rest[0] else os.uname().release)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out a command line; the exit status."""
+    asked: Optional[Asked] = None
+    try:
+        open_streams()
+        try:
+            asked = parsed(argv)
+        except getopt.GetoptError as error:
+            _warn(error.msg)
+            say(USAGE.rstrip())
+            return FAILED
+        return _done(asked)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        _warn("interrupted")
+        return INTERRUPTED
+    except KmodError as error:
+        if error.code == "OUTPUT_LOST":
+            let_go()
+        _warn(str(error))
+    except (OSError, MemoryError) as error:
+        let_go()
+        _warn("cannot go on: %s" % (error if str(error) else type(error).__name__))
+    except Exception as error:
+        if "KMODCTL_DEBUG" in os.environ:
+            raise
+        _warn("%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error))
+    return OK if asked is not None and asked.verb in ("add-kernel", "remove-kernel") else FAILED
+
+
+def _done(asked: Asked) -> int:
+    if asked.verb in ("help", ""):
+        say(USAGE.rstrip())
+        return OK if asked.verb else FAILED
+    if asked.has("delete-modules"):
+        say("WARNING: --delete-modules is deprecated, no effect")
+    dracut = asked.given.get("dracut")
+    if (
+        dracut
+        and not asked.has("no-initramfs")
+        and asked.verb != "remove-kernel"
+        and not os.access(dracut, os.X_OK)
+    ):
+        say("weak-modules: could not find dracut at %s" % dracut)
+        return FAILED
+    root = os.path.abspath(asked.given.get("basedir") or "/")
+    listed = _listed(root) if asked.verb in ("add-modules", "remove-modules") else ()
+    if asked.verb == "add-kernel" and not (
+        is_release(asked.kernel)
+        and any(Host(root).is_dir("%s/%s" % (place, asked.kernel)) for place in MODULES)
+    ):
+        _warn("%s: no such kernel is installed" % asked.kernel)
+        return FAILED
+    if not listed and asked.verb in ("add-modules", "remove-modules"):
+        return OK
+    return _carried_out(asked, root, listed)
+
+
+def _carried_out(asked: Asked, root: str, listed: Tuple[str, ...]) -> int:
+    from .commands import weak_modules as command
+
+    dry = asked.has("dry-run")
+    options = command.Options(asked.verb, listed, asked.kernel)
+    done = carry_out(root, dry, lambda host: command.run(host, options))
+    for warning in done.answer.warnings:
+        _warn(warning)
+    _tell(asked, done.answer)
+    if asked.has("no-initramfs") or dry or asked.verb == "remove-kernel":
+        return OK
+    program = asked.given.get("check-initramfs-prog")
+    if program is None:
+        _refresh(root, done.answer.changed)
+        return OK
+    status = OK
+    for release in done.answer.concerned:
+        status = _run([*program.split(), release])
+    return status
+
+
+def _listed(root: str) -> Tuple[str, ...]:
+    """The paths on standard input, one a line, as paths inside the root."""
+    data = sys.stdin.buffer.read(LIMIT + 1) if sys.stdin is not None else b""
+    if len(data) > LIMIT:
+        raise KmodError(
+            "standard input",
+            "is longer than %d MiB" % (LIMIT >> 20),
+            "Give the paths of modules, one a line",
+            "ARGS_INVALID",
+        )
+    found: List[str] = []
+    for line in data.decode("utf-8", "surrogateescape").split("\n"):
+        if not line.strip() or "\0" in line:
+            continue
+        path = os.path.normpath(os.path.join(os.getcwd(), line))
+        if root != "/" and path.startswith(root + "/"):
+            path = path[len(root) :]
+        found.append("/" + path.lstrip("/"))
+    return tuple(dict.fromkeys(found))
+
+
+def _tell(asked: Asked, answer: Any) -> None:
+    """Verbosely what fits and what does not, on standard output; else on standard error what no build of
+    fits.
+    """
+    for found in answer.kernels:
+        release = found.kernel.release
+        if asked.has("verbose"):
+            for row in sorted(found.rows, key=lambda row: row.verdict.compatible):
+                say(row.as_text())
+            if found.fell_back:
+                say("Falling back weak-modules state for kernel %s" % release)
+            for link in found.gone:
+                say("Removing compatible module %s from kernel %s" % (os.path.basename(link.path), release))
+        else:
+            served = set(found.names)
+            for row in found.rows:
+                if not row.verdict.compatible and row.source.name not in served:
+                    served.add(row.source.name)
+                    _warn(row.as_text())
+
+
+def _refresh(root: str, changed: Sequence[str]) -> None:
+    """Make variants of these kernels again whose modules have changed.
+
+    What a distribution has shipped is left, and told of.
+    """
+    from .commands import weak_modules as command
+
+    if not changed:
+        return
+    try:
+        done = carry_out(root, False, lambda host: command.refresh(host, changed))
+        for row in done.answer.rows:
+            if row.status != "current":
+                say("%s: the variant of the initramfs is made again" % row.path)
+    except KmodError as error:  # the links are there
+        _warn("variants of the initramfs are not made again: %s" % error)
+    shipped = command.shipped(Host(root), changed)
+    if shipped:
+        _warn(
+            "left as shipped: %s. If one of these has to hold the modules, run dracut -f for that kernel"
+            % ", ".join(shipped)
+        )
+
+
+def _run(argv: Sequence[str]) -> int:
+    """The exit status of someone's program, which has our streams."""
+    sys.stdout.flush()
+    try:
+        return subprocess.call(argv, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        _warn("%s: cannot be run: %s" % (argv[0], error.strerror))
+        return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+
+
+def _warn(text: str) -> None:
+    try:
+        sys.stderr.write("%s: %s\n" % (NAME, printable(text)))
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,147 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""kmodctl in the place of weak-modules, and the script back as it was."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import diversion
+
+SCRIPT = '#!/bin/sh\necho the script "$@"\n'
+PLACE = "usr/sbin/weak-modules"
+
+
+@pytest.fixture
+def root(tmp_path):
+    place = tmp_path / PLACE
+    place.parent.mkdir(parents=True)
+    os.symlink("usr/sbin", str(tmp_path / "sbin"))
+    place.write_text(SCRIPT)
+    place.chmod(0o750)
+    os.utime(str(place), ns=(10**18, 10**18))
+    return tmp_path
+
+
+def divert(root, kmodctl="/usr/local/sbin/kmodctl", python=sys.executable):
+    plan = diversion.present(Host(str(root)), kmodctl, python)
+    plan.apply()
+    return plan
+
+
+def seen(root):
+    return {
+        str(path.relative_to(root)): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.read_text())
+        for path in (root / "usr").rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_script_lies_beside_and_comes_back_exactly(root):
+    before = seen(root)
+    divert(root)
+    after = seen(root)
+    assert after[PLACE + ".distrib"] == before[PLACE]
+    assert "kmodctl weak-modules" in after[PLACE][2]
+    diversion.absent(Host(str(root))).apply()
+    assert seen(root) == before
+
+
+def test_a_second_time_there_is_nothing_to_do(root):
+    divert(root)
+    assert not diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+    diversion.absent(Host(str(root))).apply()
+    assert not diversion.absent(Host(str(root)))
+
+
+def test_planning_writes_nothing(root):
+    before = seen(root)
+    assert diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+    assert seen(root) == before
+
+
+def test_a_host_without_the_script_gets_none(tmp_path):
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    assert not diversion.present(Host(str(tmp_path)), "/kmodctl", sys.executable)
+    assert not diversion.absent(Host(str(tmp_path)))
+
+
+def test_a_script_that_its_package_has_written_anew_is_the_one_that_comes_back(root):
+    divert(root)
+    (root / PLACE).write_text("#!/bin/sh\n# newer\n")
+    assert diversion.came_back(Host(str(root)))
+    divert(root)
+    assert not diversion.came_back(Host(str(root)))
+    diversion.absent(Host(str(root))).apply()
+    assert list(seen(root)) == [PLACE]
+    assert (root / PLACE).read_text() == "#!/bin/sh\n# newer\n"
+
+
+def test_a_script_that_has_come_back_stays_where_the_diversion_ends(root):
+    divert(root)
+    (root / PLACE).write_text("#!/bin/sh\n# newer\n")
+    diversion.absent(Host(str(root))).apply()
+    assert {path: what[2] for path, what in seen(root).items()} == {PLACE: "#!/bin/sh\n# newer\n"}
+
+
+def test_in_sbin_itself_as_el_6_has_it(tmp_path):
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "sbin/weak-modules").write_text(SCRIPT)
+    divert(tmp_path)
+    assert (tmp_path / "sbin/weak-modules.distrib").read_text() == SCRIPT
+
+
+def test_where_usr_sbin_is_usr_bin(tmp_path):
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    os.symlink("bin", str(tmp_path / "usr/sbin"))
+    (tmp_path / "usr/bin/weak-modules").write_text(SCRIPT)
+    divert(tmp_path)
+    assert (tmp_path / "usr/bin/weak-modules.distrib").read_text() == SCRIPT
+
+
+def test_what_is_no_script_of_a_package_is_refused(root):
+    os.remove(str(root / PLACE))
+    os.symlink("/opt/vendor/weak-modules", str(root / PLACE))
+    with pytest.raises(KmodError) as caught:
+        divert(root)
+    assert caught.value.code == "WEAK_MODULES_ODD"
+
+
+def test_a_failure_takes_it_all_back(root):
+    before = seen(root)
+    plan = diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+    plan.run("/x", ["false"])
+    with pytest.raises(KmodError):
+        plan.apply()
+    assert seen(root) == before
+    divert(root)
+    before = seen(root)
+    plan = diversion.absent(Host(str(root)))
+    plan.run("/x", ["false"])
+    with pytest.raises(KmodError):
+        plan.apply()
+    assert {path: what[::2] for path, what in seen(root).items()} == {
+        path: what[::2] for path, what in before.items()
+    }
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_where_kmodctl_cannot_be_run_the_script_is(root, works):
+    kmodctl = root / "kmodctl of ours"
+    with zipfile.ZipFile(str(kmodctl), "w") as archive:
+        archive.writestr("__main__.py", "import sys\nprint('ours', *sys.argv[1:])\n")
+    if not works:
+        kmodctl.write_bytes(kmodctl.read_bytes()[:20])
+    divert(root, str(kmodctl))
+    text = (root / PLACE).read_text().replace("/usr/sbin/", str(root) + "/usr/sbin/")
+    done = subprocess.run(
+        ["sh", "-c", text, "weak-modules", "--add-kernel", "a b"], stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout.decode() == ("ours weak-modules" if works else "the script") + " --add-kernel a b\n"
