@@ -22,7 +22,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content
 
 HEAD = (
     "import os, signal, sys, time\n"
-    "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with: nohup\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with: nohup,\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)  # or in a shell's background\n"
     "from ansible_collections.outoftree.kmod.plugins.module_utils import lock, task\n"
     "from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host\n"
     "from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Plan\n"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import tools
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import (
     certificates,
@@ -119,7 +120,7 @@ def test_what_openssl_has_signed(kind, tmp_path):
 
 
 def test_no_openssl(monkeypatch):
-    monkeypatch.setattr(signature.Host, "tool", lambda _host, name: None)
+    monkeypatch.setattr(tools, "find", lambda name: None)
     assert verify(split(signed(ko(), PKCS7.sign(ko())))[1], CERTIFICATE) is None
 
 
