@@ -199,6 +199,7 @@ class Host:
         path: str,
         data: Union[bytes, Iterable[bytes]],
         mode: int = 0o644,
+        *,
         owner: Optional[Sequence[int]] = None,
         sha256: str = "",
     ) -> None:
@@ -303,6 +304,7 @@ class Host:
         argv: Sequence[str],
         stdin: Optional[bytes] = None,
         check: bool = True,
+        *,
         timeout: Optional[float] = None,
         **environment: str,
     ) -> tools.Completed:

@@ -86,7 +86,7 @@ class Turn:
         or removed.
         """
         with _os_errors(path(self.host)):
-            _write(self.handle, self.host, paths, directories)
+            _write(self.handle, self.host, paths, directories=directories)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def held(host: Host, since: Optional[Glance] = None, wait: Optional[float] = Non
     where = path(host)
     real = host._writable(where)
     with _os_errors(where):
-        handle, another = _take(host, real, since, wait)
+        handle, another = _take(host, real, since, wait=wait)
     try:
         host.lock_handle = handle
         turn = Turn(host, handle, another)
@@ -121,7 +121,7 @@ def _os_errors(where: str) -> Iterator[None]:
         raise from_oserror(where, error, "take the lock") from None
 
 
-def _take(host: Host, real: str, since: Optional[Glance], wait: Optional[float]) -> Any:
+def _take(host: Host, real: str, since: Optional[Glance], *, wait: Optional[float]) -> Any:
     deadline = time.monotonic() + (WAIT if wait is None else wait)
     before = _changed(real)
     while True:
@@ -236,7 +236,7 @@ def _tool(inode: int) -> str:
 # What a killed run leaves
 
 
-def _write(handle: int, host: Host, paths: Sequence[str], directories: Sequence[str]) -> None:
+def _write(handle: int, host: Host, paths: Sequence[str], *, directories: Sequence[str]) -> None:
     told = {
         "pid": os.getpid(),
         "since": int(time.time()),

@@ -136,8 +136,8 @@ class Change(NamedTuple):
                 self.path,
                 chunks(self.after.content.chunks()),
                 self.after.mode,
-                self.after.owner,
-                self.after.content.sha256,
+                owner=self.after.owner,
+                sha256=self.after.content.sha256,
             )
         elif isinstance(self.after, Link):
             host.symlink(self.path, self.after.target)
@@ -263,11 +263,12 @@ class Plan:
         path: str,
         argv: Sequence[str],
         inverse: Optional[Callable[[Host], Any]] = None,
+        *,
         proof: Optional[Callable[[Host], Optional[str]]] = None,
     ) -> None:
         self.steps.append(Command(path, tuple(argv), inverse, proof))
 
-    def derive(self, path: str, tool: str, make: Callable[[Host], List[Change]], room: int) -> None:
+    def derive(self, path: str, tool: str, make: Callable[[Host], List[Change]], *, room: int) -> None:
         self.steps.append(Derived(path, tool, make, room))
 
     def _parents(self, path: str) -> None:

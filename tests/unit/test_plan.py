@@ -166,7 +166,7 @@ def test_a_command_is_taken_back_by_its_inverse_once_the_files_are_as_they_were(
         "/y",
         ["true"],
         lambda host: told.append("first"),
-        lambda host: "nothing has happened" if fails else None,
+        proof=lambda host: "nothing has happened" if fails else None,
     )
     if fails:
         with pytest.raises(KmodError, match="said that all is well, but nothing has happened"):

@@ -92,15 +92,15 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         )
     with contextlib.ExitStack() as stack:
         chosen, booting = _kernels(host, options, stack)
-        return Plan(host), _answer(host, options, modules, chosen, booting=booting)
+        return Plan(host), _answer(host, options, modules, chosen=chosen, booting=booting)
 
 
 def _answer(
     host: Host,
     options: Options,
     modules: List[KernelModule],
-    chosen: List[Kernel],
     *,
+    chosen: List[Kernel],
     booting: Tuple[str, ...],
 ) -> Answer:
     drivers = _drivers(modules, options)
@@ -108,7 +108,7 @@ def _answer(
     judged: Dict[str, List[Judged]] = {}
     while chosen:
         kernel = chosen.pop(0)  # and let go of, since a kernel's exports take some 10 MiB
-        judged[kernel.release] = [_judged(host, kernel, driver, options) for driver in drivers]
+        judged[kernel.release] = [_judged(host, kernel, driver, options=options) for driver in drivers]
     takers = tuple(release for release, answers in judged.items() if all(map(_takes, answers)))
     met = {
         "all": len(takers) == len(releases),
@@ -174,7 +174,7 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
     return [[Build("", tuple(modules))] if options.as_given else builds(modules)]
 
 
-def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], options: Options) -> Judged:
+def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], *, options: Options) -> Judged:
     if not isinstance(kernel, UninstalledKernel):
         return tuple(
             explained(judge(kernel, build.modules, structs=options.structs), build, driver)

@@ -35,7 +35,7 @@ class Decided(NamedTuple):
 
 
 def options(
-    driver: str, followed: Followed, boot: str = "none", kernels: Sequence[str] = ()
+    driver: str, followed: Followed, boot: str = "none", *, kernels: Sequence[str] = ()
 ) -> entry.Options:
     fallback = None if followed.fallback_args == "auto" else followed.fallback_args
     return entry.Options(
@@ -53,6 +53,7 @@ def settle(
     turns: Turns,
     drivers: Mapping[str, Followed],
     wanted: Mapping[str, Set[str]],
+    *,
     served: Mapping[str, Set[str]],
 ) -> Decided:
     """Bring the default to what it is to be.
@@ -75,13 +76,13 @@ def settle(
             name for name, followed in drivers.items() if followed.keep_default and release in wanted[name]
         ]
         if any(release not in served[name] for name in keepers):
-            return _keep(turns, drivers, keepers, served, release)
+            return _keep(turns, drivers, keepers, served=served, refused=release)
         if hold.read(host) is not None:
             turns.carry(lambda host: (hold.release(host), None))
     except KmodError as error:
         return _told(error)
     tried = [
-        _try(turns, name, drivers[name], release)
+        _try(turns, name, drivers[name], release=release)
         for name in touching
         if drivers[name].boot != "none" and release in served[name] & wanted[name]
     ]
@@ -111,6 +112,7 @@ def _keep(
     turns: Turns,
     drivers: Mapping[str, Followed],
     keepers: Sequence[str],
+    *,
     served: Mapping[str, Set[str]],
     refused: str,
 ) -> Decided:
@@ -132,32 +134,32 @@ def _keep(
         if drivers[name].boot == "default" and _proven(turns, name, drivers[name]) == release:
             if hold.read(turns.host) is not None:
                 turns.carry(lambda host: (hold.release(host), None))
-            _start(turns, name, drivers[name], "default", release)
+            _start(turns, name, drivers[name], boot="default", release=release)
             return Decided(kept=release)
     first = drivers[keepers[0]]
-    turns.carry(lambda host: hold.hold(host, release, first.loader, first.copy_of))
+    turns.carry(lambda host: hold.hold(host, release, first.loader, copy_of=first.copy_of))
     return Decided(kept=release)
 
 
 # A kernel that does
 
 
-def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided:
+def _try(turns: Turns, driver: str, followed: Followed, *, release: str) -> Decided:
     """Have the next boot try the driver's entry for a kernel, or make what has proved itself the default."""
     if not (followed.initrd and followed.entry and turns.host.live) or turns.check:
         return Decided()
     try:
-        answer = _start(turns, driver, followed, "none")
+        answer = _start(turns, driver, followed, boot="none")
         state = _trials(answer).get(release, "none")
         if state == "none":
-            answer = _start(turns, driver, followed, "once", release)
-        proven = _newest_passed(answer if state != "none" else _start(turns, driver, followed, "none"))
+            answer = _start(turns, driver, followed, boot="once", release=release)
+        proven = _newest_passed(answer if state != "none" else _start(turns, driver, followed, boot="none"))
         if followed.boot == "default" and proven is not None:
             writes = turns.writes
-            _start(turns, driver, followed, "default", proven)
+            _start(turns, driver, followed, boot="default", release=proven)
             # what was the default gets the arguments back by which it comes back by itself
             if turns.writes != writes:
-                _start(turns, driver, followed, "none")
+                _start(turns, driver, followed, boot="none")
         failed = state == "failed"
         undecided = (
             failed and answer.running.booted == release and answer.running.verdict in ("idle", "unloaded")
@@ -173,8 +175,8 @@ def _try(turns: Turns, driver: str, followed: Followed, release: str) -> Decided
         return _told(error)
 
 
-def _start(turns: Turns, driver: str, followed: Followed, boot: str, release: str = "") -> EntryAnswer:
-    asked = options(driver, followed, boot, [release] if release else [])
+def _start(turns: Turns, driver: str, followed: Followed, *, boot: str, release: str = "") -> EntryAnswer:
+    asked = options(driver, followed, boot, kernels=[release] if release else [])
     answer: entry.Answer = turns.carry(lambda host: entry.run(host, asked))
     return answer.menu
 
@@ -183,7 +185,7 @@ def _proven(turns: Turns, driver: str, followed: Followed) -> Optional[str]:
     """The newest kernel whose entry of the driver has passed its trial."""
     if not (followed.initrd and followed.entry):
         return None
-    return _newest_passed(_start(turns, driver, followed, "none"))
+    return _newest_passed(_start(turns, driver, followed, boot="none"))
 
 
 def _newest_passed(answer: EntryAnswer) -> Optional[str]:

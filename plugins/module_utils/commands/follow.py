@@ -129,11 +129,11 @@ def run(turns: Turns, options: Options) -> Answer:
         rows += (
             _leave(turns, driver, options.kernel or "")
             if leaving
-            else _serve(turns, there, driver, followed, options)
+            else _serve(turns, there, driver, followed=followed, options=options)
         )
     if told is None or options.early:
         return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
-    return _settle(turns, told, options, rows, errors=errors, gone=options.kernel if leaving else None)
+    return _settle(turns, told, options, rows=rows, errors=errors, gone=options.kernel if leaving else None)
 
 
 def _settings(host: Host) -> Tuple[Optional[Settings], List[str]]:
@@ -187,7 +187,7 @@ class Installed:
         return self.known
 
 
-def _serve(turns: Turns, there: Installed, driver: str, followed: Followed, options: Options) -> List[Row]:
+def _serve(turns: Turns, there: Installed, driver: str, *, followed: Followed, options: Options) -> List[Row]:
     """Link a driver, and unless it is ``early`` make its variants and entries, for one kernel or for all that
     it is meant for.
     """
@@ -210,9 +210,9 @@ def _serve(turns: Turns, there: Installed, driver: str, followed: Followed, opti
         # of all kernels, what is left of those that are gone goes, too
         asked = served if options.kernel is not None else []
         if followed.initrd:
-            rows = _with_variants(turns, driver, followed, asked, rows)
+            rows = _with_variants(turns, driver, followed, asked=asked, rows=rows)
         if followed.initrd and followed.entry:
-            rows = _with_entries(turns, driver, followed, asked, rows)
+            rows = _with_entries(turns, driver, followed, asked=asked, rows=rows)
         return rows
     except KmodError as error:
         if error.code in FOR_ALL:
@@ -223,7 +223,7 @@ def _serve(turns: Turns, there: Installed, driver: str, followed: Followed, opti
 
 
 def _with_variants(
-    turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]
+    turns: Turns, driver: str, followed: Followed, *, asked: Sequence[str], rows: List[Row]
 ) -> List[Row]:
     made = turns.carry(
         lambda host: variant.run(
@@ -242,7 +242,7 @@ def _with_variants(
 
 
 def _with_entries(
-    turns: Turns, driver: str, followed: Followed, asked: Sequence[str], rows: List[Row]
+    turns: Turns, driver: str, followed: Followed, *, asked: Sequence[str], rows: List[Row]
 ) -> List[Row]:
     made = turns.carry(lambda host: entry.run(host, default.options(driver, followed, kernels=asked)))
     states = {each.kernel: each.state for each in made.menu.rows}
@@ -313,8 +313,8 @@ def _settle(
     turns: Turns,
     told: Settings,
     options: Options,
-    rows: List[Row],
     *,
+    rows: List[Row],
     errors: List[str],
     gone: Optional[str],
 ) -> Answer:
@@ -328,10 +328,10 @@ def _settle(
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
-    decided = default.settle(turns, told.drivers, wanted, served)
+    decided = default.settle(turns, told.drivers, wanted, served=served)
     errors = errors + [each for each in [*problems, *decided.errors] if each]
     said = Bulletin(
-        tuple(_lacking(turns.host, installed, wanted, served, rows)),
+        tuple(_lacking(turns.host, installed, wanted, served=served, rows=rows)),
         decided.kept,
         tuple(sorted({*errors, *decided.notes, *(row.error for row in rows if row.error)})),
     )
@@ -357,6 +357,7 @@ def _lacking(
     host: Host,
     installed: Sequence[Kernel],
     wanted: Dict[str, Set[str]],
+    *,
     served: Dict[str, Set[str]],
     rows: Sequence[Row],
 ) -> List[Lacking]:

@@ -129,9 +129,9 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
             contents=contents,
             healing=healing,
         )
-    unserved = [] if gone else notice.unserved(host, installed, outcome.kernels, outcome.after)
+    unserved = [] if gone else notice.unserved(host, installed, outcome.kernels, after=outcome.after)
     others = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
-    goes_on = running.goes_on_with_others(tree.plan, installed, outcome, contents, load=options.load)
+    goes_on = running.goes_on_with_others(tree.plan, installed, outcome, contents=contents, load=options.load)
     held_back_by = running.held_back_by(host, outcome.after) if goes_on else None
     return tree.plan, Answer(
         outcome,

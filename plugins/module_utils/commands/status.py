@@ -93,7 +93,9 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         kernels=tuple(inventory.kernel(host, kernel, there) for kernel in installed),
         variants=tuple(variants),
         entries=tuple(entries),
-        orphans=tuple(inventory.orphans(variants, entries, there, {kernel.release for kernel in installed})),
+        orphans=tuple(
+            inventory.orphans(variants, entries, there, installed={kernel.release for kernel in installed})
+        ),
     )
 
 

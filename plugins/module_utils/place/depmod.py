@@ -96,7 +96,7 @@ def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], *, without: It
         modules_dir + "/modules.dep",
         "depmod",
         lambda host: _made(host, modules_dir, wanted, without=gone),
-        room * 5 // 4,
+        room=room * 5 // 4,
     )
 
 

@@ -197,7 +197,7 @@ def kernel(host: Host, installed: Kernel, there: Sequence[Deployed]) -> SeenKern
     names.update(
         name for name, path in lists.items() if path[len(installed.modules_dir) + 1 :].split("/")[0] in PLACES
     )
-    used = tuple(_used(host, installed, name, lists.get(name)) for name in sorted(names))
+    used = tuple(_used(host, installed, name, path=lists.get(name)) for name in sorted(names))
     return SeenKernel(
         installed.release,
         installed.running,
@@ -207,7 +207,7 @@ def kernel(host: Host, installed: Kernel, there: Sequence[Deployed]) -> SeenKern
     )
 
 
-def _used(host: Host, installed: Kernel, name: str, path: Optional[str]) -> UsedModule:
+def _used(host: Host, installed: Kernel, name: str, *, path: Optional[str]) -> UsedModule:
     row = UsedModule(name, path)
     try:
         if path and host.exists(path):
@@ -318,7 +318,11 @@ def entries(host: Host) -> List[SeenEntry]:
 
 
 def orphans(
-    made: Sequence[SeenVariant], started: Sequence[SeenEntry], there: Sequence[Deployed], installed: Set[str]
+    made: Sequence[SeenVariant],
+    started: Sequence[SeenEntry],
+    there: Sequence[Deployed],
+    *,
+    installed: Set[str],
 ) -> List[Orphan]:
     """What of these variants, entries and links is left of kernels that are not installed."""
     found = [

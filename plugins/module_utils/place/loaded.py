@@ -80,7 +80,7 @@ def reload(plan: Plan, modules: Sequence[Wanted]) -> bool:
             "/sys/module",
             ["rmmod"] + others,
             lambda host: _load_again(host, others[::-1]),
-            lambda host: _still(host, others),
+            proof=lambda host: _still(host, others),
         )
     for each in modules:
         if each.state in ("no", "other"):
@@ -89,7 +89,7 @@ def reload(plan: Plan, modules: Sequence[Wanted]) -> bool:
                 "/sys/module/" + name,
                 ["modprobe", name],
                 functools.partial(_unload, name=name),
-                functools.partial(_not_this, wanted=each),
+                proof=functools.partial(_not_this, wanted=each),
             )
     return True
 

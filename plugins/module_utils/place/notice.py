@@ -53,7 +53,7 @@ def started_by(entry: Optional[Entry], releases: Iterable[str]) -> Optional[str]
 
 
 def unserved(
-    host: Host, installed: Sequence[Kernel], rows: Sequence[Served], after: Mapping[str, Optional[Build]]
+    host: Host, installed: Sequence[Kernel], rows: Sequence[Served], *, after: Mapping[str, Optional[Build]]
 ) -> List[Unserved]:
     """The kernels that get no build, of those chosen (``rows``) and of those that boots are expected to
     start, oldest first.

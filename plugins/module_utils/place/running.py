@@ -20,8 +20,8 @@ def goes_on_with_others(
     plan: Plan,
     installed: Sequence[Kernel],
     outcome: weak_links.Outcome,
-    contents: weak_links.Contents,
     *,
+    contents: weak_links.Contents,
     load: bool,
 ) -> bool:
     """Whether the running kernel would go on with other modules than those it is given.

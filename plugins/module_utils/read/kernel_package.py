@@ -178,7 +178,7 @@ def opened(
     with contextlib.ExitStack() as stack:
         found: List[UninstalledKernel] = []
         for source in sources:
-            found += _of_source(whence or host, source, stack, host)
+            found += _of_source(whence or host, source, stack, host=host)
         origins: Dict[str, Tuple[str, ...]] = {}
         for release, origin in [(kernel.release, kernel.origin) for kernel in found]:
             if release in origins:
@@ -190,7 +190,7 @@ def opened(
 
 
 def _of_source(
-    whence: Host, source: KernelSource, stack: contextlib.ExitStack, host: Host
+    whence: Host, source: KernelSource, stack: contextlib.ExitStack, *, host: Host
 ) -> List[UninstalledKernel]:
     if source.root:
         return _of_root(whence, source.root)
@@ -207,7 +207,7 @@ def _configuration(host: Host, scratch: Host) -> None:
         for name in host.listdir(directory):
             path = "%s/%s" % (directory, name)
             if name.endswith(".conf") and host.is_file(path):
-                _write(scratch, path, host.read(path), path)
+                _write(scratch, path, host.read(path), path=path)
 
 
 def _of_symvers(host: Host, source: KernelSource, scratch: Host) -> UninstalledKernel:
@@ -269,7 +269,7 @@ def _of_packages(host: Host, paths: Sequence[str], scratch: Host) -> List[Uninst
     given = list(_packages(host, paths))
     whose: Dict[str, str] = {}  # by place the package that it came out of
     for path in given:
-        _take(host, path, scratch, whose)
+        _take(host, path, scratch, whose=whose)
     taken = _releases(scratch, whose)
     if not taken.kernels:
         raise KmodError(
@@ -312,7 +312,7 @@ def _packages(host: Host, paths: Sequence[str]) -> Iterator[str]:
             yield path
 
 
-def _take(host: Host, path: str, scratch: Host, whose: Dict[str, str]) -> None:
+def _take(host: Host, path: str, scratch: Host, *, whose: Dict[str, str]) -> None:
     """Lay what is needed of one package into the scratch root.
 
     Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, those of ``package.files``.
@@ -336,7 +336,7 @@ def _take(host: Host, path: str, scratch: Host, whose: Dict[str, str]) -> None:
         if place in whose and data != scratch.read(place):
             raise _two_builds(place.lstrip("/"), whose[place], path)
         if whose.setdefault(place, path) == path:
-            _write(scratch, place, data, path)
+            _write(scratch, place, data, path=path)
     if len(whose) == before and related and not any(related):
         raise KmodError(path, "is no package of a kernel", "Leave it out", "PACKAGE_NO_KERNEL")
 
@@ -352,7 +352,7 @@ def _place(name: str) -> Optional[str]:
     return None
 
 
-def _write(scratch: Host, place: str, data: bytes, path: str) -> None:
+def _write(scratch: Host, place: str, data: bytes, *, path: str) -> None:
     real = scratch.real(place)
     try:
         os.makedirs(os.path.dirname(real), 0o700, exist_ok=True)

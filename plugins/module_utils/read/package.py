@@ -52,7 +52,7 @@ def files(host: Host, path: str, wanted: Callable[[str], bool]) -> Iterator[Tupl
             magic = source.read(8)
             if magic == b"!<arch>\n":
                 links: Dict[str, List[str]] = {}  # further names of a file, by the first
-                yield from _deb(source, path, wanted, links)
+                yield from _deb(source, path, wanted, links=links)
                 if links:  # what they name is gone by: once more from the start
                     yield from _linked(host, path, links)
             elif magic.startswith(_RPM_LEAD):
@@ -117,13 +117,13 @@ def _linked(host: Host, path: str, links: Dict[str, List[str]]) -> Iterator[Tupl
     with host.open(path) as reader:
         source = _Pieces(reader.chunks())
         source.skip(8)
-        for name, content in _deb(source, path, links.__contains__, {}):
+        for name, content in _deb(source, path, links.__contains__, links={}):
             for each in links[name]:
                 yield each, content
 
 
 def _deb(
-    source: _Pieces, path: str, wanted: Callable[[str], bool], links: Dict[str, List[str]]
+    source: _Pieces, path: str, wanted: Callable[[str], bool], *, links: Dict[str, List[str]]
 ) -> Iterator[Tuple[str, bytes]]:
     """deb(5): an ar archive with, among others, data.tar in some compression."""
     while True:

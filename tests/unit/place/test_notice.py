@@ -48,7 +48,7 @@ def test_unserved_are_the_chosen_kernels_without_a_build_and_others_that_boot(ro
         Served(OLD, "incompatible", "so", build=None, files=(), linked=False, override=False),
         Served(MIDDLE, "compatible", "", build=None, files=(), linked=False, override=False),
     ]
-    found = notice.unserved(host, store.installed(host), rows, {OLD: None, MIDDLE: object(), NEW: None})
+    found = notice.unserved(host, store.installed(host), rows, after={OLD: None, MIDDLE: object(), NEW: None})
     assert [(row.kernel, row.boots, row.verdict) for row in found] == [
         (OLD, (), "incompatible"),
         (NEW, ("newest",), None),

@@ -78,7 +78,7 @@ def now(host: Host, kind: str = "auto") -> Optional[Entry]:
     return loaders.detect(host, kind).menu(View(host)).default
 
 
-def hold(host: Host, release: str, kind: str = "auto", copy_of: str = "") -> Tuple[Plan, Held]:
+def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> Tuple[Plan, Held]:
     """Plan that boots start the shipped entry of a kernel.
 
     Errors: those of ``shipped.choose`` and of setting a default, DEFAULT_KEPT.
