@@ -317,7 +317,7 @@ def test_what_is_no_lock_is_named(host, make):
 SIGNALLED = """
 def work(host):
     plan = Plan(host)
-    plan.run("/x", ["true"], None, proof)
+    plan.run("/x", ["true"], proof=proof)
     return plan, {}
 def proof(host):
     with contextlib.suppress(OSError, KmodError), forgiving():
