@@ -181,8 +181,8 @@ def test_a_step_that_failed_after_its_work_was_done_is_taken_back(host, monkeypa
     plan.put("/boot/one", text(b"1"))
     replace = Host.replace
 
-    def failing(self, *arguments):
-        replace(self, *arguments)
+    def failing(self, *arguments, **options):
+        replace(self, *arguments, **options)
         raise KmodError("/boot", "cannot be synced")
 
     monkeypatch.setattr(Host, "replace", failing)
