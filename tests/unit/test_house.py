@@ -160,3 +160,14 @@ def test_every_python_file_says_its_licence():
         for path in files
         if "SPDX-License-Identifier: GPL-3.0-or-later\n" not in path.read_text()[:400]
     ] == []
+
+
+def test_no_two_classes_of_the_core_have_one_name():
+    places: Dict[str, List[str]] = {}
+    for source in core():
+        tree = ast.parse((PLUGINS / "module_utils" / (source + ".py")).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(source)
+    # each command has these two
+    assert {name for name, where in places.items() if len(where) > 1} == {"Options", "Answer"}

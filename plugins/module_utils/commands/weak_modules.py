@@ -36,7 +36,7 @@ class Options(NamedTuple):
     kernel: str = ""  # of the last two
 
 
-class Row(NamedTuple):
+class KernelRow(NamedTuple):
     """A module that was judged for a kernel. ``used``: it is linked there, by now or before."""
 
     source: Source
@@ -71,11 +71,11 @@ class Row(NamedTuple):
         )
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """By module name what a kernel gets; what was judged for that; the paths in drivers that it refuses."""
 
     chosen: Dict[str, Source]
-    rows: Tuple[Row, ...]
+    rows: Tuple[KernelRow, ...]
     unfit: Set[str]
 
 
@@ -88,7 +88,7 @@ class Found(NamedTuple):
     links: Dict[str, str]
     gone: Tuple[WeakLink, ...]
     names: Set[str]  # of modules that it has of packages by then
-    rows: Tuple[Row, ...]
+    rows: Tuple[KernelRow, ...]
     fell_back: bool
     blocked: Tuple[str, ...]
 
@@ -329,9 +329,9 @@ class _Work:
 
     def _choose(
         self, kernel: Kernel, order: Sequence[Sequence[Source]], *, there: Sequence[WeakLink], scope: Set[str]
-    ) -> "Choice":
+    ) -> "Chosen":
         chosen: Dict[str, Source] = {}
-        rows: List[Row] = []
+        rows: List[KernelRow] = []
         unfit: Set[str] = set()
         beside = self._beside(kernel, there, scope)
 
@@ -356,11 +356,11 @@ class _Work:
                 unfit.update(self._plain(each) for each in todo if each.unit in worst)
                 todo = [each for each in todo if each.unit not in refused]
             rows += [
-                Row(each, self.modules[each.path].built_for, judged[each.path], used=False)
+                KernelRow(each, self.modules[each.path].built_for, judged[each.path], used=False)
                 for each in found
                 if each.path in judged
             ]
-        return Choice(chosen, tuple(rows), unfit)
+        return Chosen(chosen, tuple(rows), unfit)
 
     def _beside(self, kernel: Kernel, there: Sequence[WeakLink], scope: Set[str]) -> List[KernelModule]:
         """Modules that are there for this kernel and that its modules.dep does not list yet."""

@@ -8,12 +8,12 @@ from typing import Set
 
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import UninstalledKernel
-from .verdict import INCOMPATIBLE, REFUSE, Seen, Verdict
+from .verdict import INCOMPATIBLE, REFUSE, Provenance, Verdict
 
 
 def seen(kernel: UninstalledKernel, module: KernelModule, verdict: Verdict) -> Verdict:
     """The verdict with what is to be said of where the kernel was found."""
-    return verdict._replace(seen=Seen(kernel.origin, kernel.lacks, exact(kernel, module, verdict)))
+    return verdict._replace(seen=Provenance(kernel.origin, kernel.lacks, exact(kernel, module, verdict)))
 
 
 def exact(kernel: UninstalledKernel, module: KernelModule, verdict: Verdict) -> bool:

@@ -15,7 +15,7 @@ from ..read.kernels import version_key
 from .predict import KernelFacts, Needs, fingerprint, not_as_made, predicted
 
 
-class Request(NamedTuple):
+class PlanRequest(NamedTuple):
     """``builds`` are those that exist: by the release that each was made for the releases that take it, as
     they were judged.
 
@@ -31,7 +31,7 @@ class Request(NamedTuple):
     builds: Dict[str, Tuple[str, ...]] = {}
 
     @classmethod
-    def from_dict(cls, data: Dict[str, Any]) -> "Request":
+    def from_dict(cls, data: Dict[str, Any]) -> "PlanRequest":
         """Error: PLAN_DATA."""
         try:
             kernels = tuple(map(KernelFacts.from_dict, data["kernels"]))
@@ -73,11 +73,11 @@ class RebuildPlan(NamedTuple):
 
 
 def plan(data: Dict[str, Any]) -> Dict[str, Any]:
-    """JSON in, JSON out: ``Request.from_dict`` and ``RebuildPlan.as_dict``. Error: PLAN_DATA."""
-    return least(Request.from_dict(data)).as_dict()
+    """JSON in, JSON out: ``PlanRequest.from_dict`` and ``RebuildPlan.as_dict``. Error: PLAN_DATA."""
+    return least(PlanRequest.from_dict(data)).as_dict()
 
 
-def least(request: Request) -> RebuildPlan:
+def least(request: PlanRequest) -> RebuildPlan:
     kept: Dict[str, str] = {}
     for release, takers in sorted(request.builds.items(), key=lambda item: version_key(item[0])):
         kept.update((taker, release) for taker in takers if taker in request.wanted)  # of several the newest

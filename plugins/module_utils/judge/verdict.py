@@ -45,7 +45,7 @@ class Finding(NamedTuple):
         return answer
 
 
-class Seen(NamedTuple):
+class Provenance(NamedTuple):
     """Of a kernel that is not installed: where it was found, what of it cannot be seen there, and whether the
     verdict is what it will be.
     """
@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
     errno: Optional[str]
     findings: Tuple[Finding, ...]
     dmesg: Optional[str] = None
-    seen: Optional[Seen] = None  # where the kernel is not installed
+    seen: Optional[Provenance] = None  # where the kernel is not installed
 
     @property
     def compatible(self) -> bool:

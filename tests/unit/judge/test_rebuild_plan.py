@@ -56,7 +56,7 @@ def drawn(seed):
     releases = [kernel.release for kernel in kernels]
     wanted = tuple(each for each in releases if chance.random() < 0.8)
     buildable = tuple(each for each in releases if chance.random() < 0.7)
-    return rebuild_plan.Request("vendor", NEEDS, tuple(kernels), wanted, buildable)
+    return rebuild_plan.PlanRequest("vendor", NEEDS, tuple(kernels), wanted, buildable)
 
 
 def brute_force(request):

@@ -28,7 +28,7 @@ from .view import View
 HOLDER = MARKER  # in the place of a driver's name: none can be called so
 
 
-class Held(NamedTuple):
+class KeptDefault(NamedTuple):
     """The entry that is kept the default."""
 
     kernel: str
@@ -40,7 +40,7 @@ class Held(NamedTuple):
         return json.dumps(dict(self._asdict()), sort_keys=True) + "\n"
 
 
-def read(host: Host) -> Optional[Held]:
+def read(host: Host) -> Optional[KeptDefault]:
     """What was kept last; None where nothing is, or it cannot be read.
 
     Others may have moved the default since (see ``in_force``).
@@ -49,12 +49,12 @@ def read(host: Host) -> Optional[Held]:
         return None
     try:
         told = json.loads(host.read_text(KEPT, 1 << 16))
-        return Held(str(told["kernel"]), str(told["id"]), str(told["loader"]))
+        return KeptDefault(str(told["kernel"]), str(told["id"]), str(told["loader"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def in_force(menu: Menu, held: Optional[Held]) -> bool:
+def in_force(menu: Menu, held: Optional[KeptDefault]) -> bool:
     return (
         held is not None
         and menu.default is not None
@@ -78,7 +78,7 @@ def now(host: Host, kind: str = "auto") -> Optional[Entry]:
     return loaders.detect(host, kind).menu(View(host)).default
 
 
-def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> Tuple[Plan, Held]:
+def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> Tuple[Plan, KeptDefault]:
     """Plan that boots start the shipped entry of a kernel.
 
     Errors: those of ``shipped.choose`` and of setting a default, DEFAULT_KEPT.
@@ -88,7 +88,7 @@ def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> 
     view = View(host)
     before = at.menu(view)
     entry = choose(host, at, before, release=release, copy_of=copy_of)
-    held = Held(release, entry.id, at.loader.name)
+    held = KeptDefault(release, entry.id, at.loader.name)
     if read(host) != held or not in_force(before, held):
         _without_ours(view, at, read(host))
         wanted = _held(at.menu(view), entry, release)
@@ -123,7 +123,7 @@ def release(host: Host) -> Plan:
     return plan
 
 
-def _without_ours(view: View, at: Installation, held: Optional[Held]) -> None:
+def _without_ours(view: View, at: Installation, held: Optional[KeptDefault]) -> None:
     """Have nothing of ours be the default: neither an entry nor what is kept."""
     _let_go(view, at, held)
     for entry in at.menu(view).entries:
@@ -132,7 +132,7 @@ def _without_ours(view: View, at: Installation, held: Optional[Held]) -> None:
             at.loader.forget(view, at, entry)
 
 
-def _let_go(view: View, at: Installation, held: Optional[Held]) -> None:
+def _let_go(view: View, at: Installation, held: Optional[KeptDefault]) -> None:
     menu = at.menu(view)
     if held and menu.default and in_force(menu, held):
         at.loader.forget(view, at, _held(menu, menu.default, held.kernel))
