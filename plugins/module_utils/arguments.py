@@ -10,6 +10,8 @@ from typing import Any, Optional, Sequence
 
 from .errors import KmodError
 
+WEAK_MODULES = "weak-modules"  # the command with a door, and a name, of its own: see weak_modules.py
+
 
 def parsed(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The options, and in ``command`` what they are for.

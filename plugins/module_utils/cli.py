@@ -11,8 +11,7 @@ import sys
 import time
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from . import weak_modules
-from .arguments import parsed
+from .arguments import WEAK_MODULES, parsed
 from .errors import KmodError
 from .host import Host
 from .output import columns, let_go, open_streams, say, warn
@@ -26,10 +25,11 @@ HERE = "/"  # files named on the command line are those of this machine, whateve
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status. Every way out is one line and a status."""
     given = sys.argv[1:] if argv is None else list(argv)
-    if os.path.basename(sys.argv[0]) == weak_modules.NAME:
-        return weak_modules.main(given)
-    if given[:1] == [weak_modules.NAME]:
-        return weak_modules.main(given[1:])
+    named = os.path.basename(sys.argv[0]) == WEAK_MODULES
+    if named or given[:1] == [WEAK_MODULES]:
+        from . import weak_modules
+
+        return weak_modules.main(given if named else given[1:])
     try:
         open_streams()
         options = parsed(given)

@@ -15,13 +15,13 @@ import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from .arguments import WEAK_MODULES as NAME
 from .errors import KmodError, printable
 from .host import MODULES, Host
 from .output import let_go, open_streams, say
 from .read.names import is_release
 from .task import carry_out
 
-NAME = "weak-modules"
 VERBS = ("add-modules", "remove-modules", "add-kernel", "remove-kernel")  # of several the first here is done
 SWITCHES = ("dry-run", "no-initramfs", "verbose", "delete-modules", "help")
 VALUES = ("basedir", "dracut", "check-initramfs-prog")

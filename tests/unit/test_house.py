@@ -43,7 +43,7 @@ MAY_IMPORT: Dict[str, str] = {
     "commands": GROUND + " turns read judge make place",
     "arguments": "errors",
     "output": "errors",
-    "weak_modules": GROUND + " task output read place commands",
+    "weak_modules": GROUND + " task arguments output read place commands",
     "cli": GROUND + " task turns arguments output read place commands weak_modules",
 }
 # What is neither the standard library's nor ours: by whom, and what.
