@@ -4,30 +4,13 @@
 
 """Makes the lab importable, and skips what cannot be had here with a word."""
 
-import os
-
 import pytest
 
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "full: not a part of the fast run (ONLY=fast)")
-
-
-def pytest_collection_modifyitems(config, items):
-    if os.environ.get("ONLY") == "fast":
-        chosen = [item for item in items if item.get_closest_marker("full") is None]
-        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-        items[:] = chosen
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    from tests.lab import debian
-
-    try:
-        return (yield)
-    except debian.Missing as reason:
-        pytest.skip(str(reason))
+from tests.lab.selection import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_call,
+)
 
 
 @pytest.fixture(scope="session")

@@ -192,6 +192,14 @@ class Machine(Root):
         assert answer["changed"] is False, answer
         assert self.marks() == []
 
+    def left_of(self, release: str) -> List[str]:
+        """The files of a kernel that has left, but for builds of drivers."""
+        return [
+            path
+            for path in self.files()
+            if release in path and "/extra" not in path and not path.endswith(release)
+        ]
+
     def files(self) -> Dict[str, str]:
         """Every file by its path, with what tells whether it has changed: mode, owner, contents."""
         top = str(self.path)

@@ -143,12 +143,7 @@ def test_the_kernel_that_a_build_lies_below_leaves(host, system, kernels):
     host.ok(APT + "purge %s %s" % (META, package(system, 0)))
     host.served(kernels[1])
     assert host.entry(kernels[0]) is None and host.variants(kernels[0]) == []
-    left = [
-        path
-        for path in host.files()
-        if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])
-    ]
-    assert left == [], "nothing but the build is left"
+    assert host.left_of(kernels[0]) == [], "nothing but the build is left"
     host.settled()
 
 

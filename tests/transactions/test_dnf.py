@@ -154,12 +154,7 @@ def test_the_oldest_kernel_goes_as_there_are_too_many(host, system, kernels):
     dnf(host, system, "install", 2, "kernel")  # the first goes, before the third arrives
     host.served(kernels[1])
     assert host.entry(kernels[0]) is None and host.variants(kernels[0]) == []
-    left = [
-        path
-        for path in host.files()
-        if kernels[0] in path and "/extra" not in path and not path.endswith(kernels[0])
-    ]
-    assert left == [], "of the first nothing is left but the build that the second uses"
+    assert host.left_of(kernels[0]) == [], "of the first nothing is left but the build that the second uses"
     host.settled()
 
 
