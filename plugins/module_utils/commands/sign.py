@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 from ..errors import KmodError, from_oserror
 from ..host import Host
 from ..make import build_store, sign
-from ..make.sign import Key
+from ..make.sign import SigningKey
 from ..read import inputs, ko
 from ..read.kernels import Kernel
 
@@ -120,7 +120,9 @@ def _builds(options: Options) -> List[build_store.StoredBuild]:
     return found
 
 
-def _build(build: build_store.StoredBuild, by: Key, options: Options, check: bool) -> List[SignedModule]:
+def _build(
+    build: build_store.StoredBuild, by: SigningKey, options: Options, check: bool
+) -> List[SignedModule]:
     """All modules of a build, which is stored anew with them: whole or not at all."""
     store = options.store or ""
     with build_store.held(store, build.driver, build.release) as slot:
@@ -142,7 +144,7 @@ def _build(build: build_store.StoredBuild, by: Key, options: Options, check: boo
     return rows
 
 
-def _file(path: str, by: Key, options: Options, check: bool) -> SignedModule:
+def _file(path: str, by: SigningKey, options: Options, check: bool) -> SignedModule:
     data = Host("/").read(path, LIMIT)
     release = ko.unpacked(data, path).built_for
     hash_name = _hash(options, None, release, path)

@@ -45,7 +45,7 @@ _LOCKED = re.compile(
 _ENCRYPTED = re.compile(rb"BEGIN ENCRYPTED PRIVATE KEY|^Proc-Type: 4,ENCRYPTED", re.M)
 
 
-class Key(NamedTuple):
+class SigningKey(NamedTuple):
     """What signs: a private key, by path or by PKCS#11 URI, and the certificate that belongs to it."""
 
     name: str
@@ -53,7 +53,7 @@ class Key(NamedTuple):
     passphrase: Optional[str] = None
 
     def __repr__(self) -> str:  # whatever shows it shows no passphrase
-        return "Key(%s)" % self.name
+        return "SigningKey(%s)" % self.name
 
     def as_dict(self) -> Dict[str, str]:
         """By which a person, or a machine, knows the certificate."""
@@ -66,14 +66,14 @@ class Key(NamedTuple):
         }
 
 
-class Signed(NamedTuple):
+class SignedBytes(NamedTuple):
     """A module with a signature, and whether that is a new one."""
 
     data: bytes
     new: bool
 
 
-def key(name: str, certificate: Optional[str] = None, passphrase: Optional[str] = None) -> Key:
+def key(name: str, certificate: Optional[str] = None, passphrase: Optional[str] = None) -> SigningKey:
     """The key at a path or with a PKCS#11 URI; the certificate (PEM or DER) may be in the key's own file.
 
     Errors: KEY_UNREADABLE, KEY_LOCKED, KEY_UNSUITED, CERT_UNREADABLE, CERT_EXPIRED, BAD_OPTION, PATH_MISSING
@@ -106,7 +106,7 @@ def key(name: str, certificate: Optional[str] = None, passphrase: Optional[str] 
     found = read_certificate(path, _read(path))
     _check_type(path, found)
     _check_dates(path, found)
-    return Key(name, found, passphrase)
+    return SigningKey(name, found, passphrase)
 
 
 def read_certificate(path: str, data: bytes) -> Certificate:
@@ -197,12 +197,12 @@ def check_hash(name: str, whence: str) -> str:
 
 
 def signed(
-    path: str, data: bytes, by: Key, hash_name: str, *, before: Optional[Mapping[str, str]] = None
-) -> Signed:
+    path: str, data: bytes, by: SigningKey, hash_name: str, *, before: Optional[Mapping[str, str]] = None
+) -> SignedBytes:
     """The bytes of a module with a signature by this key; as they are where they have that already.
 
     A signature by the same certificate is replaced, and one by the certificate that it is known to have been
-    signed with ``before`` (as ``Key.as_dict`` has it); others are left alone. ``path`` is for messages.
+    signed with ``before`` (as ``SigningKey.as_dict`` has it); others are left alone. ``path`` is for messages.
     Errors: SIGNED_BY_OTHERS, SIGN_PACKED, MODULE_BAD, SIGN_FAILED, KEY_MISMATCH, KEY_LOCKED, KEY_UNREADABLE,
     TOOL_MISSING.
     """
@@ -222,9 +222,9 @@ def signed(
     if found is not None:
         current = signature.made_by(found, by.certificate)
         if current and found.hash == hash_name.replace("-", "_") and _verified(found, by) is True:
-            return Signed(data, False)
-        known = {name: (before or {}).get(name, "") for name in ("issuer", "serial")}
-        if not current and known != {"issuer": found.issuer, "serial": found.serial}:
+            return SignedBytes(data, False)
+        known = [before.get(name) for name in ("issuer", "serial")] if before else None
+        if not current and known != [found.issuer, found.serial]:
             raise KmodError(
                 path,
                 "is signed already, by %s" % (found.signer or found.key_id or "somebody unknown"),
@@ -234,10 +234,10 @@ def signed(
     message = _message(path, body, by, hash_name)
     made = body + message + struct.pack(">BBBBB3xI", 0, 0, signature.PKCS7, 0, 0, len(message)) + MARKER
     _prove(path, made, body, by, hash_name=hash_name)
-    return Signed(made, True)
+    return SignedBytes(made, True)
 
 
-def _prove(path: str, made: bytes, body: bytes, by: Key, *, hash_name: str) -> None:
+def _prove(path: str, made: bytes, body: bytes, by: SigningKey, *, hash_name: str) -> None:
     rest, found = signature.split(made)
     wrong = None
     if found is None or found.fault or rest != body or not signature.made_by(found, by.certificate):
@@ -253,7 +253,7 @@ def _prove(path: str, made: bytes, body: bytes, by: Key, *, hash_name: str) -> N
         raise KmodError(path, "the signature that was made " + wrong, "Report this as a bug", "SIGN_FAILED")
 
 
-def _mismatch(by: Key) -> KmodError:
+def _mismatch(by: SigningKey) -> KmodError:
     return KmodError(
         by.name,
         "is not the key of the certificate (%s)" % (by.certificate.subject or by.certificate.serial),
@@ -262,13 +262,13 @@ def _mismatch(by: Key) -> KmodError:
     )
 
 
-def _verified(found: signature.Signature, by: Key) -> Optional[bool]:
+def _verified(found: signature.Signature, by: SigningKey) -> Optional[bool]:
     """By the reader that judges modules; by Python's cryptography where that has no openssl."""
     good = signature.verify(found, by.certificate)
     return _verified_in_python(found, by) if good is None else good
 
 
-def _message(path: str, body: bytes, by: Key, hash_name: str) -> bytes:
+def _message(path: str, body: bytes, by: SigningKey, hash_name: str) -> bytes:
     """The PKCS#7 message, without certificates, attributes or the module itself."""
     maker = _maker()
     if maker is None:
@@ -281,7 +281,7 @@ def _message(path: str, body: bytes, by: Key, hash_name: str) -> bytes:
     return maker(path, body, by, hash_name)
 
 
-def _maker() -> Optional[Callable[[str, bytes, Key, str], bytes]]:
+def _maker() -> Optional[Callable[[str, bytes, SigningKey, str], bytes]]:
     if tools.find("openssl"):
         return _by_openssl
     with contextlib.suppress(ImportError):
@@ -291,7 +291,7 @@ def _maker() -> Optional[Callable[[str, bytes, Key, str], bytes]]:
     return None
 
 
-def _by_openssl(path: str, body: bytes, by: Key, hash_name: str) -> bytes:
+def _by_openssl(path: str, body: bytes, by: SigningKey, hash_name: str) -> bytes:
     pem = base64.encodebytes(by.certificate.whole).decode("ascii")
     with scratch() as directory, _passphrase(by.passphrase) as handle:
         module, certificate = os.path.join(directory, "module"), os.path.join(directory, "certificate")
@@ -340,7 +340,7 @@ def _token_options() -> List[str]:
     )
 
 
-def _refused(path: str, by: Key, said: str) -> KmodError:
+def _refused(path: str, by: SigningKey, said: str) -> KmodError:
     """By what openssl, or Python's cryptography, says of a key."""
     last = "; ".join(line for line in said.strip().splitlines() if line.strip())[-400:]
     if _MISMATCH.search(said):
@@ -352,7 +352,7 @@ def _refused(path: str, by: Key, said: str) -> KmodError:
             if by.passphrase
             else "cannot be opened without a passphrase",
         )
-    if re.search(r"unable to load|could not (read|find)|no start line|not found", said, re.I):
+    if re.search(r"unable to load|could not (read|find|deserialize)|no start line|not found|unsupported", said, re.I):
         return KmodError(
             by.name,
             "cannot be used as a key: %s" % last,
@@ -365,7 +365,7 @@ def _refused(path: str, by: Key, said: str) -> KmodError:
 # Without openssl
 
 
-def _in_python(path: str, body: bytes, by: Key, hash_name: str) -> bytes:
+def _in_python(path: str, body: bytes, by: SigningKey, hash_name: str) -> bytes:
     from cryptography import x509
     from cryptography.hazmat.backends import default_backend
     from cryptography.hazmat.primitives import serialization
@@ -404,7 +404,7 @@ def _python_hash(name: str) -> Any:
     return getattr(hashes, name.upper().replace("-", "_"))()
 
 
-def _verified_in_python(found: signature.Signature, by: Key) -> Optional[bool]:
+def _verified_in_python(found: signature.Signature, by: SigningKey) -> Optional[bool]:
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.backends import default_backend

@@ -227,7 +227,8 @@ def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
 def certificates(data: Bytes) -> Iterator[Certificate]:
     """The X.509 certificates anywhere in the data: a .der file, or a list of them as EFI variables have."""
     at = 0
-    for match in re.finditer(b"\x30\x82..\x30\x82", data, re.S):
+    # a sequence that begins with one; those of short elliptic keys are less than 256 bytes
+    for match in re.finditer(rb"\x30(?=(?:\x81.|\x82..)\x30[\x81\x82])", data, re.S):
         if match.start() < at:
             continue
         try:
