@@ -352,7 +352,9 @@ def _refused(path: str, by: SigningKey, said: str) -> KmodError:
             if by.passphrase
             else "cannot be opened without a passphrase",
         )
-    if re.search(r"unable to load|could not (read|find|deserialize)|no start line|not found|unsupported", said, re.I):
+    if re.search(
+        r"unable to load|could not (read|find|deserialize)|no start line|not found|unsupported", said, re.I
+    ):
         return KmodError(
             by.name,
             "cannot be used as a key: %s" % last,
