@@ -104,7 +104,7 @@ def run(check: bool, options: Options) -> Answer:
     return Answer(by.as_dict(), tuple(modules))
 
 
-def _builds(options: Options) -> List[build_store.StoredBuild]:
+def _builds(options: Options) -> List[build_store.BuildEntry]:
     found = [
         build
         for build in build_store.entries(options.store or "", options.driver)
@@ -121,7 +121,7 @@ def _builds(options: Options) -> List[build_store.StoredBuild]:
 
 
 def _build(
-    build: build_store.StoredBuild, by: SigningKey, options: Options, check: bool
+    build: build_store.BuildEntry, by: SigningKey, options: Options, check: bool
 ) -> List[SignedModule]:
     """All modules of a build, which is stored anew with them: whole or not at all."""
     store = options.store or ""
