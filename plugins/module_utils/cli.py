@@ -124,12 +124,12 @@ def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
 def status(options: argparse.Namespace) -> int:
     from .commands import follow as following
     from .commands import status as command
-    from .place import kernel_holds
+    from .place import today
 
     host = Host(options.root)
     _plan, answer = command.run(host, command.Options(tuple(options.driver)))
     state = following.state(host)
-    held = kernel_holds.listed(host)
+    held = [each.as_dict() for each in today.held(host)]
     told = dict(answer.as_dict(), held=held, **({"following": state.as_dict()} if state else {}))
     lines = [
         "kernel %s is held: %s" % (row["kernel"], row["reason"]) for row in held if row["what"] == "kernel"

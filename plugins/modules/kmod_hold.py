@@ -56,7 +56,7 @@ extends_documentation_fragment:
   - outoftree.kmod.common.change
   - outoftree.kmod.common.actiongroup_kmod
 seealso:
-  - module: outoftree.kmod.kmod_compat
+  - module: outoftree.kmod.kmod_preflight
   - module: outoftree.kmod.kmod_follow
 author: Contributors to the outoftree.kmod project (@outoftree)
 """

@@ -10,7 +10,8 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import image_mode, kernel_holds
+from ..place import image_mode, kernel_holds, today
+from ..place.today import HeldBack
 from ..plan import Plan
 from ..read import names
 
@@ -34,13 +35,13 @@ class Options(NamedTuple):
 class Answer(NamedTuple):
     """``held`` is as in a host's record, ``left`` what was asked for and is not done, with the reason."""
 
-    held: Tuple[Dict[str, Any], ...]
+    held: Tuple[HeldBack, ...]
     left: Tuple[Dict[str, str], ...]
     file: Optional[str]
 
     def as_dict(self) -> Dict[str, Any]:
         return {
-            "held": list(self.held),
+            "held": [each.as_dict() for each in self.held],
             "left": list(self.left),
             "file": self.file,
             "msg": self.msg,
@@ -48,7 +49,7 @@ class Answer(NamedTuple):
 
     @property
     def msg(self) -> str:
-        kernels = [each["kernel"] for each in self.held if each["what"] == "kernel"]
+        kernels = [str(each.kernel) for each in self.held if each.what == "kernel"]
         said = "Held: %s." % ", ".join(kernels) if kernels else "No kernel is held."
         return " ".join(
             [said] + ["%s is not held: %s." % (row["kernel"], row["reason"]) for row in self.left]
@@ -83,6 +84,4 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     into = kernel_holds.manager(host)
     why = "it is installed already (kmod_hold default keeps boots from starting it)"
     left = tuple({"kernel": release, "reason": why} for release in sorted(installed))
-    return plan, Answer(
-        tuple(kernel_holds.listed(host, wanted)), left, into.path if into and wanted else None
-    )
+    return plan, Answer(tuple(today.held(host, wanted)), left, into.path if into and wanted else None)

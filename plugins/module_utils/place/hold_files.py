@@ -10,7 +10,7 @@ and why in lines of ours.
 | apt | a file of ours in preferences.d | every package that is named after the kernel: Pin-Priority -1 |
 | dnf 5 | a file of ours in libdnf5.conf.d | ``excludepkgs``, added to others' |
 | dnf 4, yum | a block in [main] of dnf.conf, yum.conf | ``excludepkgs`` or ``exclude``, the one that is free: dnf adds both up |
-| zypper | records in /etc/zypp/locks, with a comment | what provides ``kernel-uname-r`` of the kernel |
+| zypper | records in /etc/zypp/locks, with a comment | what provides ``kernel-FLAVOUR-VERSION`` |
 
 It is always the whole kernel: where kernel-core alone is held, ``dnf upgrade`` fails as a whole, and no
 security update arrives any more. The text of a file is made of the one that is there and of what is to be
@@ -168,11 +168,20 @@ def _locks(path: str, text: Optional[str], holds: Sequence[Hold]) -> Optional[st
     if not holds:
         return bare
     records = [
-        "type: package\nmatch_type: exact\ncase_sensitive: on\nsolvable_provides: kernel-uname-r = %s\ncomment: %s\n"
-        % (kernel, " | ".join(hold.row for hold in each))
+        "type: package\nmatch_type: exact\ncase_sensitive: on\nsolvable_provides: %s\ncomment: %s\n"
+        % (suse_provides(kernel), " | ".join(hold.row for hold in each))
         for kernel, each in by_kernel(holds).items()
     ]
     return texts.put(bare, HOLDER, WHAT, body="".join("\n" + record for record in records) + "\n")
+
+
+def suse_provides(release: str) -> str:
+    """What a kernel's package gives beside its name, whose release has a number of the rebuild too that uname
+    -r does not show (openSUSE: kernel-source: kernel-binary.spec.in: bnc#901925). Its other packages need
+    this one in its very version.
+    """
+    version, _dash, flavour = release.rpartition("-")
+    return "kernel-%s-%s" % (flavour, version)
 
 
 def _without_records(text: str) -> str:

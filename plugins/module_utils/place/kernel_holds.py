@@ -9,14 +9,13 @@ so what they say is what is so. Files can be written from a hook, while the pack
 none of its commands would work.
 """
 
-from typing import Any, Collection, Dict, Iterable, List, Optional, Sequence
+from typing import Collection, Iterable, List, Optional, Sequence
 
 from ..errors import KmodError
 from ..host import MODULES, Host
 from ..plan import Content, File, Plan, look
 from ..read import kernels, names
 from . import hold_files, hooks
-from .boot import hold as default_hold
 from .hold_files import ALL, Hold, HoldFile
 
 LIMIT = 4 << 20
@@ -45,22 +44,6 @@ def in_order(holds: Iterable[Hold]) -> List[Hold]:
     return sorted(
         found.values(), key=lambda each: (kernels.version_key(each.kernel), each.kernel, each.driver)
     )
-
-
-def listed(host: Host, holds: Optional[Sequence[Hold]] = None) -> List[Dict[str, Any]]:
-    """What is held (or ``holds``), by kernel, and the default where that is kept: the ``held`` of a host's
-    record.
-    """
-    told: List[Dict[str, Any]] = []
-    for kernel, each in hold_files.by_kernel(read(host) if holds is None else holds).items():
-        drivers = [hold.driver for hold in each]
-        reason = "; ".join("%s: %s" % (hold.driver, hold.reason) for hold in each)
-        told.append({"what": "kernel", "kernel": kernel, "driver": drivers, "reason": reason})
-    kept = default_hold.read(host)
-    if kept:
-        why = "a newer kernel takes no build of a driver"
-        told.append({"what": "default", "kernel": kept.kernel, "driver": [], "reason": why})
-    return told
 
 
 def write(host: Host, holds: Sequence[Hold]) -> Plan:
