@@ -179,9 +179,10 @@ def token(tmp_path_factory, keys):
         "OPENSSL_ENGINES": str(engine.parent),
         "LD_LIBRARY_PATH": ":".join(libraries),
     }
-    util = lambda *argv: debian.run(
-        [str(tool), "--module", str(library), *argv], env=dict(os.environ, **environment)
-    )  # noqa: E731
+
+    def util(*argv):
+        debian.run([str(tool), "--module", str(library), *argv], env=dict(os.environ, **environment))
+
     util("--init-token", "--free", "--label", "modules", "--pin", "4711", "--so-pin", "0815")
     util(
         "--import",
