@@ -78,7 +78,10 @@ class Dnf(manager.PackageManager):
         done = ask(asking, argv, directory=directory, limit=DOWNLOAD)
         if re.search("No such command|invalid choice|Unknown argument", done.err):
             raise manager.broken(self.name, "it has no command to download: install %s" % self.plugin)
-        if re.search("incorrect checksum|checksum doesn't match|[Cc]hecksum error|truncated", done.err):
+        gone = re.search("Error opening .*No such file", done.err)
+        if not gone and re.search(
+            "incorrect checksum|checksum doesn't match|[Cc]hecksum error|truncated", done.err
+        ):
             raise manager.damaged(self.name, said(done))
         if done.status or len(os.listdir(directory)) < len(packages):
             raise manager.unreachable(self.name, said(done))
@@ -131,7 +134,8 @@ class Dnf(manager.PackageManager):
         return done
 
     def _program(self, asking: Asking) -> List[str]:
-        return ["dnf", "-C", *self._common(asking), "--disableexcludes=main", "repoquery"]
+        # without plugins: one writes into the cache, another (versionlock) leaves out what is held back
+        return ["dnf", "-C", "--noplugins", *self._common(asking), "--disableexcludes=main", "repoquery"]
 
     def _download(self, asking: Asking, directory: str) -> List[str]:
         patient = [
@@ -140,7 +144,7 @@ class Dnf(manager.PackageManager):
             "--setopt=retries=2",
         ]
         return [
-            "dnf",
+            *("dnf", "--disableplugin=local", "--disableplugin=versionlock"),
             *self._common(asking),
             *patient,
             "--disableexcludes=main",
