@@ -37,7 +37,7 @@ class Apt(manager.PackageManager):
     name = "apt"
 
     def offers(self, asking: Asking, which: str) -> Offers:
-        lists = Lists(asking)
+        lists = AptLists(asking)
         missing = lists.missing()
         had = lists.had()
         images = lists.led_to(had)
@@ -82,7 +82,7 @@ class Apt(manager.PackageManager):
             raise manager.unreachable(self.name, said(done))
 
 
-class Lists:
+class AptLists:
     """What apt's lists say, each package's stanzas with the newest first."""
 
     def __init__(self, asking: Asking) -> None:
