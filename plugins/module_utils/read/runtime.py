@@ -5,7 +5,7 @@
 """What holds on the machine that is running now, and nowhere else to be read."""
 
 import re
-from typing import FrozenSet, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
 from ..errors import forgiving
 from ..host import Host
@@ -37,6 +37,34 @@ class Runtime(NamedTuple):
     enrolling: Tuple[Certificate, ...] = ()  # what the next boot asks about (mokutil --import)
     revoked: Tuple[Certificate, ...] = ()  # the same of keys that are not to be trusted
     rejected: FrozenSet[str] = frozenset()  # SHA-256 digests of files that are not to be run
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Nothing but what JSON has."""
+        found: Dict[str, Any] = dict(self._asdict())
+        for name, value in found.items():
+            if isinstance(value, frozenset):
+                found[name] = sorted(value)
+            elif isinstance(value, tuple):
+                found[name] = [
+                    dict(each._asdict(), key=each.key.hex(), whole=each.whole.hex()) for each in value
+                ]
+        return found
+
+    @classmethod
+    def from_dict(cls, data: Dict[str, Any]) -> "Runtime":
+        """The inverse of ``as_dict``. Errors: KeyError, TypeError, ValueError for anything else."""
+        found = dict(data)
+        for name, value in data.items():
+            if name in ("enrolled", "firmware", "revoked"):
+                found[name] = tuple(
+                    Certificate(
+                        **dict(each, key=bytes.fromhex(each["key"]), whole=bytes.fromhex(each["whole"]))
+                    )
+                    for each in value
+                )
+            elif isinstance(value, (list, tuple)):
+                found[name] = frozenset(value)
+        return cls(**found)
 
 
 OFFLINE = Runtime()
