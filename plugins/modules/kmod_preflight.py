@@ -197,8 +197,8 @@ record:
       elements: dict
     kernels:
       description: >-
-        Each C(kernel) with its C(state) (V(running), V(installed) or V(offered)), whether it is the C(newest)
-        of the installed ones or of those on offer, the files that it was found in (C(origin)), and the
+        Each C(kernel) with its C(state) (V(running), V(installed) or V(offered)), whether it is the C(newest),
+        which boots are expected to start once the host is updated, the files that it was found in (C(origin)), and the
         C(packages) that it would come in.
       type: list
       elements: dict

@@ -68,7 +68,7 @@ class Options(NamedTuple):
 
 
 class PossibleKernel(NamedTuple):
-    """``state`` is running, installed or offered; ``newest`` among the installed, or among those on offer."""
+    """``state`` is running, installed or offered; ``newest`` among those of its state, see ``extended``."""
 
     kernel: str
     state: str

@@ -46,7 +46,7 @@ class Runtime(NamedTuple):
                 found[name] = sorted(value)
             elif isinstance(value, tuple):
                 found[name] = [
-                    dict(each._asdict(), key=each.key.hex(), whole=each.whole.hex()) for each in value
+                    _certificate_as_dict(each) if isinstance(each, Certificate) else each for each in value
                 ]
         return found
 
@@ -55,16 +55,18 @@ class Runtime(NamedTuple):
         """The inverse of ``as_dict``. Errors: KeyError, TypeError, ValueError for anything else."""
         found = dict(data)
         for name, value in data.items():
-            if name in ("enrolled", "firmware", "revoked"):
-                found[name] = tuple(
-                    Certificate(
-                        **dict(each, key=bytes.fromhex(each["key"]), whole=bytes.fromhex(each["whole"]))
-                    )
-                    for each in value
-                )
-            elif isinstance(value, (list, tuple)):
-                found[name] = frozenset(value)
+            if isinstance(value, (list, tuple)):
+                rows = [_certificate(each) if isinstance(each, dict) else each for each in value]
+                found[name] = (tuple if isinstance(getattr(OFFLINE, name), tuple) else frozenset)(rows)
         return cls(**found)
+
+
+def _certificate_as_dict(given: Certificate) -> Dict[str, Any]:
+    return dict(given._asdict(), key=given.key.hex(), whole=given.whole.hex())
+
+
+def _certificate(data: Dict[str, Any]) -> Certificate:
+    return Certificate(**dict(data, key=bytes.fromhex(data["key"]), whole=bytes.fromhex(data["whole"])))
 
 
 OFFLINE = Runtime()
