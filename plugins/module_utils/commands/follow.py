@@ -38,7 +38,8 @@ FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's p
 class Options(NamedTuple):
     """What is to be looked at: ``kernel`` is a release, or None for all.
 
-    ``early``: links alone, in bounded time.
+    ``early``: in bounded time, of a kernel that arrives the links alone, and of one that leaves the boot
+    entries alone, whatever is on disk: they go before what they start does.
     """
 
     verb: str
@@ -119,7 +120,9 @@ def run(turns: Turns, options: Options) -> Answer:
     told, errors = _settings(host)
     every = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
     leaving = (
-        options.verb == "remove-kernel" and options.kernel is not None and not stays(host, options.kernel)
+        options.verb == "remove-kernel"
+        and options.kernel is not None
+        and (options.early or not stays(host, options.kernel))
     )
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
@@ -127,7 +130,7 @@ def run(turns: Turns, options: Options) -> Answer:
     there = Installed(turns)
     for driver, followed in every.items():
         rows += (
-            _leave(turns, driver, options.kernel or "")
+            _leave(turns, driver, options.kernel or "", entries_alone=options.early)
             if leaving
             else _serve(turns, there, driver, followed=followed, options=options)
         )
@@ -249,7 +252,7 @@ def _with_entries(
     return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
 
 
-def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
+def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = False) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links.
 
     Builds that lie below it stay.
@@ -261,7 +264,9 @@ def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
         ),
         lambda host: _unlink(host, driver, release),
     ]
-    errors = [error for error in (_failing(turns, work) for work in works) if error]
+    errors = [
+        error for error in (_failing(turns, work) for work in works[: 1 if entries_alone else None]) if error
+    ]
     return [Row(driver, release, "", "the kernel leaves", error="; ".join(errors))]
 
 
