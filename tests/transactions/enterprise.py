@@ -100,6 +100,8 @@ def base(system: Enterprise) -> chroot.Layers:
         chroot.write(
             root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
         )
+        dracut = root / "usr/bin/dracut"
+        dracut.write_text(dracut.read_text().replace(*IMAGE))
         for name in ("boot/efi", "boot/loader/entries"):
             (root / name).mkdir(parents=True)
         with chroot.mounted(root, repository):
@@ -113,7 +115,17 @@ def base(system: Enterprise) -> chroot.Layers:
         shutil.move(str(root / "boot"), str(directory / "boot"))
         (root / "boot").mkdir()
 
-    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, kernels(system))
+    recipe = systems.key(
+        PACKAGES,
+        systems.DPKG,
+        settings,
+        PLUGINS,
+        WEAK_MODULES,
+        IMAGE,
+        system,
+        repository.name,
+        kernels(system),
+    )
     place = debian.once(
         debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make
     )
@@ -131,6 +143,8 @@ The rest of the system.
 """
 # plugins that EL does not have, or that only take time
 DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")
+# what dracut calls an image that nobody has named, as Debian has it, and as EL has it
+IMAGE = ("initrd.img-${kernel}", "initramfs-${kernel}.img")
 GRUB_CFG = """\
 load_env
 if [ "${next_entry}" ] ; then
@@ -182,7 +196,7 @@ command=$1 release=$2 image=$4
 entry=/boot/loader/entries/$(cat /etc/machine-id)-$release.conf
 case $command in
 add)
-    for name in vmlinuz config; do
+    for name in vmlinuz System.map config; do
         cp -a "${image%/*}/$name" "/boot/$name-$release"
     done
     if [ "/boot/initramfs-$release.img" -ot "$image" ]; then
@@ -205,7 +219,7 @@ END
     fi
     ;;
 remove)
-    rm -f "$entry" "/boot/vmlinuz-$release" "/boot/config-$release" /boot/symvers-"$release".*
+    rm -f "$entry" "/boot/vmlinuz-$release" "/boot/System.map-$release" "/boot/config-$release" /boot/symvers-"$release".*
     ;;
 esac
 exit 0

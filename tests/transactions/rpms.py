@@ -20,7 +20,7 @@ from typing import Dict, List, NamedTuple, Tuple
 from tests.lab import debian
 from tests.lab.debian import Image, run
 
-LAYOUT = 1  # to be raised when packages() or _section() makes other packages
+LAYOUT = 2  # to be raised when packages() or _section() makes other packages
 STATE = "/var/lib/rpm-state/kernel"
 # Here kernel-modules has these, and what comes before it all else.
 MORE = re.compile(r"/kernel/(net|sound|drivers/net)/")
@@ -103,13 +103,18 @@ def packages(image: Image, el: int) -> List[Package]:
         if path.is_file() and not path.is_symlink() and path.name not in others
     ]
     files = {"%s/%s" % (top, path.relative_to(modules)): path for path in found_there}
-    core = {top + "/vmlinuz": debian.vmlinuz(image), top + "/config": tree / "boot" / ("config-" + release)}
+    core = {
+        "%s/%s" % (top, name): tree / "boot" / ("%s-%s" % (name, release))
+        for name in ("config", "System.map")
+    }
+    core[top + "/vmlinuz"] = debian.vmlinuz(image)
     core["%s/%s" % (top, packed)] = _symvers(image, packed)
     more = {path: source for path, source in files.items() if MORE.search(path)}
     first = {path: source for path, source in files.items() if path not in more}
     boot = [
         "/boot/vmlinuz-" + release,
         "/boot/config-" + release,
+        "/boot/System.map-" + release,
         "/boot/" + symvers,
         "/boot/initramfs-%s.img" % release,
     ]
@@ -218,6 +223,47 @@ def rpmbuild(spec: str, files: Dict[str, Path], target: Path) -> None:
         )
 
 
+def kmod(name: str, modules: List[Path], release: str, target: Path) -> str:
+    """Write a package of out-of-tree modules that were built for a kernel, scripted as %kernel_module_package
+    has it; its file's name.
+    """
+    place = "/lib/modules/%s/extra/%s" % (release, name)
+    files = {"%s/%s" % (place, path.name): path for path in modules}
+    spec = HEAD.format(1, 1) + KMOD.format(
+        name=name, place=place, release=release, files="\n".join(sorted(files))
+    )
+    rpmbuild(spec, files, target)
+    return "kmod-%s-1-1.x86_64.rpm" % name
+
+
+# kmodtool's: at the time of %postun the files are gone
+KMOD = """%package -n kmod-{name}
+Summary: Modules
+AutoReqProv: no
+%description -n kmod-{name}
+Modules.
+%post -n kmod-{name}
+if [ -e "/boot/System.map-{release}" ]; then
+    /usr/sbin/depmod -aeF "/boot/System.map-{release}" "{release}" > /dev/null || :
+fi
+if [ -x /usr/sbin/weak-modules ]; then
+    find {place} -name '*.ko' | /usr/sbin/weak-modules --add-modules
+fi
+%preun -n kmod-{name}
+rpm -ql kmod-{name} | grep '\\.ko$' > /var/run/rpm-kmod-{name}-modules
+%postun -n kmod-{name}
+if [ -e "/boot/System.map-{release}" ]; then
+    /usr/sbin/depmod -aeF "/boot/System.map-{release}" "{release}" > /dev/null || :
+fi
+if [ -x /usr/sbin/weak-modules ]; then
+    /usr/sbin/weak-modules --remove-modules < /var/run/rpm-kmod-{name}-modules
+fi
+rm /var/run/rpm-kmod-{name}-modules
+%files -n kmod-{name}
+%defattr(-,root,root)
+%dir {place}
+{files}
+"""
 HEAD = """%define _build_id_links none
 %define debug_package %{{nil}}
 %define __os_install_post %{{nil}}
