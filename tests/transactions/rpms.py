@@ -15,12 +15,12 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from tests.lab import debian
 from tests.lab.debian import Image, run
 
-LAYOUT = 2  # to be raised when packages() or _section() makes other packages
+LAYOUT = 3  # to be raised when packages() or _section() makes other packages
 STATE = "/var/lib/rpm-state/kernel"
 # Here kernel-modules has these, and what comes before it all else.
 MORE = re.compile(r"/kernel/(net|sound|drivers/net)/")
@@ -36,6 +36,7 @@ class Package(NamedTuple):
     scripts: Dict[str, str]
     needs: List[str]
     ghosts: List[str] = []
+    directories: List[str] = []  # empty ones
 
 
 OSTREE = "if test -f /run/ostree-booted; then exit 0; fi\n"  # from EL 10 on
@@ -140,6 +141,7 @@ def packages(image: Image, el: int) -> List[Package]:
             scripted(CORE),
             [needs % "kernel-modules-core"] if el >= 9 else [],
             boot if el >= 9 else boot + made,
+            ["%s/%s" % (top, name) for name in ("updates", "weak-updates")],
         ),
         Package("kernel-modules", more, scripted(MODULES), [needs % "kernel-core"]),
         Package("kernel", {}, {}, [needs % "kernel-core", needs % "kernel-modules"]),
@@ -190,13 +192,20 @@ def build(image: Image, el: int, target: Path) -> None:
     spec = HEAD.format(*version(image.release))
     for package in found:
         spec += _section(package, image.release)
-    rpmbuild(spec, {path: source for package in found for path, source in package.files.items()}, target)
+    rpmbuild(
+        spec,
+        {path: source for package in found for path, source in package.files.items()},
+        target,
+        [path for package in found for path in package.directories],
+    )
 
 
-def rpmbuild(spec: str, files: Dict[str, Path], target: Path) -> None:
+def rpmbuild(spec: str, files: Dict[str, Path], target: Path, directories: Iterable[str] = ()) -> None:
     with tempfile.TemporaryDirectory(dir=str(target), prefix=".build-") as directory:
         root = Path(directory) / "root"
         root.mkdir()
+        for path in directories:
+            (root / path.lstrip("/")).mkdir(parents=True)
         for path, source in files.items():
             place = root / path.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -299,4 +308,5 @@ def _section(package: Package, release: str) -> str:
         {str(above) for path in package.files for above in Path(path).parents if len(above.parts) > 3}
     )
     lines += ["%files -n " + package.name, "%defattr(-,root,root)"] + ["%dir " + path for path in directories]
+    lines += ["%dir " + path for path in package.directories]
     return "\n".join(lines + list(package.files) + ["%ghost " + path for path in package.ghosts]) + "\n\n"
