@@ -5,7 +5,7 @@
 """Packages of kernels as Enterprise Linux lays them out and scripts them, made of Debian's kernel files.
 
 kernel-core has what is booted, kernel-modules-core (from EL 9 on) and kernel-modules the modules, kernel
-needs all of them. Their scripts call depmod, weak-modules, kernel-install and dracut in the order, and with
+needs all of them; on EL 7 it is the one package. Their scripts call depmod, weak-modules, kernel-install and dracut in the order, and with
 the attention to exit statuses, of EL's kernel.spec.
 """
 
@@ -19,6 +19,7 @@ from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from tests.lab import debian
 from tests.lab.debian import Image, run
+from tests.transactions import grubby
 
 LAYOUT = 3  # to be raised when packages() or _section() makes other packages
 STATE = "/var/lib/rpm-state/kernel"
@@ -90,7 +91,7 @@ MADE = (
 
 
 def packages(image: Image, el: int) -> List[Package]:
-    """Everything that a kernel consists of on EL 8, 9 or 10."""
+    """Everything that a kernel consists of on EL 7 to 10."""
     release = image.release
     tree = debian.tree(image)
     modules = tree / "usr/lib/modules" / release
@@ -133,6 +134,10 @@ def packages(image: Image, el: int) -> List[Package]:
             for name, text in scripts.items()
         }
 
+    empty = ["%s/%s" % (top, name) for name in ("updates", "weak-updates")]
+    if el == 7:
+        whole = {**grubby.at_boot(image, core), **files}
+        return [Package("kernel", whole, scripted(grubby.SCRIPTS), [], [boot[-1], *made], empty)]
     needs = "%s-uname-r(" + release + ")"
     found = [
         Package(
@@ -141,7 +146,7 @@ def packages(image: Image, el: int) -> List[Package]:
             scripted(CORE),
             [needs % "kernel-modules-core"] if el >= 9 else [],
             boot if el >= 9 else boot + made,
-            ["%s/%s" % (top, name) for name in ("updates", "weak-updates")],
+            empty,
         ),
         Package("kernel-modules", more, scripted(MODULES), [needs % "kernel-core"]),
         Package("kernel", {}, {}, [needs % "kernel-core", needs % "kernel-modules"]),
