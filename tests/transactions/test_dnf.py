@@ -251,10 +251,8 @@ exit 0
 """
 
 
-@pytest.mark.parametrize(
-    "saved",
-    [pytest.param(True, id="saved"), pytest.param(False, id="by name", marks=pytest.mark.full)],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("saved", [pytest.param(True, id="saved"), pytest.param(False, id="by name")])
 def test_no_entry_of_ours_is_left_with_nothing_to_start(host, system, kernels, saved):
     """A machine that goes down amid a removal comes up again."""
     dnf(host, system, "install", 1, "kernel")
