@@ -42,7 +42,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+~:-]{0,63}", re.ASCII)
 
 
-class StoredBuild(NamedTuple):
+class BuildEntry(NamedTuple):
     """A build in the store. ``about`` is its build.json: driver, version, release, input, files and what else
     its maker has written down.
     """
@@ -86,7 +86,7 @@ class StoredBuild(NamedTuple):
         return found
 
 
-class StoredFailure(NamedTuple):
+class BuildFailure(NamedTuple):
     """A build that failed. ``reason`` has code, message, and what else its maker has written down."""
 
     directory: str
@@ -122,7 +122,7 @@ def check_driver(driver: str) -> str:
 # Looking
 
 
-def find(store: str, digest: str) -> Optional[StoredBuild]:
+def find(store: str, digest: str) -> Optional[BuildEntry]:
     """The build that was made of this input, verified; None where there is none.
 
     Errors: BUILD_TAMPERED, BUILD_STORE_NEWER, those of reading.
@@ -137,12 +137,12 @@ def find(store: str, digest: str) -> Optional[StoredBuild]:
     return made if made and made.input == digest else None
 
 
-def entry(store: str, driver: str, version: str, release: str) -> Optional[StoredBuild]:
+def entry(store: str, driver: str, version: str, release: str) -> Optional[BuildEntry]:
     """One build, verified; None where there is none. Errors: those of ``find``, and of bad names."""
     return _opened(_directory(store, driver, version, release))
 
 
-def entries(store: str, driver: Optional[str] = None) -> List[StoredBuild]:
+def entries(store: str, driver: Optional[str] = None) -> List[BuildEntry]:
     """Every build, or a driver's, by driver, version and release; verified. Errors: those of ``find``."""
     found = []
     for name in _listed(store) if driver is None else [check_driver(driver)]:
@@ -155,7 +155,7 @@ def entries(store: str, driver: Optional[str] = None) -> List[StoredBuild]:
     return found
 
 
-def failure(store: str, digest: str) -> Optional[StoredFailure]:
+def failure(store: str, digest: str) -> Optional[BuildFailure]:
     """Why a build of this input failed, None where none did."""
     directory = "%s/%s/%s" % (store, FAILED, _checked(digest))
     try:
@@ -166,10 +166,10 @@ def failure(store: str, digest: str) -> Optional[StoredFailure]:
         if error.code == "PATH_MISSING":
             return None
         raise
-    return StoredFailure(directory, reason) if isinstance(reason, dict) and "code" in reason else None
+    return BuildFailure(directory, reason) if isinstance(reason, dict) and "code" in reason else None
 
 
-def _opened(directory: str) -> Optional[StoredBuild]:
+def _opened(directory: str) -> Optional[BuildEntry]:
     """A build whose files are those that build.json lists.
 
     It may be replaced while it is looked at: what does not fit then is looked at again.
@@ -178,7 +178,7 @@ def _opened(directory: str) -> Optional[StoredBuild]:
         about = _about(directory)
         if about is None:
             return None
-        made = StoredBuild(directory, about)
+        made = BuildEntry(directory, about)
         try:
             there = set(_listed(directory)) - {ABOUT}
             if there != set(about["files"]):
@@ -247,7 +247,7 @@ class Slot:
         self.driver = driver
         self.release = release
 
-    def put(self, about: Mapping[str, Any], files: Mapping[str, bytes]) -> StoredBuild:
+    def put(self, about: Mapping[str, Any], files: Mapping[str, bytes]) -> BuildEntry:
         """Store a build, in place of the one that the version has for this release, and forget that its input
         failed. ``about`` has at least version and input; the rest is kept as it is.
 
@@ -273,9 +273,9 @@ class Slot:
             if before and before["input"] != digest:
                 _forget("%s/%s/%s" % (self.store, BY_INPUT, before["input"]))
         _remove("%s/%s/%s" % (self.store, FAILED, digest))
-        return StoredBuild(directory, told)
+        return BuildEntry(directory, told)
 
-    def fail(self, digest: str, reason: Mapping[str, Any], log: bytes) -> StoredFailure:
+    def fail(self, digest: str, reason: Mapping[str, Any], log: bytes) -> BuildFailure:
         """Keep why a build of this input failed. ``reason`` has code and message. Builds are left alone.
 
         Errors: those of writing.
@@ -283,7 +283,7 @@ class Slot:
         directory = "%s/%s/%s" % (self.store, FAILED, _checked(digest))
         told = dict(reason, driver=self.driver, release=self.release)
         _swap(directory, {LOG: log, REASON: _json(told)})
-        return StoredFailure(directory, told)
+        return BuildFailure(directory, told)
 
 
 @contextlib.contextmanager
