@@ -103,9 +103,14 @@ def post(host: Host, bulletin: Bulletin) -> Plan:
 
 def has_motd(host: Host) -> bool:
     """Whether logins show the files of /run/motd.d (pam_motd from Linux-PAM 1.3.1 on; Debian 11, EL 8 and
-    later).
+    later). Debian has pam_motd look there, and makes no such directory.
     """
-    return any(host.is_dir(path) for path in ("/run/motd.d", "/etc/motd.d", "/usr/lib/motd.d"))
+    if any(host.is_dir(path) for path in ("/run/motd.d", "/etc/motd.d", "/usr/lib/motd.d")):
+        return True
+    libraries = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+    libraries += ["/usr/lib/" + name for name in host.listdir("/usr/lib") if name.endswith("-linux-gnu")]
+    modules = [path + "/security/pam_motd.so" for path in libraries]
+    return any(host.is_file(path) and b"/run/motd.d" in host.read(path, LIMIT) for path in modules)
 
 
 def pending(host: Host) -> List[str]:
