@@ -147,6 +147,8 @@ def run(turns: Turns, options: Options) -> Answer:
     )
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
+    if told is not None and not options.early:  # before entries are copied of what has leaked
+        errors += [each for each in [_failing(turns, leaks.mend)] if each]
     rows: List[Row] = []
     there = Installed(turns)
     for driver, followed in every.items():
@@ -342,13 +344,11 @@ def _settle(
     errors: List[str],
     gone: Optional[str],
 ) -> Answer:
-    """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and
-    what was pending. ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
+    """What follows for all drivers together: the default, what is said of it all, and what was pending.
+
+    ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
     """
-    problems = [
-        _failing(turns, leaks.mend),
-        _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
-    ]
+    problems = [_failing(turns, lambda host: (_diverted_again(host, told.interpreter), None))]
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
@@ -359,7 +359,9 @@ def _settle(
         decided.kept,
         tuple(sorted({*errors, *decided.notes, *(row.error for row in rows if row.error)})),
     )
-    errors += [each for each in [_failing(turns, lambda host: (bulletin.post(host, said), None))] if each]
+    errors += [
+        each for each in [_failing(turns, lambda host: (bulletin.post(host, said, told.made), None))] if each
+    ]
     if not errors and not any(row.error for row in rows):
         errors += [
             each

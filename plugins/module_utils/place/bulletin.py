@@ -11,7 +11,8 @@ ours alone, and written only where they change.
 """
 
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+import posixpath
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import forgiving, printable
 from ..host import Host
@@ -84,8 +85,11 @@ def read(host: Host) -> Bulletin:
     return Bulletin()
 
 
-def post(host: Host, bulletin: Bulletin) -> Plan:
-    """Plan that a host says this and nothing else."""
+def post(host: Host, bulletin: Bulletin, made: Sequence[str] = ()) -> Plan:
+    """Plan that a host says this and nothing else.
+
+    ``made``: directories that came with following: that of the message of the day goes with it.
+    """
     plan = Plan(host)
     plan.put(
         FACT, File(Content.of((json.dumps(bulletin.as_dict(), indent=2, sort_keys=True) + "\n").encode()))
@@ -98,6 +102,9 @@ def post(host: Host, bulletin: Bulletin) -> Plan:
         plan.put(MOTD, File(Content.of(text.encode("utf-8", "backslashreplace"))))
     else:
         plan.put(MOTD, None)
+        directory, name = posixpath.split(MOTD)
+        if directory in made and host.is_dir(directory) and set(host.listdir(directory)) <= {name}:
+            plan.put(directory, None)
     return plan
 
 

@@ -325,9 +325,15 @@ def test_logins_tell_it_where_pam_looks_for_such_files_and_nobody_has_made_the_d
         module.parent.mkdir(parents=True)
         module.write_bytes(b"\x7fELF\0%s\0" % looks)
     refusing.deploy()
+    path = refusing.root / settings.PATH[1:]
     refusing.follow(vendor={})
+    path.write_text(path.read_text().replace('"made": []', '"made": ["/run/motd.d"]'))
     refusing.run()
     assert (refusing.root / bulletin.MOTD[1:]).exists() == told
+    refusing.follow(vendor={"kernels": (OLD,)})
+    path.write_text(path.read_text().replace('"made": []', '"made": ["/run/motd.d"]'))
+    refusing.run("refresh", None)
+    assert not (refusing.root / "run/motd.d").exists(), "it goes with what it came with"
 
 
 def test_kmodctl_says_it_where_a_person_installs_the_kernel(tmp_path, capfdbinary):
@@ -402,6 +408,29 @@ def test_arguments_of_ours_that_leaked_are_taken_out_again_and_others_stay(tmp_p
         and cmdline.startswith("root=")
     )
     assert len(host.ours()) == 2 and not host.run("refresh", None).changed
+
+
+def test_what_was_asked_for_besides_leaks_and_is_taken_out_too(tmp_path):
+    """At once: the entry for the new kernel is a copy of the shipped one without it."""
+    host = Follower(tmp_path, "el9")
+    host.deploy()
+    host.follow(vendor={"args": "vendor.debug=1 quiet", "fallback_args": "panic=7", "kernels": (OLD,)})
+    host.run("refresh", None)
+    running = next(entry for entry in host.menu().entries if entry.driver).args
+    assert "vendor.debug=1 quiet panic=7" in running
+    path = next((tmp_path / "boot/loader/entries").glob("*-%s.conf" % NEW))
+    before = path.read_text()
+    shipped = next(line for line in before.splitlines() if line.startswith("options "))
+    leaked = "options quiet %s acme.mine=1" % running.replace("$tuned_params", "").strip()
+    path.write_text(before.replace(shipped, leaked))
+    host.follow(vendor={"args": "vendor.debug=1 quiet", "fallback_args": "panic=7"})
+    assert not host.run("add-kernel", NEW).failed
+    options = next(line for line in path.read_text().splitlines() if line.startswith("options "))
+    assert options.split()[1] == "quiet" and options.endswith(" acme.mine=1")
+    assert not any(word in options for word in ("outoftree", "vendor.debug", "panic"))
+    ours = next(entry for entry in host.menu().entries if entry.driver and entry.kernel == NEW).args
+    assert [ours.split().count(word) for word in ("vendor.debug=1", "panic=7", "acme.mine=1")] == [1, 1, 1]
+    assert not host.run("refresh", None).changed
 
 
 def test_a_variant_that_others_deleted_is_made_again(tmp_path):
