@@ -265,6 +265,14 @@ following:
     leaked: []
     rewritten: []
     error: ""
+held:
+  description: >-
+    What is kept from changing, each with C(what) (V(kernel) that is not to be installed, or V(default)), its
+    C(kernel), the drivers (C(driver)) on whose account, and the C(reason).
+  returned: success
+  type: list
+  elements: dict
+  sample: []
 code:
   description: A stable code for the reason of the failure. See docs/codes.md of the collection.
   returned: failure

@@ -19,7 +19,7 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, diversion, image_mode, notice, quiet, settings, store, weak_links
+from ..place import bulletin, diversion, image_mode, kernel_holds, notice, quiet, settings, store, weak_links
 from ..place import driver as drivers
 from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
@@ -348,7 +348,10 @@ def _settle(
 
     ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
     """
-    problems = [_failing(turns, lambda host: (_diverted_again(host, told.interpreter), None))]
+    problems = [
+        _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
+        _failing(turns, lambda host: (kernel_holds.settle(host), None)),
+    ]
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}

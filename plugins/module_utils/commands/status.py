@@ -11,10 +11,11 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import followed, inventory, store
+from ..place import followed, inventory, store, today
 from ..place.driver import deployed, serving
 from ..place.followed import State
 from ..place.inventory import Orphan, SeenEntry, SeenKernel, SeenVariant, StoredBuild, StoredDriver
+from ..place.today import HeldBack
 from ..plan import Plan
 
 LOOKS = True  # nothing is planned
@@ -32,7 +33,7 @@ class Options(NamedTuple):
 
 class Answer(NamedTuple):
     """What there is; of variants and entries also those of kernels that are gone. ``following`` is None where
-    new kernels get nothing.
+    new kernels get nothing; ``held`` are kernels, and the default.
     """
 
     drivers: Tuple[StoredDriver, ...]
@@ -41,6 +42,7 @@ class Answer(NamedTuple):
     entries: Tuple[SeenEntry, ...]
     orphans: Tuple[Orphan, ...]
     following: Optional[State]
+    held: Tuple[HeldBack, ...]
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -50,6 +52,7 @@ class Answer(NamedTuple):
             "entries": [row.as_dict() for row in self.entries],
             "orphans": [dict(row._asdict()) for row in self.orphans],
             "following": self.following.as_dict() if self.following else None,
+            "held": [each.as_dict() for each in self.held],
             "summary": self.summary,
         }
 
@@ -74,7 +77,15 @@ class Answer(NamedTuple):
             for row in self.variants
             if row.seen.path not in shown and row.seen.state != "gone"
         ]
-        return "\n".join(lines + (self.following.lines if self.following else []))
+        lines += self.following.lines if self.following else []
+        return "\n".join(
+            lines
+            + [
+                "kernel %s is held: %s" % (row.kernel, row.reason)
+                for row in self.held
+                if row.what == "kernel"
+            ]
+        )
 
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
@@ -104,6 +115,7 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
             inventory.orphans(variants, entries, there, installed={kernel.release for kernel in installed})
         ),
         following=followed.state(host),
+        held=tuple(today.held(host)),
     )
 
 

@@ -163,6 +163,7 @@ def test_it_works_on_a_root_without_anything(tmp_path):
         "entries": [],
         "orphans": [],
         "following": None,
+        "held": [],
         "summary": "There is no driver in the store.",
     }
 
