@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Host records: what ``kmod_preflight`` says of one host, as plain JSON (docs/report.md has every key).
+"""Host records: what ``kmod_preflight`` says of one host, as plain JSON (docs/preflight.md has every key).
 
 They come from hosts, from files of last week and from other versions of the collection, so all of it is
 looked at before anything is counted. Keys that are not known here are dropped; those that are missing have
@@ -39,6 +39,7 @@ KERNEL = {
 VERDICT = {
     "driver": TEXT,
     "kernel": TEXT,
+    "state": (NONE, "running", "installed", "offered"),
     "verdict": (COMPATIBLE, INCOMPATIBLE, UNKNOWN),
     "exact": TRUE_OR_FALSE,
     "build": TEXT_OR_NONE,
@@ -95,6 +96,13 @@ def merged(items: Iterable[Any]) -> list[Record]:
         if record["host"] not in latest or latest[record["host"]]["at"] <= record["at"]:
             latest[record["host"]] = record
     return [latest[name] for name in sorted(latest, key=natural)]
+
+
+def verdicts(record: Record) -> list[dict[str, Any]]:
+    """One a driver and kernel: of a kernel that is installed and on offer again, in newer packages, the one on
+    offer, which comes last.
+    """
+    return list({(each["driver"], each["kernel"]): each for each in record["verdicts"]}.values())
 
 
 def without(host: str, error: str) -> Record:

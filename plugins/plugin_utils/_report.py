@@ -44,11 +44,11 @@ EARLIER = {
 }
 
 
-def made(records: Sequence[Record], earlier: dict[str, Any] | None = None) -> Report:
+def made(records: Sequence[Record], earlier: dict[str, Any] | None = None, replaces: bool = False) -> Report:
     """The report on validated records (``_records.merged``), and what changed since an ``earlier`` one.
 
-    Where the earlier one is of these very records, what had changed by then is told again: a report that is
-    made twice in the place of the last one does not lose it. Error: PLAN_DATA.
+    Where that is of these very records and is the one that this ``replaces``, what had changed by then is
+    told again: a report that is made twice does not lose it. Error: PLAN_DATA.
     """
     groups = _fleet.groups(records)
     report: Report = {
@@ -65,7 +65,9 @@ def made(records: Sequence[Record], earlier: dict[str, Any] | None = None) -> Re
         "changes": None,
     }
     if earlier is not None:
-        same = all(earlier["whole"].get(key) == value for key, value in report.items() if key != "changes")
+        same = replaces and all(
+            earlier["whole"].get(key) == value for key, value in report.items() if key != "changes"
+        )
         report["changes"] = earlier["changes"] if same else changes(earlier, report)
     return report
 
@@ -114,13 +116,17 @@ def _drivers(groups: Sequence[_fleet.Group]) -> list[dict[str, Any]]:
 
 
 def _group(group: _fleet.Group) -> dict[str, Any]:
-    same = ("error", "distribution", "machine", "running", "default", "drivers", "kernels", "verdicts")
+    same = ("error", "distribution", "machine", "running", "default", "drivers", "verdicts")
     return {
         "hosts": list(group.hosts),
         "state": group.state,
         "held": group.held,
         "outcomes": [outcome._asdict() for outcome in group.outcomes],
         **{key: group.record[key] for key in same},
+        # where each was read from is not the same on all hosts
+        "kernels": [
+            {key: each[key] for key in ("kernel", "state", "newest")} for each in group.record["kernels"]
+        ],
     }
 
 

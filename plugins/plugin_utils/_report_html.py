@@ -131,9 +131,15 @@ class _View:
         return " ".join(str(self.drivers.index(each["driver"])) for each in group["drivers"])
 
     @staticmethod
-    def verdict(group: dict[str, Any], driver: str, kernel: str) -> dict[str, Any] | None:
+    def verdict(group: dict[str, Any], driver: str, kernel: dict[str, Any]) -> dict[str, Any] | None:
+        """Of a kernel that is installed and on offer again, by its state, too."""
+        found = [
+            each
+            for each in group["verdicts"]
+            if (each["driver"], each["kernel"]) == (driver, kernel["kernel"])
+        ]
         return next(
-            (each for each in group["verdicts"] if (each["driver"], each["kernel"]) == (driver, kernel)), None
+            (each for each in found if each["state"] == kernel["state"]), found[-1] if found else None
         )
 
     @staticmethod

@@ -44,14 +44,22 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "broken_entry": Kind(
+        "Boot entries that start what is missing", "Deploy the driver again: it mends them."
+    ),
     "trial_failed": Kind("Failed trials", "Look at the journal of that boot, and deploy a corrected driver."),
+    "damaged_image": Kind("Damaged images", "Deploy the driver again: it makes the image again."),
     "no_build": Kind("Kernels without a build", "See the rebuild list."),
     "dangling_link": Kind("Dangling links", "Deploy the driver again: it mends them."),
     "stale_image": Kind("Stale images", "Deploy the driver again: it makes the image again."),
+    "not_followed": Kind(
+        "Kernels that do not use a build which they take", "Deploy the driver again, with kmod_follow."
+    ),
+    "pending": Kind("What hooks could not do", "See kmodctl status there; the next boot tries it again."),
     "reboot_pending": Kind("Pending reboots", "Reboot when it suits."),
-    "not_followed": Kind("Hosts that do not follow new kernels", "Deploy the driver with kmod_follow."),
     "lists_unread": Kind("Package lists that could not be read", "Ask the package manager there by hand."),
     "lists_old": Kind("Old package lists", "Update them (apt-get update, dnf makecache), and look again."),
+    "left_over": Kind("Left over from kernels that are gone", "The next deploy removes it."),
 }
 
 
@@ -60,11 +68,11 @@ def kind(name: str) -> Kind:
 
 
 def by_kind(report: Report) -> list[tuple[str, list[dict[str, Any]], int]]:
-    """(kind, its rows, on how many hosts), the most urgent first, unknown ones before what can wait."""
+    """(kind, its rows, on how many hosts), the most urgent first, and what has no word here last."""
     order = list(KINDS)
     kinds = {row["kind"] for row in report["today"]}
     found = []
-    for name in sorted(kinds, key=lambda name: (order.index(name) if name in KINDS else 4, name)):
+    for name in sorted(kinds, key=lambda name: (order.index(name) if name in KINDS else len(order), name)):
         rows = [row for row in report["today"] if row["kind"] == name]
         found.append((name, rows, len({host for row in rows for host in row["hosts"]})))
     return found
