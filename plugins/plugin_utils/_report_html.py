@@ -50,8 +50,8 @@ def rendered(report: Report) -> str:
             report=report,
             view=view,
             words=words,
-            style=Markup(style),  # noqa: S704
-            script=Markup(script),  # noqa: S704
+            style=Markup(style),
+            script=Markup(script),
             style_hash=_hash(style),
             script_hash=_hash(script),
         )
@@ -115,7 +115,7 @@ class _View:
     def worst(cell: dict[str, Any]) -> str:
         return next(verdict for verdict in (INCOMPATIBLE, UNKNOWN, COMPATIBLE) if cell[verdict])
 
-    def bar(self) -> list[tuple[str, float, float]]:
+    def spread(self) -> list[tuple[str, float, float]]:
         """(state, where its part of a bar of 1000 begins, how long it is), for those that are there."""
         found, at = [], 0.0
         every = max(1, self.report["counts"]["hosts"])
