@@ -62,16 +62,8 @@ class Fleet:
                 fleet.write(root / path, text)
             shutil.copytree(self.kernels[1].tree, root / "srv/offer", symlinks=True)
             (root / "srv/offer/initramfs").unlink()
-        tasks = [
-            {
-                "ansible.builtin.command": [
-                    sys.executable,
-                    str(self.stock / "update.py"),
-                    "{{ kmod_root }}",
-                    str(self.stock / "after"),
-                ]
-            }
-        ]
+        argv = [sys.executable, str(self.stock / "update.py"), "{{ kmod_root }}", str(self.stock / "after")]
+        tasks = [{"name": "Update", "ansible.builtin.command": {"argv": argv}}]
         (directory / "update.json").write_text(json.dumps(tasks))
 
     def run(self, builds, **more):

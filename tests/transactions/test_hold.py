@@ -114,6 +114,7 @@ def installed(host):
 
 
 def test_apt_upgrades_all_else_while_a_kernel_is_held_and_the_kernel_once_there_is_a_build(host, images):
+    host.ok("kmodctl refresh")
     before = host.files()
     refused = images[2]
     assert held(host, refused.release) and not held(host, refused.release)
@@ -279,7 +280,8 @@ class Rpms(Root):
         self.ok("zypper --no-gpg-checks refresh --force" if self.suse else "%s clean all" % self.manager)
 
     def there(self):
-        return set(self.ok("rpm -qa --qf '%{NAME}-%{VERSION}-%{RELEASE}\\n'").split())
+        database = "--dbpath /var/lib/rpm " if self.suse else ""  # Debian's rpm has one of its own
+        return set(self.ok("rpm " + database + "-qa --qf '%{NAME}-%{VERSION}-%{RELEASE}\\n'").split())
 
     def kernels(self):
         """The versions of which all parts are there; no part is there without the others."""
