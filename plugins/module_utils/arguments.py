@@ -209,6 +209,11 @@ def _remove_kernel_parser(commands: Any) -> argparse.ArgumentParser:
         description="Remove the boot entries, variants and links of a kernel that leaves. One that can still be booted is "
         "given its drivers instead, as add-kernel does: packages say that kernels leave which stay.",
     )
+    each.add_argument(
+        "--early",
+        action="store_true",
+        help="boot entries alone, before the kernel that they start is taken away",
+    )
     return _release_argument(each)
 
 
