@@ -98,20 +98,3 @@ absent:
   elements: str
   sample: [web2]
 """
-
-from ansible.module_utils.basic import AnsibleModule
-
-
-def main():
-    module = AnsibleModule(
-        argument_spec=dict(
-            looked=dict(type="str", default="kmod_looked"),
-            require=dict(type="str", choices=["none", "offered", "all"], default="none"),
-        ),
-        supports_check_mode=True,
-    )
-    module.fail_json(msg="this module has an action plugin of the same name, which does all of it")
-
-
-if __name__ == "__main__":
-    main()
