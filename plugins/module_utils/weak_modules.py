@@ -139,7 +139,7 @@ def _carried_out(asked: Asked, root: str, listed: Tuple[str, ...]) -> int:
         return OK
     program = asked.given.get("check-initramfs-prog")
     if program is None:
-        _refresh(root, done.answer.changed)
+        _refresh(root, done.answer.concerned)
         return OK
     status = OK
     for release in done.answer.concerned:
@@ -189,27 +189,22 @@ def _tell(asked: Asked, answer: Any) -> None:
                     _warn(row.as_text())
 
 
-def _refresh(root: str, changed: Sequence[str]) -> None:
-    """Make variants of these kernels again whose modules have changed.
-
-    What a distribution has shipped is left, and told of.
-    """
-    from .commands import weak_modules as command
-
-    if not changed:
+def _refresh(root: str, kernels: Tuple[str, ...]) -> None:
+    """Make variants of these kernels again, and tell of what is left."""
+    if not kernels:
         return
+    from .commands import renew  # all that makes images: half of what is imported here
+
     try:
-        done = carry_out(root, False, lambda host: command.refresh(host, changed))
-        for row in done.answer.rows:
-            if row.status != "current":
-                say("%s: the variant of the initramfs is made again" % row.path)
+        for path in carry_out(root, False, lambda host: renew.run(host, renew.Options(kernels))).answer.made:
+            say("%s: the variant of the initramfs is made again" % path)
     except KmodError as error:  # the links are there
         _warn("variants of the initramfs are not made again: %s" % error)
-    shipped = command.shipped(Host(root), changed)
-    if shipped:
+    left = renew.shipped(Host(root), kernels)
+    if left:
         _warn(
             "left as shipped: %s. If one of these has to hold the modules, run dracut -f for that kernel"
-            % ", ".join(shipped)
+            % ", ".join(left)
         )
 
 

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import stat
+import time
 from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError, forgiving, from_oserror
@@ -327,6 +328,31 @@ def _had(host: Host, modules_dir: str, name: str) -> bool:
         and status.st_size > 0
         and host.is_file("%s/%s" % (modules_dir, source))
     )
+
+
+def stale(
+    host: Host, modules_dir: str, wanted: Dict[str, str], places: Iterable[str], *, foreign: bool = False
+) -> bool:
+    """Whether the indexes do not say what they should: a run was cut off, or a file was replaced.
+
+    ``wanted`` is what they are to say, name to path; in ``places``, directories below, lies nothing that they
+    list and that is gone. Of ``foreign`` files, which packages bring, others of these names may be listed, and
+    the times at which those were written say nothing of when they came.
+    """
+    lists = listed(host, modules_dir)
+    below = tuple("%s/%s/" % (modules_dir, place) for place in places)
+    if any(path.startswith(below) and not host.exists(path) for path in lists.values()):
+        return True
+    if foreign and not wanted:
+        return False
+    if any(name not in lists if foreign else lists.get(name) != path for name, path in wanted.items()):
+        return True
+    if damaged(host, modules_dir, wanted):
+        return True
+    index = host.lstat(modules_dir + "/modules.dep")
+    found = [status_of(path) for path in wanted.values() for status_of in (host.lstat, host.stat)]
+    times = [status.st_ctime if foreign else status.st_mtime for status in found if status]
+    return index is not None and any(index.st_mtime < when <= time.time() for when in times)
 
 
 def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:
