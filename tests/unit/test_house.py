@@ -44,7 +44,8 @@ MAY_IMPORT: Dict[str, str] = {
     "arguments": "errors",
     "output": "errors",
     "weak_modules": GROUND + " task arguments output read place commands",
-    "cli": GROUND + " task turns arguments output read place commands weak_modules",
+    "weak_modules2": GROUND + " task arguments output read place commands weak_modules",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules weak_modules2",
 }
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {

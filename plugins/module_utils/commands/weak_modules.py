@@ -9,18 +9,17 @@ Whatever is asked, what comes of it is told by what lies on disk (``place/packag
 """
 
 import posixpath
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
 
-from ..errors import KmodError, SystemFailed
+from ..errors import KmodError
 from ..host import Host
-from ..place import depmod, package_links, packaged, store
+from ..place import package_links, packaged, store
 from ..place.package_links import Found
 from ..place.packaged import Source
 from ..plan import Plan
-from ..read import ko, names
+from ..read import names
 from ..read.exports import find_symvers
-from ..read.kernel_module import KernelModule
-from ..read.kernels import Kernel, modules_root
+from ..read.kernels import Kernel
 
 VERBS = ("add-modules", "remove-modules", "add-kernel", "remove-kernel")
 
@@ -48,7 +47,9 @@ class Answer(NamedTuple):
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Plan it. Errors: NO_SUCH_KERNEL, of add-kernel; those of reading and judging."""
     if options.verb == "remove-kernel":
-        return _remove_kernel(host, options.kernel)
+        plan, gone = package_links.without(host, options.kernel)
+        changed = (options.kernel,) if gone.gone else ()
+        return plan, Answer((gone,), changed, changed, ())
     return _Work(host, options).done()
 
 
@@ -59,7 +60,6 @@ class _Work:
         self.host = host
         self.options = options
         self.warnings: List[str] = []
-        self.modules: Dict[str, KernelModule] = {}
         self.listed = [packaged.source(path) for path in options.listed]
         self.there = [each for each in self.listed if host.is_file(each.path)]
         self.installed = store.installed(host)
@@ -69,24 +69,25 @@ class _Work:
         self.there = named = self._named()
         lies = {self._plain(each) for each in named}
         every: List[Source] = named + [each for each in packaged.sources(self.host) if each.path not in lies]
-        every = packaged.joined(self._readable(every, lies), self.modules)
+        modules, odd = package_links.read(self.host, every)
+        self.warnings += [
+            "%s: %s" % (path, why)
+            for path, why in odd.items()
+            if self.options.verb == "add-kernel" or packaged.plain(self.host, path) in lies
+        ]
+        every = packaged.joined([each for each in every if each.path in modules], modules)
         offer = package_links.Offer(
             self.host,
             every,
-            self.modules,
+            modules,
             wanted=self._wanted(every),
             first={each.tree for each in every if self._plain(each) in lies},
-            gone=set(map(self._plain, self.listed)) if self.options.verb == "remove-modules" else set(),
+            gone={self._plain(each) for each in self.listed if not self.host.exists(each.path)}
+            if self.options.verb == "remove-modules"
+            else set(),
             stored=packaged.stored_names(self.host),
         )
-        found = [package_links.found(offer, kernel) for kernel in kernels]
-        plan = Plan(self.host)
-        changed = [each.kernel.release for each in found if package_links.put(plan, each)]
-        for each in found:
-            if each.kernel.release in changed or self._stale(each):
-                depmod.refresh(plan, each.kernel.modules_dir, {}, without=[link.path for link in each.gone])
-        for each in found:
-            package_links.sweep(plan, each)
+        plan, found, changed = package_links.planned(offer, kernels, self._files)
         mine = {each.name for each in named}
         having = (
             {each.kernel.release for each in found if mine & each.names}
@@ -99,7 +100,7 @@ class _Work:
             for each in found
             for path in each.blocked
         ]
-        return plan, Answer(tuple(found), tuple(changed), concerned, tuple(self.warnings))
+        return plan, Answer(found, changed, concerned, tuple(self.warnings))
 
     def _plain(self, each: Source) -> str:
         return packaged.plain(self.host, each.path)
@@ -137,29 +138,6 @@ class _Work:
         self.warnings += ["%s is left to outoftree.kmod, which has put it there" % each.path for each in ours]
         return [each for each in self.there if each not in odd and each not in ours]
 
-    def _readable(self, found: Sequence[Source], named: Set[str]) -> List[Source]:
-        """Those that are modules; of the others those are told of that are asked for."""
-        good = []
-        for each in found:
-            why = self._read(each.path)
-            if why is None:
-                good.append(each)
-            elif self.options.verb == "add-kernel" or self._plain(each) in named:
-                self.warnings.append("%s: %s" % (each.path, why))
-        return good
-
-    def _read(self, path: str) -> Optional[str]:
-        """Why a file is not one that a kernel would load; None where it is."""
-        try:
-            module = self.modules[path] = ko.read(self.host, path)
-        except SystemFailed:
-            raise
-        except KmodError as error:
-            return error.why
-        if module.faults:
-            return "is not a module that a kernel would load: %s" % module.faults[0].message
-        return None if module.built_for else "does not say which kernel it was built for (no vermagic)"
-
     def _wanted(self, every: Sequence[Source]) -> Set[str]:
         """The modules whose links are looked at; with remove-modules only what leads nowhere by now: rpm calls
         with what it has replaced.
@@ -168,25 +146,6 @@ class _Work:
             return {each.name for each in every}
         return {each.name for each in self.there} if self.options.verb == "add-modules" else set()
 
-    def _stale(self, found: Found) -> bool:
-        """Whether modules.dep does not know what lies there: a run was cut off, or a module was replaced in
-        its place.
-        """
-        files = [*found.links, *(each.path for each in self.there if each.tree == found.kernel.release)]
-        wanted = {names.module_of(path): path for path in files}
-        return depmod.stale(self.host, found.kernel.modules_dir, wanted, package_links.PLACES, foreign=True)
-
-
-def _remove_kernel(host: Host, release: str) -> Tuple[Plan, Answer]:
-    """All links to packages' modules go; depmod runs while the kernel has indexes: what they list beyond
-    would make dracut fail.
-    """
-    plan = Plan(host)
-    kernel = Kernel(host, release, "%s/%s" % (modules_root(host), release))
-    gone = tuple(packaged.links(host, kernel)) if names.is_release(release) else ()
-    found = Found(kernel, {}, gone, names=set(), rows=(), fell_back=False, blocked=())
-    if gone and host.is_file(kernel.modules_dir + "/modules.dep"):
-        depmod.refresh(plan, kernel.modules_dir, {}, without=[each.path for each in gone])
-    package_links.sweep(plan, found)
-    changed = (release,) if gone else ()
-    return plan, Answer((found,), changed, changed, ())
+    def _files(self, release: str) -> List[str]:
+        """What was named and lies in a kernel's own tree: modules.dep is to know it."""
+        return [each.path for each in self.there if each.tree == release]

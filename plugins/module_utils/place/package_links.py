@@ -9,16 +9,17 @@ that it takes; all modules of one directory below extra/ (a driver), or none of 
 """
 
 import posixpath
-from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
+from ..errors import KmodError, SystemFailed
 from ..host import Host
 from ..judge.loader import judge
 from ..judge.verdict import INCOMPATIBLE, REFUSE, Verdict
 from ..plan import Link, Plan
-from ..read import names
+from ..read import ko, names
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel, modules_root
-from . import packaged
+from . import depmod, packaged
 from .packaged import Source, WeakLink
 
 PLACES = ("extra", "weak-updates")  # where packages' modules lie, and links to them
@@ -97,6 +98,27 @@ class Offer(NamedTuple):
     stored: Dict[str, Set[str]]  # release -> the modules that it has of stored drivers
 
 
+def read(host: Host, sources: Iterable[Source]) -> Tuple[Dict[str, KernelModule], Dict[str, str]]:
+    """The modules by path, and why the others are none that a kernel would load."""
+    modules: Dict[str, KernelModule] = {}
+    odd: Dict[str, str] = {}
+    for path in (each.path for each in sources):
+        try:
+            module = ko.read(host, path)
+        except SystemFailed:
+            raise
+        except KmodError as error:
+            odd[path] = error.why
+            continue
+        if module.faults:
+            odd[path] = "is not a module that a kernel would load: %s" % module.faults[0].message
+        elif not module.built_for:
+            odd[path] = "does not say which kernel it was built for (no vermagic)"
+        else:
+            modules[path] = module
+    return modules, odd
+
+
 def found(offer: Offer, kernel: Kernel) -> Found:
     """What one kernel gets."""
     host = offer.host
@@ -150,12 +172,12 @@ def found(offer: Offer, kernel: Kernel) -> Found:
 
 
 def _dangles(offer: Offer, link: WeakLink) -> bool:
-    """Whether a link leads nowhere: into a tree of modules, or to what was named as gone.
+    """Whether a link leads nowhere: into a tree of modules, or to what is said to be gone.
 
     Elsewhere may be a disk that is not mounted.
     """
-    return not offer.host.exists(link.means) and (
-        link.means.startswith(modules_root(offer.host) + "/") or link.means in offer.gone
+    return link.means in offer.gone or (
+        not offer.host.exists(link.means) and link.means.startswith(modules_root(offer.host) + "/")
     )
 
 
@@ -229,13 +251,49 @@ def _beside(
     return [module for module in found if module.name not in scope and module.name not in kernel.modules]
 
 
-def put(plan: Plan, found: Found) -> bool:
-    """Plan the links that a kernel shall have. Whether any change, or go, which ``sweep`` plans."""
-    new = [plan.put(path, Link(text)) for path, text in sorted(found.links.items())]
-    return any(new) or bool(found.gone)
+def planned(
+    offer: Offer, kernels: Sequence[Kernel], own: Callable[[str], Sequence[str]]
+) -> Tuple[Plan, Tuple[Found, ...], Tuple[str, ...]]:
+    """Plan what these kernels get. Also what that is, and the releases whose links change.
+
+    depmod runs for those, and where modules.dep does not know what lies there: the links, and files of the
+    kernel's ``own`` tree (by release).
+    """
+    plan = Plan(offer.host)
+    every = tuple(found(offer, kernel) for kernel in kernels)
+    changed = []
+    for each in every:
+        put = [plan.put(path, Link(text)) for path, text in sorted(each.links.items())]
+        if any(put) or each.gone:
+            changed.append(each.kernel.release)
+    for each in every:
+        release = each.kernel.release
+        wanted = {names.module_of(path): path for path in [*each.links, *own(release)]}
+        if release in changed or depmod.stale(
+            offer.host, each.kernel.modules_dir, wanted, PLACES, foreign=True
+        ):
+            depmod.refresh(plan, each.kernel.modules_dir, {}, without=[link.path for link in each.gone])
+    for each in every:
+        _sweep(plan, each)
+    return plan, every, tuple(changed)
 
 
-def sweep(plan: Plan, found: Found) -> None:
+def without(host: Host, release: str) -> Tuple[Plan, Found]:
+    """Plan that all links of a kernel to packages' modules go.
+
+    depmod runs while it has indexes: what they list beyond would make dracut fail.
+    """
+    plan = Plan(host)
+    kernel = Kernel(host, release, "%s/%s" % (modules_root(host), release))
+    gone = tuple(packaged.links(host, kernel)) if names.is_release(release) else ()
+    left = Found(kernel, {}, gone, names=set(), rows=(), fell_back=False, blocked=())
+    if gone and host.is_file(kernel.modules_dir + "/modules.dep"):
+        depmod.refresh(plan, kernel.modules_dir, {}, without=[each.path for each in gone])
+    _sweep(plan, left)
+    return plan, left
+
+
+def _sweep(plan: Plan, found: Found) -> None:
     """Remove what goes, and the directories below weak-updates that it leaves empty."""
     host = plan.host
     gone = {each.path for each in found.gone}
