@@ -11,7 +11,7 @@ export PATH := $(BIN):$(PATH)
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
 	@echo "make test          unit tests and the integration tests that need no root"
-	@echo "make lint          ruff, mypy, ansible-lint, changelog"
+	@echo "make lint          ruff, mypy, ansible-lint, changelog, documentation, licences"
 	@echo "make sanity        ansible-test sanity"
 	@echo "make integration   ansible-test integration: each module's own tasks, on directories"
 	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
@@ -60,6 +60,8 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy plugins/module_utils plugins/plugin_utils
 	tests/in-collection-path $(BIN)/ansible-lint --offline --profile production
 	$(BIN)/antsibull-changelog lint
+	$(BIN)/antsibull-docs lint-collection-docs --plugin-docs .
+	$(BIN)/reuse lint --quiet || $(BIN)/reuse lint
 
 sanity: $(VENV)/.test
 	tests/sanity/run

@@ -40,7 +40,7 @@ def _failing(module: Any) -> Iterator[None]:
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
     except OSError as error:
-        failed = from_oserror(str(error.filename or module.params["root"]), error, "go on")
+        failed = from_oserror(str(error.filename or module.params.get("root", "/")), error, "go on")
         module.fail_json(msg=str(failed), code=failed.code, exception=traceback.format_exc())
     except Exception as error:
         module.fail_json(
@@ -54,7 +54,8 @@ def run(module: Any, command: Any) -> None:
     """Carry out one of ``commands`` with the module's parameters, and exit with its answer, as a failure
     where that is a refusal.
 
-    Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides.
+    Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides. One
+    that ``STORES`` builds changes nothing of a host, and sees to that itself.
     """
     with _failing(module):
         options = command.Options.from_params(module.params)
@@ -63,6 +64,9 @@ def run(module: Any, command: Any) -> None:
             host.keeps_cache = not module.check_mode
             _plan, answer = command.run(host, options)
             told = dict({"changed": False}, **answer.as_dict())
+        elif getattr(command, "STORES", False):
+            answer = command.run(module.check_mode, options)
+            told = answer.as_dict()
         elif getattr(command, "TURNS", False):
             with Turns(module.params["root"], module.check_mode) as turns:
                 answer = command.run(turns, options)

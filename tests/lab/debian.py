@@ -540,6 +540,8 @@ def headers(kernel: Image) -> Path:
             kernel, name, lambda name: name.startswith(("linux-headers-", "linux-kbuild-"))
         ):
             _extract(deb, root)
+        if not (root / "usr/src" / name / ".config").exists():
+            raise LabError("%s is not offered any more" % name)
         for path in root.glob("usr/src/linux-headers-*/Makefile"):
             # They name each other by absolute path; the final place is known, although the work is done in a
             # temporary one.

@@ -74,28 +74,34 @@ def edu(kernel: Image) -> List[Path]:
 
 
 def dkms(name: str, kernel: Image) -> List[Path]:
-    """The modules of a driver out of the dkms package that the kernel's suite has, for that kernel."""
+    """The modules of a driver out of the dkms package that the kernel's suite has, for that kernel.
+
+    What does not compile is not tried again.
+    """
+    failed = debian.cache() / "drivers" / "failed" / ("%s-%s_%s" % (name, kernel.release, kernel.version))
+    if failed.exists():
+        raise LabError(failed.read_text())
     source = debian.unpack(debian.package(name + "-dkms", kernel.suite))
-    return compiled(name, next(source.glob("usr/src/*/dkms.conf")).parent, kernel, DKMS)
+    try:
+        return compiled(name, next(source.glob("usr/src/*/dkms.conf")).parent, kernel, DKMS)
+    except Missing:
+        raise
+    except LabError as error:
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        failed.write_text(str(error))
+        raise
 
 
 def all_dkms(kernel: Image) -> Dict[str, List[Path]]:
-    """Every driver of ``NAMES`` that compiles for the kernel; what does not is told on standard error and not
-    tried again.
-    """
+    """Every driver of ``NAMES`` that compiles for the kernel; what does not is told on standard error."""
     found = {}
     for name in NAMES:
-        failed = debian.cache() / "drivers" / "failed" / ("%s-%s_%s" % (name, kernel.release, kernel.version))
-        if failed.exists():
-            continue
         try:
             found[name] = dkms(name, kernel)
         except Missing:
             raise
         except LabError as error:
             say("  left out: %s" % str(error)[-160:].replace("\n", " | "))
-            failed.parent.mkdir(parents=True, exist_ok=True)
-            failed.write_text(str(error))
     return found
 
 

@@ -31,6 +31,7 @@ NO_CODES = {
     "ELOOP",
     "ID_LIKE",
     "VERSION_ID",
+    "CONFIG_MODULE_SIG_HASH",
 }
 
 

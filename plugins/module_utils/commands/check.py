@@ -9,15 +9,14 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ..errors import KmodError
 from ..host import MODULES, Host
-from ..judge import exactness
-from ..judge.loader import judge
+from ..judge import candidates
 from ..judge.selection import Build, builds, explained, matching, together
 from ..judge.verdict import COMPATIBLE, Verdict
 from ..plan import Plan
-from ..read import inputs, kernel_package, kernels, runtime
+from ..read import inputs, kernel_package, kernels
 from ..read.export_sources import SourcedExports
 from ..read.kernel_module import KernelModule
-from ..read.kernel_package import KernelSource, UninstalledKernel
+from ..read.kernel_package import KernelSource
 from ..read.kernels import Kernel
 
 LOOKS = True  # nothing is planned
@@ -175,21 +174,9 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
 
 
 def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], *, options: Options) -> Judged:
-    if not isinstance(kernel, UninstalledKernel):
-        return tuple(
-            explained(judge(kernel, build.modules, structs=options.structs), build, driver)
-            for build in driver
-        )
-    # what the command line and the firmware say holds for it, too
-    now = runtime.facts(Kernel(host, kernel.release, kernel.modules_dir))
+    now = candidates.now(host, kernel)
     return tuple(
-        tuple(
-            exactness.seen(kernel, module, verdict)
-            for module, verdict in zip(
-                build.modules,
-                explained(judge(kernel, build.modules, now, structs=options.structs), build, driver),
-            )
-        )
+        explained(candidates.judged(kernel, build.modules, now, structs=options.structs), build, driver)
         for build in driver
     )
 

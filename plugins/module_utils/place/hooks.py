@@ -22,6 +22,7 @@ from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tup
 from ..errors import KmodError
 from ..host import Host
 from ..plan import Content, Directory, File, Link, Plan
+from ..read import os_release
 from . import bulletin, settings, zipapp
 from . import hook_texts as texts
 from .hook_texts import HOOK, KMODCTL
@@ -77,7 +78,7 @@ STARTED = ("outoftree-kmod.path", "outoftree-kmod-shutdown.service")
 
 def family(host: Host) -> str:
     """Whose hooks a host has: el (kernel-install), el7 (new-kernel-pkg), debian, suse, other."""
-    told = _os_release(host)
+    told = os_release.read(host)
     words = told.get("ID", "").split() + told.get("ID_LIKE", "").split()
     if "debian" in words or "ubuntu" in words:
         return "debian"
@@ -89,12 +90,6 @@ def family(host: Host) -> str:
     if not told and host.is_file("/etc/redhat-release"):
         return "el7"
     return "other"
-
-
-def _os_release(host: Host) -> Dict[str, str]:
-    path = next((each for each in ("/etc/os-release", "/usr/lib/os-release") if host.is_file(each)), None)
-    rows = (line.partition("=") for line in host.read_text(path, 1 << 16).splitlines()) if path else ()
-    return {name: value.strip("\"'") for name, equals, value in rows if equals}
 
 
 def files(host: Host, interpreter: str = "") -> Dict[str, HookFile]:

@@ -197,14 +197,22 @@ def kernel(host: Host, installed: Kernel, there: Sequence[Deployed]) -> SeenKern
     names.update(
         name for name, path in lists.items() if path[len(installed.modules_dir) + 1 :].split("/")[0] in PLACES
     )
-    used = tuple(_used(host, installed, name, path=lists.get(name)) for name in sorted(names))
+    modules = used(host, installed, sorted(names), lists)
     return SeenKernel(
         installed.release,
         installed.running,
-        used,
-        links=_links(host, installed, ours),
-        images=_images(host, installed.release, used),
+        modules,
+        links=links(host, installed, ours),
+        images=_images(host, installed.release, modules),
     )
+
+
+def used(
+    host: Host, installed: Kernel, names: Sequence[str], lists: Optional[Mapping[str, str]] = None
+) -> Tuple[UsedModule, ...]:
+    """Of each module name the file that modprobe would load; ``lists`` is what depmod has listed."""
+    there = listed(host, installed.modules_dir) if lists is None else lists
+    return tuple(_used(host, installed, name, path=there.get(name)) for name in names)
 
 
 def _used(host: Host, installed: Kernel, name: str, *, path: Optional[str]) -> UsedModule:
@@ -222,7 +230,8 @@ def _used(host: Host, installed: Kernel, name: str, *, path: Optional[str]) -> U
     return row
 
 
-def _links(host: Host, installed: Kernel, ours: Set[str]) -> Tuple[SeenLink, ...]:
+def links(host: Host, installed: Kernel, ours: Set[str]) -> Tuple[SeenLink, ...]:
+    """What a kernel has in weak-updates; ``ours`` are the paths that are."""
     top = installed.modules_dir + "/weak-updates"
     lost = {
         "%s/%s" % (directory, name) for directory, names in heal.dangling(host, top).items() for name in names

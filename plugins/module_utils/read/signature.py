@@ -65,11 +65,18 @@ class Signature(NamedTuple):
 
 
 class Certificate(NamedTuple):
+    """``begins`` and ``ends`` are when it is valid, as ``2026-01-31 12:00:00`` (UTC), "" where that cannot be
+    read. Kernels do not look at them.
+    """
+
     subject: str  # common name
     issuer: str
     serial: str
     key_id: str
     key: bytes  # SubjectPublicKeyInfo in DER
+    begins: str = ""
+    ends: str = ""
+    whole: bytes = b""  # in DER
 
 
 class Asn1Error(ValueError):
@@ -220,7 +227,8 @@ def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
 def certificates(data: Bytes) -> Iterator[Certificate]:
     """The X.509 certificates anywhere in the data: a .der file, or a list of them as EFI variables have."""
     at = 0
-    for match in re.finditer(b"\x30\x82..\x30\x82", data, re.S):
+    # a sequence that begins with one; those of short elliptic keys are less than 256 bytes
+    for match in re.finditer(rb"\x30(?=(?:\x81.|\x82..)\x30[\x81\x82])", data, re.S):
         if match.start() < at:
             continue
         try:
@@ -242,7 +250,26 @@ def _certificate(node: _Node) -> Certificate:
             parts = extension.children()
             if _oid(parts[0]) == _KEY_IDENTIFIER:
                 key_id = _node(parts[-1].contents, 0, len(parts[-1].contents)).contents.hex()
-    return Certificate(_common_name(subject), issuer.whole.hex(), _number(serial), key_id, key.whole)
+    begins, ends = map(_time, fields[3].children()[:2])
+    return Certificate(
+        _common_name(subject),
+        issuer.whole.hex(),
+        _number(serial),
+        key_id,
+        key.whole,
+        begins,
+        ends,
+        node.whole,
+    )
+
+
+def key_type(certificate: Certificate) -> Tuple[str, str]:
+    """The algorithm of its public key and, of an elliptic one, the curve, as object identifiers; "" where
+    there is none. Error: ValueError.
+    """
+    algorithm = _node(certificate.key, 0, len(certificate.key)).children()[0].children()
+    named = len(algorithm) > 1 and algorithm[1].tag == 6
+    return _oid(algorithm[0]), _oid(algorithm[1]) if named else ""
 
 
 def _node(data: Bytes, at: int, limit: int) -> _Node:
@@ -272,6 +299,17 @@ def _oid(node: _Node) -> str:
         str(each)
         for each in [min(numbers[0] // 40, 2), numbers[0] - 40 * min(numbers[0] // 40, 2)] + numbers[1:]
     )
+
+
+def _time(node: _Node) -> str:
+    """UTCTime has two digits for the year, which is one from 1950 to 2049 (RFC 5280)."""
+    text = node.contents.decode("ascii", "replace")
+    if node.tag == 0x17:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    digits = text[:14]
+    if len(digits) != 14 or not digits.isdigit():
+        return ""
+    return "%s-%s-%s %s:%s:%s" % (digits[:4], *(digits[at : at + 2] for at in range(4, 14, 2)))
 
 
 def _number(node: _Node) -> str:

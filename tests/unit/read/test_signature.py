@@ -60,6 +60,23 @@ def test_certificates_among_other_bytes():
     assert [each.subject for each in certificates(data)] == ["Vendor signing key", "Old machine owner key"]
 
 
+def test_a_short_certificate_among_others(tmp_path):
+    """Of an elliptic key, without extensions: less than 256 bytes to sign."""
+    (tmp_path / "plain.conf").write_text("[req]\ndistinguished_name=it\n[it]\n")
+    argv = ["openssl", "req", "-x509", "-newkey", *KEYS["P-256"], "-nodes", "-subj", "/CN=us", "-config"]
+    argv += ["plain.conf", "-keyout", "key", "-outform", "DER", "-out", "short"]
+    subprocess.run(argv, cwd=str(tmp_path), check=True, stderr=subprocess.DEVNULL)
+    data = (tmp_path / "short").read_bytes()
+    assert data[4:6] == b"\x30\x81"
+    found = list(certificates(b"\x30" + PKCS7.certificate + data + OTHER.certificate))
+    assert [each.subject for each in found] == ["Vendor signing key", "us", "Old machine owner key"]
+
+
+def test_when_a_certificate_is_valid():
+    assert (CERTIFICATE.begins, CERTIFICATE.ends) == ("2020-01-01 00:00:00", "2049-01-01 00:00:00")
+    assert CERTIFICATE.whole == PKCS7.certificate
+
+
 @pytest.mark.parametrize("kind", KEYS)
 def test_what_openssl_has_signed(kind, tmp_path):
     def openssl(*argv):

@@ -128,7 +128,9 @@ def test_an_image_is_read_once_to_be_verified(machine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"garbage", gzip.compress(b"no cpio"), gzip.compress(cpio({"init": b"x" * 5000}))[:-9]]
+    "data",
+    [b"", b"garbage", gzip.compress(b"no cpio"), gzip.compress(cpio({"init": b"x" * 5000}))[:-9]],
+    ids=("empty", "garbage", "no archive", "cut off"),
 )
 def test_an_image_that_is_given_is_verified_as_the_kernel_would_unpack_it(machine, data):
     (machine.root / "boot/mine").write_bytes(data)

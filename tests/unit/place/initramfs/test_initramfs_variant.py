@@ -469,7 +469,11 @@ def test_a_symlink_within_boot_is_followed(machine):
     assert run(machine)[1]["variants"][0]["path"] == "/boot/real.img.1"
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", b"070701", gzip.compress(b"no cpio at all")])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"garbage", b"070701", gzip.compress(b"no cpio at all")],
+    ids=("empty", "garbage", "cut off", "no archive"),
+)
 def test_damaged_images_are_refused(machine, data):
     machine.image(data)
     assert error_of(machine) in ("INITRD_DAMAGED", "COMP_CORRUPT")

@@ -1,0 +1,273 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Say what becomes of a host's drivers: on the kernels that it has, and on those that it would get.
+
+The answer is the host's record: plain data, by which a fleet is counted, builds are planned, kernels are held.
+"""
+
+import contextlib
+import os
+import re
+import time
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+
+from ..errors import KmodError, forgiving
+from ..host import Host
+from ..judge import candidates, predict
+from ..judge.candidates import DriverVerdict
+from ..judge.selection import Build, Choice, builds, rank
+from ..judge.verdict import COMPATIBLE
+from ..place import hooks, notice, store, today
+from ..place.boot import shipped
+from ..place.driver import Deployed, deployed
+from ..place.today import Amiss, HeldBack
+from ..plan import Plan
+from ..read import inputs, kernel_package, kernels, names, os_release
+from ..read.kernel_module import KernelModule
+from ..read.kernel_package import KernelSource, UninstalledKernel
+from ..read.kernels import Kernel, version_key
+
+LOOKS = True  # nothing is planned
+VERSION = 1  # of the record: what reads one refuses a newer one
+REQUIRE = ("none", "offered", "all")
+
+
+class Options(NamedTuple):
+    """Those of the module kmod_preflight."""
+
+    drivers: Tuple[str, ...] = ()  # of the host's store; all of them where none is named
+    driver: str = ""  # what the modules given are
+    path: Tuple[str, ...] = ()
+    described: Tuple[KernelModule, ...] = ()
+    kernel: Tuple[KernelSource, ...] = ()
+    require: str = "none"
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Options":
+        return cls(
+            drivers=tuple(params["drivers"] or ()),
+            driver=params["driver"] or "",
+            path=tuple(params["path"] or ()),
+            described=tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
+            kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
+            require=params["require"],
+        )
+
+
+class PossibleKernel(NamedTuple):
+    """``state`` is running, installed or offered; ``newest`` among the installed, or among those on offer."""
+
+    kernel: str
+    state: str
+    newest: bool
+    origin: Tuple[str, ...] = ()
+    packages: Tuple[str, ...] = ()
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict(), origin=list(self.origin), packages=list(self.packages))
+
+
+class Judgement(NamedTuple):
+    """What was found out of one kernel: what it takes of each driver, and what builds are planned by."""
+
+    kernel: PossibleKernel
+    choices: Dict[str, Choice]
+    facts: Dict[str, predict.KernelFacts]  # by driver
+
+
+class Answer(NamedTuple):
+    """``drivers`` are the builds of each; ``judged`` goes by kernel, the installed ones first."""
+
+    about: Dict[str, Any]  # what the record says of the host itself
+    drivers: Dict[str, Tuple[Build, ...]]
+    judged: Tuple[Judgement, ...]
+    today: Tuple[Amiss, ...]
+    held: Tuple[HeldBack, ...]
+    require: str
+
+    @property
+    def verdicts(self) -> List[DriverVerdict]:
+        return [
+            candidates.summary(driver, choice)
+            for each in self.judged
+            for driver, choice in each.choices.items()
+        ]
+
+    @property
+    def lost(self) -> List[str]:
+        """What the required kernels do not take, a line each."""
+        return [
+            "%s: %s: %s" % (each.kernel.kernel, driver, choice.reason)
+            for each in self.judged
+            if self.require == "all" or each.kernel.state == "offered"
+            for driver, choice in each.choices.items()
+            if choice.verdict != COMPATIBLE
+        ]
+
+    @property
+    def failed(self) -> bool:
+        return self.require != "none" and bool(self.lost or self.about["error"])
+
+    @property
+    def msg(self) -> str:
+        if self.about["error"]:
+            return str(self.about["error"])
+        if not self.drivers:
+            return "There is no driver in the store."
+        offered = [each for each in self.judged if each.kernel.state == "offered"]
+        well = [each for each in offered if all(map(_fits, each.choices.values()))]
+        line = "%s: %d of %d installed kernels, %d of %d on offer" % (
+            ", ".join(self.drivers),
+            len(
+                [
+                    each
+                    for each in self.judged
+                    if each not in offered and all(map(_fits, each.choices.values()))
+                ]
+            ),
+            len(self.judged) - len(offered),
+            len(well),
+            len(offered),
+        )
+        return "; ".join([line, *self._replace(require="offered").lost])
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"msg": self.msg, "record": self.record}
+
+    @property
+    def record(self) -> Dict[str, Any]:
+        newest = {
+            driver: max(found, key=lambda build: rank("", build)) for driver, found in self.drivers.items()
+        }
+        return dict(
+            self.about,
+            drivers=[
+                {
+                    "driver": driver,
+                    "version": newest[driver].version or None,
+                    "builds": [
+                        {"kernel": build.release, "version": build.version or None} for build in found
+                    ],
+                    "modules": sorted({module.name for build in found for module in build.modules}),
+                }
+                for driver, found in self.drivers.items()
+            ],
+            kernels=[each.kernel.as_dict() for each in self.judged],
+            verdicts=[
+                dict(candidates.summary(driver, choice).as_dict(), state=each.kernel.state)
+                for each in self.judged
+                for driver, choice in each.choices.items()
+            ],
+            today=[dict(row._asdict()) for row in self.today],
+            held=[row.as_dict() for row in self.held],
+            needs={driver: predict.needs(build.modules).as_dict() for driver, build in newest.items()},
+            facts={
+                driver: {
+                    each.kernel.kernel: each.facts[driver].as_dict()
+                    for each in self.judged
+                    if driver in each.facts
+                }
+                for driver in self.drivers
+            },
+        )
+
+
+def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
+    """Judge every driver against every kernel.
+
+    Errors: DRIVER_UNKNOWN, DRIVER_NAME, BAD_OPTION, those of reading modules and of ``kernel_package.opened``.
+    """
+    there = _stored(host, options)
+    drivers = {each.driver: each.builds for each in there if each.builds}
+    drivers.update(_given(host, options))
+    # what is in the store for a driver is judged anew, not found in place
+    ours = re.compile(
+        r"/(extra|weak-updates(/outoftree\.kmod)?)/(%s)/" % "|".join(map(re.escape, drivers or ["/"]))
+    ).search
+    judged = list(_judge(kernels.installed(host), host, drivers, without=ours))
+    if options.kernel:
+        with kernel_package.opened(host, options.kernel) as found:
+            judged += _judge(found, host, drivers)
+    installed = kernels.installed(host)
+    choices = {each.kernel.kernel: each.choices for each in judged if each.kernel.state != "offered"}
+    return Plan(host), Answer(
+        _about(host, installed),
+        drivers,
+        tuple(judged),
+        tuple(today.amiss(host, installed, there, choices=choices)),
+        tuple(today.held(host)),
+        options.require,
+    )
+
+
+def _stored(host: Host, options: Options) -> List[Deployed]:
+    """The drivers of the store that are meant."""
+    known = sorted({stored.driver for stored in store.builds(host)})
+    for name in options.drivers:
+        if name not in known and name != options.driver:
+            raise KmodError(
+                name,
+                "there is no driver of this name on %s" % host.root,
+                "On this host: " + (", ".join(known) or "none"),
+                "DRIVER_UNKNOWN",
+            )
+    return [deployed(host, name) for name in known if name in (options.drivers or known)]
+
+
+def _given(host: Host, options: Options) -> Dict[str, Tuple[Build, ...]]:
+    """The driver whose modules were given, which counts instead of what the store has of it."""
+    modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
+    if bool(modules) != bool(options.driver):
+        raise KmodError(
+            "driver",
+            "is the name of the modules that are given by src or path",
+            "Give both, or leave both out; drivers names those that the host has",
+            "BAD_OPTION",
+        )
+    return {names.check_driver(options.driver): tuple(builds(modules))} if modules else {}
+
+
+def _judge(
+    chosen: List[Any], host: Host, drivers: Mapping[str, Sequence[Build]], *, without: Any = None
+) -> Iterable[Judgement]:
+    """Each kernel is read once for all drivers, and let go of: its exports take some 10 MiB."""
+    newest = max((kernel.release for kernel in chosen), key=version_key, default=None)
+    while chosen:
+        kernel = chosen.pop(0)
+        offered = isinstance(kernel, UninstalledKernel)
+        state = "offered" if offered else "running" if kernel.running else "installed"
+        origin = kernel.origin if isinstance(kernel, UninstalledKernel) else ()
+        seen = PossibleKernel(kernel.release, state, kernel.release == newest, tuple(origin))
+        more = {"without": without} if without else {}
+        choices = candidates.choices(kernel, drivers, candidates.now(host, kernel), **more)
+        facts = {}
+        for driver, found in drivers.items():
+            with contextlib.suppress(KmodError):  # there is nothing with its CRCs; the verdict says so
+                newest_build = max(found, key=lambda build: rank("", build))
+                facts[driver] = predict.facts(kernel, predict.needs(newest_build.modules).symbols)
+        yield Judgement(seen, choices, facts)
+
+
+def _about(host: Host, installed: Sequence[Kernel]) -> Dict[str, Any]:
+    default = None
+    with forgiving():
+        default = notice.started_by(shipped.default(host), [kernel.release for kernel in installed])
+    machine = next((kernel.machine for kernel in reversed(installed) if kernel.machine), None)
+    return {
+        "version": VERSION,
+        "host": os.uname().nodename if host.live else host.root,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "family": hooks.family(host),
+        "distribution": os_release.name(host),
+        "machine": os.uname().machine if host.live else machine,
+        "running": next((kernel.release for kernel in installed if kernel.running), None),
+        "default": default,
+        "error": None,
+        "lists": {"manager": None, "age": None, "error": None},
+    }
+
+
+def _fits(choice: Choice) -> bool:
+    return choice.verdict == COMPATIBLE

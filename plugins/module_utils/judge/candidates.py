@@ -1,0 +1,131 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a kernel makes of the builds of drivers, whether it is installed or not."""
+
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from ..host import Host
+from ..read import runtime
+from ..read.kernel_module import KernelModule
+from ..read.kernel_package import UninstalledKernel
+from ..read.kernels import Kernel
+from ..read.runtime import Runtime
+from . import exactness
+from .loader import judge
+from .selection import Build, Choice, select
+from .verdict import DOUBT, INCOMPATIBLE, REFUSE, Verdict
+
+
+def now(host: Host, kernel: Kernel) -> Optional[Runtime]:
+    """What holds on the host counts for a kernel that comes to it, too; an installed one is asked itself."""
+    if not isinstance(kernel, UninstalledKernel):
+        return None
+    return runtime.facts(Kernel(host, kernel.release, kernel.modules_dir))
+
+
+def judged(
+    kernel: Kernel,
+    modules: Sequence[KernelModule],
+    facts: Optional[Runtime] = None,
+    *,
+    structs: bool = False,
+    without: Callable[[str], Any] = lambda path: False,
+) -> List[Verdict]:
+    """``loader.judge``, with what is to be said of where a kernel that is not installed was found."""
+    verdicts = judge(kernel, modules, facts, structs=structs, without=without)
+    if not isinstance(kernel, UninstalledKernel):
+        return verdicts
+    return [exactness.seen(kernel, module, verdict) for module, verdict in zip(modules, verdicts)]
+
+
+def choices(
+    kernel: Kernel,
+    drivers: Mapping[str, Sequence[Build]],
+    facts: Optional[Runtime] = None,
+    *,
+    without: Callable[[str], Any] = lambda path: False,
+) -> Dict[str, Choice]:
+    """What a kernel takes of each driver (``selection.select``).
+
+    Drivers that give others symbols come first, and what the kernel takes of them is there for the others.
+    """
+    found: Dict[str, Choice] = {}
+    for driver in _givers_first(drivers):
+        given = [module for each in found.values() if each.build for module in each.build.modules]
+
+        def of(
+            kernel: Kernel, modules: Sequence[KernelModule], given: Sequence[KernelModule] = given
+        ) -> List[Verdict]:
+            own = {module.name for module in modules}
+            beside = [module for module in given if module.name not in own]
+            return judged(kernel, [*modules, *beside], facts, without=without)[: len(modules)]
+
+        found[driver] = select([kernel], drivers[driver], of)[0]
+    return {driver: found[driver] for driver in drivers}
+
+
+def _givers_first(drivers: Mapping[str, Sequence[Build]]) -> List[str]:
+    every = {
+        driver: [module for build in builds for module in build.modules] for driver, builds in drivers.items()
+    }
+    givers: Dict[str, List[str]] = {}
+    for driver, modules in every.items():
+        for name in {export.name for module in modules for export in module.exports}:
+            givers.setdefault(name, []).append(driver)
+    needs = {
+        driver: {
+            giver for module in modules for each in module.undefined for giver in givers.get(each.name, ())
+        }
+        for driver, modules in every.items()
+    }
+    ordered: List[str] = []
+    while len(ordered) < len(drivers):
+        left = [driver for driver in drivers if driver not in ordered]
+        # where they go round in a circle, any will do: no module of a circle could be loaded
+        ordered.append(next((each for each in left if not (needs[each] - {each}) & set(left)), left[0]))
+    return ordered
+
+
+class DriverVerdict(NamedTuple):
+    """What a kernel makes of a driver, in a few words: of the build that fits, or of the one that came first
+    in question.
+
+    ``exact``: it is what the kernel will say when it is installed.
+    """
+
+    driver: str
+    kernel: str
+    verdict: str
+    exact: bool
+    build: Optional[str]  # the release that the build which fits was made for
+    codes: Tuple[str, ...]  # of what refuses it, or leaves it open
+    symbols: Tuple[str, ...]
+    errno: Optional[str]
+    why: str
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict(), codes=list(self.codes), symbols=list(self.symbols))
+
+
+def summary(driver: str, choice: Choice) -> DriverVerdict:
+    refused = [verdict for verdict in choice.verdicts if verdict.verdict == INCOMPATIBLE]
+    decisive = [
+        finding
+        for verdict in refused or choice.verdicts
+        for finding in verdict.findings
+        if finding.effect == (REFUSE if refused else DOUBT)
+    ]
+    sure = [verdict for verdict in choice.verdicts if verdict.seen is None or verdict.seen.exact]
+    return DriverVerdict(
+        driver,
+        choice.kernel,
+        choice.verdict,
+        exact=any(verdict in sure for verdict in refused) if refused else len(sure) == len(choice.verdicts),
+        build=choice.build.release if choice.build else None,
+        codes=tuple(dict.fromkeys(finding.code for finding in decisive)),
+        symbols=tuple(sorted({finding.symbol for finding in decisive if finding.symbol})),
+        errno=next((verdict.errno for verdict in refused), None),
+        why=choice.reason or "it takes the build for %s" % (choice.build.release if choice.build else ""),
+    )

@@ -1,0 +1,68 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the documentation tells people to type and to follow: the commands are ones that there are, and so are
+the pages that links lead to."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
+from tests import CHECKOUT
+
+PAGES = sorted(
+    path
+    for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("roles/*/README.md")]
+    if path.is_file()
+)
+KMODCTL = sorted(
+    {
+        (page.relative_to(CHECKOUT).as_posix(), command.strip())
+        for page in PAGES
+        for command in re.findall(r"^ *(kmodctl .*)$|`(kmodctl [^`]*)`", page.read_text(), re.M)
+        for command in command
+        if command and "weak-modules" not in command  # it parses as the script does: test_weak_modules.py
+    }
+)
+LINKS = sorted(
+    {
+        (page.relative_to(CHECKOUT).as_posix(), target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if "://" not in target
+    }
+)
+
+
+def test_there_are_commands_and_links():
+    assert len(KMODCTL) > 5 and len(LINKS) > 30
+
+
+@pytest.mark.parametrize(("page", "command"), KMODCTL)
+def test_a_kmodctl_command_of_the_documentation_is_understood(page, command):
+    words = shlex.split(command, comments=True)[1:]
+    if words in (["link"], ["variant"], ["entry"], ["check"]):
+        return  # the command's name, in a sentence
+    given = arguments.parser().parse_args([word for word in words if word != "…"])
+    assert given.command == words[0]
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_a_link_leads_somewhere(page, target):
+    path, _, section = target.partition("#")
+    leads = (CHECKOUT / page).parent / path if path else CHECKOUT / page
+    assert leads.exists()
+    if section:
+        titles = re.findall(r"^#+ (.*)$", leads.read_text(), re.M)
+        assert section in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_yaml_of_the_documentation_is_yaml(page: Path):
+    for block in re.findall(r"^```ya?ml\n(.*?)^```", page.read_text(), re.M | re.S):
+        assert yaml.safe_load(block)
