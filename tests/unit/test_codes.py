@@ -19,15 +19,18 @@ import pytest
 CHECKOUT = Path(os.path.realpath(__file__)).parents[2]
 PLUGINS = CHECKOUT / "plugins"
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
-# Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, a variable of the
-# environment; and what is answered
-# as PATH_LOOP; keys of os-release.
+# Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, variables of the
+# environment; and what is answered as PATH_LOOP; keys of os-release.
 NO_CODES = {
     "X86_KERNEL_IBT",
     "CFI_CLANG",
     "ET_REL",
     "NO_PUBKEY",
     "KMODCTL_DEBUG",
+    "INITRD_IN_POSTTRANS",
+    "TRANSACTIONAL_UPDATE",
+    "WM2_LOGFILE",
+    "WM2_VERBOSE",
     "ELOOP",
     "ID_LIKE",
     "VERSION_ID",

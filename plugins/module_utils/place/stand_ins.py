@@ -20,6 +20,7 @@ the list is taken first, so it needs them in the reverse order of the line.
 
 import os
 import posixpath
+import re
 import struct
 import sys
 import time
@@ -31,12 +32,16 @@ from ..read.exports import find_symvers, read_symvers
 from ..read.names import is_module_file, module_of
 
 OWN = "kernel/"
+DEP, SYMBOLS, ALIASES, SOFT = "modules.dep", "modules.symbols", "modules.alias", "modules.softdep"
 # what each line of these says, of the module that it names: the key in .modinfo
-ALIASES, SYMBOLS = "modules.alias", "modules.symbols"
-SAYS = {ALIASES: "alias", "modules.softdep": "softdep", "modules.weakdep": "weakdep"}
-_SYMBOL = "symbol:"
+SAYS = {ALIASES: "alias", SOFT: "softdep", "modules.weakdep": "weakdep"}
+_LINES = {
+    SYMBOLS: re.compile(r"^alias symbol:(\S+) (\S+)$", re.MULTILINE),
+    ALIASES: re.compile(r"^alias (.+) (\S+)$", re.MULTILINE),
+    SOFT: re.compile(r"^softdep (\S+) (.+)$", re.MULTILINE),
+    "modules.weakdep": re.compile(r"^weakdep (\S+) (.+)$", re.MULTILINE),
+}
 _UNDEFINED = 0x10  # a global symbol (elf.h: STB_GLOBAL << 4) in no section
-_PROGRESS, _SYMTAB, _STRTAB = 1, 2, 3  # elf.h: SHT_*
 
 
 class Own(NamedTuple):
@@ -55,12 +60,12 @@ def known(host: Host, modules_dir: str) -> Optional[Own]:
     """None where the indexes cannot be relied upon: one is missing or cut off, or a module came after them."""
     texts = {
         name: host.read_text("%s/%s" % (modules_dir, name), INDEX_LIMIT)
-        for name in ("modules.dep", SYMBOLS, *SAYS)
+        for name in (DEP, *_LINES)
         if host.is_file("%s/%s" % (modules_dir, name))
     }
     made = host.stat(modules_dir + "/modules.dep")
     if (
-        not {"modules.dep", SYMBOLS, ALIASES, "modules.softdep"} <= set(texts)
+        not {DEP, SYMBOLS, ALIASES, SOFT} <= set(texts)
         or not all(text.endswith("\n") for text in texts.values())
         or made is None
         or made.st_mtime > time.time()
@@ -71,11 +76,12 @@ def known(host: Host, modules_dir: str) -> Optional[Own]:
     there = dict(_files(host.real(modules_dir + "/kernel"), "kernel"))
     if not needs or not set(needs) <= set(there) or max(there.values(), default=0) > made.st_mtime_ns:
         return None
-    says = _said(texts, set(map(module_of, needs)))
+    names = set(map(module_of, needs))
+    says = {index: [row for row in rows if row[0] in names] for index, rows in _said(texts).items()}
     giving = {name for name, _symbol in says[SYMBOLS]}
     if not all(module_of(each) in giving for needed in needs.values() for each in needed):
         return None
-    return Own(needs, says, set(there) - set(needs))
+    return Own(needs, says, others=set(there) - set(needs))
 
 
 def lay_out(host: Host, modules_dir: str, base: str, own: Own) -> None:
@@ -110,21 +116,21 @@ def agree(host: Host, release: str, own: Own, made: Dict[str, bytes]) -> bool:
     texts = {
         name: data.decode("utf-8", "surrogateescape") for name, data in made.items() if b"\0" not in data
     }
-    if not {"modules.dep", SYMBOLS, ALIASES} <= set(texts):
+    if not {DEP, SYMBOLS, ALIASES} <= set(texts):
         return False
-    needs = dependencies(texts["modules.dep"])
+    needs, said = dependencies(texts[DEP]), _said(texts)
     names = {module_of(path) for path in needs if path in own.needs}
     hidden = own.names - names
-    exported = {symbol for name, symbol in _symbols(texts[SYMBOLS]) if name not in names}
+    exported = {symbol for name, symbol in said[SYMBOLS] if name not in names}
     return (
         hidden <= {module_of(path) for path in needs if path not in own.needs}
         and all(needs[path] == own.needs[path] for path in needs if path in own.needs)
-        and _said(texts, names)
-        == {
-            index: [(name, text) for name, text in said if name in names]
-            for index, said in own.says.items()
-            if index in texts
-        }
+        and all(
+            [row for row in said[index] if row[0] in names]
+            == ([row for row in rows if row[0] in names] if hidden else rows)
+            for index, rows in own.says.items()
+            if index in said
+        )
         and (not exported or _is_foreign(host, release, exported))
     )
 
@@ -137,30 +143,20 @@ def _is_foreign(host: Host, release: str, symbols: Set[str]) -> bool:
 
 def _own(texts: Dict[str, str]) -> Dict[str, List[str]]:
     """The lines of the kernel's own modules in modules.dep; none where one of them needs another's."""
-    needs = dependencies(texts["modules.dep"])
+    needs = dependencies(texts[DEP])
     found = {path: needed for path, needed in needs.items() if path.startswith(OWN)}
     return found if all(each in found for needed in found.values() for each in needed) else {}
 
 
-def _said(texts: Dict[str, str], names: Set[str]) -> Dict[str, List[Tuple[str, str]]]:
-    """What the indexes say of these modules."""
-    found = {SYMBOLS: [row for row in _symbols(texts[SYMBOLS]) if row[0] in names]}
-    for index, key in SAYS.items():
-        if index in texts:
-            rows = []
-            for line in texts[index].splitlines():
-                word, _blank, rest = line.partition(" ")
-                first, _blank, text = rest.partition(" ")
-                name, text = (text, first) if index == ALIASES else (first, text)
-                if word == key and name in names:
-                    rows.append((name, text))
-            found[index] = rows
-    return found
-
-
-def _symbols(text: str) -> List[Tuple[str, str]]:
-    rows = [line.split(" ") for line in text.splitlines()]
-    return [(row[2], row[1][len(_SYMBOL) :]) for row in rows if len(row) == 3 and row[1].startswith(_SYMBOL)]
+def _said(texts: Dict[str, str]) -> Dict[str, List[Tuple[str, str]]]:
+    """What the indexes say, as (module's name, text)."""
+    return {
+        index: [(name, text) for text, name in line.findall(texts[index])]
+        if index in (SYMBOLS, ALIASES)
+        else line.findall(texts[index])
+        for index, line in _LINES.items()
+        if index in texts
+    }
 
 
 def _files(real: str, below: str) -> Iterator[Tuple[str, int]]:
@@ -189,33 +185,34 @@ def _make_directory(base: str, path: str, known_ones: Set[str]) -> None:
         known_ones.add(directory)
 
 
+_ORDER = "<" if sys.byteorder == "little" else ">"
+_NAMES = (b"", b".modinfo", b"__ksymtab_strings", b".symtab", b".strtab", b".shstrtab")
+_KINDS = dict(zip(_NAMES, (0, 1, 1, 2, 3, 3)))  # elf.h: SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB
+_TITLES = b"".join(name + b"\0" for name in _NAMES)
+_IDENT = b"\x7fELF\x02" + (b"\x01" if _ORDER == "<" else b"\x02") + b"\x01" + bytes(9)
+_HEADER = struct.Struct(_ORDER + "16sHHIQQQIHHHHHH")
+_SYMBOL = struct.Struct(_ORDER + "IBBHQQ")
+_SECTIONS = struct.Struct(_ORDER + "IIQQQQIIQQ" * len(_NAMES))
+
+
 def _module(info: List[str], exports: List[str], needs: List[str]) -> bytes:
     """An ELF file of this machine's byte order with what libkmod reads (libkmod/libkmod-elf.c)."""
-    order = "<" if sys.byteorder == "little" else ">"
-    symbols, names = bytes(24), b"\0"
+    symbols, strings = [bytes(_SYMBOL.size)], b"\0"
     for each in needs:
-        symbols += struct.pack(order + "IBBHQQ", len(names), _UNDEFINED, 0, 0, 0, 0)
-        names += _bytes(each)
-    sections = (  # name, type, content, link, size of an entry
-        (b"", 0, b"", 0, 0),
-        (b".modinfo", _PROGRESS, b"".join(map(_bytes, info)), 0, 0),
-        (b"__ksymtab_strings", _PROGRESS, b"".join(map(_bytes, exports)), 0, 0),
-        (b".symtab", _SYMTAB, symbols, 4, 24),
-        (b".strtab", _STRTAB, names, 0, 0),
-        (b".shstrtab", _STRTAB, b"", 0, 0),
-    )
-    titles = b"".join(section[0] + b"\0" for section in sections)
-    body, rows, title = b"", b"", 0
-    for name, kind, content, link, size in sections:
-        content = titles if name == b".shstrtab" else content
-        place = 64 + len(body)
-        rows += struct.pack(order + "IIQQQQIIQQ", title, kind, 0, 0, place, len(content), link, 1, 1, size)
-        body += content
+        symbols.append(_SYMBOL.pack(len(strings), _UNDEFINED, 0, 0, 0, 0))
+        strings += _bytes(each)
+    contents = (b"", _bytes(*info), _bytes(*exports), b"".join(symbols), strings, _TITLES)
+    rows: List[int] = []
+    place, title = _HEADER.size, 0
+    for name, content in zip(_NAMES, contents):
+        kind = _KINDS[name]
+        link, size = (4, _SYMBOL.size) if name == b".symtab" else (0, 0)
+        rows += (title, kind, 0, 0, place, len(content), link, 1, 1, size)
+        place += len(content)
         title += len(name) + 1
-    ident = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + b"\x01" + bytes(9)
-    header = (1, 0, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, len(sections), len(sections) - 1)
-    return ident + struct.pack(order + "HHIQQQIHHHHHH", *header) + body + rows
+    header = _HEADER.pack(_IDENT, 1, 0, 1, 0, 0, place, 0, 64, 0, 0, 64, len(_NAMES), len(_NAMES) - 1)
+    return b"".join((header, *contents, _SECTIONS.pack(*rows)))
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape") + b"\0"
+def _bytes(*texts: str) -> bytes:
+    return b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in texts)
