@@ -8,12 +8,9 @@ Each system has one kernel that the driver was built for and is deployed to, and
 takes the same build and a third that refuses it. In sid the third is of several packages.
 """
 
-import contextlib
 import os
 import re
 import signal
-import time
-from pathlib import Path
 
 import pytest
 
@@ -192,42 +189,13 @@ AMID = {
 }
 
 
-def processes(host):
-    """(command line after its first word, directory in /proc) of each process in a system."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(str(process / "root")) == str(host.path):
-                yield (process / "cmdline").read_text().split("\0")[1:-1], process
-
-
-def kill(process):
-    """Kill a process and all that it has started."""
-    with contextlib.suppress(OSError):
-        children = (process / "task" / process.name / "children").read_text().split()
-        os.kill(int(process.name), signal.SIGKILL)
-        for child in children:
-            kill(process.parent / child)
-
-
-def kill_amid(host, words):
-    """Kill what runs with these words, amid its work."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        for line, process in processes(host):
-            if line[: len(words)] == words:
-                time.sleep(0.2)
-                return kill(process)
-        time.sleep(0.005)
-    raise AssertionError("it never ran")
-
-
 @pytest.mark.parametrize(
     "amid",
     [pytest.param(each, marks=[] if each.startswith("the script") else [pytest.mark.full]) for each in AMID],
 )
 def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, amid):
     with host.start(APT + "install " + package(system, 1)) as apt:
-        kill_amid(host, [kernels[1] if word == "REL" else word for word in AMID[amid]])
+        chroot.kill_amid(host.path, [kernels[1] if word == "REL" else word for word in AMID[amid]])
         said, _nothing = apt.communicate()
     if amid == "the script that dpkg waits for":
         assert apt.returncode == 100, "dpkg noticed: " + said
@@ -244,7 +212,7 @@ def test_a_hook_is_killed_and_dpkg_goes_on(host, system, kernels, amid):
 @pytest.mark.full
 def test_the_whole_transaction_is_killed(host, system, kernels):
     with host.start(APT + "install " + package(system, 1)) as apt:
-        kill_amid(host, [HOOK, "add-kernel", kernels[1]])
+        chroot.kill_amid(host.path, [HOOK, "add-kernel", kernels[1]])
         os.killpg(apt.pid, signal.SIGKILL)
         chroot.end(host.path)
     host.ok("dpkg --configure -a")
