@@ -236,6 +236,7 @@ def test_a_hook_is_killed(host, system, kernels, early):
         said, _nothing = transaction.communicate()
     assert transaction.returncode == 0, said
     assert host.shipped(kernels[1]) and host.image(kernels[1]).exists(), said
+    assert (kernels[1] in "".join(host.marks())) != early, "what was not done is noted"
     host.ok("kmodctl refresh")  # by the path unit, at shutdown, or at the next boot
     host.served(kernels[1], shipped_has=not early)
     host.settled()
