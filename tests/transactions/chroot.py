@@ -182,21 +182,10 @@ class Root:
             % (":".join(map(str, layers.lower)), self.work / "upper", self.work / "work"),
             str(self.path),
         )
-        run(["mke2fs", "-q", "-t", "ext4", "-d", str(layers.boot), str(self.work / "boot.ext4"), BOOT_SIZE])
-        self._mount("-o", "loop", str(self.work / "boot.ext4"), str(self.boot))
-        run(
-            [
-                "mke2fs",
-                "-q",
-                "-t",
-                "ext4",
-                "-d",
-                str(layers.boot / "efi"),
-                str(self.work / "esp.ext4"),
-                BOOT_SIZE,
-            ]
-        )
-        self._mount("-o", "loop", str(self.work / "esp.ext4"), str(self.boot / "efi"))
+        for number, place in enumerate(("", "efi")):  # no room is kept for root alone
+            image = str(self.work / ("%d.ext4" % number))
+            run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", str(layers.boot / place), image, BOOT_SIZE])
+            self._mount("-o", "loop", image, str(self.boot / place))
         self._stack.enter_context(mounted(self.path, shared))
 
     def _mount(self, *words: str) -> None:
