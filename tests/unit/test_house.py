@@ -33,6 +33,7 @@ MAY_IMPORT: Dict[str, str] = {
     "turns": "errors host lock plan",
     "task": "errors host turns",
     "read": LOOK,
+    "read/offered": LOOK + " tools read",  # package managers are asked, and change nothing
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
     # the shipped entry says which image is the shipped one,

@@ -17,15 +17,12 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Content, File, Plan
-from .. import texts
-from ..texts import KEPT, MARKER
-from . import grub2, grub_cfg, loaders
+from ..texts import HOLDER, KEPT
+from . import loaders
 from .boot_loader import Installation
 from .menu import Entry, Menu, same
 from .shipped import choose
 from .view import View
-
-HOLDER = MARKER  # in the place of a driver's name: none can be called so
 
 
 class KeptDefault(NamedTuple):
@@ -92,7 +89,7 @@ def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> 
     if read(host) != held or not in_force(before, held):
         _without_ours(view, at, read(host))
         wanted = _held(at.menu(view), entry, release)
-        _in_block(view, at, wanted)
+        (at.loader.keep or at.loader.set_default)(view, at, wanted)
         after = at.menu(view)
         if after.default is None or not same(after.default, entry) or _foreign(before) != _foreign(after):
             raise KmodError(
@@ -136,7 +133,8 @@ def _let_go(view: View, at: Installation, held: Optional[KeptDefault]) -> None:
     menu = at.menu(view)
     if held and menu.default and in_force(menu, held):
         at.loader.forget(view, at, _held(menu, menu.default, held.kernel))
-    _without_block(view, at)
+    if at.loader.let_go:
+        at.loader.let_go(view, at)
 
 
 def _held(menu: Menu, entry: Entry, release: str) -> Entry:
@@ -170,33 +168,6 @@ def _above(entries: List[Entry], entry: Entry) -> List[Entry]:
     by_place: Dict[Tuple[int, ...], Entry] = {each.position: each for each in entries}
     places = [entry.position[:depth] for depth in range(1, len(entry.position))]
     return [by_place[place] for place in places if place in by_place]
-
-
-def _in_block(view: View, at: Installation, wanted: Entry) -> None:
-    """Make it the default.
-
-    Where GRUB has a fixed one, a block in custom.cfg says so, as the block of an entry of ours does.
-    """
-    if at.loader not in (grub2.GRUB, grub2.BLS):
-        at.loader.set_default(view, at, wanted)
-        return
-    path = grub_cfg.custom(at)
-    before = view.text(path)
-    view.put(path, texts.put(before, HOLDER, wanted.kernel or "", body=""), like=at.config)
-    at.loader.set_default(view, at, wanted)
-    mine = [block for block in texts.blocks(view.text(path) or "") if texts.whose(block)[0] == HOLDER]
-    if not any(block.group("body") for block in mine):
-        view.put(path, before, like=at.config)
-
-
-def _without_block(view: View, at: Installation) -> None:
-    if at.loader not in (grub2.GRUB, grub2.BLS):
-        return
-    path = grub_cfg.custom(at)
-    for block in list(texts.blocks(view.text(path) or "")):
-        driver, kernel = texts.whose(block)
-        if driver == HOLDER:
-            view.put(path, texts.cut(view.text(path) or "", HOLDER, kernel or ""))
 
 
 def _foreign(menu: Menu) -> List[Tuple[str, str]]:
