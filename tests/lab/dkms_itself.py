@@ -33,11 +33,13 @@ chmod 755 "$out/uname"
 cp "$root/usr/bin/uname" "$root/tmp/uname"
 mount --bind "$out/uname" "$root/usr/bin/uname"
 cp -a "$source" "$root/usr/src/$name-$version"
-chroot "$root" dkms build -m "$name" -v "$version" -k "$release" > "$out/said" 2>&1 < /dev/null
-echo $? > "$out/status"
+status=0
+chroot "$root" dkms build -m "$name" -v "$version" -k "$release" > "$out/said" 2>&1 < /dev/null || status=$?
+echo $status > "$out/status"
 for each in "$root/var/lib/dkms/$name/$version/$release"/*/module "$root/var/lib/dkms/$name/$version/build/make.log"; do
     [ ! -e "$each" ] || cp -r "$each" "$out/"
 done
+exit 0
 """
 
 
