@@ -18,7 +18,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import build
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sandbox
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, compile, sandbox
+from ansible_collections.outoftree.kmod.plugins.module_utils.make.headers import given
 from ansible_collections.outoftree.kmod.plugins.modules import kmod_build
 from tests.forge.ko import LAYOUT, RELEASE, Export, ko
 from tests.forge.sources import CONF, CONFIG, headers, needs_sandbox, source, write
@@ -261,6 +262,13 @@ def test_what_cannot_build_is_said_before(run, tmp_path, config, code, told):
         run()
     assert caught.value.code == code and told in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_machine_without_a_compiler_is_told_which_one_to_install(tmp_path):
+    found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
+    with pytest.raises(KmodError) as caught:
+        compile._check_compiler(found, "", "", (1, 2), theirs="gcc-1")
+    assert caught.value.code == "BUILD_COMPILER" and caught.value.then == "Install gcc-1 there"
 
 
 def test_a_newer_compiler_is_a_finding_and_is_forced_upon_kbuild(run, tmp_path):
