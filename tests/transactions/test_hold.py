@@ -10,6 +10,7 @@ and zypper have packages that are called and that need each other as those of En
 are empty.
 """
 
+import json
 import shutil
 
 import pytest
@@ -134,6 +135,9 @@ def test_apt_upgrades_all_else_while_a_kernel_is_held_and_the_kernel_once_there_
     host.settled()
     assert "put_page" in host.ok("kmodctl status"), "a look at all releases nothing"
 
+    offered = host.run("kmodctl check --offered --json " + host.loads(images[0].release))
+    kernels = [row["kernel"] for row in json.loads(offered.said)["checks"]]
+    assert refused.release in kernels, "a preflight goes on to see it, so that it can be released"
     said = host.run("apt-get -y -q install " + refused.package)
     assert said.status and refused.package in said.said, "nor is it installed by name"
 
