@@ -76,6 +76,7 @@ class Fleet:
             "kmod_kernel": [{"root": "/srv/offer"}],
             "kmod_update": str(self.directory / "update.json"),
             "kmod_report": str(self.directory / "report"),
+            "kmod_initrd": False,
             **more,
         }
         hosts = {name: {"kmod_root": str(root)} for name, root in self.roots.items()}
@@ -111,9 +112,13 @@ class Fleet:
         return [name for name, root in self.roots.items() if (root / "updated").exists()]
 
     def served(self, name):
-        """The kernels that have an entry of ours."""
-        entries = self.roots[name].glob("boot/loader/entries/*~vendor.conf")
-        return sorted(re.search(r"6\.1\.0-\d", path.name).group() + ".el9.x86_64" for path in entries)
+        """The kernels that have their own build."""
+        return sorted(
+            path.parts[-4] for path in self.roots[name].glob("usr/lib/modules/*/extra/vendor/vendor.ko")
+        )
+
+    def entries(self, name):
+        return len(list(self.roots[name].glob("boot/loader/entries/*~vendor.conf")))
 
     def held(self, name):
         return [each.kernel for each in kernel_holds.read(Host(str(self.roots[name])))]
@@ -128,12 +133,13 @@ def machines(tmp_path, stock, collections):
 
 
 def test_with_a_build_for_it_every_host_gets_the_kernel_and_the_driver_on_it(machines):
-    failed, said = machines.run("both")
+    failed, said = machines.run("both", kmod_initrd=True)
     assert not failed, said
     assert machines.updated() == list(NAMES)
     assert [machines.served(name) for name in NAMES] == [[OLD, NEW]] * 3
+    assert [machines.entries(name) for name in NAMES] == [2] * 3
     assert machines.held("web1") == []
-    assert NEW in machines.report()
+    assert "Stay well | 3 |" in machines.report()
 
 
 def test_without_one_the_kernel_is_held_and_all_else_is_updated_until_there_is(machines):

@@ -164,6 +164,7 @@ def test_a_kernel_that_arrives_all_the_same_is_released_by_its_hook(host, images
     host.settled()
 
 
+@pytest.mark.full
 def test_what_others_have_apt_do_with_the_kernel_stays(host, images):
     refused = images[2]
     host.ok("apt-mark hold " + META)
@@ -365,6 +366,7 @@ def test_an_rpm_manager_upgrades_all_else_while_a_kernel_is_held_and_the_kernel_
     assert SECOND in box.kernels()
 
 
+@pytest.mark.full
 def test_what_others_exclude_stays_excluded(box):
     if box.suse:
         box.ok("zypper addlock tool")
@@ -388,6 +390,7 @@ def test_what_others_exclude_stays_excluded(box):
         assert box.kernels() == [FIRST, SECOND]
 
 
+@pytest.mark.full
 def test_where_kernel_core_alone_is_held_nothing_is_upgraded(box):
     """Why it is the whole kernel."""
     if box.suse:
