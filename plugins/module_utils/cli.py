@@ -88,7 +88,7 @@ def check(options: argparse.Namespace) -> int:
             as_given=True,
             boots=False,
             exports=exports,
-            kernel=_sources(here, options.package),
+            kernel=_sources(here, options),
             whence=HERE,
         ),
     )
@@ -106,12 +106,14 @@ def check(options: argparse.Namespace) -> int:
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
 
-def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
+def _sources(here: Host, options: argparse.Namespace) -> Tuple[Any, ...]:
     """Packages are one set; a directory without any is what some were unpacked in."""
     from .read import names
     from .read.kernel_package import KernelSource
 
-    full = [os.path.abspath(path) for path in paths]
+    if options.offered:
+        return (KernelSource(offered=options.offered, whole=options.whole),)
+    full = [os.path.abspath(path) for path in options.package]
     roots = [
         path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))
     ]

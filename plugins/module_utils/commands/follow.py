@@ -39,8 +39,9 @@ BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver ma
 class Options(NamedTuple):
     """What is to be looked at: ``kernel`` is a release, or None for all.
 
-    ``early``: links alone, in bounded time. ``settle``: once the host is quiet, and again until it has been.
-    ``boot``: again for a while, as long as a driver may be loaded yet.
+    ``early``: in bounded time, of a kernel that arrives the links alone, and of one that leaves the boot
+    entries alone, whatever is on disk: they go before what they start does. ``settle``: once the host is
+    quiet, and again until it has been. ``boot``: again for a while, as long as a driver may be loaded yet.
     """
 
     verb: str
@@ -143,7 +144,9 @@ def run(turns: Turns, options: Options) -> Answer:
     told, errors = _settings(host)
     every = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
     leaving = (
-        options.verb == "remove-kernel" and options.kernel is not None and not stays(host, options.kernel)
+        options.verb == "remove-kernel"
+        and options.kernel is not None
+        and (options.early or not stays(host, options.kernel))
     )
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
@@ -153,7 +156,7 @@ def run(turns: Turns, options: Options) -> Answer:
     there = Installed(turns)
     for driver, followed in every.items():
         rows += (
-            _leave(turns, driver, options.kernel or "")
+            _leave(turns, driver, options.kernel or "", entries_alone=options.early)
             if leaving
             else _serve(turns, there, driver, followed=followed, options=options)
         )
@@ -275,7 +278,7 @@ def _with_entries(
     return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
 
 
-def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
+def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = False) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links.
 
     Builds that lie below it stay.
@@ -287,7 +290,9 @@ def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
         ),
         lambda host: _unlink(host, driver, release),
     ]
-    errors = [error for error in (_failing(turns, work) for work in works) if error]
+    errors = [
+        error for error in (_failing(turns, work) for work in works[: 1 if entries_alone else None]) if error
+    ]
     return [Row(driver, release, "", "the kernel leaves", error="; ".join(errors))]
 
 

@@ -266,6 +266,26 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
     assert host.started() == (OLD, None) and b"~vendor" not in (host.root / "boot/grub2/grubenv").read_bytes()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_our_entry_goes_before_what_it_starts_does_and_is_the_default_no_more(tmp_path, family):
+    """A machine may go down between a kernel's removal and the hooks that come last."""
+    host = Follower(tmp_path, family)
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    variants, links = host.variants(), host.links()
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
+
+    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    assert host.started() == (NEW, "vendor")
+    assert not host.run("remove-kernel", early=True).failed
+    assert host.ours() == [("vendor", OLD)] and host.started()[1] is None
+    assert (host.variants(), host.links()) == (variants, links), "the kernel can still be started"
+    assert not host.run("remove-kernel", early=True).changed
+    assert not host.run("remove-kernel").failed  # it stays all the same
+    assert host.ours() == [("vendor", OLD), ("vendor", NEW)]
+
+
 # An image is made again
 
 

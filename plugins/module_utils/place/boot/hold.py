@@ -20,13 +20,13 @@ from ...plan import Content, File, Plan
 from ..texts import HOLDER, KEPT
 from . import loaders
 from .boot_loader import Installation
-from .menu import Entry, Menu
+from .menu import Entry, Menu, same
 from .shipped import choose
 from .view import View
 
 
 class KeptDefault(NamedTuple):
-    """The entry that is kept the default."""
+    """The entry that is kept the default, by what ``_name`` gives."""
 
     kernel: str
     id: str
@@ -56,7 +56,7 @@ def in_force(menu: Menu, held: Optional[KeptDefault]) -> bool:
         held is not None
         and menu.default is not None
         and menu.default.driver is None
-        and menu.default.id == held.id
+        and _name(menu, menu.default) == held.id
     )
 
 
@@ -85,13 +85,13 @@ def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> 
     view = View(host)
     before = at.menu(view)
     entry = choose(host, at, before, release=release, copy_of=copy_of)
-    held = KeptDefault(release, entry.id, at.loader.name)
+    held = KeptDefault(release, _name(before, entry), at.loader.name)
     if read(host) != held or not in_force(before, held):
         _without_ours(view, at, read(host))
         wanted = _held(at.menu(view), entry, release)
         (at.loader.keep or at.loader.set_default)(view, at, wanted)
         after = at.menu(view)
-        if after.default is None or after.default.id != entry.id or _foreign(before) != _foreign(after):
+        if after.default is None or not same(after.default, entry) or _foreign(before) != _foreign(after):
             raise KmodError(
                 at.config,
                 "would go on to start %r instead of %r"
@@ -143,8 +143,8 @@ def _held(menu: Menu, entry: Entry, release: str) -> Entry:
     One in a submenu is named with what it is in. GRUB with entries in files, where ids begin with the
     machine's, takes them for no numbers.
     """
-    name = ">".join([each.id.replace(">", ">>") for each in _above(menu.entries, entry)] + [entry.id])
-    if not re.fullmatch(r"[\w.+~:@%>=,/ -]+", name):
+    name = ">".join(_name(menu, each).replace(">", ">>") for each in [*_above(menu.entries, entry), entry])
+    if not re.fullmatch(r"[\w.+~:@%>=,/() -]+", name):
         raise KmodError(
             entry.path,
             "the entry %r has an id that the default cannot be set to: %s" % (entry.title, name[:80]),
@@ -154,6 +154,14 @@ def _held(menu: Menu, entry: Entry, release: str) -> Entry:
     # an entry with a count of tries keeps its file's name
     path = re.sub(r"\+\d+(-\d+)?(?=\.conf$)", "", entry.path)
     return entry._replace(id=name, title=name, driver=HOLDER, kernel=release, path=path)
+
+
+def _name(menu: Menu, entry: Entry) -> str:
+    """What names an entry among those beside it: its id, or the title where others have the same id. grubby of
+    EL 7 copies an entry for a new kernel with its id.
+    """
+    beside = [each.id for each in menu.entries if each.position[:-1] == entry.position[:-1]]
+    return entry.id if beside.count(entry.id) == 1 else entry.title
 
 
 def _above(entries: List[Entry], entry: Entry) -> List[Entry]:
