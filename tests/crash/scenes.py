@@ -129,6 +129,12 @@ OPERATIONS += [
     Operation("add-kernel:early", "el9", (*WHOLE, FOLLOW), ADD + " --early", arrives=True),
     Operation("add-kernel", "el9", (*WHOLE, FOLLOW), ADD, arrives=True),
     Operation("add-kernel:debian", "debian", (*WHOLE, FOLLOW), ADD, arrives=True),
+    Operation(
+        "remove-kernel:early",
+        "debian",
+        (LINK, VARIANT, ENTRY + " --boot default", FOLLOW),
+        "remove-kernel --early " + NEW,
+    ),
     Operation("remove-kernel", "el9", (*WHOLE, FOLLOW), "remove-kernel " + NEW, leaves=True),
     Operation(
         "remove-kernel:default",
