@@ -193,10 +193,14 @@ def sources(directory: Path) -> Path:
 def _module(name: str, build: str, version: str, exports: Exports = EXPORTS) -> bytes:
     return ko(
         name,
-        [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk")],
+        _needs(exports),
         release=OLD if exports is EXPORTS else NEW,
         modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"},
     )
+
+
+def _needs(exports: Exports) -> List[Tuple[str, int]]:
+    return [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk")]
 
 
 def shipped(root: Path, family: str, refuses: bool = False) -> None:
@@ -212,11 +216,11 @@ def shipped(root: Path, family: str, refuses: bool = False) -> None:
     if layout.startswith("el"):
         (root / "lib").symlink_to("usr/lib")
     for release in (OLD, NEW):
+        exports = OTHER if refuses and release == NEW else EXPORTS
         in_tree = {
-            "drivers/net/%s.ko" % name: ko(name, release=release, modinfo={"intree": "Y"})
+            "drivers/net/%s.ko" % name: ko(name, _needs(exports), release=release, modinfo={"intree": "Y"})
             for name in ("acme", "e1000e")
         }
-        exports = OTHER if refuses and release == NEW else EXPORTS
         families.kernel(
             root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"), exports=exports
         )
