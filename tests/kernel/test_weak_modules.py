@@ -143,6 +143,33 @@ def lost(tree):
     return []
 
 
+def second_call(tree):
+    """amdgpu.ko in one call, amdkcl.ko, which it needs, in the next."""
+    giver, taker = chain(tree, [ONE, TWO, THREE])
+    script(tree.root, "--add-modules", "--no-initramfs", lines=[taker])
+    return [giver]
+
+
+def provider_gone(tree):
+    giver, _taker = added(tree, chain(tree, [ONE, TWO, THREE]))
+    os.remove(giver)
+    return [giver]
+
+
+def for_another_kernel(tree):
+    """%post and %postun of an upgrade that was built for another kernel than what it replaces."""
+    old = added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO, THREE])])
+    added(tree, [tree.put(THREE, "vendor/vendor.ko", [ONE, TWO, THREE])])
+    os.remove(old[0])
+    return old
+
+
+def with_links(tree):
+    """As find lists them the second time."""
+    paths = added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])])
+    return [*paths, tree.root + "/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE]
+
+
 ADD, REMOVE = ("--add-modules", "--no-initramfs"), ("--remove-modules", "--no-initramfs")
 CALLS = {  # name: (what is there, the call)
     "kmodtool %post": (lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])], ("--add-modules",)),
@@ -153,6 +180,23 @@ CALLS = {  # name: (what is there, the call)
         ADD,
     ),
     "outside of any tree": (lambda tree: outside(tree), ("--verbose", "--no-initramfs", "--add-modules")),
+    "kvdo, older DUPs": (
+        lambda tree: [tree.put(TWO, "good/good.ko", [ONE, TWO]), tree.put(TWO, "more/more.ko", [ONE, TWO])],
+        ("--dracut=/bin/true", "--no-initramfs", "--add-modules"),
+    ),
+    "Lustre": (
+        lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])],
+        ("--verbose", "--add-modules"),
+    ),
+    "LKRG": (lambda tree: [], ("--add-kernel", "--no-initramfs")),  # without a release
+    "amdgpu's second call": (second_call, ADD),
+    "a provider goes": (provider_gone, REMOVE),
+    "upgrade for another kernel": (for_another_kernel, REMOVE),
+    "links of ours in the list": (with_links, ADD),
+    "cut short": (
+        lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])],
+        ("--add-m", "--no-i", "--verb"),
+    ),
     "empty list": (lambda tree: [], ADD),
     "one empty line": (lambda tree: [""], ADD),
     "kmodtool %postun": (
@@ -205,6 +249,8 @@ CALLS = {  # name: (what is there, the call)
     ),
 }
 DIFFERS = {
+    "amdgpu's second call": "what lacked a module is linked by the call that brings it",
+    "links of ours in the list": "it links to links, with their whole path",
     "outside of any tree": "with --basedir, the link goes below weak-updates with the root's own path",
     "several kmods at once": "B5: one that does not fit keeps others from being linked",
     "upgrade in place": "B4: the old link leads to what no longer fits",
