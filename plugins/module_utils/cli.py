@@ -124,12 +124,17 @@ def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
 def status(options: argparse.Namespace) -> int:
     from .commands import follow as following
     from .commands import status as command
+    from .place import today
 
     host = Host(options.root)
     _plan, answer = command.run(host, command.Options(tuple(options.driver)))
     state = following.state(host)
-    told = dict(answer.as_dict(), following=state.as_dict()) if state else answer.as_dict()
-    _show(options, told, "\n".join([answer.summary] + (state.lines if state else [])))
+    held = [each.as_dict() for each in today.held(host)]
+    told = dict(answer.as_dict(), held=held, **({"following": state.as_dict()} if state else {}))
+    lines = [
+        "kernel %s is held: %s" % (row["kernel"], row["reason"]) for row in held if row["what"] == "kernel"
+    ]
+    _show(options, told, "\n".join([answer.summary] + (state.lines if state else []) + lines))
     return OK
 
 

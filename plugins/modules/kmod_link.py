@@ -243,6 +243,13 @@ left:
   type: list
   elements: str
   sample: []
+ahead:
+  description: Kernels that are held on the driver's account (M(outoftree.kmod.kmod_hold)) and that a build is
+    stored for now. They are released by that.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 reboot_needed:
   description: Whether the running kernel has other modules loaded than those that it is given now, and a
     reboot changes that.

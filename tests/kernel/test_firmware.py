@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 
-def booted(kernel, directory, files, script):
+def booted(kernel, directory, files, script, append=""):
     """The console of a kernel that real firmware starts; what is stored in the firmware stays in
     ``directory``.
     """
@@ -73,7 +73,7 @@ def booted(kernel, directory, files, script):
     return qemu.boot(
         debian.vmlinuz(kernel),
         directory / "initrd",
-        "quiet loglevel=4",
+        "quiet loglevel=4 " + append,
         600,
         r"(?m)^= end$|Kernel panic",
         memory=1024,

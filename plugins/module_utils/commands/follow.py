@@ -18,7 +18,7 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, diversion, image_mode, notice, settings, store, weak_links
+from ..place import bulletin, diversion, image_mode, kernel_holds, notice, settings, store, weak_links
 from ..place import driver as drivers
 from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
@@ -324,6 +324,7 @@ def _settle(
     problems = [
         _failing(turns, leaks.mend),
         _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
+        _failing(turns, lambda host: (kernel_holds.settle(host), None)),
     ]
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import bulletin, diversion, hooks, image_mode, settings, zipapp
+from ..place import bulletin, diversion, hooks, image_mode, kernel_holds, settings, zipapp
 from ..place.boot import hold
 from ..place.hook_texts import KMODCTL
 from ..place.settings import Followed
@@ -193,6 +193,7 @@ def _unsettled(host: Host) -> bool:
         bulletin.pending(host),
         bulletin.read(host) != bulletin.Bulletin(),
         hold.read(host),
+        kernel_holds.read(host),
         not host.is_file(bulletin.FACT),
     ]
     return any(said)

@@ -9,11 +9,11 @@ import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..compression import decompress
-from ..errors import KmodError
+from ..errors import KmodError, forgiving
 from ..host import Host
 from ..judge import selection
 from ..judge.loader import judge
-from ..place import heal, notice, running, store, weak_links
+from ..place import heal, kernel_holds, notice, running, store, weak_links
 from ..place.notice import Unserved
 from ..plan import Content, Plan
 from ..read import inputs, kernels, names
@@ -81,6 +81,7 @@ class Answer(NamedTuple):
             "kernels": [row.as_dict() for row in self.outcome.kernels],
             "healed": [row.as_dict() for row in self.outcome.healed],
             "left": list(self.outcome.left),
+            "ahead": list(self.outcome.ahead),
             "need": list(self.outcome.need),
             "msg": self.outcome.msg,
             "unserved": [row.as_dict() for row in self.unserved],
@@ -102,6 +103,8 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
     installed = kernels.some(host, list(known) or store.installed(host))
     chosen = selection.matching(installed, options.kernels)
     tree = store.ModuleTree(host, Plan(host))
+    held = {each.kernel for each in kernel_holds.read(host) if each.driver == driver}
+    coming = held - {kernel.release for kernel in installed}
     # what is replaced provides nothing
     ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search
     judged = functools.partial(judge, without=ours)
@@ -127,8 +130,12 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
             chosen=chosen,
             judge=judged,
             contents=contents,
+            coming=coming,
             healing=healing,
         )
+    with forgiving():  # what is amiss there is kmod_hold's to tell
+        whole = gone and options.version is None and options.build is None
+        tree.plan.extend(kernel_holds.settle(host, driver, gone=whole, stored=outcome.ahead))
     unserved = [] if gone else notice.unserved(host, installed, outcome.kernels, after=outcome.after)
     others = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
     goes_on = running.goes_on_with_others(tree.plan, installed, outcome, contents=contents, load=options.load)

@@ -67,6 +67,7 @@ def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator
             "signed with a key that this kernel does not have (%s)" % _signer(signature),
             reason="module with unavailable key",
         )
+        yield from _enrolment(loader, signature)
     elif trusted is None:
         finding = _forgiven(
             loader,
@@ -75,8 +76,29 @@ def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator
             reason="module with unavailable key",
         )
         yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
+        yield from _enrolment(loader, signature)
     else:
         yield from _signed(module, loader, signature)
+
+
+def _enrolment(loader: Loader, signature: Signature) -> Iterator[Finding]:
+    """How the kernel gets to know the key, where it takes what the machine's owner enrols by shim (MOK)."""
+    if not loader.runtime.mok or _enrolled_known(loader, signature) is False:
+        return
+    if _certificate(signature, loader.runtime.enrolling):
+        yield Finding(
+            "SIG_ENROLMENT_WAITS",
+            NOTE,
+            "the key (%s) is about to be enrolled: confirm it at the console when the machine boots (MokManager)"
+            % _signer(signature),
+        )
+    elif not _certificate(signature, loader.runtime.enrolled):
+        yield Finding(
+            "SIG_NOT_ENROLLED",
+            NOTE,
+            "the key (%s) is not enrolled on this machine: mokutil --import CERTIFICATE.der, and confirm it at the "
+            "console when it boots" % _signer(signature),
+        )
 
 
 def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Iterator[Finding]:

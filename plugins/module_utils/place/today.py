@@ -10,11 +10,12 @@ from ..errors import forgiving
 from ..host import Host
 from ..judge.selection import Choice
 from ..read.kernels import Kernel
-from . import bulletin, inventory
+from . import bulletin, inventory, kernel_holds
 from .boot import hold, loaders, trials
 from .boot.menu import Menu
 from .boot.view import View
 from .driver import Deployed, serving
+from .hold_files import Hold, by_kernel
 from .notice import booting
 
 BAD_IMAGES = {"stale": "stale_image", "damaged": "damaged_image", "gone": "left_over"}
@@ -60,7 +61,23 @@ def amiss(
     return found
 
 
-def held(host: Host) -> List[HeldBack]:
+def held(host: Host, holds: Optional[Sequence[Hold]] = None) -> List[HeldBack]:
+    """The kernels that are not to be installed (or ``holds``, which are planned), and the default that is
+    kept.
+    """
+    found = by_kernel(kernel_holds.read(host) if holds is None else holds)
+    return [
+        HeldBack(
+            "kernel",
+            kernel,
+            [each.driver for each in of_it],
+            "; ".join("%s: %s" % (each.driver, each.reason) for each in of_it),
+        )
+        for kernel, of_it in found.items()
+    ] + _default(host)
+
+
+def _default(host: Host) -> List[HeldBack]:
     kept = hold.read(host)
     lacking = bulletin.read(host).lacking
     return (

@@ -11,7 +11,7 @@ link, it lies where that kernel looks.
 """
 
 import posixpath
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
@@ -71,6 +71,7 @@ class Outcome(NamedTuple):
     after: Dict[str, Optional[Build]]
     need: Tuple[str, ...] = ()
     msg: str = ""
+    ahead: Tuple[str, ...] = ()  # the kernels to come that a build is stored for now
 
 
 def present(
@@ -82,10 +83,11 @@ def present(
     chosen: Sequence[Kernel],
     judge: Judge,
     contents: Contents,
+    coming: Collection[str] = (),
     healing: Optional[Healing] = None,
 ) -> Outcome:
     """Give each of the ``chosen`` kernels the best build of those ``given`` and those stored; kernels not
-    chosen keep what they have.
+    chosen keep what they have. Builds made for kernels that are ``coming``, and not installed, are stored.
 
     Stored builds that no kernel uses stay for kernels to come, until one of a newer version, or for the same
     kernel, is used in their place.
@@ -107,10 +109,13 @@ def present(
     used = serving_installed(host, there, installed)
     choices = select(chosen, fresh + list(there.builds), judge, rate=_rate(used, given))
     used.update({choice.kernel: choice.build for choice in choices})
+    ahead = _ahead(fresh, coming)
+    used.update(ahead)
     kept = [
         build for build in there.builds if not _superseded(build, [build for build in used.values() if build])
     ]
     used, new = _place(host, driver, used, taken={build.directory for build in kept})
+    used = {release: build for release, build in used.items() if release not in ahead}
     others = [kernel for kernel in installed if kernel not in chosen and not there.links[kernel.release]]
     _let_own_serve(used, kept + new, others, judge=judge)
     target = Target(used, new, kept, _all_links(host, driver, used))
@@ -118,7 +123,15 @@ def present(
         tree, there, target, installed=installed, choices=choices, contents=contents, healing=healing
     )
     need = sorted(module.path for module in _modules(new) if contents(module) is None)
-    return outcome._replace(need=tuple(need), msg=_message(driver, outcome.kernels))
+    return outcome._replace(
+        need=tuple(need), msg=_message(driver, outcome.kernels), ahead=tuple(sorted(ahead))
+    )
+
+
+def _ahead(fresh: Sequence[Build], coming: Collection[str]) -> Dict[str, Build]:
+    """Of builds that are not stored yet, the newest for each kernel to come."""
+    meant = [build for build in fresh if build.release in coming]
+    return {build.release: build for build in sorted(meant, key=lambda build: version_key(build.version))}
 
 
 def absent(

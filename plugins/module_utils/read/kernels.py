@@ -211,8 +211,8 @@ class Kernel:
         kept = cache.load_data(self.host, name, key)
         with contextlib.suppress(LookupError, TypeError, ValueError):
             if kept is not None:
-                rows = [Certificate(*row)._replace(key=bytes.fromhex(row[4])) for row in kept["certificates"]]
-                return Trust(tuple(rows), kept["checks"])
+                certificates = bytes.fromhex(kept["certificates"])
+                return Trust(tuple(signature.certificates(certificates)), kept["checks"])
         image = _unpacked(self)
         if image is None:
             return Trust()
@@ -225,10 +225,7 @@ class Kernel:
             {
                 "key": key,
                 "checks": found.checks_digests,
-                "certificates": [
-                    [each.subject, each.issuer, each.serial, each.key_id, each.key.hex()]
-                    for each in found.certificates
-                ],
+                "certificates": b"".join(each.whole for each in found.certificates).hex(),
             },
         )
         return found

@@ -33,6 +33,8 @@ class Runtime(NamedTuple):
     firmware: Tuple[Certificate, ...] = ()  # those of them that the firmware itself has (db)
     # whether shim allows that the kernel trusts the owner's keys (MOK) as it does its own
     mok_trusted: bool = False
+    mok: bool = False  # whether shim has started the machine, and hands on what its owner has enrolled
+    enrolling: Tuple[Certificate, ...] = ()  # what the next boot asks about (mokutil --import)
     revoked: Tuple[Certificate, ...] = ()  # the same of keys that are not to be trusted
     rejected: FrozenSet[str] = frozenset()  # SHA-256 digests of files that are not to be run
 
@@ -57,6 +59,7 @@ def facts(kernel: Kernel) -> Runtime:
     )
     listed = _text(host, "/proc/keys") or ""
     firmware = tuple(signature.certificates(_variable(host, efi.Variable("db", efi.SECURITY))))
+    owners = _variable(host, efi.Variable("MokListRT", efi.SHIM))
     keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
     return Runtime(
         sig_enforce=enforce.strip() == "Y" if enforce else None,
@@ -70,8 +73,9 @@ def facts(kernel: Kernel) -> Runtime:
         loaded=loaded,
         builtin=frozenset(host.listdir("/sys/module")) - loaded if kernel.running else frozenset(),
         keys=keys or None,
-        enrolled=tuple(signature.certificates(_variable(host, efi.Variable("MokListRT", efi.SHIM))))
-        + firmware,
+        enrolled=tuple(signature.certificates(owners)) + firmware,
+        enrolling=tuple(signature.certificates(_variable(host, efi.Variable("MokNew", efi.SHIM)))),
+        mok=bool(owners),
         firmware=firmware,
         mok_trusted=_variable(host, efi.Variable("MokListTrustedRT", efi.SHIM))[-1:] == b"\1",
         revoked=tuple(

@@ -17,7 +17,7 @@ from tests.forge import families
 from tests.forge.elf import MACHINES, Section, elf
 from tests.forge.families import CONFIG
 from tests.forge.ko import RELEASE, Export, ko
-from tests.forge.signature import PKCS7, SIGNED, signed
+from tests.forge.signature import OTHER, PKCS7, SIGNED, signed
 from tests.forge.symvers import EXPORTS
 
 EL9 = "5.14.0-427.el9.x86_64"
@@ -163,6 +163,35 @@ def test_a_key_of_the_firmware_or_the_owner_where_signatures_are_required(
     )
     (found,) = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], runtime)
     assert found.verdict == verdict, found.findings
+
+
+@pytest.mark.parametrize(
+    "release,shim,waits,note",
+    [
+        ("6.1.0-9-amd64", True, False, "SIG_NOT_ENROLLED"),
+        ("6.1.0-9-amd64", True, True, "SIG_ENROLMENT_WAITS"),
+        ("6.1.0-9-amd64", False, False, None),  # nothing there that would take it
+        ("5.15.9-arch1-1", True, False, None),  # its kernel would not look there
+    ],
+)
+@pytest.mark.parametrize("enforced", [True, False])
+def test_a_key_that_the_owner_can_enrol(release, shim, waits, note, enforced, tmp_path):
+    families.kernel(tmp_path, release, config=CONFIG + MACHINE)
+    data = ko(release=release)
+    module = modules.parse(signed(data, PKCS7.sign(data)), "/opt/vendor.ko")
+    theirs, others = (tuple(certificates(each.certificate)) for each in (PKCS7, OTHER))
+    runtime = Runtime(
+        sig_enforce=enforced,
+        keys=frozenset(["Debian Secure Boot CA: 6ccece7e4c6c0d1f6149f3dd27dfcc5cbb419ea1"]),
+        enrolled=others,
+        mok=shim,
+        enrolling=theirs if waits else (),
+    )
+    (found,) = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], runtime)
+    assert found.verdict == ("incompatible" if enforced else "compatible")
+    assert [code for code in codes(found, "note") if code.startswith("SIG_")] == ([note] if note else [])
+    said = [finding.message for finding in found.findings if finding.code == "SIG_NOT_ENROLLED"]
+    assert all("mokutil --import" in message for message in said)
 
 
 def test_what_an_image_says_of_signatures_is_read_once(tmp_path, monkeypatch):

@@ -65,6 +65,18 @@ def test_the_running_kernel(tmp_path, monkeypatch):
     assert (found.mok_trusted, found.firmware, found.modprobe_blacklist) == (True, (), {"nouveau"})
 
 
+def test_keys_that_shim_keeps_in_a_table_and_those_that_wait(tmp_path, monkeypatch):
+    """Firmware often has no room for a variable of several kilobytes; the table has no attributes in front."""
+    files = {
+        "sys/firmware/efi/mok-variables/MokListRT": bytes(44) + PKCS7.certificate,
+        EFI + "MokNew-605dab50-e046-4300-abb6-3dd810dd8b23": b"\7\0\0\0" + bytes(44) + OTHER.certificate,
+    }
+    found = facts_of(tmp_path, monkeypatch, files)
+    assert found.mok and [each.subject for each in found.enrolled] == ["Vendor signing key"]
+    assert [each.subject for each in found.enrolling] == ["Old machine owner key"]
+    assert not facts_of(tmp_path / "without", monkeypatch, {}).mok
+
+
 def test_another_kernel_of_the_running_machine(tmp_path, monkeypatch):
     found = facts_of(tmp_path, monkeypatch, FILES, running="6.6.6")
     assert (found.loaded, found.builtin) == (frozenset(), frozenset())
