@@ -192,8 +192,8 @@ class Answer(NamedTuple):
 
 
 class _Foreseen(NamedTuple):
-    """What linking one driver comes to, as things are. ``early``: a driver before it is not there yet, and may
-    give it what it lacks.
+    """What linking one driver comes to, as things are. ``early``: it needs symbols of a driver before it in the
+    list that is not there yet, so that this is not the last word.
     """
 
     plan: Plan
@@ -251,11 +251,18 @@ def _foreseen(
     found: Dict[str, _Foreseen] = {}
     for wanted in drivers:
         plan, answer = links.run(host, wanted.link(files))
-        early = bool(answer.unserved) and any(each.plan for each in found.values())
+        to_come = [each.answer.given for each in found.values() if each.plan]
+        early = bool(answer.unserved) and any(_uses(answer.given, given) for given in to_come)
         found[wanted.driver] = _Foreseen(plan, answer, early)
         if not early:
             _gate(host, wanted, found[wanted.driver])
     return found
+
+
+def _uses(modules: Sequence[KernelModule], others: Sequence[KernelModule]) -> bool:
+    """Whether they need a symbol that the others export."""
+    exported = {export.name for module in others for export in module.exports}
+    return any(needed.name in exported for module in modules for needed in module.undefined)
 
 
 def _lacking(wanted: Wanted, foreseen: _Foreseen, files: Optional[Mapping[str, str]]) -> List[str]:
