@@ -46,7 +46,8 @@ MAY_IMPORT: Dict[str, str] = {
     "arguments": "errors",
     "output": "errors",
     "weak_modules": GROUND + " task arguments output read place commands",
-    "cli": GROUND + " task turns arguments output read place commands weak_modules",
+    "weak_modules2": GROUND + " task arguments output read place commands weak_modules",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules weak_modules2",
 }
 # What signs where there is no openssl.
 CRYPTOGRAPHY = (
