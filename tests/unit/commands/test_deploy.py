@@ -15,6 +15,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
 from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
 from tests.forge.ko import ko
+from tests.unit.commands import test_default
 from tests.unit.commands.follower import NEW, OLD, Follower
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
@@ -175,3 +176,47 @@ def test_the_settings_that_new_kernels_follow_are_those_of_the_driver():
     assert settings.Settings({"vendor": followed}).text.count("segment") == 1
     assert (followed.kernels, followed.args, followed.boot) == (("newest",), "a=1", "once")
     assert followed.fallback_args == "auto" and followed.keep_default
+
+
+class RunningMachine(Machine, test_default.Machine):
+    """One that can be started again."""
+
+
+@pytest.fixture(params=test_default.TRIERS)
+def running(request, tmp_path, monkeypatch):
+    return RunningMachine(tmp_path / "root", request.param, monkeypatch)
+
+
+def test_the_default_comes_after_a_trial_and_goes_back_while_another_version_has_not_been_tried(running):
+    machine = running
+    wanted = machine.wanted(boot="default")
+    (row,) = machine.deploy_all(wanted)[1].drivers
+    (kernel,) = row.trial
+    assert row.reboot_needed and machine.started() == (kernel, None)
+    assert "needs a reboot: the next boot alone tries the driver vendor on %s" % kernel in row.notes[0]
+    assert machine.boot() == (kernel, "vendor")
+    (row,) = machine.deploy_all(wanted)[1].drivers
+    assert machine.started() == (kernel, "vendor") and row.trial == () and not row.reboot_needed
+    writes, answer = machine.deploy_all(wanted)
+    assert (writes, answer.drivers[0].notes) == (0, ())
+    machine.module("vendor", version="2.0")
+    (row,) = machine.deploy_all(Wanted("vendor", path=("/opt/vendor",), boot="default"))[1].drivers
+    assert machine.started() == (kernel, None) and row.trial == (kernel,)
+
+
+def test_a_trial_that_failed_is_not_repeated(running):
+    wanted = running.wanted(boot="default")
+    running.deploy_all(wanted)
+    assert running.boot(works=False)[1] is None
+    with pytest.raises(KmodError) as error:
+        running.deploy_all(wanted)
+    assert error.value.code == "TRIAL_FAILED" and running.started()[1] is None
+
+
+def test_once_leaves_the_default_and_needs_no_reboot_after_a_trial_that_went_well(running):
+    wanted = running.wanted(boot="once")
+    running.deploy_all(wanted)
+    running.boot()
+    running.deploy_all(wanted)  # which notes that it went well
+    writes, answer = running.deploy_all(wanted)
+    assert writes == 0 and not answer.as_dict()["reboot_needed"] and running.started()[1] is None
