@@ -57,7 +57,9 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result):
         self._finished(result, "")
         if result._task.action == "ansible.builtin.debug":
-            print("            " + str(result._result.get("msg")), flush=True)
+            said = result._result.get("msg")
+            for line in said if isinstance(said, list) else [said]:
+                print("            %s" % line, flush=True)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         self._finished(result, "FAILED")
