@@ -16,7 +16,7 @@ help:
 	@echo "make integration   ansible-test integration: each module's own tasks, on directories"
 	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
 	@echo "make pythons       the core under every Python from 3.6 on that is on this machine"
-	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
+	@echo "make molecule      deploy, repeat, follow kernels and remove in containers (root, podman; ONLY=fast without following)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-transactions  kernels come and go by apt, dpkg, rpm and dnf in chroots (root; ONLY=fast for 4 minutes)"
 	@echo "make test-offered  the kernels that hosts would get, by the real apt and dnf (ONLY=fast for a minute)"
@@ -72,7 +72,7 @@ integration: $(VENV)/.test
 	tests/in-collection-path $(BIN)/ansible-test integration --local --color no --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 molecule: $(VENV)/.lint
-	tests/molecule/run
+	tests/molecule/run $(if $(filter fast,$(ONLY)),-e follow)
 
 kmodctl: $(VENV)/.demo
 	@$(BIN)/python tools/build_kmodctl.py build/kmodctl
