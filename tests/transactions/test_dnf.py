@@ -9,10 +9,15 @@ The kernels are three, as in test_apt.py. The plugins of kernel-install and the 
 far as they matter to the order of things.
 """
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import hooks
 from tests.lab import drivers
-from tests.transactions import enterprise, machine, rpms
+from tests.transactions import chroot, enterprise, machine, menus, rpms
 from tests.transactions.enterprise import Enterprise
 from tests.transactions.machine import DRIVER, Machine, changes
 
@@ -210,6 +215,53 @@ def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, syst
 
 
 @pytest.mark.full
+def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
+    host.follow(keep_default=True)
+    dnf(host, system, "install", 2, "kernel")
+    assert host.default() == (kernels[0], None)
+    host.give({kernels[2]: drivers.edu(enterprise.kernels(system)[2])})
+    host.ok("kmodctl refresh")
+    host.served(kernels[2], shipped_has=False)
+    assert host.default() == (kernels[2], None), "as it would have without us"
+    host.settled()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("early", [pytest.param(True, id="links"), pytest.param(False, id="the rest")])
+def test_a_hook_is_killed(host, system, kernels, early):
+    """The kernel has its image and entry all the same."""
+    names = rpms.name("kernel", enterprise.kernels(system)[1])
+    with host.start("%s -y install %s" % (system.dnf, names)) as transaction:
+        chroot.kill_amid(host.path, [hooks.HOOK, "add-kernel", *(["--early"] if early else []), kernels[1]])
+        said, _nothing = transaction.communicate()
+    assert transaction.returncode == 0, said
+    assert host.shipped(kernels[1]) and host.image(kernels[1]).exists(), said
+    assert (kernels[1] in "".join(host.marks())) != early, "what was not done is noted"
+    host.ok("kmodctl refresh")  # by the path unit, at shutdown, or at the next boot
+    host.served(kernels[1], shipped_has=not early)
+    host.settled()
+
+
+@pytest.mark.full
+def test_boot_is_full(host, system, kernels):
+    room = os.statvfs(str(host.boot))
+    image, kernel = (
+        path.stat().st_size for path in (host.image(kernels[0]), host.boot / ("vmlinuz-" + kernels[0]))
+    )
+    with open(str(host.boot / "filler"), "wb") as file:  # there is room for a kernel and its image
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - kernel - image - image // 2)
+    dnf(host, system, "install", 1, "kernel")
+    assert host.loads(kernels[1]) and host.shipped_has(kernels[1]) and host.shipped(kernels[1])
+    assert host.variants(kernels[1]) == [] and host.entry(kernels[1]) is None
+    told = host.run("kmodctl status").said
+    assert "not done yet: add-kernel " + kernels[1] in told and "iB are free" in told, told
+    (host.boot / "filler").unlink()
+    host.ok("kmodctl refresh")
+    host.served(kernels[1])
+    host.settled()
+
+
+@pytest.mark.full
 def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the_default(
     host, system, kernels
 ):
@@ -238,3 +290,118 @@ def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, k
         assert host.loads(kernels[0]) and host.entry(kernels[0]), "the driver is where it was"
     finally:
         host.remove()
+
+
+# Amid a removal, when the kernel and its shipped entry are gone: after 20-grub, and long before our last hook.
+LOOK = """#!/bin/sh
+[ "$1" = remove ] && cp -a /boot /srv/amid
+exit 0
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("saved", [pytest.param(True, id="saved"), pytest.param(False, id="by name")])
+def test_no_entry_of_ours_is_left_with_nothing_to_start(host, system, kernels, saved):
+    """A machine that goes down amid a removal comes up again."""
+    dnf(host, system, "install", 1, "kernel")
+    if saved:
+        host.ok("kmodctl entry --driver %s --kernel %s --boot default" % (DRIVER, kernels[1]))
+        assert host.default() == (kernels[1], DRIVER)
+    else:  # the entry that is highest by its name is started
+        host.ok("grub2-editenv /boot/grub2/grubenv unset saved_entry")
+    look = host.path / "etc/kernel/install.d/21-look.install"
+    look.write_text(LOOK)
+    look.chmod(0o755)
+    dnf(host, system, "remove", 1, *parts(system))
+    amid = menus.grub2(host.path / "srv/amid", kernels)
+    assert [each.driver for each in amid.entries if each.release == kernels[1]] == []
+    assert amid.default and amid.default.release == kernels[0]
+    assert (host.path / "srv/amid" / amid.default.initrd.lstrip("/")).exists()
+    look.unlink()
+    host.forgotten(kernels[1])
+    host.settled()
+
+
+@pytest.fixture
+def beside(system, memory, command):
+    """A host with kmod's own weak-modules, and of the driver the module that others need."""
+    script = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
+    if not script:
+        pytest.skip("OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
+    if system.el not in (8, 9):
+        pytest.skip("the script is EL 8's or 9's")
+    first = enterprise.kernels(system)[0]
+    host = Machine(enterprise.base(system), memory, enterprise.shared(system), command)
+    try:
+        host.ok("rm /var/log/calls")
+        shutil.copyfile(script, str(host.path / "usr/sbin/weak-modules"))
+        host.deploy({first.release: drivers.edu(first)[:1]}, first.release)
+        host.follow()
+        yield host
+    finally:
+        host.remove()
+
+
+def links(host):
+    """All links of all kernels, and what they say; none leads nowhere."""
+    found = {}
+    for release in host.kernels():
+        for path in (host.path / "usr/lib/modules" / release / "weak-updates").rglob("*"):
+            if path.is_symlink():
+                inside = "/%s" % path.relative_to(host.path)
+                assert host.run("test -f " + inside).status == 0, "%s leads nowhere" % inside
+                found[inside] = os.readlink(str(path))
+    return found
+
+
+def of(releases, driver, module, target):
+    """The links of some kernels to one module."""
+    return {
+        "/usr/lib/modules/%s/weak-updates/%s/%s.ko" % (release, driver, module): target
+        % ("extra/%s/%s.ko" % (driver, module))
+        for release in releases
+    }
+
+
+@pytest.mark.full
+def test_beside_weak_modules_kernels_come_and_go(beside, system, kernels):
+    """It is called before our hooks, links what lies in extra, and takes all links of a kernel that leaves."""
+    ours = of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
+    dnf(beside, system, "install", 1, "kernel")
+    beside.served(kernels[1])
+    assert links(beside) == ours
+    beside.settled()
+    dnf(beside, system, "reinstall", 1, *parts(system))
+    beside.served(kernels[1])
+    assert links(beside) == ours
+    beside.settled()
+    dnf(beside, system, "install", 2, "kernel")
+    assert links(beside) == ours, "the third kernel takes nothing, says either"
+    dnf(beside, system, "remove", 1, *parts(system))
+    beside.forgotten(kernels[1])
+    beside.settled()
+
+
+@pytest.mark.full
+def test_beside_weak_modules_packages_of_modules_come_and_go(beside, system, kernels):
+    """Each of their scripts has it write the links of all kernels anew; what needs a module of ours is linked
+    beside it.
+    """
+    dnf(beside, system, "install", 1, "kernel")
+    before = links(beside)
+    assert before == of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
+    needy = next(path for path in drivers.edu(enterprise.kernels(system)[0]) if path.stem == "ootedu_user")
+    package = rpms.kmod("needy", [needy], kernels[0], Path(str(beside.path / "srv")))
+    beside.ok("rpm -i /srv/" + package)
+    added = of([kernels[1]], "needy", "ootedu_user", "/lib/modules/%s/%%s" % kernels[0])
+    assert links(beside) == {**before, **added}
+    assert beside.loads(kernels[1]) and beside.loads(kernels[1], "ootedu_user")
+    beside.ok("kmodctl refresh")  # it may have made the shipped image again
+    assert links(beside) == {**before, **added}
+    beside.served(kernels[1])
+    beside.settled()
+    beside.ok("rpm -e kmod-needy")
+    assert links(beside) == before
+    beside.ok("kmodctl refresh")
+    beside.served(kernels[1])
+    beside.settled()

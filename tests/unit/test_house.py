@@ -34,6 +34,7 @@ MAY_IMPORT: Dict[str, str] = {
     "turns": "errors host lock plan",
     "task": "errors host turns",
     "read": LOOK,
+    "read/offered": LOOK + " tools read",  # package managers are asked, and change nothing
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
     # the shipped entry says which image is the shipped one,
@@ -45,7 +46,8 @@ MAY_IMPORT: Dict[str, str] = {
     "arguments": "errors",
     "output": "errors",
     "weak_modules": GROUND + " task arguments output read place commands",
-    "cli": GROUND + " task turns arguments output read place commands weak_modules",
+    "weak_modules2": GROUND + " task arguments output read place commands weak_modules",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules weak_modules2",
 }
 # What signs where there is no openssl.
 CRYPTOGRAPHY = (

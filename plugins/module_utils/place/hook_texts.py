@@ -29,10 +29,14 @@ say() {
     printf '%%s\\n' "$1" | logger -t outoftree-kmod -p "daemon.$2" 2> /dev/null
 }
 
-later() { # for the unit at boot, and the next play
-    say "outoftree-kmod: $1 ($2). This is done later: at the next boot, by 'kmodctl refresh', or by the next play" err
+note() { # for the unit at boot, and the next play
     umask 022
-    mkdir -p "${pending%%/*}" && printf '%%s\\n' "$1: $2" | tr -d '\\000-\\010\\013-\\037' >> "$pending"
+    mkdir -p "${pending%%/*}" && printf '%%s\\n' "$1" | tr -d '\\000-\\010\\013-\\037' >> "$pending"
+}
+
+later() {
+    say "outoftree-kmod: $1 ($2). This is done later: at the next boot, by 'kmodctl refresh', or by the next play" err
+    note "$1: $2"
 }
 
 run() { # 0: all is well; 1: done, and some driver does not fit, which kmodctl has reported
@@ -66,12 +70,18 @@ if [ "$1" = boot ]; then
     run refresh --boot "$@"
     exit
 fi
+[ -z "$early" ] || note "$*: the hook that comes last has not done the rest" # until it has, whatever becomes of the transaction
 run "$@"
 exit 0
 """
 
 # kernel-install (EL 8 and later, Fedora): early, before dracut makes the image, and late, when image, entry
-# and arguments are all there
+# and arguments are all there. Of a kernel that leaves our entry goes before what it starts does (20-grub).
+INSTALL_LEAVING = """#!/bin/sh
+%(made_by)s# Before 20-grub takes the kernel away: no boot entry of ours is to be left with nothing to start, as the default perhaps.
+[ "$1" = remove ] && [ -x %(hook)s ] && %(hook)s remove-kernel --early "$2"
+exit 0
+"""
 INSTALL_EARLY = """#!/bin/sh
 %(made_by)s# After 40-dkms, before 50-depmod and 50-dracut: links alone, so that the distribution's own image gets the driver.
 [ "$1" = add ] && [ -x %(hook)s ] && %(hook)s add-kernel --early "$2"
@@ -118,6 +128,15 @@ DEBIAN_LATE = (
     + """# After all that makes images and boot entries.
 case $word in
     '' | configure) %(hook)s add-kernel "$1" ;;
+esac
+exit 0
+"""
+)
+DEBIAN_LEAVING = (
+    _DEBIAN_WORD
+    + """# Before dpkg takes the kernel away: no boot entry of ours is to be left with nothing to start, as the default perhaps.
+case $word in
+    remove) %(hook)s remove-kernel --early "$1" ;;
 esac
 exit 0
 """

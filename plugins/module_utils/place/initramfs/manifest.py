@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from ...errors import KmodError, forgiving
+from ...errors import KmodError, MarkNewer, forgiving
 from ...host import Host
 from ...read import names
 from . import cpio
@@ -43,12 +43,16 @@ class Wants(NamedTuple):
     early_load: bool
     modules: Tuple[Tuple[str, str], ...]  # name and sha256 of each
     base: Base
+    needed: Tuple[Tuple[str, str], ...] = ()  # what those need that is not the kernel's own either, likewise
     other: Tuple[Tuple[str, Any], ...] = ()  # what another version of this collection has written besides
 
     def as_dict(self) -> Dict[str, Any]:
         """As it is stored, in manifests and in marks."""
+        said = (
+            dict(self.other, needed=[list(module) for module in self.needed]) if self.needed else self.other
+        )
         return dict(
-            self.other,
+            said,
             kernel=self.kernel,
             drivers=list(self.drivers),
             early_load=self.early_load,
@@ -62,13 +66,14 @@ class Wants(NamedTuple):
         names that cannot be used as such: images are input, also those with our marks."""
         base = Base(data["base"]["path"], data["base"]["size"], data["base"]["sha256"])
         modules = tuple((name, sha256) for name, sha256 in data["modules"])
-        _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules])
+        needed = tuple((name, sha256) for name, sha256 in data.get("needed", ()))
+        _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules + needed])
         if not (
             data["drivers"]
             and all(names.check_driver(each) for each in data["drivers"])
             and names.is_release(data["kernel"])
             and isinstance(base.size, int)
-            and all(names.is_module(name) for name, _sha256 in modules)
+            and all(names.is_module(name) for name, _sha256 in modules + needed)
         ):
             raise ValueError("not written here")
         other = tuple(sorted((key, value) for key, value in data.items() if key not in cls._fields))
@@ -78,6 +83,7 @@ class Wants(NamedTuple):
             data["early_load"],
             modules=modules,
             base=base,
+            needed=needed,
             other=other,
         )
 
@@ -185,7 +191,7 @@ def _dumped(data: Dict[str, Any]) -> bytes:
 
 
 def find(host: Host, path: str) -> Optional[Variant]:
-    """The variant at ``path``; None for an image that is not ours."""
+    """The variant at ``path``; None for an image that is not ours. Error: MARK_NEWER."""
     with host.open(path) as reader:
         size = reader.size
         start = max(0, size - TAIL)
@@ -209,6 +215,8 @@ def find(host: Host, path: str) -> Optional[Variant]:
             != data["sha256"]
         ):
             return None
+        if data["format"] > FORMAT:
+            raise MarkNewer(path, data["format"], FORMAT)
         variant = Variant(
             path,
             size,
@@ -224,6 +232,8 @@ def find(host: Host, path: str) -> Optional[Variant]:
             and data["method"] in METHODS
             and variant.head[0] + variant.segment[0] == start + head_at
         )
+    except MarkNewer:
+        raise
     except (KmodError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
     return variant if ours else None
