@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "canary_failed": Kind("Where the canary ended", "No other host was updated: see what went wrong there."),
     "broken_entry": Kind(
         "Boot entries that start what is missing", "Deploy the driver again: it mends them."
     ),
