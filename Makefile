@@ -50,7 +50,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m demo
 
 test: $(VENV)/.test
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n auto tests/unit
 	$(BIN)/pytest -v tests/integration
 
 test-readme: $(VENV)/.test
