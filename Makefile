@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-boot test-crash test-readme test-report bench fuzz clean clean-cache
+.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-boot test-crash test-readme test-report bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -19,6 +19,7 @@ help:
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-transactions  kernels come and go by apt, dpkg, rpm and dnf in chroots (root; ONLY=fast for 4 minutes)"
+	@echo "make test-offered  the kernels that hosts would get, by the real apt and dnf (ONLY=fast for a minute)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
@@ -84,6 +85,9 @@ test-kernels: $(VENV)/.test
 
 test-transactions: $(VENV)/.test
 	tests/transactions/run $(if $(filter fast,$(ONLY)),--fast)
+
+test-offered: $(VENV)/.test
+	$(BIN)/pytest -q -rs --durations=5 tests/offered
 
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)

@@ -206,3 +206,24 @@ def test_a_host_without_drivers_says_so(tmp_path):
         False,
         [],
     )
+
+
+def test_what_others_modules_give_on_the_hosts_kernels_leaves_a_kernel_to_come_open(tree):
+    """DKMS may build them for it, or not."""
+    exports = [("vendor_call", 0x99)]
+    giver = ko("giver", [LAYOUT], release=ONE, exports=exports, modinfo={"name": "giver"})
+    user = ko(
+        "auser", [LAYOUT, ("vendor_call", 0x99)], release=ONE, modinfo={"name": "auser", "depends": "giver"}
+    )
+    tree.write("/lib/modules/%s/updates/dkms/giver.ko" % THREE, giver)
+    tree.depmod(THREE)
+    tree.write("/auser/auser.ko", user)
+    found = record(tree, headers(tree, FOUR), driver="auser", path=["/auser"], drivers=["auser"])
+    rows = {row["kernel"]: row for row in found["verdicts"]}
+    assert (rows[THREE]["verdict"], rows[ONE]["verdict"]) == ("compatible", "incompatible")
+    assert (rows[FOUR]["verdict"], rows[FOUR]["exact"], rows[FOUR]["symbols"]) == (
+        "unknown",
+        False,
+        ["vendor_call"],
+    )
+    assert "may come along or not" in rows[FOUR]["why"]
