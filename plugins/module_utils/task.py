@@ -67,6 +67,9 @@ def run(module: Any, command: Any) -> None:
         elif getattr(command, "STORES", False):
             answer = command.run(module.check_mode, options)
             told = answer.as_dict()
+        elif getattr(command, "APART", False):
+            answer = command.run(Host(module.params["root"]), options, module.check_mode)
+            told = dict(answer.as_dict(), changed=answer.changed, diff=answer.diff)
         elif getattr(command, "TURNS", False):
             with Turns(module.params["root"], module.check_mode) as turns:
                 answer = command.run(turns, options)

@@ -16,13 +16,17 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import dkms_conf
+
 CHECKOUT = Path(os.path.realpath(__file__)).parents[2]
 PLUGINS = CHECKOUT / "plugins"
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 # Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, a variable of the
 # environment; and what is answered
-# as PATH_LOOP; keys of os-release.
+# as PATH_LOOP; keys of os-release and of dkms.conf.
 NO_CODES = {
+    *dkms_conf.KNOWN,
+    "KERNEL_CC",
     "X86_KERNEL_IBT",
     "CFI_CLANG",
     "ET_REL",
