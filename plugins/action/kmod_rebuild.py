@@ -20,6 +20,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import sign
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError, printable
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _rebuild
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import bundle_pyelftools
@@ -148,7 +149,7 @@ class ActionModule(ActionBase):
         options = {name: given.get(name) for name in ("key", "certificate", "passphrase")}
         options.update(store=store, driver=todo.driver, version=str(source["version"]), release=todo.release)
         if where == "controller":
-            self.changed |= sign.run(False, sign.Options(**options)).changed
+            self.changed |= sign.run(Host("/"), sign.Options(**options)).changed
             return
         answer = self.module("kmod_sign", options)
         if answer.get("failed"):

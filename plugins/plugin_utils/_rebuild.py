@@ -58,14 +58,15 @@ def versions(sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def wanting(
-    records: Iterable[Any], seen: Iterable[Mapping[str, Any]], sources: Mapping[str, str], *, install: bool
+    records: Iterable[Any], seen: Iterable[Any], sources: Mapping[str, str], *, install: bool
 ) -> list[Record]:
     """The records with nothing but the drivers of the sources, each as the source's own builds have it.
 
-    ``seen`` are what the hosts say of builds of the sources in the store: ``driver`` and ``record``. With
+    ``seen`` are records of what the hosts say of builds of the sources in the store, one driver in each. With
     ``install`` hosts without a driver want it, too.
     """
-    builds = {(each["record"]["host"], each["driver"]): _records.validated(each["record"]) for each in seen}
+    told = [_records.validated(each) for each in seen]
+    builds = {(each["host"], driver["driver"]): each for each in told for driver in each["drivers"]}
     return [
         _wanting(record, {name: builds.get((record["host"], name)) for name in sources}, sources, install)
         for record in _records.merged(records)
