@@ -6,10 +6,11 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-boot test-crash test-readme bench fuzz clean clean-cache
+.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-rebuild test-boot test-crash test-readme bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
+	@echo "make demo-rebuild  a driver is compiled for kernels before the hosts get them (about 2 minutes)"
 	@echo "make test          unit tests and the integration tests that need no root"
 	@echo "make lint          ruff, mypy, ansible-lint, changelog, documentation, licences"
 	@echo "make sanity        ansible-test sanity"
@@ -19,6 +20,7 @@ help:
 	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-transactions  kernels come and go by apt, dpkg, rpm and dnf in chroots (root; ONLY=fast for 4 minutes)"
+	@echo "make test-rebuild  drivers are compiled, signed and deployed by the role rebuild (ONLY=fast for 2 minutes)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
@@ -47,6 +49,9 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m demo
+
+demo-rebuild: $(VENV)/.demo
+	@PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m demo.rebuild
 
 test: $(VENV)/.test
 	$(BIN)/pytest tests/unit
@@ -84,6 +89,9 @@ test-kernels: $(VENV)/.test
 test-transactions: $(VENV)/.test
 	tests/transactions/run $(if $(filter fast,$(ONLY)),--fast)
 
+test-rebuild: $(VENV)/.test
+	tests/rebuild/run $(if $(filter fast,$(ONLY)),--fast)
+
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
 	PYTHON=$(BIN)/python tests/boot/run-initrd $(if $(filter fast,$(ONLY)),--fast)
@@ -92,7 +100,7 @@ test-crash: $(VENV)/.test
 	tests/crash/run $(if $(filter fast,$(ONLY)),--fast)
 
 bench: $(VENV)/.test
-	set -e; for each in check exports variant weak_modules; do $(BIN)/python -m tests.bench.bench_$$each; done
+	set -e; for each in check exports variant weak_modules rebuild; do PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench.bench_$$each; done
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz.fuzz $(COUNT)
