@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-rebuild test-boot test-crash test-readme bench fuzz clean clean-cache
+.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-rebuild test-boot test-crash test-readme test-report bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
 	@echo "make test-readme   the README's commands as they are printed, with the oldest and newest ansible-core (package index)"
+	@echo "make test-report   the fleet report in a browser: speed, size, accessibility, names with markup (chromium, node, npm)"
 	@echo "make bench         figures against the peers"
 	@echo "make clean         remove what was built here, caches of tools included"
 	@echo "make clean-cache   remove what the demo and the tests fetched, kept in ~/.cache/outoftree.kmod"
@@ -98,6 +99,9 @@ test-boot: $(VENV)/.test
 
 test-crash: $(VENV)/.test
 	tests/crash/run $(if $(filter fast,$(ONLY)),--fast)
+
+test-report: $(VENV)/.test
+	tests/report/run
 
 bench: $(VENV)/.test
 	set -e; for each in check exports variant weak_modules rebuild; do PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench.bench_$$each; done

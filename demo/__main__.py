@@ -28,6 +28,7 @@ from tests.forge import fleet
 
 WORK = CHECKOUT / "build/demo"
 # which of the four kernels each has
+OFFER = "/var/cache/offer"  # where the package of a newer kernel lies on each host
 HOSTS = {"el9": (1, 2, 3), "el7": (0, 1), "debian12": (2, 3), "sles15": (0, 3), "el6": (0, 1, 2)}
 
 
@@ -46,6 +47,7 @@ def main() -> int:
     for host, numbers in HOSTS.items():
         fleet.HOSTS[host](roots[host], [stock.kernels[number] for number in numbers])
         print("  %-9s %s" % (host, (fleet.HOSTS[host].__doc__ or "").split("\n")[0]))
+        fleet.write(roots[host] / OFFER[1:] / stock.package.name, stock.package.read_bytes())
     (WORK / "fresh").mkdir()
     fleet.el9(WORK / "fresh/el9", [stock.kernels[number] for number in HOSTS["el9"]])
     shipped = {name: snapshot(root) for name, root in roots.items()}
@@ -108,6 +110,8 @@ def main() -> int:
         )
     )
 
+    failed += preflight(roots, stock, deployed)
+
     removed = play(roots, "outoftree.kmod.remove", "-e", "kmod_driver=" + stock.driver)
     failed.append(
         check(
@@ -127,6 +131,38 @@ def main() -> int:
         )
     )
     return 1 if any(failed) else 0
+
+
+def preflight(roots: dict[str, Path], stock: source.Stock, deployed: dict[str, dict]) -> list[bool]:
+    """What a newer kernel would take from the hosts, before any of them has it."""
+    say(
+        "Before an update: kernel %s is on offer, its headers alone (%.1f MB) are there"
+        % (stock.newer, stock.package.stat().st_size / 1e6)
+    )
+    report = WORK / "report"
+    looked = play(
+        roots,
+        "outoftree.kmod.report",
+        "-e",
+        json.dumps({"kmod_kernel": [{"package": [OFFER]}], "kmod_report": str(report.relative_to(CHECKOUT))}),
+    )
+    told = json.loads((report / "report.json").read_text()) if report.exists() else {}
+    lost = sorted(
+        host
+        for host, answers in looked["results"].items()
+        for row in answers.get("kmod_preflight", {}).get("record", {}).get("verdicts", [])
+        if (row["kernel"], row["verdict"], row["state"]) == (stock.newer, "incompatible", "offered")
+    )
+    return [
+        check(
+            "the report says of every host that it would lose the driver",
+            lost == sorted(HOSTS) and bool(told),
+        ),
+        check(
+            "a preflight changes nothing",
+            all(snapshot(root, times=True) == deployed[name] for name, root in roots.items()),
+        ),
+    ]
 
 
 def say(text: str) -> None:

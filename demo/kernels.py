@@ -16,6 +16,7 @@ from typing import NamedTuple
 from tests.forge import families
 from tests.forge.fleet import Kernel, hardlink_tree, initramfs, write
 from tests.forge.ko import ko
+from tests.forge.package import deb
 from tests.forge.symvers import EXPORTS, symvers
 from tests.lab import debian
 
@@ -31,6 +32,8 @@ class Stock(NamedTuple):
     driver: str
     builds: Path  # one directory a release, each with the driver's module
     notes: list[str]
+    newer: str  # a kernel that no host has
+    package: Path  # its headers
 
 
 def get(directory: Path, generate: bool) -> Stock:
@@ -72,6 +75,8 @@ def packaged(directory: Path) -> Stock:
             initramfs(kernel, [found[name] for name in IN_INITRAMFS if name in found])
         )
         kernels.append(kernel)
+    newer = offered[-1]  # of backports, where there are any: another series
+    headers = debian.package("linux-headers-" + newer.release, newer.suite, newer.arch, newer.version)
     return Stock(
         kernels,
         driver,
@@ -80,6 +85,8 @@ def packaged(directory: Path) -> Stock:
             "real kernels, and their own %s driver taken out of them, as its vendor ships it: built for %s and %s"
             % (driver, images[1].release, images[2].release)
         ],
+        newer.release,
+        headers,
     )
 
 
@@ -111,9 +118,25 @@ def generated(directory: Path, reason: str) -> Stock:
                 if symbol in ("module_layout", "printk", "kfree")
             ]
             write(directory / "builds" / release / "vendor.ko", ko("vendor", needs, release=release))
+    newer = "6.1.0-%d-generated" % (COUNT + 1)
     return Stock(
         kernels,
         "vendor",
         directory / "builds",
         ["generated kernels and a generated driver, not real ones: " + reason],
+        newer,
+        headers(directory / ("linux-headers-%s.deb" % newer), newer),
     )
+
+
+def headers(path: Path, release: str) -> Path:
+    """A package with the headers of a generated kernel that takes no build for the others."""
+    top = "./usr/src/linux-headers-%s/" % release
+    config = "CONFIG_X86_64=y\nCONFIG_SMP=y\nCONFIG_MODULES=y\nCONFIG_MODVERSIONS=y\nCONFIG_MODULE_UNLOAD=y\n"
+    files = {
+        top + "Module.symvers": symvers([(name, crc + 7, *rest) for name, crc, *rest in EXPORTS]),
+        top + ".config": config.encode(),
+        top + "include/generated/utsrelease.h": ('#define UTS_RELEASE "%s"\n' % release).encode(),
+    }
+    write(path, deb(files=files))
+    return path

@@ -84,6 +84,24 @@ def _check_parser(commands: Any) -> argparse.ArgumentParser:
         help="judge against the kernels in these packages (.deb, .rpm; may be given several times), in a directory of them, or "
         "in one that they were unpacked in, instead of those that are installed",
     )
+    instead.add_argument(
+        "--offered",
+        action="store_const",
+        const="newest",
+        help="judge against the kernel that the package manager would install next, fetched for that and not installed",
+    )
+    instead.add_argument(
+        "--all-offered",
+        dest="offered",
+        action="store_const",
+        const="all",
+        help="the same for every kernel in its lists that is newer than those installed",
+    )
+    each.add_argument(
+        "--whole",
+        action="store_true",
+        help="with --offered: fetch all of a kernel, not its headers alone",
+    )
     _kernels_option(each)
     return each
 
@@ -190,6 +208,11 @@ def _remove_kernel_parser(commands: Any) -> argparse.ArgumentParser:
         help="take from a kernel that leaves what the drivers have of it",
         description="Remove the boot entries, variants and links of a kernel that leaves. One that can still be booted is "
         "given its drivers instead, as add-kernel does: packages say that kernels leave which stay.",
+    )
+    each.add_argument(
+        "--early",
+        action="store_true",
+        help="boot entries alone, before the kernel that they start is taken away",
     )
     return _release_argument(each)
 

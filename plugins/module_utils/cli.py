@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .arguments import WEAK_MODULES, parsed
@@ -18,7 +17,6 @@ from .output import columns, let_go, open_streams, say, warn
 from .task import Work, carry_out
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
-BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver may still be loaded
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
 
 
@@ -90,7 +88,7 @@ def check(options: argparse.Namespace) -> int:
             as_given=True,
             boots=False,
             exports=exports,
-            kernel=_sources(here, options.package),
+            kernel=_sources(here, options),
             whence=HERE,
         ),
     )
@@ -108,12 +106,14 @@ def check(options: argparse.Namespace) -> int:
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
 
-def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
+def _sources(here: Host, options: argparse.Namespace) -> Tuple[Any, ...]:
     """Packages are one set; a directory without any is what some were unpacked in."""
     from .read import names
     from .read.kernel_package import KernelSource
 
-    full = [os.path.abspath(path) for path in paths]
+    if options.offered:
+        return (KernelSource(offered=options.offered, whole=options.whole),)
+    full = [os.path.abspath(path) for path in options.package]
     roots = [
         path for path in full if here.is_dir(path) and not any(map(names.is_package, here.listdir(path)))
     ]
@@ -122,19 +122,10 @@ def _sources(here: Host, paths: Sequence[str]) -> Tuple[Any, ...]:
 
 
 def status(options: argparse.Namespace) -> int:
-    from .commands import follow as following
     from .commands import status as command
-    from .place import today
 
-    host = Host(options.root)
-    _plan, answer = command.run(host, command.Options(tuple(options.driver)))
-    state = following.state(host)
-    held = [each.as_dict() for each in today.held(host)]
-    told = dict(answer.as_dict(), held=held, **({"following": state.as_dict()} if state else {}))
-    lines = [
-        "kernel %s is held: %s" % (row["kernel"], row["reason"]) for row in held if row["what"] == "kernel"
-    ]
-    _show(options, told, "\n".join([answer.summary] + (state.lines if state else []) + lines))
+    _plan, answer = command.run(Host(options.root), command.Options(tuple(options.driver)))
+    _show(options, answer.as_dict(), answer.summary)
     return OK
 
 
@@ -212,25 +203,14 @@ def entry(options: argparse.Namespace) -> int:
 
 
 def follow(options: argparse.Namespace) -> int:
-    from .commands import follow as following
-    from .place import quiet
-    from .turns import Turns
+    from .commands import follow as command
 
     release = options.release or (None if options.command == "refresh" else os.uname().release)
-    asked = following.Options(options.command, release, getattr(options, "early", False))
-    settle, boot = getattr(options, "settle", False), getattr(options, "boot", False)
-    deadline = time.monotonic() + BOOT_WAIT
-    while True:
-        host = Host(options.root)
-        if settle:
-            quiet.wait(host)
-        before = quiet.state(host) if settle else ()
-        with Turns(options.root, options.check) as turns:
-            answer = following.run(turns, asked)
-        if boot and answer.undecided and time.monotonic() < deadline:
-            time.sleep(BOOT_STEP)
-        elif not settle or options.check or quiet.state(host) == before or answer.failed:
-            break
+    boot = getattr(options, "boot", False)
+    asked = command.Options(
+        options.command, release, getattr(options, "early", False), getattr(options, "settle", False), boot
+    )
+    answer = command.in_rounds(options.root, options.check, asked)
     rows = [
         [
             row.driver,

@@ -31,6 +31,23 @@ class SystemFailed(KmodError):
     """
 
 
+class MarkNewer(SystemFailed):
+    """Something of ours was written by a newer version: nothing is decided by what this one would make of it."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            path,
+            "was written by a newer version of outoftree.kmod (format %d; this one reads %d)"
+            % (found, known),
+            "Use the newer version: run the role again from where it is, which sends its kmodctl too",
+            "MARK_NEWER",
+        )
+
+
+# What ends the whole run, and not one driver's or kernel's part of it
+ENDS_ALL = ("LOCKED", "INTERRUPTED", "MARK_NEWER")
+
+
 class Interrupted(BaseException):
     """A signal that asks the run to end.
 

@@ -306,11 +306,12 @@ class Host:
         check: bool = True,
         *,
         timeout: Optional[float] = None,
+        directory: Optional[str] = None,
         **environment: str,
     ) -> tools.Completed:
         """Run one of this machine's tools, see ``tools.run``. One that outlives us keeps the lock."""
         held = () if self.lock_handle is None else (self.lock_handle,)
-        return tools.run(argv, stdin, check, held=held, timeout=timeout, **environment)
+        return tools.run(argv, stdin, check, held=held, timeout=timeout, directory=directory, **environment)
 
 
 def _native(path: str) -> str:

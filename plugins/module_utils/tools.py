@@ -42,9 +42,10 @@ def run(
     *,
     held: Sequence[int] = (),
     timeout: Optional[float] = None,
+    directory: Optional[str] = None,
     **environment: str,
 ) -> Completed:
-    """Run a tool of this machine in the C locale.
+    """Run a tool of this machine in the C locale, in a working directory of its own if need be.
 
     With ``check`` a status other than 0 is a KmodError that shows what it said.
 
@@ -69,6 +70,7 @@ def run(
             stderr=subprocess.PIPE,
             env=dict(os.environ, LC_ALL="C", LANGUAGE="C", **environment),
             pass_fds=held,
+            cwd=directory,
             start_new_session=True,
         )
     except OSError as error:

@@ -88,7 +88,7 @@ options:
     description:
       - Kernels that are not installed, to judge against instead of those that are. Each item names one place
         with one of O(kernel[].package),
-        O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root).
+        O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root), or with O(kernel[].offered).
       - O(kernels) chooses among them. O(require=booting) has no meaning for them.
       - Nothing is installed or changed. What is needed of packages is unpacked below C(/var/tmp) and removed
         again.
@@ -116,6 +116,18 @@ options:
         description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so
           (C(symvers-RELEASE)).
         type: str
+      offered:
+        description:
+          - What the host's own package manager offers, by the lists that lie on the host. V(newest) is the kernel
+            that the next update brings, V(all) are all that are newer than those installed.
+          - Nothing is installed, and lists are not fetched anew. The packages are fetched by the package manager,
+            which verifies them.
+        type: str
+        choices: [newest, all]
+      whole:
+        description: With O(kernel[].offered), fetch all packages of a kernel (70-110 MB on Debian) and not its headers alone.
+        type: bool
+        default: false
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply
@@ -268,6 +280,8 @@ def main():
                     root=dict(type="path"),
                     symvers=dict(type="path"),
                     release=dict(type="str"),
+                    offered=dict(type="str", choices=["newest", "all"]),
+                    whole=dict(type="bool", default=False),
                 ),
             ),
         ),

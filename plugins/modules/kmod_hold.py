@@ -31,7 +31,6 @@ options:
     description: What is to be held, a kernel and a driver each.
     type: list
     elements: dict
-    default: []
     suboptions:
       kernel:
         description: Release of the kernel, as C(uname -r) will say it.
@@ -45,6 +44,13 @@ options:
         description: Why it has none, in one line.
         type: str
         required: true
+  record:
+    description:
+      - Instead of O(kernels) and O(drivers), what M(outoftree.kmod.kmod_preflight) found, its return value
+        RV(outoftree.kmod.kmod_preflight#module:record). The kernels on offer are held that are not known to
+        take a build of each of the host's drivers.
+      - Where it could not be told what the host would get, all stays as it is.
+    type: dict
   drivers:
     description:
       - The drivers that this is about. Kernels that are held on account of others stay so.
@@ -69,6 +75,16 @@ EXAMPLES = r"""
         driver: 3w-9xxx
         reason: the version of put_page differs
     drivers: [3w-9xxx]
+
+- name: See what the host would get
+  outoftree.kmod.kmod_preflight:
+    kernel:
+      - package: [/var/tmp/offer]
+  register: preflight
+
+- name: What would break is not installed, and what has a build by now is released
+  outoftree.kmod.kmod_hold:
+    record: "{{ preflight.record }}"
 
 - name: Nothing is held on its account any more
   outoftree.kmod.kmod_hold:
@@ -146,16 +162,17 @@ def main():
             kernels=dict(
                 type="list",
                 elements="dict",
-                default=[],
                 options=dict(
                     kernel=dict(type="str", required=True),
                     driver=dict(type="str", required=True),
                     reason=dict(type="str", required=True),
                 ),
             ),
+            record=dict(type="dict"),
             drivers=dict(type="list", elements="str"),
             root=dict(type="path", default="/"),
         ),
+        mutually_exclusive=[("record", "kernels"), ("record", "drivers")],
         supports_check_mode=True,
     )
     task.run(module, hold)

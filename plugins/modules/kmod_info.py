@@ -13,8 +13,8 @@ description:
     each installed kernel
     the out-of-tree modules that C(modprobe) would load, the links in its C(weak-updates), and of the running
     kernel what is loaded now.
-    Also the initramfs variants and boot entries with the drivers, and what is left over of kernels that are
-    gone.
+    Also the initramfs variants and boot entries with the drivers, what is left over of kernels that are
+    gone, and how new kernels get them.
 options:
   drivers:
     description: Only these drivers, by default all that are stored. One that is not there at all is an error.
@@ -138,7 +138,8 @@ kernels:
       description:
         - Its initramfs images, the shipped one first, each with C(path), an C(error) if it cannot be read,
           and in C(copies) those of the modules
-          that are in it. C(current) says whether a copy is the file that the kernel's tree has.
+          that are in it. C(current) says whether a copy is the file that the kernel's tree has, C(used) whether
+          the image's own C(modprobe) would load it; a variant has the copy of the shipped image, too.
       type: list
       elements: dict
   sample:
@@ -240,6 +241,34 @@ orphans:
     What is left of kernels that are gone, or starts what is gone. Each with its C(kind) (V(variant), V(entry)
     or V(link)), C(path), C(kernel)
     and, for images, C(size) in bytes.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+following:
+  description:
+    - How the host follows new kernels (M(outoftree.kmod.kmod_follow)), V(null) where it does not.
+    - C(drivers) has for each driver the options that it was given.
+      C(lacking) has for each driver the kernels that take no build of it, as they were found last, each with
+      C(kernel), C(boots) and C(reason).
+    - C(kept) is the kernel that boots are kept on, C(problems) what could not be done, C(pending) what hooks
+      have left for later, C(leaked) the files of others' that hold arguments of our entries, C(rewritten) the
+      entries of ours that others have written anew, C(error) why the settings cannot be read, if they cannot.
+  returned: success
+  type: dict
+  sample:
+    drivers: {dmy: {kernels: [all], boot: default, keep_default: true}}
+    lacking: {dmy: [{kernel: 6.12.117+deb12-cloud-amd64, boots: [newest], reason: "symbol put_page has another CRC"}]}
+    kept: 6.1.0-56-cloud-amd64
+    problems: []
+    pending: []
+    leaked: []
+    rewritten: []
+    error: ""
+held:
+  description: >-
+    What is kept from changing, each with C(what) (V(kernel) that is not to be installed, or V(default)), its
+    C(kernel), the drivers (C(driver)) on whose account, and the C(reason).
   returned: success
   type: list
   elements: dict

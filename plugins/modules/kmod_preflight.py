@@ -47,7 +47,7 @@ options:
   kernel:
     description:
       - Kernels that are not installed. Each item names one place with one of O(kernel[].package),
-        O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root).
+        O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root), or with O(kernel[].offered).
     type: list
     elements: dict
     suboptions:
@@ -67,10 +67,24 @@ options:
         description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so
           (C(symvers-RELEASE)).
         type: str
+      offered:
+        description:
+          - What the host's own package manager offers, by the lists that lie on the host. V(newest) is the kernel
+            that the next update brings, V(all) are all that are newer than those installed.
+          - Nothing is installed, and lists are not fetched anew. The packages are fetched by the package manager,
+            which verifies them.
+        type: str
+        choices: [newest, all]
+      whole:
+        description: With O(kernel[].offered), fetch all packages of a kernel (70-110 MB on Debian) and not its headers alone.
+        type: bool
+        default: false
   require:
     description:
       - When to fail. V(none) never, V(offered) unless every kernel of O(kernel) takes every driver, V(all)
         unless the installed ones do so as well.
+      - What is on offer and cannot be told (no lists, no answer) is an error in the record with V(none), and a
+        failure otherwise.
       - A verdict of V(unknown) does not count as V(compatible).
     type: str
     choices: [none, offered, all]
@@ -95,6 +109,12 @@ EXAMPLES = r"""
   outoftree.kmod.kmod_preflight:
     kernel:
       - package: [/var/tmp/offer/kernel-devel.rpm]
+    require: offered
+
+- name: Fail where the next kernel update would take a driver away
+  outoftree.kmod.kmod_preflight:
+    kernel:
+      - offered: newest
     require: offered
 """
 
@@ -149,7 +169,8 @@ record:
       type: str
     lists:
       description: The package manager that was asked (C(manager)), how many seconds ago its lists were fetched
-        (C(age)), and why they could not be read (C(error)). All null where it was not asked.
+        (C(age)), why they could not be read or a kernel not be fetched (C(error), C(code)), and the
+        repositories whose lists were never fetched (C(missing)). All null where it was not asked.
       type: dict
     drivers:
       description: Each C(driver) with its newest C(version), its C(builds) (C(kernel) and C(version)), and the
@@ -216,6 +237,8 @@ def main():
                     root=dict(type="path"),
                     symvers=dict(type="path"),
                     release=dict(type="str"),
+                    offered=dict(type="str", choices=["newest", "all"]),
+                    whole=dict(type="bool", default=False),
                 ),
             ),
             require=dict(type="str", choices=["none", "offered", "all"], default="none"),

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import version_key
+from ansible_collections.outoftree.kmod.plugins.plugin_utils import _records
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._records import (
     COMPATIBLE,
     INCOMPATIBLE,
@@ -50,22 +51,28 @@ class Group(NamedTuple):
 
 def next_kernels(record: Record) -> list[str]:
     """The kernels that boots start after the update: one, or one a flavour."""
-    kernels = record["kernels"]
-    newest = [each["kernel"] for each in kernels if each["newest"]]
-    if not newest and kernels:
-        newest = [max((each["kernel"] for each in kernels), key=version_key)]
-    return sorted(set(newest), key=version_key)
+    flagged = [each for each in record["kernels"] if each["newest"]] or record["kernels"]
+    offered = sorted({each["kernel"] for each in flagged if each["state"] == "offered"}, key=version_key)
+    there = sorted({each["kernel"] for each in flagged if each["state"] != "offered"}, key=version_key)
+    # what is on offer may be older than what somebody has installed
+    if offered and (not there or version_key(offered[-1]) >= version_key(there[-1])):
+        there = offered
+    return there if any(each["newest"] for each in record["kernels"]) else there[-1:]
 
 
 def outcomes(record: Record) -> list[Outcome]:
     """By driver and next kernel."""
-    verdicts = {(each["driver"], each["kernel"]): each["verdict"] for each in record["verdicts"]}
+    verdicts = {(each["driver"], each["kernel"]): each["verdict"] for each in _records.verdicts(record)}
+    running = {
+        each["driver"]: each["verdict"]
+        for each in record["verdicts"]
+        if each["kernel"] == record["running"] and each["state"] != "offered"
+    }
     found = []
     for driver in sorted({each["driver"] for each in record["drivers"]}):
-        now = verdicts.get((driver, record["running"]))
         for kernel in next_kernels(record) or (None,):
             verdict = verdicts.get((driver, kernel), UNKNOWN)
-            lost = LACKS if now == INCOMPATIBLE else LOSES
+            lost = LACKS if running.get(driver) == INCOMPATIBLE else LOSES
             state = {COMPATIBLE: WELL, INCOMPATIBLE: lost, UNKNOWN: UNTOLD}[verdict]
             found.append(Outcome(driver, kernel, state))
     return found
@@ -104,18 +111,9 @@ def groups(records: Iterable[Record]) -> list[Group]:
 
 
 def _alike(record: Record) -> Any:
-    same = (
-        "error",
-        "distribution",
-        "machine",
-        "running",
-        "default",
-        "drivers",
-        "kernels",
-        "verdicts",
-        "held",
-    )
-    return [
+    same = ("error", "distribution", "machine", "running", "default", "drivers", "verdicts", "held")
+    kernels = [(each["kernel"], each["state"], each["newest"]) for each in record["kernels"]]
+    return [sorted(kernels)] + [
         sorted(map(repr, record[name])) if isinstance(record[name], list) else record[name] for name in same
     ]
 
@@ -151,8 +149,9 @@ def kernels(groups_: Sequence[Group]) -> list[dict[str, Any]]:
                 | dict.fromkeys(("running", "installed", "offered", "next"), 0),
             )
             row[each["state"]] += len(group.hosts)
-            row["next"] += len(group.hosts) if each["kernel"] in following else 0
             row["distributions"] |= {group.record["distribution"]} - {None}
+        for release in following:
+            found[KernelName(release, group.record["machine"])]["next"] += len(group.hosts)
     return [
         dict(found[name], distributions=sorted(found[name]["distributions"]))
         for name in sorted(
@@ -170,7 +169,7 @@ def cells(groups_: Sequence[Group]) -> list[dict[str, Any]]:
     found: dict[tuple[str, KernelName], dict[str, Any]] = {}
     for position, group in enumerate(groups_):
         versions = {each["driver"]: each["version"] for each in group.record["drivers"]}
-        for each in group.record["verdicts"]:
+        for each in _records.verdicts(group.record):
             name = KernelName(each["kernel"], group.record["machine"])
             row = found.setdefault(
                 (each["driver"], name),
@@ -180,7 +179,7 @@ def cells(groups_: Sequence[Group]) -> list[dict[str, Any]]:
             )
             row[each["verdict"]] += len(group.hosts)
             row["exact"] &= each["exact"]
-            reason = {key: value for key, value in each.items() if key not in ("driver", "kernel")}
+            reason = {key: value for key, value in each.items() if key not in ("driver", "kernel", "state")}
             reason["version"] = versions.get(each["driver"])
             kept = row["reasons"].setdefault(repr(reason), dict(reason, hosts=0, groups=[]))
             kept["hosts"] += len(group.hosts)

@@ -21,6 +21,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.judge.predict impor
     predicted,
 )
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import version_key
+from ansible_collections.outoftree.kmod.plugins.plugin_utils import _records
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._records import COMPATIBLE, INCOMPATIBLE, Record
 
 # What no other build of the same driver changes, by the beginnings of the codes: signatures and keys, what
@@ -101,7 +102,7 @@ def _note(driver: _Driver, record: Record, described: dict[str, Any]) -> None:
     name, host = described["driver"], record["host"]
     versions = {build["kernel"]: build["version"] for build in described["builds"]}
     driver.hosts.add(host)
-    for verdict in record["verdicts"]:
+    for verdict in _records.verdicts(record):
         if verdict["driver"] != name:
             continue
         kernel, build = verdict["kernel"], verdict["build"]
@@ -126,7 +127,11 @@ def _note(driver: _Driver, record: Record, described: dict[str, Any]) -> None:
 
 
 def _plan(name: DriverName, driver: _Driver, buildable: Iterable[str] | None) -> dict[str, Any]:
-    takers = {build: set(kernels) for build, kernels in driver.takers.items()}
+    # of one name and two contents: what takes the one says nothing of the other
+    contested = {
+        kernel for facts in driver.facts.values() for kernel, texts in facts.items() if len(texts) > 1
+    }
+    takers = {build: kernels - contested for build, kernels in driver.takers.items()}
     for build, kernel in _foreseen(driver):
         takers[build].add(kernel)
     kept = _kept(name, takers, driver.lacking)

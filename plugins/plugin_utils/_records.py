@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Host records: what ``kmod_preflight`` says of one host, as plain JSON (docs/report.md has every key).
+"""Host records: what ``kmod_preflight`` says of one host, as plain JSON (docs/preflight.md has every key).
 
 They come from hosts, from files of last week and from other versions of the collection, so all of it is
 looked at before anything is counted. Keys that are not known here are dropped; those that are missing have
@@ -39,6 +39,7 @@ KERNEL = {
 VERDICT = {
     "driver": TEXT,
     "kernel": TEXT,
+    "state": (NONE, "running", "installed", "offered"),
     "verdict": (COMPATIBLE, INCOMPATIBLE, UNKNOWN),
     "exact": TRUE_OR_FALSE,
     "build": TEXT_OR_NONE,
@@ -79,7 +80,7 @@ def validated(data: Any, where: str = "host record") -> Record:
     if isinstance(data, dict) and isinstance(data.get("host"), str):
         where = "host record of " + short(data["host"])
     check_version(data, VERSION, where)
-    record: Record = _shaped(data, RECORD, where, "")
+    record: Record = shaped(data, RECORD, where)
     if not record["host"]:
         raise damaged(where, "host", "is empty")
     return record
@@ -95,6 +96,13 @@ def merged(items: Iterable[Any]) -> list[Record]:
         if record["host"] not in latest or latest[record["host"]]["at"] <= record["at"]:
             latest[record["host"]] = record
     return [latest[name] for name in sorted(latest, key=natural)]
+
+
+def verdicts(record: Record) -> list[dict[str, Any]]:
+    """One a driver and kernel: of a kernel that is installed and on offer again, in newer packages, the one on
+    offer, which comes last.
+    """
+    return list({(each["driver"], each["kernel"]): each for each in record["verdicts"]}.values())
 
 
 def without(host: str, error: str) -> Record:
@@ -135,24 +143,24 @@ def short(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _shaped(data: Any, shape: Any, where: str, key: str) -> Any:
+def shaped(data: Any, shape: Any, where: str, key: str = "") -> Any:
     """A copy of ``data`` that has this shape and nothing else. Error: RECORD_DAMAGED."""
     if shape is ANY:
         return data
     if isinstance(shape, list):
         if not isinstance(data, (list, tuple)):
             raise damaged(where, key, "is not a list")
-        return [_shaped(each, shape[0], where, "%s[%d]" % (key, at)) for at, each in enumerate(data)]
+        return [shaped(each, shape[0], where, "%s[%d]" % (key, at)) for at, each in enumerate(data)]
     if isinstance(shape, dict):
         if not isinstance(data, dict):
             raise damaged(where, key, "is not an object")
         if str in shape:
             return {
-                str(name): _shaped(value, shape[str], where, _under(key, str(name)))
+                str(name): shaped(value, shape[str], where, _under(key, str(name)))
                 for name, value in data.items()
             }
         return {
-            name: _shaped(data[name], inner, where, _under(key, name))
+            name: shaped(data[name], inner, where, _under(key, name))
             if data.get(name) is not None
             else _nothing(name, inner, where, _under(key, name))
             for name, inner in shape.items()
@@ -175,8 +183,8 @@ def _nothing(name: str, shape: Any, where: str, key: str) -> Any:
     if isinstance(shape, list):
         return []
     if isinstance(shape, dict):
-        return {} if str in shape else _shaped({}, shape, where, key)
-    if isinstance(shape, tuple) and NONE in shape:
+        return {} if str in shape else shaped({}, shape, where, key)
+    if shape is ANY or isinstance(shape, tuple) and NONE in shape:
         return None
     if name in REQUIRED:
         raise damaged(where, key, "is missing")

@@ -65,7 +65,7 @@ BIOS, OVMF = "bios", "ovmf"
 
 class Disk(NamedTuple):
     """A machine: its suite, firmware, whether /boot is a partition of its own, what installs its boot loader,
-    and what its root is made as.
+    what its root is made as, and how many newer kernels of its series there are than its own.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Disk(NamedTuple):
     boot_apart: bool
     install: str
     filesystem: str = "ext4"
+    behind: int = 0
 
 
 GRUB_DEFAULTS = """
@@ -144,6 +145,8 @@ DISKS = (
 )
 # for what is a matter of the file system, not of the loader
 XFS = DISKS[0]._replace(name="grub-xfs", filesystem="xfs")
+# for a newer kernel of the same series to arrive
+OLDER = DISKS[0]._replace(name="grub-older", behind=1)
 
 
 def missing() -> Optional[str]:
@@ -158,11 +161,11 @@ def missing() -> Optional[str]:
     return debian.available()
 
 
-def kernel(suite: str) -> debian.Image:
-    """The newest kernel of the suite's own series."""
+def kernel(suite: str, behind: int = 0) -> debian.Image:
+    """The newest kernel of the suite's own series, or one of those before it."""
     offered = debian.kernels(suite, flavour=FLAVOUR)
     series = ".".join(offered[0].release.split(".")[:2]) + "."
-    return [image for image in offered if image.release.startswith(series)][-1]
+    return [image for image in offered if image.release.startswith(series)][-1 - behind]
 
 
 def key() -> Path:
@@ -174,9 +177,9 @@ def _key(directory: Path) -> None:
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test machine", "-f", str(directory / "id")])
 
 
-def root(suite: str) -> Path:
+def root(suite: str, behind: int) -> Path:
     """The root file system of a machine, as a tarball."""
-    image = kernel(suite)
+    image = kernel(suite, behind)
 
     def make(directory: Path) -> None:
         say("making a root of %s with %s" % (suite, image.release))
@@ -196,12 +199,12 @@ def root(suite: str) -> Path:
 
 def image(disk: Disk) -> Path:
     """The finished disk, shared by all: start it through an overlay."""
-    release = kernel(disk.suite).release
+    release = kernel(disk.suite, disk.behind).release
 
     def make(directory: Path) -> None:
         say("making the disk %s" % disk.name)
         with tempfile.TemporaryDirectory(prefix="root-", dir=str(directory)) as tree:
-            run(["tar", "-x", "-C", tree, "-f", str(root(disk.suite))])
+            run(["tar", "-x", "-C", tree, "-f", str(root(disk.suite, disk.behind))])
             _prepare(Path(tree), disk)
             path = directory / "disk.raw"
             with open(str(path), "wb") as file:
@@ -253,7 +256,7 @@ def image(disk: Disk) -> Path:
                 "root=/dev/vda4 ro console=ttyS0 net.ifnames=0",
             ]
             with guest.Guest(
-                path, disk.firmware, directory / "install.log", key(), direct=direct, raw=True
+                path, disk.firmware, directory / "install.log", key(), options=direct, raw=True
             ) as machine:
                 machine.wait()
                 machine.script(_install(disk))

@@ -28,17 +28,19 @@ def ovmf() -> bool:
 
 
 class Guest:
-    """Runs from entering to leaving the context. ``log`` collects all that its serial line says."""
+    """Runs from entering to leaving the context. ``log`` collects all that its serial line says, ``options``
+    are more of QEMU's own.
+    """
 
     def __init__(
-        self, disk: Path, firmware: str, log: Path, key: Path, direct: Sequence[str] = (), raw: bool = False
+        self, disk: Path, firmware: str, log: Path, key: Path, options: Sequence[str] = (), raw: bool = False
     ) -> None:
         self.disk = disk
         self.firmware = firmware
         self.log = log
         self.pid = log.with_suffix(".pid")
         self.key = key
-        self.direct = list(direct)
+        self.options = list(options)
         self.raw = raw
         self.port = _free_port()
         self.process: Optional[subprocess.Popen] = None
@@ -118,7 +120,7 @@ class Guest:
                 "if=pflash,format=raw,file=%s" % variables,
             ]
         self.pid.unlink(missing_ok=True)
-        self.process = subprocess.Popen(argv + self.direct, stdin=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(argv + self.options, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def __exit__(self, *_: object) -> None:
         self.cut()

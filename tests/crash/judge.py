@@ -114,7 +114,7 @@ _asked: Dict[Tuple[Any, ...], List[str]] = {}
 
 def _modules(scene: Scene, state: Tree, root: str) -> List[str]:
     wrong = []
-    for release in (OLD, NEW):
+    for release in (OLD,) if scene.operation.leaves else (OLD, NEW):
         wanted = needed(scene, release)
         found, faults, unlisted = indexes.modules(state.nodes, release)
         lost = sorted(wanted - set(found))
@@ -183,7 +183,8 @@ def _menu(scene: Scene, state: Tree, root: str) -> List[str]:
                 for path, content in good
                 if os.path.basename(path) == os.path.basename(image)
             )
-            if not whole:
+            # what its kernel took along when it left was missing before
+            if not whole and not (node is None and indexes.real(scene.before.nodes, image) is None):
                 wrong.append(
                     "the entry %s names %s, which is %s"
                     % (name, image, "not there" if node is None else "not whole")
@@ -249,6 +250,11 @@ def ending(
                 "all is well, it says, but not as after an undisturbed run: %s"
                 % " ".join(differences(scene.after, state, LOCK)[:4])
             )
+        return wrong
+    if scene.operation.follows and ended.status is not None:
+        # each of its steps is whole: what was done stays, the verdict on the tree says whether that is right
+        if len(lines) > 1 and "Traceback" not in ended.err or not (lines or ended.out.strip()):
+            wrong.append("%d lines instead of one (exit status %d)" % (len(lines), ended.status))
         return wrong
     # when all was done
     if lines[:1] == ["kmodctl: interrupted"] and not differences(scene.after, state, LOCK):

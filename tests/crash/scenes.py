@@ -11,13 +11,14 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
-from tests.crash import tree
+from tests.crash import followed, tree
 from tests.forge import families, initramfs, machines
 from tests.forge.cpio import cpio
 from tests.forge.ko import ko
 from tests.forge.machines import NEW, OLD
+from tests.forge.symvers import EXPORTS
 
 DRIVER = "acme"  # its modules: acme, which the kernels have too, and acme_helper, which they do not
 # directory below src: version; v1b has other bytes at the same path
@@ -38,10 +39,23 @@ UNLINK, NO_VARIANT, NO_ENTRY = LINK.split(" {")[0] + " --absent", VARIANT + " --
 REMOVAL = (NO_ENTRY, NO_VARIANT, UNLINK)
 
 
-class Operation(NamedTuple):
-    """A command line of kmodctl to be tried with faults, and those that come before it.
+FOLLOWED_REMOVAL = (followed.FOLLOW_NO_MORE, *REMOVAL)
+FOR_OLD = LINK + " --kernel " + OLD
+WHOLE = (LINK, VARIANT, ENTRY)
+FOLLOW, KEEP = followed.FOLLOW, followed.FOLLOW + " --keep-default"
+ADD = "add-kernel " + NEW
 
-    ``lost`` puts other's dangling links in first.
+
+Exports = Sequence[Tuple[str, int, bool, str, str]]
+OTHER: Exports = [(name, crc + 1, *rest) for name, crc, *rest in EXPORTS]  # what a kernel has that refuses
+
+
+class Operation(NamedTuple):
+    """A command line of kmodctl (or what stands for kmod_follow) to be tried with faults, and those that come
+    before it.
+
+    ``lost`` puts other's dangling links in first. ``leaves``: the newer kernel is taken away by then but for
+    its modules. ``refuses``: it takes only what was built for itself.
     """
 
     name: str
@@ -49,6 +63,17 @@ class Operation(NamedTuple):
     before: Tuple[str, ...]
     command: str
     lost: bool = False
+    leaves: bool = False
+    refuses: bool = False
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is of several steps, each of which is whole: what was done of it stays."""
+        return "kernel" in self.command or "kmod_follow" in self.command or self.command == "refresh"
+
+    @property
+    def removal(self) -> Tuple[str, ...]:
+        return FOLLOWED_REMOVAL if self.follows else REMOVAL
 
 
 def _of_each_loader() -> List[Operation]:
@@ -98,6 +123,33 @@ OPERATIONS = [
     Operation("variant-absent", "el9", (LINK, VARIANT), NO_VARIANT),
     Operation("segment-absent", "systemd-boot", (LINK, SEGMENT), NO_VARIANT),
 ] + _of_each_loader()
+OPERATIONS += [
+    Operation("follow", "el9", (LINK,), FOLLOW),
+    Operation("follow-no-more", "debian", (*WHOLE, FOLLOW), followed.FOLLOW_NO_MORE),
+    Operation("add-kernel:early", "el9", (FOR_OLD, FOLLOW), ADD + " --early"),
+    Operation("add-kernel", "el9", (FOR_OLD, FOLLOW), ADD),
+    Operation("add-kernel:debian", "debian", (FOR_OLD, FOLLOW), ADD),
+    Operation("remove-kernel", "el9", (*WHOLE, FOLLOW), "remove-kernel " + NEW, leaves=True),
+    Operation(
+        "remove-kernel:default",
+        "systemd-boot",
+        (LINK, VARIANT, ENTRY + " --boot default", FOLLOW),
+        "remove-kernel " + NEW,
+        leaves=True,
+    ),
+    Operation("refresh", "el9", (*WHOLE, FOLLOW, NEWER), "refresh"),
+]
+for _family in ("el9", "debian", "systemd-boot"):  # the default stays on the older kernel, and moves on
+    OPERATIONS += [
+        Operation("keep:" + _family, _family, (LINK, KEEP), ADD, refuses=True),
+        Operation(
+            "keep-no-more:" + _family,
+            _family,
+            (LINK, KEEP, ADD, "link --driver acme {src}/new"),
+            "refresh",
+            refuses=True,
+        ),
+    ]
 
 # The tool that rebuilds: no real one runs in a root as small as these, so this stands in for dracut. It
 # copies what has been prepared.
@@ -124,24 +176,32 @@ def sources(directory: Path) -> Path:
             path = directory / name / (module + ".ko")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_module(module, name, version))
+    for module in ("acme", "acme_helper"):
+        path = directory / "new" / (module + ".ko")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_module(module, "new", "1.0", OTHER))
+    followed.archive(directory)
     return directory
 
 
-def _module(name: str, build: str, version: str) -> bytes:
+def _module(name: str, build: str, version: str, exports: Exports = EXPORTS) -> bytes:
     return ko(
         name,
-        release=OLD,
+        [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk")],
+        release=OLD if exports is EXPORTS else NEW,
         modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"},
     )
 
 
-def shipped(root: Path, family: str) -> None:
-    """A machine of that family as it is before there is a driver."""
+def shipped(root: Path, family: str, refuses: bool = False) -> None:
+    """A machine of that family as it is before there is a driver. ``refuses``: the newer kernel has other
+    symbols.
+    """
     initrd = machines.FAMILIES[family](root)
     for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants
         path.unlink()
     layout = family if family in families.FAMILIES else "debian"  # others are boot loaders
-    for directory in ("etc", "usr/lib", "usr/sbin", "var/tmp", "var/cache", "var/lib", "tmp", "proc"):
+    for directory in ("etc", "usr/lib", "usr/sbin", "var/tmp", "var/cache", "var/lib", "tmp", "proc", "run"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     if layout.startswith("el"):
         (root / "lib").symlink_to("usr/lib")
@@ -150,7 +210,10 @@ def shipped(root: Path, family: str) -> None:
             "drivers/net/%s.ko" % name: ko(name, release=release, modinfo={"intree": "Y"})
             for name in ("acme", "e1000e")
         }
-        families.kernel(root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"))
+        exports = OTHER if refuses and release == NEW else EXPORTS
+        families.kernel(
+            root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"), exports=exports
+        )
         _depmod(root, release)
         image = (
             machines.directory(family) % release if family == "systemd-boot" else machines.directory(family)
@@ -161,6 +224,10 @@ def shipped(root: Path, family: str) -> None:
         path.chmod(mode)
     (root / "usr/lib/firmware").mkdir(exist_ok=True)
     (root / "etc/hostname").write_text("crash\n")
+    (root / "etc/os-release").write_text(families.FAMILIES[layout].os_release)
+    for name in ("systemd/systemd", "motd.d/welcome"):
+        (root / "usr/lib" / name).parent.mkdir()
+        (root / "usr/lib" / name).touch()
 
 
 def _depmod(root: Path, release: str) -> None:
@@ -228,7 +295,7 @@ def prepared(operation: Operation, src: Path) -> "tree.Tree":
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory) / "root"
         root.mkdir()
-        shipped(root, operation.family)
+        shipped(root, operation.family, operation.refuses)
         if "rebuild" in operation.name:
             stand_in(root, src)
         if operation.lost:

@@ -169,7 +169,7 @@ def el7(root, directory="/boot/grub2"):
     for release in (NEW, OLD):
         each = menuentry(
             "CentOS Linux (%s) 7 (Core)" % release,
-            "gnulinux-%s-advanced-%s" % (release, UUID),
+            "gnulinux-%s-advanced-%s" % (OLD, UUID),  # grubby has copied OLD's entry, with its id
             release,
             initrd,
             "/",

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 AT = "2026-11-27T06:00:00Z"
@@ -185,7 +185,13 @@ def _shape(
     running = chance.choice(has[:-1])
     drivers, verdicts = [], []
     for name in chance.sample(names, chance.randint(1, min(3, len(names)))):
-        builds = sorted(set(chance.sample(has[:-1], chance.randint(1, len(has) - 1))))
+        builds: list[str] = []
+        kept_up = chance.random() < 0.8
+        for each in (
+            [one for one in has if one != half[-1]] if kept_up else has[: chance.randint(1, len(has) - 1)]
+        ):
+            if not any(all(crcs[build][one] == crcs[each][one] for one in symbols[name]) for build in builds):
+                builds.append(each)
         drivers.append(driver(name, builds))
         for each in has:
             differ = {
@@ -231,3 +237,44 @@ def _shape(
             for each in drivers
         },
     )
+
+
+HOSTILE = (
+    "<script>window.hurt=1</script>",
+    "</script><img src=x onerror=window.hurt=1>",
+    "\"onclick='window.hurt=1' x=\"",
+    "--><svg/onload=window.hurt=1>",
+    "{{ 7 * 7 }}{% raw %}",
+    "ünïcode \U0001f600 \u202eevil",
+    "two\nlines\r\n\x00\x1b[31m",
+    "\udcff lone",
+    "&lt;b&gt;",
+    "n" * 10000,
+)
+
+
+def hostile() -> Iterator[dict[str, Any]]:
+    """Every text of a record is one that would do harm where it is not taken for text."""
+    old = release(47)
+    for number, text in enumerate(HOSTILE):
+        verdicts = [
+            dict(refused(text, text, [text], [text, "put_page"]), why=text, errno=text, build=text),
+            dict(fits(text, old + text, text), why=text),
+        ]
+        yield record(
+            "%d%s" % (number, text),
+            at="2026-11-27T06:00:00Z" if number else text,
+            distribution=text,
+            machine=text,
+            running=old + text,
+            default=text,
+            error=text if number % 3 == 2 else None,
+            lists={"manager": text, "age": None, "error": text},
+            drivers=[driver(text, [text], text)],
+            kernels=[kernel(old + text, "running"), kernel(text, "offered", True)],
+            verdicts=verdicts,
+            today=[today(text, text, text, text), today("stale_image", text, text, text)],
+            held=[{"what": text, "kernel": text, "driver": [text], "reason": text}],
+            needs={},
+            facts={},
+        )

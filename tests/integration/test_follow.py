@@ -50,6 +50,7 @@ def test_a_host_follows_and_a_second_play_changes_nothing_and_false_takes_all_of
     for path in (
         KMODCTL,
         "usr/local/libexec/outoftree-kmod-hook",
+        "etc/kernel/install.d/10-outoftree-kmod.install",
         "etc/kernel/install.d/45-outoftree-kmod.install",
         "etc/kernel/install.d/99-outoftree-kmod.install",
         "etc/systemd/system/outoftree-kmod.path",

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Container images of two Debian releases with real kernels and real initramfs images, and builds of a driver
-for those kernels.
+"""Container images of two Debian releases with real kernels and real initramfs images, builds of a driver for
+those kernels, further ones to upgrade to, and the packages of a kernel that is to arrive.
 
 The images are kept in podman's own storage, their roots in the lab's cache. Prints the environment that the
-scenario reads.
+scenarios read.
 """
 
 import shlex
@@ -21,7 +21,9 @@ from tests.lab import debian
 # How many kernels each gets: bookworm's two newest are neighbours, of which the newer takes what was built
 # for the older.
 KERNELS = {"bookworm": 2, "trixie": 1}
+FOLLOWS = "bookworm"  # has a kernel that arrives, and one that leaves
 DRIVER = "ena"
+SIGNED = b"~Module signature appended~\n"
 FLAVOUR = "cloud-amd64"
 
 
@@ -54,9 +56,20 @@ def root(suite: str, images: "list[debian.Image]") -> Path:
     )
 
 
+def unsigned(module: Path) -> bytes:
+    """A module without its signature (kernel/module_signature.h): the same one, and another file."""
+    data = module.read_bytes()
+    end = len(data) - len(SIGNED) - 12
+    if not data.endswith(SIGNED):
+        raise debian.LabError("%s: bears no signature" % module)
+    return data[: end - int.from_bytes(data[end + 8 : end + 12], "big")]
+
+
 def main() -> None:
-    builds = CHECKOUT / "build" / "molecule" / "builds"
-    shutil.rmtree(builds, ignore_errors=True)
+    top = CHECKOUT / "build" / "molecule"
+    builds, upgrade, packages = top / "builds", top / "upgrade", top / "packages"
+    for directory in (builds, upgrade, packages):
+        shutil.rmtree(directory, ignore_errors=True)
     for suite in KERNELS:
         images = newest(suite)
         subprocess.run(
@@ -76,7 +89,19 @@ def main() -> None:
         (builds / oldest.release).mkdir(parents=True)
         module = next(debian.tree(oldest).rglob(DRIVER + ".ko*"))
         shutil.copy2(module, builds / oldest.release)
-    print("KMOD_DRIVER=%s KMOD_BUILDS=%s" % (DRIVER, shlex.quote(str(builds))))
+        if suite == FOLLOWS:
+            (upgrade / oldest.release).mkdir(parents=True)
+            (upgrade / oldest.release / module.name).write_bytes(unsigned(module))
+            packages.mkdir()
+            for deb in debian.image_packages(images[-1]):
+                shutil.copy2(deb, packages)
+    told = {
+        "KMOD_DRIVER": DRIVER,
+        "KMOD_BUILDS": builds,
+        "KMOD_UPGRADE": upgrade,
+        "KMOD_PACKAGES": packages,
+    }
+    print(" ".join("%s=%s" % (name, shlex.quote(str(value))) for name, value in told.items()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
 
 import pytest
 
-from tests.lab.selection import (  # noqa: F401
+pytest.register_assert_rewrite("tests.transactions.machine")  # so that what differs is told
+
+from tests.lab.selection import (  # noqa: E402, F401
     pytest_collection_modifyitems,
     pytest_configure,
     pytest_runtest_call,

@@ -15,7 +15,7 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 from tests.lab import debian
 from tests.lab.debian import Image, run, say
-from tests.transactions import chroot, rpms, systems
+from tests.transactions import chroot, grubby, rpms, systems
 
 PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "zstd", "dracut", "grub2-common", "cpio", "rpm")
 
@@ -24,7 +24,7 @@ class Enterprise(NamedTuple):
     """A system by its version of EL, and the suite that its programs are of."""
 
     el: int
-    suite: str  # systemd 247 (EL 8 has 239), 252 (EL 9 has it too), 257 (EL 10 has it too), the newest
+    suite: str  # for new-kernel-pkg (EL 7) any; systemd 247 (EL 8 has 239), 252 (EL 9 has it too), 257 (EL 10 has it too), the newest
     dnf: str = "dnf"
 
     def __str__(self) -> str:
@@ -67,6 +67,7 @@ def shared(system: Enterprise) -> Path:
         rpms.HEAD,
         rpms.LAYOUT,
         RELEASE,
+        *([grubby.SCRIPTS] if system.el == 7 else []),
     )
     return debian.once(debian.cache() / "transactions" / ("rpms-el%d-%s" % (system.el, recipe)), make)
 
@@ -94,13 +95,17 @@ def base(system: Enterprise) -> chroot.Layers:
         for name, text in settings.items():
             (root / name).unlink(missing_ok=True)
             chroot.write(root, name, text)
-        for name, text in PLUGINS.items():
+        for name, text in PLUGINS.items() if system.el > 7 else ():
             chroot.write(root, "usr/lib/kernel/install.d/" + name, text, 0o755)
+        if system.el == 7:
+            grubby.prepare(root)
         chroot.write(root, "usr/sbin/weak-modules", WEAK_MODULES, 0o755)
         chroot.write(
             root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
         )
-        for name in ("boot/efi", "boot/loader/entries"):
+        dracut = root / "usr/bin/dracut"
+        dracut.write_text(dracut.read_text().replace(*IMAGE))
+        for name in ("boot/efi", *(["boot/loader/entries"] if system.el > 7 else [])):
             (root / name).mkdir(parents=True)
         with chroot.mounted(root, repository):
             script = (
@@ -113,7 +118,19 @@ def base(system: Enterprise) -> chroot.Layers:
         shutil.move(str(root / "boot"), str(directory / "boot"))
         (root / "boot").mkdir()
 
-    recipe = systems.key(PACKAGES, systems.DPKG, settings, PLUGINS, WEAK_MODULES, system, kernels(system))
+    recipe = systems.key(
+        PACKAGES,
+        systems.DPKG,
+        settings,
+        PLUGINS,
+        WEAK_MODULES,
+        IMAGE,
+        system,
+        repository.name,
+        kernels(system),
+    )
+    if system.el == 7:
+        recipe = systems.key(recipe, grubby.NEW_KERNEL_PKG, grubby.GRUB_CFG)
     place = debian.once(
         debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make
     )
@@ -131,6 +148,8 @@ The rest of the system.
 """
 # plugins that EL does not have, or that only take time
 DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")
+# what dracut calls an image that nobody has named, as Debian has it, and as EL has it
+IMAGE = ("initrd.img-${kernel}", "initramfs-${kernel}.img")
 GRUB_CFG = """\
 load_env
 if [ "${next_entry}" ] ; then
@@ -182,7 +201,7 @@ command=$1 release=$2 image=$4
 entry=/boot/loader/entries/$(cat /etc/machine-id)-$release.conf
 case $command in
 add)
-    for name in vmlinuz config; do
+    for name in vmlinuz System.map config; do
         cp -a "${image%/*}/$name" "/boot/$name-$release"
     done
     if [ "/boot/initramfs-$release.img" -ot "$image" ]; then
@@ -205,7 +224,7 @@ END
     fi
     ;;
 remove)
-    rm -f "$entry" "/boot/vmlinuz-$release" "/boot/config-$release" /boot/symvers-"$release".*
+    rm -f "$entry" "/boot/vmlinuz-$release" "/boot/System.map-$release" "/boot/config-$release" /boot/symvers-"$release".*
     ;;
 esac
 exit 0

@@ -214,14 +214,21 @@ class Machine(Root):
         return found
 
 
+DIGESTS: Dict[Tuple[int, ...], str] = {}
+
+
 def _state(path: str) -> str:
     state = os.lstat(path)
     told = "%o %d:%d" % (state.st_mode, state.st_uid, state.st_gid)
     if os.path.islink(path):
         return told + " -> " + os.readlink(path)
     if os.path.isfile(path):
-        with open(path, "rb") as file:
-            told += " " + hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+        # what was read once and has not been written since is not read again
+        key = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        if key not in DIGESTS:
+            with open(path, "rb") as file:
+                DIGESTS[key] = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+        told += " " + DIGESTS[key]
     return told
 
 

@@ -5,7 +5,7 @@
 """Packages of kernels as Enterprise Linux lays them out and scripts them, made of Debian's kernel files.
 
 kernel-core has what is booted, kernel-modules-core (from EL 9 on) and kernel-modules the modules, kernel
-needs all of them. Their scripts call depmod, weak-modules, kernel-install and dracut in the order, and with
+needs all of them; on EL 7 it is the one package. Their scripts call depmod, weak-modules, kernel-install and dracut in the order, and with
 the attention to exit statuses, of EL's kernel.spec.
 """
 
@@ -15,12 +15,13 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from tests.lab import debian
 from tests.lab.debian import Image, run
+from tests.transactions import grubby
 
-LAYOUT = 1  # to be raised when packages() or _section() makes other packages
+LAYOUT = 3  # to be raised when packages() or _section() makes other packages
 STATE = "/var/lib/rpm-state/kernel"
 # Here kernel-modules has these, and what comes before it all else.
 MORE = re.compile(r"/kernel/(net|sound|drivers/net)/")
@@ -36,6 +37,7 @@ class Package(NamedTuple):
     scripts: Dict[str, str]
     needs: List[str]
     ghosts: List[str] = []
+    directories: List[str] = []  # empty ones
 
 
 OSTREE = "if test -f /run/ostree-booted; then exit 0; fi\n"  # from EL 10 on
@@ -89,7 +91,7 @@ MADE = (
 
 
 def packages(image: Image, el: int) -> List[Package]:
-    """Everything that a kernel consists of on EL 8, 9 or 10."""
+    """Everything that a kernel consists of on EL 7 to 10."""
     release = image.release
     tree = debian.tree(image)
     modules = tree / "usr/lib/modules" / release
@@ -103,13 +105,18 @@ def packages(image: Image, el: int) -> List[Package]:
         if path.is_file() and not path.is_symlink() and path.name not in others
     ]
     files = {"%s/%s" % (top, path.relative_to(modules)): path for path in found_there}
-    core = {top + "/vmlinuz": debian.vmlinuz(image), top + "/config": tree / "boot" / ("config-" + release)}
+    core = {
+        "%s/%s" % (top, name): tree / "boot" / ("%s-%s" % (name, release))
+        for name in ("config", "System.map")
+    }
+    core[top + "/vmlinuz"] = debian.vmlinuz(image)
     core["%s/%s" % (top, packed)] = _symvers(image, packed)
     more = {path: source for path, source in files.items() if MORE.search(path)}
     first = {path: source for path, source in files.items() if path not in more}
     boot = [
         "/boot/vmlinuz-" + release,
         "/boot/config-" + release,
+        "/boot/System.map-" + release,
         "/boot/" + symvers,
         "/boot/initramfs-%s.img" % release,
     ]
@@ -127,6 +134,10 @@ def packages(image: Image, el: int) -> List[Package]:
             for name, text in scripts.items()
         }
 
+    empty = ["%s/%s" % (top, name) for name in ("updates", "weak-updates")]
+    if el == 7:
+        whole = {**grubby.at_boot(image, core), **files}
+        return [Package("kernel", whole, scripted(grubby.SCRIPTS), [], [boot[-1], *made], empty)]
     needs = "%s-uname-r(" + release + ")"
     found = [
         Package(
@@ -135,6 +146,7 @@ def packages(image: Image, el: int) -> List[Package]:
             scripted(CORE),
             [needs % "kernel-modules-core"] if el >= 9 else [],
             boot if el >= 9 else boot + made,
+            empty,
         ),
         Package("kernel-modules", more, scripted(MODULES), [needs % "kernel-core"]),
         Package("kernel", {}, {}, [needs % "kernel-core", needs % "kernel-modules"]),
@@ -185,13 +197,20 @@ def build(image: Image, el: int, target: Path) -> None:
     spec = HEAD.format(*version(image.release))
     for package in found:
         spec += _section(package, image.release)
-    rpmbuild(spec, {path: source for package in found for path, source in package.files.items()}, target)
+    rpmbuild(
+        spec,
+        {path: source for package in found for path, source in package.files.items()},
+        target,
+        [path for package in found for path in package.directories],
+    )
 
 
-def rpmbuild(spec: str, files: Dict[str, Path], target: Path) -> None:
+def rpmbuild(spec: str, files: Dict[str, Path], target: Path, directories: Iterable[str] = ()) -> None:
     with tempfile.TemporaryDirectory(dir=str(target), prefix=".build-") as directory:
         root = Path(directory) / "root"
         root.mkdir()
+        for path in directories:
+            (root / path.lstrip("/")).mkdir(parents=True)
         for path, source in files.items():
             place = root / path.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +237,47 @@ def rpmbuild(spec: str, files: Dict[str, Path], target: Path) -> None:
         )
 
 
+def kmod(name: str, modules: List[Path], release: str, target: Path) -> str:
+    """Write a package of out-of-tree modules that were built for a kernel, scripted as %kernel_module_package
+    has it; its file's name.
+    """
+    place = "/lib/modules/%s/extra/%s" % (release, name)
+    files = {"%s/%s" % (place, path.name): path for path in modules}
+    spec = HEAD.format(1, 1) + KMOD.format(
+        name=name, place=place, release=release, files="\n".join(sorted(files))
+    )
+    rpmbuild(spec, files, target)
+    return "kmod-%s-1-1.x86_64.rpm" % name
+
+
+# kmodtool's: at the time of %postun the files are gone
+KMOD = """%package -n kmod-{name}
+Summary: Modules
+AutoReqProv: no
+%description -n kmod-{name}
+Modules.
+%post -n kmod-{name}
+if [ -e "/boot/System.map-{release}" ]; then
+    /usr/sbin/depmod -aeF "/boot/System.map-{release}" "{release}" > /dev/null || :
+fi
+if [ -x /usr/sbin/weak-modules ]; then
+    find {place} -name '*.ko' | /usr/sbin/weak-modules --add-modules
+fi
+%preun -n kmod-{name}
+rpm -ql kmod-{name} | grep '\\.ko$' > /var/run/rpm-kmod-{name}-modules
+%postun -n kmod-{name}
+if [ -e "/boot/System.map-{release}" ]; then
+    /usr/sbin/depmod -aeF "/boot/System.map-{release}" "{release}" > /dev/null || :
+fi
+if [ -x /usr/sbin/weak-modules ]; then
+    /usr/sbin/weak-modules --remove-modules < /var/run/rpm-kmod-{name}-modules
+fi
+rm /var/run/rpm-kmod-{name}-modules
+%files -n kmod-{name}
+%defattr(-,root,root)
+%dir {place}
+{files}
+"""
 HEAD = """%define _build_id_links none
 %define debug_package %{{nil}}
 %define __os_install_post %{{nil}}
@@ -253,4 +313,5 @@ def _section(package: Package, release: str) -> str:
         {str(above) for path in package.files for above in Path(path).parents if len(above.parts) > 3}
     )
     lines += ["%files -n " + package.name, "%defattr(-,root,root)"] + ["%dir " + path for path in directories]
+    lines += ["%dir " + path for path in package.directories]
     return "\n".join(lines + list(package.files) + ["%ghost " + path for path in package.ghosts]) + "\n\n"

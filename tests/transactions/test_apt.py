@@ -291,6 +291,8 @@ def test_boot_is_full(host, system, kernels):
     assert not [row for row in host.variants(kernels[1]) if row["state"] == "current"]
     assert host.entry(kernels[1]) is None
     assert kernels[1] in "".join(host.marks()), said
+    told = host.run("kmodctl status").said
+    assert "not done yet: add-kernel " + kernels[1] in told and "iB are free" in told, told
     assert host.default() == (kernels[1], None)
     (place / "filler").unlink()
     host.ok("kmodctl refresh")

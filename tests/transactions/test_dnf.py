@@ -9,10 +9,14 @@ The kernels are three, as in test_apt.py. The plugins of kernel-install and the 
 far as they matter to the order of things.
 """
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.lab import drivers
-from tests.transactions import enterprise, machine, rpms
+from tests.transactions import enterprise, machine, menus, rpms
 from tests.transactions.enterprise import Enterprise
 from tests.transactions.machine import DRIVER, Machine, changes
 
@@ -238,3 +242,118 @@ def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, k
         assert host.loads(kernels[0]) and host.entry(kernels[0]), "the driver is where it was"
     finally:
         host.remove()
+
+
+# Amid a removal, when the kernel and its shipped entry are gone: after 20-grub, and long before our last hook.
+LOOK = """#!/bin/sh
+[ "$1" = remove ] && cp -a /boot /srv/amid
+exit 0
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("saved", [pytest.param(True, id="saved"), pytest.param(False, id="by name")])
+def test_no_entry_of_ours_is_left_with_nothing_to_start(host, system, kernels, saved):
+    """A machine that goes down amid a removal comes up again."""
+    dnf(host, system, "install", 1, "kernel")
+    if saved:
+        host.ok("kmodctl entry --driver %s --kernel %s --boot default" % (DRIVER, kernels[1]))
+        assert host.default() == (kernels[1], DRIVER)
+    else:  # the entry that is highest by its name is started
+        host.ok("grub2-editenv /boot/grub2/grubenv unset saved_entry")
+    look = host.path / "etc/kernel/install.d/21-look.install"
+    look.write_text(LOOK)
+    look.chmod(0o755)
+    dnf(host, system, "remove", 1, *parts(system))
+    amid = menus.grub2(host.path / "srv/amid", kernels)
+    assert [each.driver for each in amid.entries if each.release == kernels[1]] == []
+    assert amid.default and amid.default.release == kernels[0]
+    assert (host.path / "srv/amid" / amid.default.initrd.lstrip("/")).exists()
+    look.unlink()
+    host.forgotten(kernels[1])
+    host.settled()
+
+
+@pytest.fixture
+def beside(system, memory, command):
+    """A host with kmod's own weak-modules, and of the driver the module that others need."""
+    script = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
+    if not script:
+        pytest.skip("OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
+    if system.el not in (8, 9):
+        pytest.skip("the script is EL 8's or 9's")
+    first = enterprise.kernels(system)[0]
+    host = Machine(enterprise.base(system), memory, enterprise.shared(system), command)
+    try:
+        host.ok("rm /var/log/calls")
+        shutil.copyfile(script, str(host.path / "usr/sbin/weak-modules"))
+        host.deploy({first.release: drivers.edu(first)[:1]}, first.release)
+        host.follow()
+        yield host
+    finally:
+        host.remove()
+
+
+def links(host):
+    """All links of all kernels, and what they say; none leads nowhere."""
+    found = {}
+    for release in host.kernels():
+        for path in (host.path / "usr/lib/modules" / release / "weak-updates").rglob("*"):
+            if path.is_symlink():
+                inside = "/%s" % path.relative_to(host.path)
+                assert host.run("test -f " + inside).status == 0, "%s leads nowhere" % inside
+                found[inside] = os.readlink(str(path))
+    return found
+
+
+def of(releases, driver, module, target):
+    """The links of some kernels to one module."""
+    return {
+        "/usr/lib/modules/%s/weak-updates/%s/%s.ko" % (release, driver, module): target
+        % ("extra/%s/%s.ko" % (driver, module))
+        for release in releases
+    }
+
+
+@pytest.mark.full
+def test_beside_weak_modules_kernels_come_and_go(beside, system, kernels):
+    """It is called before our hooks, links what lies in extra, and takes all links of a kernel that leaves."""
+    ours = of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
+    dnf(beside, system, "install", 1, "kernel")
+    beside.served(kernels[1])
+    assert links(beside) == ours
+    beside.settled()
+    dnf(beside, system, "reinstall", 1, *parts(system))
+    beside.served(kernels[1])
+    assert links(beside) == ours
+    beside.settled()
+    dnf(beside, system, "install", 2, "kernel")
+    assert links(beside) == ours, "the third kernel takes nothing, says either"
+    dnf(beside, system, "remove", 1, *parts(system))
+    beside.forgotten(kernels[1])
+    beside.settled()
+
+
+@pytest.mark.full
+def test_beside_weak_modules_packages_of_modules_come_and_go(beside, system, kernels):
+    """Each of their scripts has it write the links of all kernels anew; what needs a module of ours is linked
+    beside it.
+    """
+    dnf(beside, system, "install", 1, "kernel")
+    before = links(beside)
+    assert before == of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
+    needy = next(path for path in drivers.edu(enterprise.kernels(system)[0]) if path.stem == "ootedu_user")
+    package = rpms.kmod("needy", [needy], kernels[0], Path(str(beside.path / "srv")))
+    beside.ok("rpm -i /srv/" + package)
+    added = of([kernels[1]], "needy", "ootedu_user", "/lib/modules/%s/%%s" % kernels[0])
+    assert links(beside) == {**before, **added}
+    assert beside.loads(kernels[1]) and beside.loads(kernels[1], "ootedu_user")
+    beside.ok("kmodctl refresh")  # it may have made the shipped image again
+    assert links(beside) == {**before, **added}
+    beside.served(kernels[1])
+    beside.settled()
+    beside.ok("rpm -e kmod-needy")
+    assert links(beside) == before
+    beside.ok("kmodctl refresh")
+    beside.served(kernels[1])
+    beside.settled()

@@ -197,9 +197,10 @@ def _needed(options: Options, conf: Optional[DkmsConf]) -> Tuple[BuildEntry, ...
     """The builds for this release of the drivers whose symbols are used, by their names or those of their
     dkms packages.
     """
-    there = [each for each in build_store.entries(options.store) if each.release == options.release]
+    wanted = dict.fromkeys((*options.depends, *(conf.depends if conf else ())))
+    there = build_store.entries(options.store, release=options.release) if wanted else []
     found = []
-    for name in dict.fromkeys((*options.depends, *(conf.depends if conf else ()))):
+    for name in wanted:
         ours = [each for each in there if name in (each.driver, each.about.get("package"))]
         if not ours:
             raise KmodError(

@@ -89,9 +89,10 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         raise KmodError(
             "path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES"
         )
+    drivers = _drivers(modules, options)
     with contextlib.ExitStack() as stack:
-        chosen, booting = _kernels(host, options, stack)
-        return Plan(host), _answer(host, options, modules, chosen=chosen, booting=booting)
+        chosen, booting = _kernels(host, options, stack, drivers=drivers)
+        return Plan(host), _answer(host, options, modules, drivers=drivers, chosen=chosen, booting=booting)
 
 
 def _answer(
@@ -99,10 +100,10 @@ def _answer(
     options: Options,
     modules: List[KernelModule],
     *,
+    drivers: List[List[Build]],
     chosen: List[Kernel],
     booting: Tuple[str, ...],
 ) -> Answer:
-    drivers = _drivers(modules, options)
     releases = tuple(kernel.release for kernel in chosen)
     judged: Dict[str, List[Judged]] = {}
     while chosen:
@@ -126,7 +127,7 @@ def _answer(
 
 
 def _kernels(
-    host: Host, options: Options, stack: contextlib.ExitStack
+    host: Host, options: Options, stack: contextlib.ExitStack, *, drivers: List[List[Build]]
 ) -> Tuple[List[Kernel], Tuple[str, ...]]:
     """The kernels to judge against, and those of all that are installed that boots are expected to start."""
     if options.kernel:
@@ -138,7 +139,12 @@ def _kernels(
                 "BAD_OPTION",
             )
         found = stack.enter_context(
-            kernel_package.opened(host, options.kernel, Host(options.whence) if options.whence else None)
+            kernel_package.opened(
+                host,
+                options.kernel,
+                Host(options.whence) if options.whence else None,
+                enough=lambda kernel: candidates.refused(kernel, drivers),
+            )
         )
         return matching(found, options.kernels), ()
     if options.exports:

@@ -12,7 +12,7 @@ stays it, by the entry that was proved, or else the shipped one.
 
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..errors import KmodError
+from ..errors import ENDS_ALL, KmodError
 from ..host import Host
 from ..place.boot import hold
 from ..place.boot.answer import EntryAnswer
@@ -100,7 +100,7 @@ def _kept(host: Host) -> Optional[str]:
 
 
 def _told(error: KmodError) -> Decided:
-    if error.code in ("LOCKED", "INTERRUPTED"):
+    if error.code in ENDS_ALL:
         raise error
     return Decided(notes=(str(error),)) if error.code in NOTES + NO_LOADER else Decided(errors=(str(error),))
 

@@ -10,7 +10,7 @@ possible.
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ..host import Host
-from ..place import notice, possible, started
+from ..place import notice, possible, started, store
 from ..place.boot import entry, loaders
 from ..place.boot.answer import EntryAnswer
 from ..plan import Plan
@@ -61,6 +61,7 @@ class Answer(NamedTuple):
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Have the driver's entries present or absent, or see whether they are possible."""
+    store.check(host)
     plan = Plan(host)
     if options.state == "absent":
         plan, answer = entry.absent(host, options.driver, options.kernels, loader=options.loader)

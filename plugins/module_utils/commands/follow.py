@@ -11,14 +11,15 @@ upgraded, say that a kernel leaves which stays, and that one arrives which was t
 keeps no other from being served.
 """
 
+import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..errors import KmodError, forgiving
+from ..errors import ENDS_ALL, KmodError, forgiving
 from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, diversion, image_mode, kernel_holds, notice, settings, store, weak_links
+from ..place import bulletin, diversion, image_mode, kernel_holds, notice, quiet, settings, store, weak_links
 from ..place import driver as drivers
 from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
@@ -32,18 +33,22 @@ from ..turns import Turns
 from . import default, entry, link, variant
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
-FOR_ALL = ("LOCKED", "INTERRUPTED")  # what ends the run, and not one driver's part of it
+BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver may still be loaded
 
 
 class Options(NamedTuple):
     """What is to be looked at: ``kernel`` is a release, or None for all.
 
-    ``early``: links alone, in bounded time.
+    ``early``: in bounded time, of a kernel that arrives the links alone, and of one that leaves the boot
+    entries alone, whatever is on disk: they go before what they start does. ``settle``: once the host is
+    quiet, and again until it has been. ``boot``: again for a while, as long as a driver may be loaded yet.
     """
 
     verb: str
     kernel: Optional[str] = None
     early: bool = False
+    settle: bool = False
+    boot: bool = False
 
 
 class Row(NamedTuple):
@@ -102,10 +107,30 @@ class Answer(NamedTuple):
         return [each for each in self.bulletin.lacking if each.boots]
 
 
-def run(turns: Turns, options: Options) -> Answer:
-    """Carry it out for every driver.
+def in_rounds(root: str, check: bool, options: Options) -> Answer:
+    """``run``, as often as the options have it: what happens while it is at work would tell nobody (events
+    that reach a unit while its service runs are lost), and after a boot drivers are loaded one by one.
 
-    Errors: RELEASE_NAME, KERNEL_MISSING, LOCKED, IMAGE_MODE, TRANSACTIONAL, SETTINGS_NEWER.
+    Each round has the lock for itself.
+    """
+    deadline = time.monotonic() + BOOT_WAIT
+    while True:
+        host = Host(root)
+        if options.settle:
+            quiet.wait(host)
+        before = quiet.state(host) if options.settle else ()
+        with Turns(root, check) as turns:
+            answer = run(turns, options)
+        if options.boot and answer.undecided and time.monotonic() < deadline:
+            time.sleep(BOOT_STEP)
+        elif not options.settle or check or answer.failed or quiet.state(host) == before:
+            return answer
+
+
+def run(turns: Turns, options: Options) -> Answer:
+    """Carry it out for every driver, once.
+
+    Errors: RELEASE_NAME, KERNEL_MISSING, LOCKED, IMAGE_MODE, TRANSACTIONAL, SETTINGS_NEWER, MARK_NEWER.
     """
     host = turns.host
     if options.kernel is not None and not names.is_release(options.kernel):
@@ -119,15 +144,19 @@ def run(turns: Turns, options: Options) -> Answer:
     told, errors = _settings(host)
     every = settings.drivers_of(told, sorted({stored.driver for stored in store.builds(host)}))
     leaving = (
-        options.verb == "remove-kernel" and options.kernel is not None and not stays(host, options.kernel)
+        options.verb == "remove-kernel"
+        and options.kernel is not None
+        and (options.early or not stays(host, options.kernel))
     )
     if not leaving and options.kernel is not None:
         kernels.kernel(host, options.kernel)
+    if told is not None and not options.early:  # before entries are copied of what has leaked
+        errors += [each for each in [_failing(turns, leaks.mend)] if each]
     rows: List[Row] = []
     there = Installed(turns)
     for driver, followed in every.items():
         rows += (
-            _leave(turns, driver, options.kernel or "")
+            _leave(turns, driver, options.kernel or "", entries_alone=options.early)
             if leaving
             else _serve(turns, there, driver, followed=followed, options=options)
         )
@@ -215,7 +244,7 @@ def _serve(turns: Turns, there: Installed, driver: str, *, followed: Followed, o
             rows = _with_entries(turns, driver, followed, asked=asked, rows=rows)
         return rows
     except KmodError as error:
-        if error.code in FOR_ALL:
+        if error.code in ENDS_ALL:
             raise
         return [row._replace(error=str(error)) for row in rows] or [
             Row(driver, options.kernel or "", "", "", error=str(error))
@@ -249,7 +278,7 @@ def _with_entries(
     return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
 
 
-def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
+def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = False) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links.
 
     Builds that lie below it stay.
@@ -261,7 +290,9 @@ def _leave(turns: Turns, driver: str, release: str) -> List[Row]:
         ),
         lambda host: _unlink(host, driver, release),
     ]
-    errors = [error for error in (_failing(turns, work) for work in works) if error]
+    errors = [
+        error for error in (_failing(turns, work) for work in works[: 1 if entries_alone else None]) if error
+    ]
     return [Row(driver, release, "", "the kernel leaves", error="; ".join(errors))]
 
 
@@ -270,7 +301,7 @@ def _failing(turns: Turns, work: Callable[[Host], Tuple[Plan, Any]]) -> str:
     try:
         turns.carry(work)
     except KmodError as error:
-        if error.code in FOR_ALL:
+        if error.code in ENDS_ALL:
             raise
         return str(error)
     return ""
@@ -318,11 +349,11 @@ def _settle(
     errors: List[str],
     gone: Optional[str],
 ) -> Answer:
-    """What follows for all drivers together: arguments that leaked, the default, what is said of it all, and
-    what was pending. ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
+    """What follows for all drivers together: the default, what is said of it all, and what was pending.
+
+    ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
     """
     problems = [
-        _failing(turns, leaks.mend),
         _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
         _failing(turns, lambda host: (kernel_holds.settle(host), None)),
     ]
@@ -336,7 +367,9 @@ def _settle(
         decided.kept,
         tuple(sorted({*errors, *decided.notes, *(row.error for row in rows if row.error)})),
     )
-    errors += [each for each in [_failing(turns, lambda host: (bulletin.post(host, said), None))] if each]
+    errors += [
+        each for each in [_failing(turns, lambda host: (bulletin.post(host, said, told.made), None))] if each
+    ]
     if not errors and not any(row.error for row in rows):
         errors += [
             each
@@ -378,61 +411,3 @@ def _lacking(
         for driver in sorted(wanted)
         for release in sorted(wanted[driver] - served[driver], key=kernels.version_key)
     ]
-
-
-class State(NamedTuple):
-    """What a host says of its following: what was found last, what is pending, and what others did to entries
-    of ours.
-    """
-
-    drivers: Tuple[str, ...]
-    said: Bulletin
-    pending: Tuple[str, ...]
-    leaked: Tuple[str, ...]
-    rewritten: Tuple[str, ...]
-    error: str = ""
-
-    def as_dict(self) -> Dict[str, Any]:
-        return dict(
-            self.said.as_dict(),
-            drivers=list(self.drivers),
-            lacking=self.said.as_dict()["drivers"],
-            pending=list(self.pending),
-            leaked=list(self.leaked),
-            rewritten=list(self.rewritten),
-            error=self.error,
-        )
-
-    @property
-    def lines(self) -> List[str]:
-        said = (
-            [self.error] if self.error else ["new kernels get: %s" % (", ".join(self.drivers) or "nothing")]
-        )
-        said += self.said.lines
-        said += ["not done yet: %s" % line for line in self.pending]
-        said += [
-            "%s has arguments of a boot entry of this collection: kmodctl refresh takes them out" % path
-            for path in self.leaked
-        ]
-        return said + [
-            "%s was written anew by others: kmodctl refresh mends it" % text for text in self.rewritten
-        ]
-
-
-def state(host: Host) -> Optional[State]:
-    """None where the host follows nothing."""
-    error = ""
-    try:
-        told = settings.read(host)
-    except KmodError as damage:
-        told, error = None, str(damage)
-    if told is None and not error:
-        return None
-    return State(
-        tuple(sorted(told.drivers)) if told else (),
-        bulletin.read(host),
-        tuple(bulletin.pending(host)),
-        tuple(leaks.found(host)),
-        tuple(leaks.rewritten(host)),
-        error,
-    )

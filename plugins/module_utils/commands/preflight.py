@@ -11,14 +11,15 @@ import contextlib
 import os
 import re
 import time
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from .. import lock
 from ..errors import KmodError, forgiving
 from ..host import Host
 from ..judge import candidates, predict
 from ..judge.candidates import DriverVerdict
 from ..judge.selection import Build, Choice, builds, rank
-from ..judge.verdict import COMPATIBLE
+from ..judge.verdict import COMPATIBLE, UNKNOWN
 from ..place import hooks, notice, store, today
 from ..place.boot import shipped
 from ..place.driver import Deployed, deployed
@@ -28,10 +29,12 @@ from ..read import inputs, kernel_package, kernels, names, os_release
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import KernelSource, UninstalledKernel
 from ..read.kernels import Kernel, version_key
+from ..read.offered import offers
+from ..read.offered.manager import OfferedKernel
 
 LOOKS = True  # nothing is planned
 VERSION = 1  # of the record: what reads one refuses a newer one
-REQUIRE = ("none", "offered", "all")
+OLD = 7  # days after which a person is told how old the lists are
 
 
 class Options(NamedTuple):
@@ -69,12 +72,33 @@ class PossibleKernel(NamedTuple):
         return dict(self._asdict(), origin=list(self.origin), packages=list(self.packages))
 
 
+class Lists(NamedTuple):
+    """What is to be said of a package manager's lists; ``error`` also where a kernel of theirs could not be
+    fetched.
+    """
+
+    manager: Optional[str] = None
+    age: Optional[int] = None  # seconds
+    error: Optional[str] = None
+    code: Optional[str] = None
+    missing: Tuple[str, ...] = ()  # repositories whose lists were never fetched
+
+    def as_dict(self) -> Dict[str, Any]:
+        return dict(self._asdict(), missing=list(self.missing))
+
+
 class Judgement(NamedTuple):
     """What was found out of one kernel: what it takes of each driver, and what builds are planned by."""
 
     kernel: PossibleKernel
     choices: Dict[str, Choice]
     facts: Dict[str, predict.KernelFacts]  # by driver
+    code: str = ""  # why nothing could be found out, where that is so
+
+    @property
+    def verdicts(self) -> List[DriverVerdict]:
+        found = [candidates.summary(driver, choice) for driver, choice in self.choices.items()]
+        return [each._replace(exact=False, codes=(self.code,)) for each in found] if self.code else found
 
 
 class Answer(NamedTuple):
@@ -86,14 +110,6 @@ class Answer(NamedTuple):
     today: Tuple[Amiss, ...]
     held: Tuple[HeldBack, ...]
     require: str
-
-    @property
-    def verdicts(self) -> List[DriverVerdict]:
-        return [
-            candidates.summary(driver, choice)
-            for each in self.judged
-            for driver, choice in each.choices.items()
-        ]
 
     @property
     def lost(self) -> List[str]:
@@ -131,7 +147,13 @@ class Answer(NamedTuple):
             len(well),
             len(offered),
         )
-        return "; ".join([line, *self._replace(require="offered").lost])
+        return "; ".join([line, *self._replace(require="offered").lost, *self._old])
+
+    @property
+    def _old(self) -> List[str]:
+        lists = self.about["lists"]
+        days = (lists["age"] or 0) // 86400
+        return ["the lists of %s are %d days old" % (lists["manager"], days)] if days >= OLD else []
 
     def as_dict(self) -> Dict[str, Any]:
         return {"msg": self.msg, "record": self.record}
@@ -156,9 +178,9 @@ class Answer(NamedTuple):
             ],
             kernels=[each.kernel.as_dict() for each in self.judged],
             verdicts=[
-                dict(candidates.summary(driver, choice).as_dict(), state=each.kernel.state)
+                dict(verdict.as_dict(), state=each.kernel.state)
                 for each in self.judged
-                for driver, choice in each.choices.items()
+                for verdict in each.verdicts
             ],
             today=[dict(row._asdict()) for row in self.today],
             held=[row.as_dict() for row in self.held],
@@ -187,13 +209,19 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         r"/(extra|weak-updates(/outoftree\.kmod)?)/(%s)/" % "|".join(map(re.escape, drivers or ["/"]))
     ).search
     judged = list(_judge(kernels.installed(host), host, drivers, without=ours))
-    if options.kernel:
-        with kernel_package.opened(host, options.kernel) as found:
+    plain = [source for source in options.kernel if not source.offered]
+    if plain:
+        with kernel_package.opened(host, plain) as found:
             judged += _judge(found, host, drivers)
+    lists = Lists()
+    for source in options.kernel:
+        if source.offered:
+            lists, offered = _offered(host, source, drivers, like=_vermagic(host))
+            judged += offered
     installed = kernels.installed(host)
     choices = {each.kernel.kernel: each.choices for each in judged if each.kernel.state != "offered"}
     return Plan(host), Answer(
-        _about(host, installed),
+        _about(host, installed, lists),
         drivers,
         tuple(judged),
         tuple(today.amiss(host, installed, there, choices=choices)),
@@ -230,27 +258,99 @@ def _given(host: Host, options: Options) -> Dict[str, Tuple[Build, ...]]:
 
 
 def _judge(
-    chosen: List[Any], host: Host, drivers: Mapping[str, Sequence[Build]], *, without: Any = None
-) -> Iterable[Judgement]:
-    """Each kernel is read once for all drivers, and let go of: its exports take some 10 MiB."""
+    chosen: List[Any],
+    host: Host,
+    drivers: Mapping[str, Sequence[Build]],
+    *,
+    without: Any = lambda path: False,
+    offer: Optional[OfferedKernel] = None,
+    like: str = "",
+) -> Iterator[Judgement]:
+    """Each kernel is read once for all drivers, and let go of: its exports take some 10 MiB.
+
+    ``like``: the version magic of another kernel of the host, see ``_facts``.
+    """
     newest = max((kernel.release for kernel in chosen), key=version_key, default=None)
     while chosen:
         kernel = chosen.pop(0)
-        offered = isinstance(kernel, UninstalledKernel)
-        state = "offered" if offered else "running" if kernel.running else "installed"
         origin = kernel.origin if isinstance(kernel, UninstalledKernel) else ()
+        state = "offered" if origin else "running" if kernel.running else "installed"
         seen = PossibleKernel(kernel.release, state, kernel.release == newest, tuple(origin))
-        more = {"without": without} if without else {}
-        choices = candidates.choices(kernel, drivers, candidates.now(host, kernel), **more)
-        facts = {}
-        for driver, found in drivers.items():
-            with contextlib.suppress(KmodError):  # there is nothing with its CRCs; the verdict says so
-                newest_build = max(found, key=lambda build: rank("", build))
-                facts[driver] = predict.facts(kernel, predict.needs(newest_build.modules).symbols)
-        yield Judgement(seen, choices, facts)
+        if offer:
+            seen = seen._replace(newest=offer.newest, packages=tuple(map(str, offer.whole)))
+        choices = candidates.choices(kernel, drivers, candidates.now(host, kernel), without=without)
+        yield Judgement(seen, choices, _facts(kernel, drivers, like))
 
 
-def _about(host: Host, installed: Sequence[Kernel]) -> Dict[str, Any]:
+def _facts(
+    kernel: Kernel, drivers: Mapping[str, Sequence[Build]], like: str
+) -> Dict[str, predict.KernelFacts]:
+    """Of a kernel of which only the lists were seen the flags of its version magic are taken to be those of
+    the host's newest: it is refused whatever they are, and a build that is planned by them is judged.
+    """
+    found = {}
+    for driver, builds_ in drivers.items():
+        with contextlib.suppress(KmodError):  # there is nothing with its CRCs; the verdict says so
+            newest = max(builds_, key=lambda build: rank("", build))
+            facts = predict.facts(kernel, predict.needs(newest.modules).symbols)
+            if facts.vermagic is None and like:
+                flags = like.partition(" ")[2]
+                machine = newest.modules[0].machine
+                facts = facts._replace(vermagic="%s %s" % (kernel.release, flags), machine=machine)
+            found[driver] = facts
+    return found
+
+
+def _vermagic(host: Host) -> str:
+    installed = kernels.installed(host)
+    return next((each.vermagic for each in reversed(installed) if each.vermagic), "")
+
+
+def _offered(
+    host: Host, source: KernelSource, drivers: Mapping[str, Sequence[Build]], *, like: str
+) -> Tuple[Lists, List[Judgement]]:
+    """What the package manager offers. What cannot be told is said, and hinders nothing else."""
+    judged: List[Judgement] = []
+    with contextlib.ExitStack() as stack:
+        lists = Lists()
+        try:
+            lists = Lists(offers.detect(host).name)
+            asked = offers.asking(host, stack.enter_context(lock.scratch(Host("/"))))
+            found = offers.offers(asked, source.offered)
+        except KmodError as error:
+            return lists._replace(error=str(error), code=error.code), []
+        lists = lists._replace(age=found.age, missing=found.missing)
+        for offer in found.kernels:
+            if not drivers:
+                judged.append(Judgement(_seen(offer), {}, {}))
+                continue
+            try:
+                with contextlib.ExitStack() as once:
+                    fetched = kernel_package.of_offer(
+                        asked,
+                        offer,
+                        once,
+                        whole=source.whole,
+                        enough=lambda kernel: candidates.refused(kernel, drivers.values()),
+                    )
+                    judged += _judge(fetched, host, drivers, offer=offer, like=like)
+            except KmodError as error:
+                lists = lists._replace(error=str(error), code=error.code)
+                judged.append(_untold(offer, drivers, error))
+    return lists, judged
+
+
+def _untold(offer: OfferedKernel, drivers: Iterable[str], error: KmodError) -> Judgement:
+    choices = {driver: Choice(offer.release, None, UNKNOWN, str(error)) for driver in drivers}
+    return Judgement(_seen(offer), choices, {}, error.code)
+
+
+def _seen(offer: OfferedKernel) -> PossibleKernel:
+    packages = tuple(map(str, offer.whole))
+    return PossibleKernel(offer.release, "offered", offer.newest, (offer.lists,), packages)
+
+
+def _about(host: Host, installed: Sequence[Kernel], lists: Lists) -> Dict[str, Any]:
     default = None
     with forgiving():
         default = notice.started_by(shipped.default(host), [kernel.release for kernel in installed])
@@ -264,8 +364,8 @@ def _about(host: Host, installed: Sequence[Kernel]) -> Dict[str, Any]:
         "machine": os.uname().machine if host.live else machine,
         "running": next((kernel.release for kernel in installed if kernel.running), None),
         "default": default,
-        "error": None,
-        "lists": {"manager": None, "age": None, "error": None},
+        "error": lists.error,
+        "lists": lists.as_dict(),
     }
 
 

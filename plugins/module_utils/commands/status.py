@@ -2,16 +2,20 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Show the drivers that are on a host, and what each kernel, its images and the boot menu have of them."""
+"""Show the drivers that are on a host, what each kernel, its images and the boot menu have of them, and how
+new kernels get them.
+"""
 
 import posixpath
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import inventory, store
+from ..place import followed, inventory, store, today
 from ..place.driver import deployed, serving
+from ..place.followed import State
 from ..place.inventory import Orphan, SeenEntry, SeenKernel, SeenVariant, StoredBuild, StoredDriver
+from ..place.today import HeldBack
 from ..plan import Plan
 
 LOOKS = True  # nothing is planned
@@ -28,13 +32,17 @@ class Options(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What there is; of variants and entries also those of kernels that are gone."""
+    """What there is; of variants and entries also those of kernels that are gone. ``following`` is None where
+    new kernels get nothing; ``held`` are kernels, and the default.
+    """
 
     drivers: Tuple[StoredDriver, ...]
     kernels: Tuple[SeenKernel, ...]
     variants: Tuple[SeenVariant, ...]
     entries: Tuple[SeenEntry, ...]
     orphans: Tuple[Orphan, ...]
+    following: Optional[State]
+    held: Tuple[HeldBack, ...]
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -43,6 +51,8 @@ class Answer(NamedTuple):
             "variants": [row.as_dict() for row in self.variants],
             "entries": [row.as_dict() for row in self.entries],
             "orphans": [dict(row._asdict()) for row in self.orphans],
+            "following": self.following.as_dict() if self.following else None,
+            "held": [each.as_dict() for each in self.held],
             "summary": self.summary,
         }
 
@@ -67,7 +77,15 @@ class Answer(NamedTuple):
             for row in self.variants
             if row.seen.path not in shown and row.seen.state != "gone"
         ]
-        return "\n".join(lines)
+        lines += self.following.lines if self.following else []
+        return "\n".join(
+            lines
+            + [
+                "kernel %s is held: %s" % (row.kernel, row.reason)
+                for row in self.held
+                if row.what == "kernel"
+            ]
+        )
 
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
@@ -96,6 +114,8 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         orphans=tuple(
             inventory.orphans(variants, entries, there, installed={kernel.release for kernel in installed})
         ),
+        following=followed.state(host),
+        held=tuple(today.held(host)),
     )
 
 
@@ -105,11 +125,12 @@ def _kernel_lines(row: SeenKernel, variants: Mapping[str, SeenVariant]) -> List[
     lines += ["  %s" % module.error for module in row.modules if module.error]
     for image in row.images:
         state = "; the variant is %s" % variants[image.path].seen.state if image.path in variants else ""
-        copies = (
-            ", ".join(copy.name + ("" if copy.current else " (another one)") for copy in image.copies)
-            or "none of them"
+        # one a name: that which is loaded
+        copies = {copy.name: copy for copy in sorted(image.copies, key=lambda copy: copy.used)}
+        inside = ", ".join(
+            name + ("" if copy.current else " (another one)") for name, copy in sorted(copies.items())
         )
-        lines.append("  %s: %s%s" % (image.path, image.error or copies, state))
+        lines.append("  %s: %s%s" % (image.path, image.error or inside or "none of them", state))
     return lines + [
         "  %s leads nowhere (%s)" % (link.path, link.target) for link in row.links if link.dangling
     ]

@@ -7,7 +7,7 @@
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
 
 from ..host import Host
-from ..place import notice
+from ..place import notice, store
 from ..place.initramfs import existing, listing, variant
 from ..place.initramfs.existing import Seen
 from ..plan import Plan
@@ -56,6 +56,7 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Have the variants of ``options.driver`` (all of them in one) present or absent, or see whether they are
     possible.
     """
+    store.check(host)
     if options.state == "absent":
         plan, variants = variant.absent(host, options.driver, options.kernels, entries=options.entries)
     elif options.state == "possible":

@@ -4,7 +4,7 @@
 
 """What a kernel makes of the builds of drivers, whether it is installed or not."""
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..host import Host
 from ..read import runtime
@@ -38,6 +38,15 @@ def judged(
     if not isinstance(kernel, UninstalledKernel):
         return verdicts
     return [exactness.seen(kernel, module, verdict) for module, verdict in zip(modules, verdicts)]
+
+
+def refused(kernel: UninstalledKernel, drivers: Iterable[Sequence[Build]]) -> bool:
+    """Whether what is seen of a kernel is enough to say that it takes no build of any driver."""
+    every = [judged(kernel, build.modules) for builds in drivers for build in builds]
+    return bool(every) and all(
+        any(each.verdict == INCOMPATIBLE and each.seen and each.seen.exact for each in verdicts)
+        for verdicts in every
+    )
 
 
 def choices(
@@ -110,22 +119,22 @@ class DriverVerdict(NamedTuple):
 
 
 def summary(driver: str, choice: Choice) -> DriverVerdict:
-    refused = [verdict for verdict in choice.verdicts if verdict.verdict == INCOMPATIBLE]
+    no = [verdict for verdict in choice.verdicts if verdict.verdict == INCOMPATIBLE]
     decisive = [
         finding
-        for verdict in refused or choice.verdicts
+        for verdict in no or choice.verdicts
         for finding in verdict.findings
-        if finding.effect == (REFUSE if refused else DOUBT)
+        if finding.effect == (REFUSE if no else DOUBT)
     ]
     sure = [verdict for verdict in choice.verdicts if verdict.seen is None or verdict.seen.exact]
     return DriverVerdict(
         driver,
         choice.kernel,
         choice.verdict,
-        exact=any(verdict in sure for verdict in refused) if refused else len(sure) == len(choice.verdicts),
+        exact=any(verdict in sure for verdict in no) if no else len(sure) == len(choice.verdicts),
         build=choice.build.release if choice.build else None,
         codes=tuple(dict.fromkeys(finding.code for finding in decisive)),
         symbols=tuple(sorted({finding.symbol for finding in decisive if finding.symbol})),
-        errno=next((verdict.errno for verdict in refused), None),
+        errno=next((verdict.errno for verdict in no), None),
         why=choice.reason or "it takes the build for %s" % (choice.build.release if choice.build else ""),
     )

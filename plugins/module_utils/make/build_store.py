@@ -142,15 +142,18 @@ def entry(store: str, driver: str, version: str, release: str) -> Optional[Build
     return _opened(_directory(store, driver, version, release))
 
 
-def entries(store: str, driver: Optional[str] = None) -> List[BuildEntry]:
-    """Every build, or a driver's, by driver, version and release; verified. Errors: those of ``find``."""
+def entries(store: str, driver: Optional[str] = None, release: Optional[str] = None) -> List[BuildEntry]:
+    """Every build, or a driver's, or those for a release, by driver, version and release; verified.
+
+    Errors: those of ``find``.
+    """
     found = []
     for name in _listed(store) if driver is None else [check_driver(driver)]:
         if name in (BY_INPUT, FAILED):
             continue
         for version in _listed(os.path.join(store, name)):
-            for release in _listed(os.path.join(store, name, version)):
-                made = _opened(os.path.join(store, name, version, release))
+            for each in _listed(os.path.join(store, name, version)):
+                made = _opened(os.path.join(store, name, version, each)) if release in (None, each) else None
                 found += [made] if made else []
     return found
 

@@ -10,6 +10,7 @@ not run here. What comes out is looked at after, from outside: are these modules
 take them.
 """
 
+import json
 import os
 import re
 import shlex
@@ -345,7 +346,7 @@ def errors(log: str, below: str) -> List[str]:
     found: List[str] = []
     echoes: List[str] = []
     for line in Host("/").read(log).decode("utf-8", "replace").splitlines():
-        if _ERROR.search(line):
+        if _ERROR.search(line) and not line.startswith("### "):  # a step of ours, as its conf has it
             text = printable(line.replace(below, "").strip())[:300]
             into = echoes if _ECHO.match(line) else found
             if text not in into:
@@ -437,7 +438,8 @@ def _symvers(data: bytes, modules: Sequence[KernelModule]) -> Dict[str, bytes]:
 
 def needs(built: Built) -> Dict[str, Any]:
     """What this source needs of a kernel, by this build, for ``judge/predict``."""
-    return predict.needs(built.modules).as_dict()
+    told: Dict[str, Any] = json.loads(json.dumps(predict.needs(built.modules).as_dict()))
+    return told
 
 
 def versions(built: Built) -> Dict[str, str]:

@@ -134,14 +134,7 @@ def check() -> None:
         preexec_fn=lambda: _become(user, None),
     )
     if done.returncode:
-        raise KmodError(
-            "bwrap",
-            "cannot make a sandbox here: %s"
-            % printable(done.stdout.decode("utf-8", "replace").strip())[-300:],
-            "Allow user namespaces on the build host (sysctl user.max_user_namespaces, "
-            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or build on another",
-            "SANDBOX_REFUSED",
-        )
+        raise _refused(done.stdout.decode("utf-8", "replace"))
 
 
 def unprivileged() -> Optional[int]:
@@ -194,7 +187,27 @@ def run(box: Box, argv: Sequence[str], variables: Dict[str, str], log: str) -> R
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)  # and all that is inside dies with it
             process.wait()
+        if process.returncode and not exceeded:
+            _check_begun(log)
         return Ran(process.returncode, exceeded)
+
+
+def _check_begun(log: str) -> None:
+    """bubblewrap says so if it has not come to run anything. Error: SANDBOX_REFUSED."""
+    with open(log, "rb") as file:
+        last = file.read().rstrip().rpartition(b"\n")[2]
+    if last.startswith((b"bwrap: ", b"setpriv: ", b"mount: ", b"unshare: ")):
+        raise _refused(last.decode("utf-8", "replace"))
+
+
+def _refused(said: str) -> KmodError:
+    return KmodError(
+        "bwrap",
+        "cannot make a sandbox here: %s" % printable(said.strip())[-300:],
+        "Allow user namespaces on the build host (sysctl user.max_user_namespaces, "
+        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or build on another",
+        "SANDBOX_REFUSED",
+    )
 
 
 def _outside(box: Box, mounts: Sequence[Mount]) -> List[str]:

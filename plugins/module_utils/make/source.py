@@ -109,7 +109,7 @@ def _too_large(path: str, limit: int) -> KmodError:
 def _unpack(path: str, target: str, limit: int) -> None:
     os.mkdir(target, 0o755)
     with Host("/").open(path) as reader:
-        pieces = _Stream(stream(reader.chunks(), path, limit + (limit >> 3)))
+        pieces = _Unpacked(stream(reader.chunks(), path, limit + (limit >> 3)))
         try:
             with tarfile.open(fileobj=pieces, mode="r|") as archive:  # type: ignore[call-overload]
                 _members(path, archive, target, limit=limit)
@@ -123,7 +123,7 @@ def _unpack(path: str, target: str, limit: int) -> None:
             raise
 
 
-class _Stream:
+class _Unpacked:
     """What comes in pieces, to be read by number of bytes."""
 
     def __init__(self, source: Iterator[bytes]) -> None:

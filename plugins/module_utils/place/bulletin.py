@@ -11,7 +11,8 @@ ours alone, and written only where they change.
 """
 
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+import posixpath
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import forgiving, printable
 from ..host import Host
@@ -84,8 +85,11 @@ def read(host: Host) -> Bulletin:
     return Bulletin()
 
 
-def post(host: Host, bulletin: Bulletin) -> Plan:
-    """Plan that a host says this and nothing else."""
+def post(host: Host, bulletin: Bulletin, made: Sequence[str] = ()) -> Plan:
+    """Plan that a host says this and nothing else.
+
+    ``made``: directories that came with following: that of the message of the day goes with it.
+    """
     plan = Plan(host)
     plan.put(
         FACT, File(Content.of((json.dumps(bulletin.as_dict(), indent=2, sort_keys=True) + "\n").encode()))
@@ -98,14 +102,22 @@ def post(host: Host, bulletin: Bulletin) -> Plan:
         plan.put(MOTD, File(Content.of(text.encode("utf-8", "backslashreplace"))))
     else:
         plan.put(MOTD, None)
+        directory, name = posixpath.split(MOTD)
+        if directory in made and host.is_dir(directory) and set(host.listdir(directory)) <= {name}:
+            plan.put(directory, None)
     return plan
 
 
 def has_motd(host: Host) -> bool:
     """Whether logins show the files of /run/motd.d (pam_motd from Linux-PAM 1.3.1 on; Debian 11, EL 8 and
-    later).
+    later). Debian has pam_motd look there, and makes no such directory.
     """
-    return any(host.is_dir(path) for path in ("/run/motd.d", "/etc/motd.d", "/usr/lib/motd.d"))
+    if any(host.is_dir(path) for path in ("/run/motd.d", "/etc/motd.d", "/usr/lib/motd.d")):
+        return True
+    libraries = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+    libraries += ["/usr/lib/" + name for name in host.listdir("/usr/lib") if name.endswith("-linux-gnu")]
+    modules = [path + "/security/pam_motd.so" for path in libraries]
+    return any(host.is_file(path) and b"/run/motd.d" in host.read(path, LIMIT) for path in modules)
 
 
 def pending(host: Host) -> List[str]:

@@ -71,7 +71,12 @@ exit 0
 """
 
 # kernel-install (EL 8 and later, Fedora): early, before dracut makes the image, and late, when image, entry
-# and arguments are all there
+# and arguments are all there. Of a kernel that leaves our entry goes before what it starts does (20-grub).
+INSTALL_LEAVING = """#!/bin/sh
+%(made_by)s# Before 20-grub takes the kernel away: no boot entry of ours is to be left with nothing to start, as the default perhaps.
+[ "$1" = remove ] && [ -x %(hook)s ] && %(hook)s remove-kernel --early "$2"
+exit 0
+"""
 INSTALL_EARLY = """#!/bin/sh
 %(made_by)s# After 40-dkms, before 50-depmod and 50-dracut: links alone, so that the distribution's own image gets the driver.
 [ "$1" = add ] && [ -x %(hook)s ] && %(hook)s add-kernel --early "$2"
@@ -118,6 +123,15 @@ DEBIAN_LATE = (
     + """# After all that makes images and boot entries.
 case $word in
     '' | configure) %(hook)s add-kernel "$1" ;;
+esac
+exit 0
+"""
+)
+DEBIAN_LEAVING = (
+    _DEBIAN_WORD
+    + """# Before dpkg takes the kernel away: no boot entry of ours is to be left with nothing to start, as the default perhaps.
+case $word in
+    remove) %(hook)s remove-kernel --early "$1" ;;
 esac
 exit 0
 """

@@ -5,12 +5,12 @@
 """By which hooks a host tells kmodctl of kernels that come and go, and of images that are made again: one set
 of files a family.
 
-| family | early | late | removal | image made again |
-|---|---|---|---|---|
-| EL 8 and later, Fedora (kernel-install) | install.d/45- | install.d/99- | install.d/99- | path unit |
-| EL 6 and 7 (new-kernel-pkg) | | postinst.d | prerm.d | path unit |
-| Debian, Ubuntu | postinst.d/do- | postinst.d/zzz- | postrm.d/zzz- | post-update.d |
-| SUSE, others | | path unit | path unit | path unit |
+| family | early | late | removal begins | removal | image made again |
+|---|---|---|---|---|---|
+| EL 8 and later, Fedora (kernel-install) | install.d/45- | install.d/99- | install.d/10- | install.d/99- | path unit |
+| EL 6 and 7 (new-kernel-pkg) | | postinst.d | | prerm.d | path unit |
+| Debian, Ubuntu | postinst.d/do- | postinst.d/zzz- | prerm.d/do- | postrm.d/zzz- | post-update.d |
+| SUSE, others | | path unit | | path unit | path unit |
 
 Where systemd is: the path unit, a look at boot and one at shutdown, everywhere.
 """
@@ -49,6 +49,7 @@ class HookFile(NamedTuple):
 
 FAMILIES: Dict[str, Dict[str, str]] = {
     "el": {
+        INSTALL_D + "/10-outoftree-kmod.install": texts.INSTALL_LEAVING,
         INSTALL_D + "/45-outoftree-kmod.install": texts.INSTALL_EARLY,
         INSTALL_D + "/99-outoftree-kmod.install": texts.INSTALL_LATE,
     },
@@ -59,6 +60,7 @@ FAMILIES: Dict[str, Dict[str, str]] = {
     "debian": {
         POSTINST_D + "/do-outoftree-kmod": texts.DEBIAN_EARLY,
         POSTINST_D + "/zzz-outoftree-kmod": texts.DEBIAN_LATE,
+        "/etc/kernel/prerm.d/do-outoftree-kmod": texts.DEBIAN_LEAVING,
         "/etc/kernel/postrm.d/zzz-outoftree-kmod": texts.DEBIAN_REMOVED,
         "/etc/initramfs/post-update.d/zz-outoftree-kmod": texts.DEBIAN_IMAGE,
     },

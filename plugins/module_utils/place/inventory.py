@@ -18,12 +18,12 @@ from ..read import ko
 from ..read.depmod import listed
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
-from ..read.names import is_readable_module, module_of
+from ..read.names import module_of
 from . import heal, loaded, store
 from .boot import loaders, shipped
 from .boot.view import View
 from .driver import Deployed
-from .initramfs import existing, image
+from .initramfs import existing, image, listing
 
 PLACES = ("extra", "updates", "weak-updates")  # where out-of-tree modules are
 
@@ -84,12 +84,15 @@ class SeenLink(NamedTuple):
 
 
 class CopyInside(NamedTuple):
-    """A module in an image; ``current``: it is the file that the kernel's tree has."""
+    """A module in an image; ``current``: it is the file that the kernel's tree has. ``used``: it is what the
+    image's own modprobe would load: a variant has the shipped image's copy as well.
+    """
 
     name: str
     path: str
     sha256: str
     current: bool
+    used: bool
 
 
 class SeenImage(NamedTuple):
@@ -261,31 +264,25 @@ def _images(host: Host, release: str, used: Sequence[UsedModule]) -> Tuple[SeenI
     with forgiving():  # there is none, as far as one can tell
         paths.insert(0, image.shipped(host, release))
     digests = {each.name: each.sha256 for each in used}
-    return tuple(_image(host, path, digests) for path in paths)
+    return tuple(_image(host, path, release, digests) for path in paths)
 
 
-def _image(host: Host, path: str, used: Mapping[str, Optional[str]]) -> SeenImage:
-    pieces: Dict[str, List[bytes]] = {}
-
-    def wanted(inside: str, _node: Any) -> Any:
-        if not is_readable_module(inside) or module_of(inside) not in used:
-            return None
-        pieces[inside] = []  # of two files of one path the later one is what the kernel has in the end
-        return pieces[inside].append
-
+def _image(host: Host, path: str, release: str, used: Mapping[str, Optional[str]]) -> SeenImage:
     try:
-        image.read(host, path, wanted)
-        digests = {
-            inside: hashlib.sha256(decompress(b"".join(data), inside)).hexdigest()
-            for inside, data in sorted(pieces.items())
-        }
+        copies = listing.copies(host, path, release, names=used)
     except KmodError as error:
         return SeenImage(path, (), str(error))
     return SeenImage(
         path,
         tuple(
-            CopyInside(module_of(inside), inside, digest, digest == used[module_of(inside)])
-            for inside, digest in digests.items()
+            CopyInside(
+                module_of(each.path),
+                each.path,
+                each.sha256,
+                each.sha256 == used[module_of(each.path)],
+                each.used,
+            )
+            for each in copies
         ),
     )
 

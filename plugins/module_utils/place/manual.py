@@ -33,8 +33,10 @@ Give every driver to a kernel: links, initramfs variant, boot entry. With
 .B \-\-early
 links alone, so that the distribution's own initramfs gets the driver.
 .TP
-.BI remove\-kernel " " \fR[\fIRELEASE\fR]
-Remove the boot entries, variants and links of a kernel that leaves.
+.BI remove\-kernel " " \fR[\fB\-\-early\fR]\ [\fIRELEASE\fR]
+Remove the boot entries, variants and links of a kernel that leaves. With
+.B \-\-early
+the boot entries alone, before the kernel that they start is taken away.
 .TP
 .BI refresh " " \fR[\fB\-\-settle\fR]\ [\fB\-\-boot\fR]\ [\fIRELEASE\fR]
 Judge again, and bring everything up to date. What was pending is done. With

@@ -57,8 +57,8 @@ def held_back_by(host: Host, after: Mapping[str, Optional[Build]]) -> Optional[s
     wanted = {module.name: module.sha256 for module in build.modules}
     for path in (shipped.locate(host, word) for word in entry.initrd):
         with forgiving():  # an image that cannot be read has nothing to load
-            copies = listing.modules(host, path, release, names=list(wanted)) if path else {}
-            if any(copy["sha256"] != wanted[name] for name, copy in copies.items()):
+            copies = listing.modules(host, path, release, names=wanted) if path else {}
+            if any(copy.sha256 != wanted[name] for name, copy in copies.items()):
                 return path
     return None
 

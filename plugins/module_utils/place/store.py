@@ -10,7 +10,7 @@ made, says so. So a clone or a restored backup of the tree is understood, there 
 disagree with it, and removal is exact: what a mark names goes if it is still what the mark says by its
 digest, a directory goes when we made it and nothing else is left in it, and a directory that was there before
 stays, empty or not. A mark may have come with a package or a tree, so it can name nothing but modules beside
-it.
+it. It says its format; one that does not is of format 1, and one of a newer format is not guessed at.
 
 Modules are kept uncompressed, whatever they came as: every kmod reads those (that of EL 7 no zstd), and the
 digest of a module is then the digest of its file.
@@ -22,7 +22,7 @@ import posixpath
 import re
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
-from ..errors import KmodError
+from ..errors import KmodError, MarkNewer
 from ..host import Host
 from ..judge.selection import Build
 from ..plan import Content, File, Node, Plan
@@ -31,9 +31,12 @@ from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel, modules_root
 
 MARK = ".outoftree.kmod"
+FORMAT = 1
 _ROW = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>.*)")
 _MADE = "# outoftree.kmod made this directory, which goes when nothing else is left in it.\n"
 _HOLDS = "# outoftree.kmod put these files here:\n"
+_FORMAT = "# outoftree.kmod format %d\n"
+_FORMAT_FOUND = re.compile(r"^# outoftree\.kmod format (\d{1,9})$", re.M)
 
 
 class Stored(NamedTuple):
@@ -96,6 +99,13 @@ def builds(host: Host, driver: Optional[str] = None) -> List[Stored]:
     return found
 
 
+def check(host: Host) -> None:
+    """Refuse what a newer version has written, for what would not look at the store otherwise: a driver is
+    deployed whole, by one version. Error: MARK_NEWER.
+    """
+    builds(host)
+
+
 def directories(host: Host, driver: str) -> List[str]:
     """All directories that may be ours on account of a driver, there or not."""
     root = modules_root(host)
@@ -114,7 +124,10 @@ def directories(host: Host, driver: str) -> List[str]:
 
 
 def marked(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
-    """(file name, sha256) of what the mark in a directory says is ours in it; nothing where there is none."""
+    """(file name, sha256) of what the mark in a directory says is ours in it; nothing where there is none.
+
+    Error: MARK_NEWER.
+    """
     rows = [_ROW.fullmatch(line) for line in _mark(host, directory).splitlines()]
     return tuple(
         (row.group("name"), row.group("sha256"))
@@ -125,7 +138,17 @@ def marked(host: Host, directory: str) -> Tuple[Tuple[str, str], ...]:
 
 def _mark(host: Host, directory: str) -> str:
     path = directory + "/" + MARK
-    return host.read_text(path) if host.is_file(path) and not host.is_link(path) else ""
+    text = host.read_text(path) if host.is_file(path) and not host.is_link(path) else ""
+    found = max(map(int, _FORMAT_FOUND.findall(text)), default=FORMAT)
+    if found > FORMAT:
+        raise MarkNewer(path, found, FORMAT)
+    return text
+
+
+def _mark_text(made: bool, rows: str) -> File:
+    """A mark that says whether we made the directory, and what is ours in it."""
+    text = _FORMAT % FORMAT + (_MADE if made else "") + (_HOLDS + rows if rows else "")
+    return File(Content.of(text.encode("utf-8", "surrogateescape")))
 
 
 def file_name(module: KernelModule) -> str:
@@ -184,11 +207,7 @@ class ModuleTree:
         mark = path + "/" + MARK
         if mark in self.kept or not (made or holds):
             return
-        text = _MADE if made or _MADE in _mark(self.host, path) else ""
-        self._put(
-            mark,
-            File(Content.of((text + (_HOLDS + holds if holds else "")).encode("utf-8", "surrogateescape"))),
-        )
+        self._put(mark, _mark_text(made or _MADE in _mark(self.host, path), holds))
 
     def put(self, path: str, node: Node) -> bool:
         """Put a file or link, in a directory that is made if need be. True if that is a change."""
@@ -237,7 +256,10 @@ class ModuleTree:
             return False
         if left or any(path.startswith(directory + "/") for path in self.kept):
             shared = _MADE in text and self._holds_ours(directory)
-            self.plan.put(mark, File(Content.of(_MADE.encode())) if shared else None)
+            if not shared:
+                self.plan.put(mark, None)
+            elif marked(self.host, directory):
+                self.plan.put(mark, _mark_text(True, ""))
             return False
         self._gone(mark)
         if _MADE in text:

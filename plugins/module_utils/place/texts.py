@@ -17,6 +17,7 @@ from typing import Iterator, Optional, Tuple
 
 # on the kernel's command line too; the kernel leaves unknown names with a dot to modules and tells nobody
 MARKER = "outoftree.kmod"
+HOLDER = MARKER  # of a default that is kept, in the place of a driver's name: none can be called so
 _OURS = re.escape(MARKER)
 
 # Within a block there is no other mark: one whose other mark is gone holds nothing, and does not reach to

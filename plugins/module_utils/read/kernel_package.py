@@ -12,7 +12,20 @@ in number and size.
 import contextlib
 import os
 import re
-from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from .. import lock
 from ..errors import KmodError, from_oserror
@@ -21,6 +34,7 @@ from . import depmod, headers, kernels, modprobe, names, package
 from .export_sources import SourcedExports
 from .exports import read_symvers
 from .kernels import Kernel, Traits, lazy, version_key
+from .offered import offers
 
 FILES = 50000  # that are taken out of one set; a kernel has some 4500
 
@@ -40,16 +54,15 @@ _RELATED = re.compile(
 
 
 class KernelSource(NamedTuple):
-    """Where kernels are that are not installed: one of the first three."""
+    """Where kernels are that are not installed: one of ``packages``, ``root``, ``symvers`` and ``offered``."""
 
-    packages: Tuple[
-        str, ...
-        # .deb and .rpm files, or directories of them: all that is to be installed of one kernel, or of
-        # several
-    ] = ()
+    # .deb and .rpm files, or directories of them: all that is to be installed of one kernel, or of several
+    packages: Tuple[str, ...] = ()
     root: str = ""  # a directory that packages were unpacked in, or one of headers
     symvers: str = ""  # a symvers file
     release: str = ""  # of which kernel that is
+    offered: str = ""  # newest or all: what the host's package manager offers
+    whole: bool = False  # of that all packages of a kernel, not the small ones alone
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "KernelSource":
@@ -60,11 +73,14 @@ class KernelSource(NamedTuple):
             params.get("root") or "",
             params.get("symvers") or "",
             params.get("release") or "",
+            params.get("offered") or "",
+            bool(params.get("whole")),
         )
-        if len([each for each in found[:3] if each]) != 1:
+        given = [each for each in (found.packages, found.root, found.symvers, found.offered) if each]
+        if len(given) != 1 or (found.whole and not found.offered):
             raise KmodError(
                 "kernel",
-                "needs one of package, root and symvers in each item",
+                "needs one of package, root, symvers and offered in each item; whole goes with offered",
                 "Name where the kernel is",
                 "BAD_OPTION",
             )
@@ -163,22 +179,34 @@ class UninstalledKernel(Kernel):
         return tuple(name for name, there in seen.items() if not there)
 
 
+Enough = Callable[["UninstalledKernel"], bool]
+
+
 @contextlib.contextmanager
 def opened(
-    host: Host, sources: Sequence[KernelSource], whence: Optional[Host] = None
+    host: Host,
+    sources: Sequence[KernelSource],
+    whence: Optional[Host] = None,
+    *,
+    enough: Optional[Enough] = None,
 ) -> Iterator[List[UninstalledKernel]]:
     """Kernels that a host might get, oldest first, for as long as the context lasts: they are read when
     asked.
 
-    The paths are those of the host, or of the machine ``whence``.
+    The paths are those of the host, or of the machine ``whence``. ``enough``: see ``of_offer``.
 
     Errors: PACKAGE_NO_KERNEL, KERNEL_TWO_BUILDS, PACKAGE_DAMAGED and others for a package; NO_KERNELS for a
-    root; SYMVERS_OF_WHICH, SYMVERS_BAD.
+    root; SYMVERS_OF_WHICH, SYMVERS_BAD; those of ``offers``.
     """
     with contextlib.ExitStack() as stack:
         found: List[UninstalledKernel] = []
         for source in sources:
-            found += _of_source(whence or host, source, stack, host=host)
+            if source.offered:
+                asked = offers.asking(host, _scratch(stack).root)
+                for offer in offers.offers(asked, source.offered).kernels:
+                    found += of_offer(asked, offer, stack, whole=source.whole, enough=enough)
+            else:
+                found += _of_source(whence or host, source, stack, host=host)
         origins: Dict[str, Tuple[str, ...]] = {}
         for release, origin in [(kernel.release, kernel.origin) for kernel in found]:
             if release in origins:
@@ -189,13 +217,60 @@ def opened(
         yield ordered.pop()  # none is kept here: who is done with one lets go of some 10 MiB
 
 
+def of_offer(
+    asked: offers.Asking,
+    offer: offers.OfferedKernel,
+    stack: contextlib.ExitStack,
+    *,
+    whole: bool = False,
+    enough: Optional[Enough] = None,
+) -> List[UninstalledKernel]:
+    """A kernel that the host's package manager offers, from its packages, which are fetched for that.
+
+    Where the lists have the CRCs of its symbols, and what is seen by them is ``enough``, nothing is fetched.
+    Errors: those of ``offers.fetch``, and as of ``opened`` for the packages.
+    """
+    listed = None if whole or enough is None else offers.versions(asked, offer)
+    if listed and enough:
+        scratch = _scratch(stack, asked.host)
+        origin = [listed.origin or "", offer.lists]
+        seen = UninstalledKernel(scratch, offer.release, origin=origin, given=listed)
+        if enough(seen):
+            return [seen]
+    return of_fetched(
+        asked.host, offers.fetch(asked, offer.wanted(whole), _scratch(stack).root), offer, stack, whole=whole
+    )
+
+
+def of_fetched(
+    host: Host,
+    paths: Sequence[str],
+    offer: offers.OfferedKernel,
+    stack: contextlib.ExitStack,
+    *,
+    whole: bool = False,
+) -> List[UninstalledKernel]:
+    """A kernel that was offered, from its packages as they lie on this machine."""
+    found = _of_packages(Host("/"), paths, _scratch(stack, host))
+    for kernel in found:
+        kernel.origin = offer.origin(whole)
+    return found
+
+
+def _scratch(stack: contextlib.ExitStack, host: Optional[Host] = None) -> Host:
+    """A directory on a disk, since a kernel has some 400 MB; with what ``host`` tells modprobe and depmod."""
+    scratch = Host(stack.enter_context(lock.scratch(Host("/"))))
+    if host:
+        _configuration(host, scratch)
+    return scratch
+
+
 def _of_source(
     whence: Host, source: KernelSource, stack: contextlib.ExitStack, *, host: Host
 ) -> List[UninstalledKernel]:
     if source.root:
         return _of_root(whence, source.root)
-    scratch = Host(stack.enter_context(lock.scratch(Host("/"))))  # on a disk: a kernel has some 400 MB
-    _configuration(host, scratch)
+    scratch = _scratch(stack, host)
     if source.symvers:
         return [_of_symvers(whence, source, scratch)]
     return _of_packages(whence, source.packages, scratch)

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, followed, settings
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
     grub_cfg,
     grubenv,
@@ -313,6 +313,29 @@ def test_where_a_driver_does_not_fit_an_admin_finds_it(refusing):
     assert NEW in motd and "vendor" in motd and "kept on kernel " + OLD in motd
 
 
+@pytest.mark.parametrize(
+    "looks, told", [(b"/etc/motd.d:/run/motd.d", True), (b"/etc/motd", False), (b"", False)]
+)
+def test_logins_tell_it_where_pam_looks_for_such_files_and_nobody_has_made_the_directory(
+    refusing, looks, told
+):
+    (refusing.root / "run/motd.d").rmdir()
+    module = refusing.root / "usr/lib/x86_64-linux-gnu/security/pam_motd.so"
+    if looks:
+        module.parent.mkdir(parents=True)
+        module.write_bytes(b"\x7fELF\0%s\0" % looks)
+    refusing.deploy()
+    path = refusing.root / settings.PATH[1:]
+    refusing.follow(vendor={})
+    path.write_text(path.read_text().replace('"made": []', '"made": ["/run/motd.d"]'))
+    refusing.run()
+    assert (refusing.root / bulletin.MOTD[1:]).exists() == told
+    refusing.follow(vendor={"kernels": (OLD,)})
+    path.write_text(path.read_text().replace('"made": []', '"made": ["/run/motd.d"]'))
+    refusing.run("refresh", None)
+    assert not (refusing.root / "run/motd.d").exists(), "it goes with what it came with"
+
+
 def test_kmodctl_says_it_where_a_person_installs_the_kernel(tmp_path, capfdbinary):
     from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 
@@ -387,6 +410,29 @@ def test_arguments_of_ours_that_leaked_are_taken_out_again_and_others_stay(tmp_p
     assert len(host.ours()) == 2 and not host.run("refresh", None).changed
 
 
+def test_what_was_asked_for_besides_leaks_and_is_taken_out_too(tmp_path):
+    """At once: the entry for the new kernel is a copy of the shipped one without it."""
+    host = Follower(tmp_path, "el9")
+    host.deploy()
+    host.follow(vendor={"args": "vendor.debug=1 quiet", "fallback_args": "panic=7", "kernels": (OLD,)})
+    host.run("refresh", None)
+    running = next(entry for entry in host.menu().entries if entry.driver).args
+    assert "vendor.debug=1 quiet panic=7" in running
+    path = next((tmp_path / "boot/loader/entries").glob("*-%s.conf" % NEW))
+    before = path.read_text()
+    shipped = next(line for line in before.splitlines() if line.startswith("options "))
+    leaked = "options quiet %s acme.mine=1" % running.replace("$tuned_params", "").strip()
+    path.write_text(before.replace(shipped, leaked))
+    host.follow(vendor={"args": "vendor.debug=1 quiet", "fallback_args": "panic=7"})
+    assert not host.run("add-kernel", NEW).failed
+    options = next(line for line in path.read_text().splitlines() if line.startswith("options "))
+    assert options.split()[1] == "quiet" and options.endswith(" acme.mine=1")
+    assert not any(word in options for word in ("outoftree", "vendor.debug", "panic"))
+    ours = next(entry for entry in host.menu().entries if entry.driver and entry.kernel == NEW).args
+    assert [ours.split().count(word) for word in ("vendor.debug=1", "panic=7", "acme.mine=1")] == [1, 1, 1]
+    assert not host.run("refresh", None).changed
+
+
 def test_a_variant_that_others_deleted_is_made_again(tmp_path):
     """kernel-install remove in its bls layout wipes the kernel's directory, ours in it, and leaves our entry."""
     host = Follower(tmp_path, "systemd-boot")
@@ -403,14 +449,12 @@ def test_a_variant_that_others_deleted_is_made_again(tmp_path):
 
 
 def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
-    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
-
     host = Follower(tmp_path, "el9")
-    assert follow.state(host.host) is None
+    assert followed.state(host.host) is None
     host.deploy()
     host.follow(vendor={})
     host.run("refresh", None)
-    assert follow.state(host.host).lines == ["new kernels get: vendor"]
+    assert followed.state(host.host).lines == ["new kernels get: vendor"]
     (tmp_path / bulletin.PENDING[1:]).write_text("add-kernel 9: no Python\n")
     (tmp_path / "etc/kernel").mkdir()
     (tmp_path / "etc/kernel/cmdline").write_text("root=UUID=1 outoftree.kmod=vendor panic=10\n")
@@ -421,7 +465,7 @@ def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
                 for line in path.read_text().splitlines(True)
             )
         )
-    said = follow.state(host.host).lines
+    said = followed.state(host.host).lines
     assert (
         len(said) == 5
         and "add-kernel 9: no Python" in said[1]
@@ -429,14 +473,11 @@ def test_status_says_what_is_amiss_and_nothing_once_it_is_mended(tmp_path):
         and "~vendor.conf" in said[3]
     )
     host.run("refresh", None)
-    assert follow.state(host.host).lines == ["new kernels get: vendor"]
+    assert followed.state(host.host).lines == ["new kernels get: vendor"]
 
 
 def test_status_says_that_the_settings_are_damaged(tmp_path):
-    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
-    from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
-
     host = Follower(tmp_path, "el9")
     host.follow(vendor={})
     (tmp_path / settings.PATH[1:]).write_text("{")
-    assert settings.PATH in follow.state(host.host).lines[0]
+    assert settings.PATH in followed.state(host.host).lines[0]

@@ -14,6 +14,7 @@ import shutil
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, settings
@@ -265,6 +266,26 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
     assert host.started() == (OLD, None) and b"~vendor" not in (host.root / "boot/grub2/grubenv").read_bytes()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_our_entry_goes_before_what_it_starts_does_and_is_the_default_no_more(tmp_path, family):
+    """A machine may go down between a kernel's removal and the hooks that come last."""
+    host = Follower(tmp_path, family)
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    variants, links = host.variants(), host.links()
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
+
+    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    assert host.started() == (NEW, "vendor")
+    assert not host.run("remove-kernel", early=True).failed
+    assert host.ours() == [("vendor", OLD)] and host.started()[1] is None
+    assert (host.variants(), host.links()) == (variants, links), "the kernel can still be started"
+    assert not host.run("remove-kernel", early=True).changed
+    assert not host.run("remove-kernel").failed  # it stays all the same
+    assert host.ours() == [("vendor", OLD), ("vendor", NEW)]
+
+
 # An image is made again
 
 
@@ -384,6 +405,50 @@ def test_a_host_in_image_mode_is_refused_with_the_next_step(host):
 def test_a_transactional_host_is_refused_with_the_next_step(host, monkeypatch):
     monkeypatch.setenv("TRANSACTIONAL_UPDATE", "true")
     assert "transactional-update run" in refused("TRANSACTIONAL", host.run)
+
+
+# Rounds
+
+
+def in_rounds(monkeypatch, *, states=("same",), undecided=0, failed=False, check=False, **options):
+    """How often a host is looked at whose files are in these states one after the other, and which goes on
+    to be undecided so often.
+    """
+    seen, slept, looks = iter(states), [], []
+
+    def run(turns, asked):
+        looks.append(turns.check)
+        errors = ("one",) if failed else ()
+        return follow.Answer(
+            asked.verb, False, (), bulletin.Bulletin(), errors, undecided=len(looks) <= undecided
+        )
+
+    monkeypatch.setattr(follow, "run", run)
+    monkeypatch.setattr(follow.quiet, "wait", lambda host: slept.append("quiet"))
+    monkeypatch.setattr(follow.quiet, "state", lambda host: next(seen, "same"))
+    monkeypatch.setattr(follow.time, "sleep", slept.append)
+    follow.in_rounds("/", check, follow.Options("refresh", **options))
+    return len(looks), slept
+
+
+def test_once_is_enough_where_nobody_asks_for_more(monkeypatch):
+    assert in_rounds(monkeypatch) == (1, [])
+
+
+def test_what_changes_while_it_is_looked_at_is_looked_at_again_once_all_is_quiet(monkeypatch):
+    assert in_rounds(monkeypatch, states=("a", "b", "b", "c", "c", "c"), settle=True) == (3, ["quiet"] * 3)
+
+
+@pytest.mark.parametrize("more", [{"failed": True}, {"check": True}])
+def test_it_does_not_go_on_where_that_would_help_nobody(monkeypatch, more):
+    assert in_rounds(monkeypatch, states=("a", "b", "c", "d"), settle=True, **more)[0] == 1
+
+
+def test_after_a_boot_a_trial_is_given_time(monkeypatch):
+    assert in_rounds(monkeypatch, undecided=2, boot=True) == (3, [follow.BOOT_STEP] * 2)
+    assert in_rounds(monkeypatch, undecided=2) == (1, [])
+    monkeypatch.setattr(follow, "BOOT_WAIT", 0)
+    assert in_rounds(monkeypatch, undecided=2, boot=True)[0] == 1
 
 
 # What was pending

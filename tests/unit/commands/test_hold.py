@@ -108,6 +108,57 @@ def test_image_mode_hosts_are_refused(root):
     assert refused.value.code == "IMAGE_MODE"
 
 
+# By a host's record
+
+
+def record(*verdicts, **more):
+    rows = [
+        {"driver": driver, "kernel": kernel, "state": state, "verdict": verdict, "why": why}
+        for driver, kernel, state, verdict, why in verdicts
+    ]
+    names = sorted({row["driver"] for row in rows})
+    return dict({"drivers": [{"driver": name} for name in names], "verdicts": rows}, **more)
+
+
+def by_record(root, told):
+    options = hold.Options.from_params({"state": "present", "record": told, "kernels": None, "drivers": None})
+    return task.carry_out(str(root), False, lambda host: hold.run(host, options))
+
+
+def test_what_is_on_offer_and_not_known_to_fit_is_held_until_it_is(root):
+    told = [
+        ("a", OLD, "running", "incompatible", "x"),
+        ("a", NEW, "offered", "incompatible", "1 symbol differs"),
+        ("b", NEW, "offered", "compatible", None),
+        ("a", NEWER, "offered", "compatible", None),
+        ("b", NEWER, "offered", "unknown", None),
+    ]
+    assert by_record(root, record(*told)).changed
+    assert [each[:3] for each in kernel_holds.read(Host(str(root)))] == [
+        (NEW, "a", "1 symbol differs"),
+        (NEWER, "b", "unknown"),
+    ]
+    by_record(root, record(*[row[:3] + ("compatible", None) for row in told]))
+    assert held(root) == []
+
+
+@pytest.mark.parametrize("why", [{"error": "no answer"}, {"lists": {"error": "no answer"}}])
+def test_where_it_cannot_be_told_what_a_host_would_get_all_stays(root, why):
+    run(root, (NEW, "a", "x"))
+    done = by_record(root, record(("a", NEW, "offered", "compatible", None), **why))
+    assert not done.changed and held(root) == [(NEW, "a")]
+    assert done.answer.msg.endswith("it cannot be told what the host would get: no answer")
+
+
+@pytest.mark.parametrize(
+    "told", [{"verdicts": [{"driver": "a"}]}, {"verdicts": 1}, {"drivers": [1]}, {"lists": 1}]
+)
+def test_what_is_no_record_is_refused(root, told):
+    with pytest.raises(KmodError) as refused:
+        by_record(root, told)
+    assert refused.value.code == "RECORD_DAMAGED"
+
+
 # A build arrives for a kernel that is held
 
 

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import status
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import notice
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, notice, settings
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import entry
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot.menu import Verified
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import existing
@@ -86,6 +86,41 @@ def test_images_and_the_copies_in_them(tree):
     assert found[THREE]["error"]
 
 
+def test_of_two_copies_in_an_image_the_one_that_is_loaded_is_told(tree):
+    """A variant has what the shipped image has, too."""
+    top = "lib/modules/%s/" % TWO
+    stored = tree.data("/lib/modules/%s/extra/vendor/vendor.ko" % TWO)
+    shipped = cpio(
+        {
+            top + "kernel/vendor.ko": module("vendor", TWO, "0.9"),
+            top + "modules.dep": b"kernel/vendor.ko:\n",
+        }
+    )
+    ours = cpio({top + "extra/vendor.ko": stored, top + "modules.dep": b"extra/vendor.ko:\n"})
+    tree.write("boot/initramfs-%s.img" % TWO, shipped + ours)
+    answer = inventory(Host(tree.root))
+    (image,) = next(row["images"] for row in answer["kernels"] if row["kernel"] == TWO)
+    assert [(copy["path"][len(top) :], copy["current"], copy["used"]) for copy in image["copies"]] == [
+        ("extra/vendor.ko", True, True),
+        ("kernel/vendor.ko", False, False),
+    ]
+    assert "  /boot/initramfs-%s.img: vendor" % TWO in answer["summary"].splitlines()
+    tree.write("boot/initramfs-%s.img" % TWO, ours + shipped)
+    assert "  /boot/initramfs-%s.img: vendor (another one)" % TWO in inventory(Host(tree.root))["summary"]
+
+
+def test_how_new_kernels_get_it_and_what_was_found_last(tree):
+    told = settings.Settings({"vendor": settings.Followed(boot="default", keep_default=True)})
+    tree.write(settings.PATH, told.text.encode())
+    said = bulletin.Bulletin((bulletin.Lacking("vendor", THREE, ("newest",), "put_page is another"),), TWO)
+    bulletin.post(Host(tree.root), said).apply()
+    answer = inventory(Host(tree.root))
+    following = answer["following"]
+    assert following["drivers"]["vendor"]["boot"] == "default"
+    assert following["lacking"]["vendor"][0]["reason"] == "put_page is another" and following["kept"] == TWO
+    assert "new kernels get: vendor" in answer["summary"] and "put_page is another" in answer["summary"]
+
+
 def test_the_summary_is_short_and_says_what_is_wrong(tree):
     assert inventory(Host(tree.root))["summary"].splitlines() == [
         "vendor 1.0 for 5.14.0-2: used by 5.14.0-1, 5.14.0-2",
@@ -127,6 +162,8 @@ def test_it_works_on_a_root_without_anything(tmp_path):
         "variants": [],
         "entries": [],
         "orphans": [],
+        "following": None,
+        "held": [],
         "summary": "There is no driver in the store.",
     }
 

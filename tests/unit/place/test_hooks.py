@@ -62,10 +62,12 @@ SCRIPTS = {
     "debian": {
         "etc/kernel/postinst.d/do-outoftree-kmod",
         "etc/kernel/postinst.d/zzz-outoftree-kmod",
+        "etc/kernel/prerm.d/do-outoftree-kmod",
         "etc/kernel/postrm.d/zzz-outoftree-kmod",
         "etc/initramfs/post-update.d/zz-outoftree-kmod",
     },
     "el": {
+        "etc/kernel/install.d/10-outoftree-kmod.install",
         "etc/kernel/install.d/45-outoftree-kmod.install",
         "etc/kernel/install.d/99-outoftree-kmod.install",
     },
@@ -446,17 +448,18 @@ HOOK = hook_texts.HOOK[1:]
 
 def test_kernel_install_calls_the_early_slot_the_late_one_and_removal(tmp_path):
     scripts = Scripts(tmp_path, "rocky9")
-    early, late = (
-        "etc/kernel/install.d/45-outoftree-kmod.install",
-        "etc/kernel/install.d/99-outoftree-kmod.install",
+    leaving, early, late = (
+        "etc/kernel/install.d/%d-outoftree-kmod.install" % number for number in (10, 45, 99)
     )
+    assert scripts.run(leaving, "remove", "K", "/boot/x")[:2] == (0, ["remove-kernel --early K"])
     assert scripts.run(early, "add", "K", "/boot/x", "/lib/modules/K/vmlinuz")[:2] == (
         0,
         ["add-kernel --early K"],
     )
     assert scripts.run(late, "add", "K", "/boot/x")[:2] == (0, ["add-kernel K"])
     assert scripts.run(late, "remove", "K", "/boot/x")[:2] == (0, ["remove-kernel K"])
-    assert scripts.run(early, "remove", "K")[:2] == (0, []) and scripts.run(late, "inspect")[:2] == (0, [])
+    for script, word in ((leaving, "add"), (early, "remove"), (leaving, "inspect"), (late, "inspect")):
+        assert scripts.run(script, word, "K")[:2] == (0, [])
 
 
 def test_new_kernel_pkg_calls_one_slot_and_removal(tmp_path):
@@ -499,6 +502,8 @@ def test_debians_hooks_do_what_dpkg_is_about(tmp_path, said, adds, removes, shel
     )
     assert run("etc/kernel/postinst.d/do-outoftree-kmod") == (0, ["add-kernel --early K"] if adds else [])
     assert run("etc/kernel/postinst.d/zzz-outoftree-kmod") == (0, ["add-kernel K"] if adds else [])
+    leaves = ["remove-kernel --early K"] if said in ("remove", "'remove'") else []
+    assert run("etc/kernel/prerm.d/do-outoftree-kmod") == (0, leaves)
     assert run("etc/kernel/postrm.d/zzz-outoftree-kmod") == (0, ["remove-kernel K"] if removes else [])
     assert run("etc/initramfs/post-update.d/zz-outoftree-kmod") == (0, ["refresh K"] if said is None else [])
 

@@ -49,11 +49,43 @@ def test_a_host_without_drivers_is_well_and_one_with_an_error_cannot_be_told():
     assert _fleet.state(one(error="the repository does not answer")) == "untold"
 
 
-def test_without_an_offer_the_newest_installed_kernel_is_the_next_and_each_flavour_has_its_own():
-    assert _fleet.next_kernels(one(kernels=[kernel(OLD, "running"), kernel(release(9))])) == [OLD]
-    flavours = [kernel(OLD, "running", True), kernel(release(50) + "-rt", "offered", True)]
-    assert _fleet.next_kernels(one(kernels=flavours)) == [OLD, release(50) + "-rt"]
-    assert _fleet.state(one(kernels=[], verdicts=[])) == "untold"
+@pytest.mark.parametrize(
+    "kernels, expected",
+    [
+        ([kernel(OLD, "running"), kernel(release(9))], [OLD]),
+        ([kernel(OLD, "running", True), kernel(NEW, "offered", True)], [NEW]),
+        ([kernel(NEW, "running", True), kernel(OLD, "offered", True)], [NEW]),  # newer than what is on offer
+        ([kernel(OLD, "running"), kernel(NEW, "offered"), kernel(MIDDLE, "offered")], [NEW]),
+        (
+            [
+                kernel(OLD, "running", True),
+                kernel(NEW, "offered", True),
+                kernel(NEW + "-rt", "offered", True),
+            ],
+            [NEW, NEW + "-rt"],  # one a flavour
+        ),
+        ([], []),
+    ],
+)
+def test_the_next_kernel_is_the_newest_on_offer_or_else_of_those_installed(kernels, expected):
+    assert _fleet.next_kernels(one(kernels=kernels)) == expected
+    assert kernels or _fleet.state(one(kernels=[], verdicts=[])) == "untold"
+
+
+def test_of_a_kernel_that_is_offered_again_the_new_packages_count():
+    made = one(
+        running=NEW,
+        kernels=[kernel(NEW, "running", True), kernel(NEW, "offered", True)],
+        verdicts=[
+            dict(fits("vendor", NEW, OLD), state="running"),
+            dict(refused("vendor", NEW), state="offered"),
+        ],
+    )
+    assert _fleet.state(made) == "loses"  # and does not lack it: what runs takes it
+    (cell,) = _fleet.cells(_fleet.groups([made]))
+    assert (cell["compatible"], cell["incompatible"]) == (0, 1)
+    (row,) = _fleet.kernels(_fleet.groups([made]))
+    assert (row["running"], row["offered"], row["next"]) == (1, 1, 1)
 
 
 def test_a_hold_counts_when_it_is_for_each_driver_that_would_be_lost():
@@ -67,7 +99,8 @@ def test_a_hold_counts_when_it_is_for_each_driver_that_would_be_lost():
 
 def test_hosts_that_only_their_names_and_the_order_of_lists_tell_apart_are_one_group():
     first = record("a1")
-    second = dict(first, host="a2", kernels=first["kernels"][::-1], verdicts=first["verdicts"][::-1], at="x")
+    again = [dict(each, origin=["/elsewhere"]) for each in first["kernels"][::-1]]
+    second = dict(first, host="a2", kernels=again, verdicts=first["verdicts"][::-1], at="x")
     third = record("b", verdicts=[fits("vendor", OLD, OLD), refused("vendor", NEW, symbols=["kfree"])])
     found = groups(third, second, first)
     assert [group.hosts for group in found] == [("a1", "a2"), ("b",)]

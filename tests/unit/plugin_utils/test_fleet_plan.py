@@ -111,6 +111,14 @@ def test_two_kernels_by_one_name_are_not_planned_for_as_if_they_were_one():
     assert found["builds"] == []
 
 
+def test_a_build_that_one_of_two_kernels_of_one_name_takes_is_not_said_to_fit_the_other():
+    (found,) = plan(
+        host("a", {47: 1, 50: 1}, verdicts=[fits("vendor", R[50], R[47])]), host("b", {47: 1, 50: 3})
+    )
+    assert (found["deploy"], found["builds"]) == ([], [])
+    assert found["ambiguous"] == [{"kernel": R[50], "hosts": [["a"], ["b"]]}]
+
+
 def test_what_no_build_changes_is_not_in_the_list_of_builds():
     keys = [fits("vendor", R[47], R[47]), refused("vendor", R[50], ["SIG_REQUIRED"], [])]
     (found,) = plan(host("a", {47: 1, 50: 1}, verdicts=keys))
@@ -146,6 +154,15 @@ def test_a_verdict_that_cannot_be_told_asks_for_no_build():
         plan(host("a", {47: 1, 50: 2}, verdicts=[fits("vendor", R[47], R[47]), untold("vendor", R[50])]))
         == []
     )
+
+
+def test_a_build_for_the_installed_kernel_does_not_stand_for_new_packages_of_its_name():
+    both = [
+        dict(fits("vendor", R[47], R[47]), state="running"),
+        dict(refused("vendor", R[47]), state="offered"),
+    ]
+    (found,) = plan(host("a", {47: 2}, verdicts=both))
+    assert builds(found) == [(R[47], [R[47]], True, 1)]
 
 
 def test_facts_that_are_damaged_are_an_error_with_a_code():

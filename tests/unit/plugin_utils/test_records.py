@@ -23,13 +23,14 @@ def refused(data, code="RECORD_DAMAGED"):
 
 def test_a_record_is_taken_as_it_is_and_goes_through_json():
     made = records.record(
-        held=[{"what": "kernel", "kernel": None, "driver": ["vendor"], "reason": "no build"}]
+        verdicts=[dict(each, state="installed") for each in records.record()["verdicts"]],
+        held=[{"what": "kernel", "kernel": None, "driver": ["vendor"], "reason": "no build"}],
     )
     assert _records.validated(json.loads(json.dumps(made))) == made
 
 
 def test_keys_of_a_later_time_are_left_out_at_every_depth():
-    made = records.record()
+    made = _records.validated(records.record())
     more = copy.deepcopy(made)
     more["colour"] = more["lists"]["colour"] = more["verdicts"][0]["colour"] = ["red"]
     assert _records.validated(more) == made

@@ -144,7 +144,7 @@ def compose(
                 several.join(new.initrd) if word == new.replaces else word for word in each.value.split()
             )
         elif each.key == "options":
-            text[each.number] = "options " + without_ours(each.value)
+            text[each.number] = "options " + without_ours(each.value, new.args.split())
     options = [(each.number, text[each.number][len("options ") :]) for each in found if each.key == "options"]
     number, value = next(
         ((number, value) for number, value in options if end(value) < len(value)), (options or [(-1, "")])[-1]

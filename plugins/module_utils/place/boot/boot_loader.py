@@ -38,6 +38,10 @@ class BootLoader(NamedTuple):
     set_once: Callable[[View, "Installation", Entry], None]
     # nothing names the entry any more: the old default is back
     forget: Callable[[View, "Installation", Entry], None]
+    # the same of a shipped entry, which bears no mark and stands here under a name of ours, where that is
+    # another thing than ``set_default``; and nothing that came with it is left
+    keep: "Optional[Callable[[View, Installation, Entry], None]]" = None
+    let_go: "Optional[Callable[[View, Installation], None]]" = None
     once: bool = True  # whether it can start an entry once at all
     # its name in the firmware's LoaderInfo, of one that may be installed beside the one that boots
     program: str = ""

@@ -207,6 +207,23 @@ def _set_in_custom(view: View, at: Installation, entry: Entry) -> None:
     view.put(custom(at), text)
 
 
+def keep(view: View, at: Installation, entry: Entry) -> None:
+    """Where there is a fixed default, a block in custom.cfg says so, as the block of an entry of ours does."""
+    before = view.text(custom(at))
+    view.put(custom(at), texts.put(before, texts.HOLDER, entry.kernel or "", body=""), like=at.config)
+    set_default(view, at, entry)
+    block = texts.block(view.text(custom(at)) or "", texts.HOLDER, entry.kernel or "")
+    if block is None or not block.group("body"):
+        view.put(custom(at), before, like=at.config)
+
+
+def let_go(view: View, at: Installation) -> None:
+    for block in list(texts.blocks(view.text(custom(at)) or "")):
+        driver, kernel = texts.whose(block)
+        if driver == texts.HOLDER:
+            view.put(custom(at), texts.cut(view.text(custom(at)) or "", driver, kernel or ""))
+
+
 def set_once(view: View, at: Installation, entry: Entry) -> None:
     """Have the next boot alone start our entry; GRUB itself takes that back before it does."""
     _check_unattended(view, at, entry)
@@ -265,7 +282,7 @@ def _forget_in_environment(view: View, at: Installation, entry: Entry) -> None:
         )
     names = {name(each) for each in found.entries if each.driver} - {name(entry)}
     kept = texts.kept(view.text(texts.KEPT))  # by a default that is kept it is remembered, too
-    is_kept = entry.driver != texts.MARKER and (saved or "").rpartition(">")[2] == kept != ""
+    is_kept = entry.driver != texts.HOLDER and (saved or "").rpartition(">")[2] == kept != ""
     if remembered is not None and saved not in names and not is_kept:
         text = grubenv.set_(text, REMEMBERED, None, path=path)
     if text != view.text(path):
@@ -327,5 +344,7 @@ GRUB = BootLoader(
     set_default=set_default,
     set_once=set_once,
     forget=forget,
+    keep=keep,
+    let_go=let_go,
 )
 BLS = GRUB._replace(name="bls", found=found_with_files, asked=asked_with_files)

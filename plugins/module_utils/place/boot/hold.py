@@ -17,19 +17,16 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Content, File, Plan
-from .. import texts
-from ..texts import KEPT, MARKER
-from . import grub2, grub_cfg, loaders
+from ..texts import HOLDER, KEPT
+from . import loaders
 from .boot_loader import Installation
-from .menu import Entry, Menu
+from .menu import Entry, Menu, same
 from .shipped import choose
 from .view import View
 
-HOLDER = MARKER  # in the place of a driver's name: none can be called so
-
 
 class KeptDefault(NamedTuple):
-    """The entry that is kept the default."""
+    """The entry that is kept the default, by what ``_name`` gives."""
 
     kernel: str
     id: str
@@ -59,7 +56,7 @@ def in_force(menu: Menu, held: Optional[KeptDefault]) -> bool:
         held is not None
         and menu.default is not None
         and menu.default.driver is None
-        and menu.default.id == held.id
+        and _name(menu, menu.default) == held.id
     )
 
 
@@ -88,13 +85,13 @@ def hold(host: Host, release: str, kind: str = "auto", *, copy_of: str = "") -> 
     view = View(host)
     before = at.menu(view)
     entry = choose(host, at, before, release=release, copy_of=copy_of)
-    held = KeptDefault(release, entry.id, at.loader.name)
+    held = KeptDefault(release, _name(before, entry), at.loader.name)
     if read(host) != held or not in_force(before, held):
         _without_ours(view, at, read(host))
         wanted = _held(at.menu(view), entry, release)
-        _in_block(view, at, wanted)
+        (at.loader.keep or at.loader.set_default)(view, at, wanted)
         after = at.menu(view)
-        if after.default is None or after.default.id != entry.id or _foreign(before) != _foreign(after):
+        if after.default is None or not same(after.default, entry) or _foreign(before) != _foreign(after):
             raise KmodError(
                 at.config,
                 "would go on to start %r instead of %r"
@@ -136,7 +133,8 @@ def _let_go(view: View, at: Installation, held: Optional[KeptDefault]) -> None:
     menu = at.menu(view)
     if held and menu.default and in_force(menu, held):
         at.loader.forget(view, at, _held(menu, menu.default, held.kernel))
-    _without_block(view, at)
+    if at.loader.let_go:
+        at.loader.let_go(view, at)
 
 
 def _held(menu: Menu, entry: Entry, release: str) -> Entry:
@@ -145,8 +143,8 @@ def _held(menu: Menu, entry: Entry, release: str) -> Entry:
     One in a submenu is named with what it is in. GRUB with entries in files, where ids begin with the
     machine's, takes them for no numbers.
     """
-    name = ">".join([each.id.replace(">", ">>") for each in _above(menu.entries, entry)] + [entry.id])
-    if not re.fullmatch(r"[\w.+~:@%>=,/ -]+", name):
+    name = ">".join(_name(menu, each).replace(">", ">>") for each in [*_above(menu.entries, entry), entry])
+    if not re.fullmatch(r"[\w.+~:@%>=,/() -]+", name):
         raise KmodError(
             entry.path,
             "the entry %r has an id that the default cannot be set to: %s" % (entry.title, name[:80]),
@@ -158,37 +156,18 @@ def _held(menu: Menu, entry: Entry, release: str) -> Entry:
     return entry._replace(id=name, title=name, driver=HOLDER, kernel=release, path=path)
 
 
+def _name(menu: Menu, entry: Entry) -> str:
+    """What names an entry among those beside it: its id, or the title where others have the same id. grubby of
+    EL 7 copies an entry for a new kernel with its id.
+    """
+    beside = [each.id for each in menu.entries if each.position[:-1] == entry.position[:-1]]
+    return entry.id if beside.count(entry.id) == 1 else entry.title
+
+
 def _above(entries: List[Entry], entry: Entry) -> List[Entry]:
     by_place: Dict[Tuple[int, ...], Entry] = {each.position: each for each in entries}
     places = [entry.position[:depth] for depth in range(1, len(entry.position))]
     return [by_place[place] for place in places if place in by_place]
-
-
-def _in_block(view: View, at: Installation, wanted: Entry) -> None:
-    """Make it the default.
-
-    Where GRUB has a fixed one, a block in custom.cfg says so, as the block of an entry of ours does.
-    """
-    if at.loader not in (grub2.GRUB, grub2.BLS):
-        at.loader.set_default(view, at, wanted)
-        return
-    path = grub_cfg.custom(at)
-    before = view.text(path)
-    view.put(path, texts.put(before, HOLDER, wanted.kernel or "", body=""), like=at.config)
-    at.loader.set_default(view, at, wanted)
-    mine = [block for block in texts.blocks(view.text(path) or "") if texts.whose(block)[0] == HOLDER]
-    if not any(block.group("body") for block in mine):
-        view.put(path, before, like=at.config)
-
-
-def _without_block(view: View, at: Installation) -> None:
-    if at.loader not in (grub2.GRUB, grub2.BLS):
-        return
-    path = grub_cfg.custom(at)
-    for block in list(texts.blocks(view.text(path) or "")):
-        driver, kernel = texts.whose(block)
-        if driver == HOLDER:
-            view.put(path, texts.cut(view.text(path) or "", HOLDER, kernel or ""))
 
 
 def _foreign(menu: Menu) -> List[Tuple[str, str]]:

@@ -8,11 +8,12 @@ kernel-install takes the running system's arguments for the entry of a new kerne
 /etc/kernel/cmdline (20-grub, 90-loaderentry), and ``grubby --update-kernel=ALL`` writes those of the last
 entry into that file. After a trial these are ours, and the arguments that have a trial come back by itself:
 all kernels to come would reboot where they should wait. Each is one place that is found, and mended: our
-words go, all others stay as they are.
+words go, all others stay as they are. What was asked for besides (kmod_args) is known by the entries of ours
+that have it.
 """
 
 import re
-from typing import Dict, List, Tuple
+from typing import Container, Dict, List, Tuple
 
 from ...errors import forgiving
 from ...host import Host
@@ -59,20 +60,29 @@ def mend(host: Host) -> Tuple[Plan, List[str]]:
 def _mended(host: Host, view: View) -> Dict[str, str]:
     """Those files, each with its text without what is ours."""
     paths = {}
-    text = view.text(CMDLINE)
-    if text and _OURS.search(text):
-        paths[CMDLINE] = without_ours(text.strip()) + ("\n" if text.endswith("\n") else "")
+    entries: List[Entry] = []
     with forgiving():  # no boot loader, or a menu that cannot be read, has no entries to mend
         for at in loaders.installed(host):
-            for entry in at.menu(view).entries:
-                if (
-                    entry.driver is None
-                    and entry.path.endswith(".conf")
-                    and _OURS.search(entry.args)
-                    and not _starts_variant(entry)
-                ):
-                    paths[entry.path] = _options(view.text(entry.path) or "")
+            entries += at.menu(view).entries
+    written = {word for entry in entries if entry.driver for word in _behind_mark(entry.args)}
+    text = view.text(CMDLINE)
+    if text and _OURS.search(text):
+        paths[CMDLINE] = without_ours(text.strip(), written) + ("\n" if text.endswith("\n") else "")
+    for entry in entries:
+        if (
+            entry.driver is None
+            and entry.path.endswith(".conf")
+            and _OURS.search(entry.args)
+            and not _starts_variant(entry)
+        ):
+            paths[entry.path] = _options(view.text(entry.path) or "", written)
     return paths
+
+
+def _behind_mark(args: str) -> List[str]:
+    """What an entry of ours has behind its mark: what we added, unless variables follow."""
+    words = re.split(r"\s%s\.\S+" % re.escape(MARKER), " " + args)[-1].split()
+    return [word for word in words[: words.index("--") if "--" in words else None] if "$" not in word]
 
 
 def _starts_variant(entry: Entry) -> bool:
@@ -80,7 +90,10 @@ def _starts_variant(entry: Entry) -> bool:
     return any(re.search(r"\.\d+$", word) for word in entry.initrd)
 
 
-def _options(text: str) -> str:
+def _options(text: str, written: Container[str]) -> str:
     return re.sub(
-        r"^(options[ \t]+)(.*)$", lambda line: line.group(1) + without_ours(line.group(2)), text, flags=re.M
+        r"^(options[ \t]+)(.*)$",
+        lambda line: line.group(1) + without_ours(line.group(2), written),
+        text,
+        flags=re.M,
     )

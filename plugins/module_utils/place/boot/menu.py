@@ -5,7 +5,7 @@
 """What all boot loaders have in common here: entries in a menu, and what an entry to be is made of."""
 
 import re
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Container, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
 from ..texts import MARKER, trial_comment
@@ -129,13 +129,21 @@ def number(text: str) -> Optional[int]:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
-def without_ours(args: str) -> str:
+def without_ours(args: str, written: Container[str] = ()) -> str:
     """Arguments of a shipped entry without those of an entry of ours that was running when kernel-install
     took the running system's for it.
+
+    ``written``: what entries of ours have besides; ours is what stands behind the mark.
     """
-    ours = [word for word in args.split() if word.startswith((MARKER + "=", MARKER + "."))]
-    return (
-        " ".join(word for word in args.split() if word not in ours + FALLBACK_ARGS.split()) if ours else args
+    words = args.split()
+    marks = [number for number, word in enumerate(words) if word.startswith((MARKER + "=", MARKER + "."))]
+    if not marks:
+        return args
+    fallback = FALLBACK_ARGS.split()
+    return " ".join(
+        word
+        for number, word in enumerate(words)
+        if number not in marks and word not in fallback and not (number > marks[0] and word in written)
     )
 
 

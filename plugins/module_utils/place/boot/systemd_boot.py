@@ -28,7 +28,7 @@ from .view import View
 
 ESP = ("/efi", "/boot/efi", "/boot")  # where the EFI system partition is mounted (bootctl(1))
 DEFAULT, ONCE, INFO = Variable("LoaderEntryDefault"), Variable("LoaderEntryOneShot"), Variable("LoaderInfo")
-SET_ONCE = ["bootctl", "set-oneshot"]
+BOOTCTL = {DEFAULT: ("bootctl", "set-default"), ONCE: ("bootctl", "set-oneshot")}
 _COUNT = re.compile(r"\+(?P<left>\d+)(-\d+)?$")
 _DEFAULT = re.compile(r"^default[ \t]+(?P<value>\S.*?)[ \t]*\n", re.M)
 
@@ -51,17 +51,30 @@ def found(host: Host) -> Optional[Installation]:
 
 def menu(view: View, at: Installation) -> Menu:
     entries = _entries(view, at)
-    default = DEFAULT.text(view.host) or _configured(view, at)
-    if default.startswith("@"):  # @saved: whatever was started last
-        chosen = None
-    else:
-        good = [
-            entry for entry in entries if fnmatch.fnmatchcase(entry.id.lower() + ".conf", default.lower())
-        ]
-        others = [] if good else unified(view.host, at)  # which has its place in the menu by what is in it
-        chosen = None if others else (good or entries or [None])[0]  # type: ignore[list-item]
-    once = _once(view)
-    return Menu(entries, chosen, once[: -len(".conf")] if once.endswith(".conf") else once or None)
+    once = _planned(view, ONCE)
+    return Menu(
+        entries,
+        _default(view, at, entries),
+        once[: -len(".conf")] if once.endswith(".conf") else once or None,
+    )
+
+
+def _default(view: View, at: Installation, entries: List[Entry]) -> Optional[Entry]:
+    """What boots start: the first entry that the firmware's variable means, else loader.conf, else the first
+    (systemd's src/boot/boot.c: config_select_default_entry). None where files do not tell.
+    """
+    others = unified(view.host, at)  # which have their places in the menu by what is in them
+    for pattern in (_planned(view, DEFAULT), _configured(view, at)):
+        if pattern.startswith("@"):  # @saved: whatever was started last
+            return None
+        good = [entry for entry in entries if _means(pattern, entry.id + ".conf")]
+        if good or any(_means(pattern, name) for name in others):
+            return good[0] if good else None
+    return entries[0] if entries and not others else None
+
+
+def _means(pattern: str, name: str) -> bool:
+    return fnmatch.fnmatchcase(name.lower(), pattern.lower())
 
 
 def unified(host: Host, at: Installation) -> List[str]:
@@ -74,24 +87,26 @@ def unified(host: Host, at: Installation) -> List[str]:
     return [name for name in names if name.lower().endswith(".efi")]
 
 
-def _once(view: View) -> str:
-    """What the next boot alone starts, once what is planned has been done."""
-    # each of them is of _start_once
-    planned = [stage.command.argv[-1] for stage in view.stages if stage.command]
-    return planned[-1] if planned else ONCE.text(view.host)
+def _planned(view: View, variable: Variable) -> str:
+    """What a variable of the firmware is, once what is planned has been done."""
+    commands = [stage.command for stage in view.stages if stage.command]
+    planned = [command.argv[-1] for command in commands if command.path == variable.path]
+    return planned[-1] if planned else variable.text(view.host)
 
 
-def _start_once(view: View, name: str) -> None:
-    before = _once(view)
+def _set(view: View, variable: Variable, name: str) -> None:
+    """Have the firmware remember the name of an entry's file, or forget it ("")."""
+    before = _planned(view, variable)
     if before == name:
         return
+    tool = BOOTCTL[variable]
 
     def proof(host: Host) -> Optional[str]:
-        now = ONCE.text(host)
-        return None if now == name else "the firmware has %r for the next boot" % now
+        now = variable.text(host)
+        return None if now == name else "%s is %r" % (variable.name, now)
 
     view.run(
-        Command(ONCE.path, (*SET_ONCE, name), inverse=lambda host: host.run([*SET_ONCE, before]), proof=proof)
+        Command(variable.path, (*tool, name), inverse=lambda host: host.run([*tool, before]), proof=proof)
     )
 
 
@@ -181,13 +196,17 @@ def lines(view: View, at: Installation, entry: Entry) -> List[str]:
 
 
 def drop(view: View, at: Installation, entry: Entry) -> None:
+    """What somebody has made the default in the firmware is none once it is gone."""
+    if _planned(view, DEFAULT) == entry.id + ".conf":
+        _set(view, DEFAULT, "")
     view.put(entry.path, None)
 
 
 def set_default(view: View, at: Installation, entry: Entry) -> None:
     """Have loader.conf name an entry, ours without a count; the line that was there is kept in a comment."""
-    overriding = DEFAULT.text(view.host)
-    if overriding and overriding != entry.id + ".conf":
+    overriding = _planned(view, DEFAULT)
+    there = [each.id + ".conf" for each in _entries(view, at)] + unified(view.host, at)
+    if not _means(overriding, entry.id + ".conf") and any(_means(overriding, name) for name in there):
         raise KmodError(
             at.config,
             "the firmware's variable LoaderEntryDefault comes before it, and says %s" % overriding,
@@ -212,7 +231,7 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
             "ONCE_NOT_SAFE",
         )
     _uncount(view, entry)
-    _start_once(view, entry.id + ".conf")
+    _set(view, ONCE, entry.id + ".conf")
 
 
 def _uncount(view: View, entry: Entry) -> None:
@@ -224,8 +243,8 @@ def _uncount(view: View, entry: Entry) -> None:
 
 def forget(view: View, at: Installation, entry: Entry) -> None:
     """Before our entry goes: nothing names it any more, and the old default is back."""
-    if _once(view) == entry.id + ".conf":
-        _start_once(view, "")
+    if _planned(view, ONCE) == entry.id + ".conf":
+        _set(view, ONCE, "")
     text = view.text(at.config) or ""
     ours = texts.remembered_default(text, _DEFAULT)
     if ours and ours.group("value") == entry.id + ".conf":

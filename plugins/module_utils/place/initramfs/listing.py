@@ -8,7 +8,7 @@ and lsinitramfs do not show.
 
 import hashlib
 import stat
-from typing import Any, Dict, Iterator, Optional, Sequence
+from typing import Container, Dict, Iterator, List, NamedTuple, Optional
 
 from ...compression import Decoder, detect
 from ...errors import printable
@@ -57,31 +57,38 @@ def lines(host: Host, path: str) -> Iterator[str]:
             )
 
 
-def modules(host: Host, path: str, release: str, *, names: Sequence[str]) -> Dict[str, Dict[str, Any]]:
-    """The copy of each named module that an image's own modprobe would load: ``{name: {"path": path,
-    "sha256": of the uncompressed file}}``.
-    """
-    copies: Dict[str, Any] = {}
-    texts: Dict[str, Any] = {}
+class Copy(NamedTuple):
+    """A module's file in an image; ``used``: it is what the image's own modprobe would load for that name."""
+
+    path: str
+    sha256: str  # of the uncompressed file
+    used: bool
+
+
+def copies(host: Host, path: str, release: str, *, names: Container[str]) -> List[Copy]:
+    """The copies of the named modules that are in an image, by path."""
+    found: Dict[str, _Digest] = {}  # of two files of one path the later one is what the kernel has in the end
+    texts: Dict[str, bytearray] = {}
 
     def wanted(where: str, node: Node) -> Optional[Sink]:
         if where.endswith("/%s/modules.dep" % release):
             texts[where] = bytearray()
-            return texts[where].extend  # type: ignore[no-any-return]
+            return texts[where].extend
         if is_readable_module(where) and module_of(where) in names:
-            copies[where] = _Digest(where)
-            return copies[where].take  # type: ignore[no-any-return]
+            found[where] = _Digest(where)
+            return found[where].take
         return None
 
     image = read(host, path, wanted)
     prefix = modules_dir(image.tree, release)
-    listed = [
-        prefix + "/" + each
-        for each in dependencies(texts.get(prefix + "/modules.dep", b"").decode("utf-8", "replace"))
-    ]
-    return {
-        module_of(each): {"path": each, "sha256": copies[each].sha256()} for each in listed if each in copies
-    }
+    listed = dependencies(texts.get(prefix + "/modules.dep", bytearray()).decode("utf-8", "replace"))
+    used = {prefix + "/" + each for each in listed}
+    return [Copy(where, digest.sha256(), where in used) for where, digest in sorted(found.items())]
+
+
+def modules(host: Host, path: str, release: str, *, names: Container[str]) -> Dict[str, Copy]:
+    """The copy of each named module that an image's own modprobe would load."""
+    return {module_of(each.path): each for each in copies(host, path, release, names=names) if each.used}
 
 
 class _Digest:

@@ -14,7 +14,7 @@ import json
 import re
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from ...errors import KmodError, forgiving
+from ...errors import KmodError, MarkNewer, forgiving
 from ...host import Host
 from ...read import names
 from . import cpio
@@ -185,7 +185,7 @@ def _dumped(data: Dict[str, Any]) -> bytes:
 
 
 def find(host: Host, path: str) -> Optional[Variant]:
-    """The variant at ``path``; None for an image that is not ours."""
+    """The variant at ``path``; None for an image that is not ours. Error: MARK_NEWER."""
     with host.open(path) as reader:
         size = reader.size
         start = max(0, size - TAIL)
@@ -209,6 +209,8 @@ def find(host: Host, path: str) -> Optional[Variant]:
             != data["sha256"]
         ):
             return None
+        if data["format"] > FORMAT:
+            raise MarkNewer(path, data["format"], FORMAT)
         variant = Variant(
             path,
             size,
@@ -224,6 +226,8 @@ def find(host: Host, path: str) -> Optional[Variant]:
             and data["method"] in METHODS
             and variant.head[0] + variant.segment[0] == start + head_at
         )
+    except MarkNewer:
+        raise
     except (KmodError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
     return variant if ours else None

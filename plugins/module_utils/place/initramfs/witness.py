@@ -22,7 +22,7 @@ import zlib
 from typing import List, NamedTuple, Optional, Tuple
 
 from ...compression import detect
-from ...errors import KmodError, SystemFailed, forgiving
+from ...errors import KmodError, MarkNewer, SystemFailed, forgiving
 from ...host import Host, Reader
 from . import manifest
 from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, read
@@ -102,8 +102,9 @@ def find(host: Host, variant: str) -> Optional[Mark]:
         if host.is_link(path) or not host.is_file(path):
             return None
         data = json.loads(host.read(path, LIMIT).decode("ascii"))
-        if data.pop("format") != FORMAT:
-            return None
+        found = data.pop("format")
+        if found > FORMAT:
+            raise MarkNewer(path, found, FORMAT)
         mark = Mark(**dict(data, pieces=tuple(data["pieces"]), wants=Wants.from_dict(data["wants"])))
         bytes.fromhex(mark.start)
         sound = (

@@ -46,7 +46,7 @@ def test_boots_start_the_kernel_that_is_kept_and_after_that_what_they_did_before
     before, started = without_state(root), menu(root).default
     held = keep(root, OLD)
     now = menu(root).default
-    assert (release(now), now.driver, now.id) == (OLD, None, held.id)
+    assert (release(now), now.driver) == (OLD, None) and held.id in (now.id, now.title)
     assert hold.in_force(menu(root), hold.read(Host(str(root))))
     assert release(hold.wished(Host(str(root)))) == release(started)
     let_go(root)

@@ -275,6 +275,42 @@ def test_a_default_that_the_firmware_holds_is_not_overridden(tmp_path, monkeypat
     assert "bootctl set-default" in error.then
 
 
+def held_by_the_firmware(root, name):
+    write(root, systemd_boot.DEFAULT.path, "\x07\0\0\0" + "\0".join(name + "\0") + "\0")
+
+
+def test_what_the_firmware_holds_of_an_entry_that_goes_is_forgotten_first(tmp_path, monkeypatch):
+    """Somebody has made ours the default by bootctl set-default, and its kernel leaves, or it is removed."""
+    initrd = machines.systemd_boot(tmp_path)
+    monkeypatch.setattr(Host, "live", property(lambda host: True))
+    present(tmp_path, variants(initrd, NEW, family="systemd-boot"))[0].apply()
+    ours = next(each.id for each in menu(tmp_path, "systemd-boot").entries if each.driver)
+    held_by_the_firmware(tmp_path, ours + ".conf")
+    (tmp_path / ("boot/efi/%s/%s/linux" % (MACHINE, NEW))).unlink()
+    plan = absent(tmp_path)[0]
+    assert [getattr(step, "argv", step.path) for step in plan.steps] == [
+        ("bootctl", "set-default", ""),
+        "/boot/efi/loader/entries/%s.conf" % ours,
+    ]
+    held_by_the_firmware(tmp_path, "somebody.conf")
+    assert [step.path for step in absent(tmp_path)[0].steps] == ["/boot/efi/loader/entries/%s.conf" % ours]
+
+
+def test_what_the_firmware_holds_of_an_entry_that_is_gone_counts_for_nothing(tmp_path, monkeypatch):
+    """systemd-boot goes on with loader.conf then."""
+    initrd = machines.systemd_boot(tmp_path)
+    monkeypatch.setattr(Host, "live", property(lambda host: True))
+    held_by_the_firmware(tmp_path, "gone.conf")
+    write(tmp_path, "/" + LOADER, "default %s-%s.conf\n" % (MACHINE, OLD))
+    assert menu(tmp_path, "systemd-boot").default.id == "%s-%s" % (MACHINE, OLD)
+    kernels = machines.verified(variants(initrd, NEW, OLD, family="systemd-boot"))
+    plan, _answer = entry.present(
+        Host(str(tmp_path)), entry.Request(DRIVER, boot="default", loader="systemd-boot"), kernels
+    )
+    plan.apply()
+    assert menu(tmp_path, "systemd-boot").default.driver == DRIVER
+
+
 # extlinux
 
 

@@ -259,7 +259,9 @@ def test_the_copy_that_an_image_would_load_is_told_by_its_digest(tmp_path, pack)
         Host(str(machine.root)), "/boot/" + machine.base.name, RELEASE, names=["acme", "other"]
     )
     assert found == {
-        "acme": {"path": TREE + "/updates/acme.ko" + suffix, "sha256": hashlib.sha256(DRIVER).hexdigest()}
+        "acme": listing.Copy(
+            TREE + "/updates/acme.ko" + suffix, hashlib.sha256(DRIVER).hexdigest(), used=True
+        )
     }
 
 

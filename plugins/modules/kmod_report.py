@@ -1,0 +1,147 @@
+#!/usr/bin/python
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: kmod_report
+short_description: Write the report on a fleet's drivers and kernels
+version_added: 0.1.0
+author: Contributors to the outoftree.kmod project (@outoftree)
+description:
+  - Puts together what M(outoftree.kmod.kmod_preflight) found on each host, and writes C(report.html),
+    C(report.md) and C(report.json) into a directory of the controller.
+  - They say how many hosts stay well with their next kernel, lose a driver, or cannot be told; which kernel
+    takes which driver, on groups of identical hosts, down to codes and symbols; the fewest builds that are
+    to be made; how things are today; what is held back; and what changed since an earlier report.
+  - C(report.html) is one file that needs no network and no JavaScript. docs/report.md of the collection has
+    the keys of C(report.json).
+  - All of it happens on the controller. One task is enough (C(run_once)). The playbook
+    C(outoftree.kmod.report) asks all hosts and writes the report.
+  - The same records give the same files, to the byte.
+options:
+  dest:
+    description:
+      - The directory that the three files are written to. It is made where it is missing.
+      - A relative path is beside the playbook.
+    type: path
+    required: true
+  records:
+    description:
+      - The records of the hosts, RV(outoftree.kmod.kmod_preflight#module:record). Of several of one host the
+        latest counts.
+      - By default those of all hosts of the inventory, from the variable C(kmod_looked), in which the
+        play has registered what M(outoftree.kmod.kmod_preflight) answered. A host without one is in the
+        report as one that could not be told.
+    type: list
+    elements: dict
+  since:
+    description:
+      - An earlier C(report.json). The report says what changed since.
+      - This may be the one in O(dest), which is then replaced, and need not be there the first time.
+    type: path
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed (or possibly needs changing in check mode), when in diff
+      mode.
+    support: full
+    details: Shows the lines of C(report.md). Of the other files it says how long they are.
+  idempotent:
+    description: Running it twice in a row changes nothing the second time.
+    support: full
+  platform:
+    description: Target operating systems that the module works on.
+    platforms: posix
+    support: full
+  action:
+    description: Has a part that runs on the controller.
+    support: full
+    details: All of it runs there.
+  async:
+    description: Supports being run with C(async).
+    support: none
+seealso:
+  - module: outoftree.kmod.kmod_preflight
+"""
+
+EXAMPLES = r"""
+- name: Look at all hosts
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: See what becomes of the drivers
+      outoftree.kmod.kmod_preflight:
+      register: kmod_looked
+      ignore_errors: true
+      ignore_unreachable: true
+
+- name: Write the report
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Compare with the report of yesterday, and replace it
+      outoftree.kmod.kmod_report:
+        dest: /srv/www/drivers
+        since: /srv/www/drivers/report.json
+"""
+
+RETURN = r"""
+msg:
+  description: The numbers in one sentence.
+  returned: success
+  type: str
+  sample: Of 5,000 hosts 883 lose a driver, 4117 stay well.
+dest:
+  description: The directory with the files.
+  returned: success
+  type: str
+  sample: /srv/www/drivers
+counts:
+  description: How many hosts there are of each state.
+  returned: success
+  type: dict
+  contains:
+    hosts:
+      description: All hosts.
+      type: int
+      sample: 5000
+    loses:
+      description: Hosts that lose a driver with their next kernel.
+      type: int
+      sample: 883
+    lacks:
+      description: Hosts of which neither the running kernel nor the next one takes a driver.
+      type: int
+      sample: 0
+    untold:
+      description: Hosts of which it cannot be told.
+      type: int
+      sample: 0
+    well:
+      description: Hosts that keep all drivers.
+      type: int
+      sample: 4117
+    held:
+      description: Of those that lose a driver, how many are held back.
+      type: int
+      sample: 282
+    groups:
+      description: How many groups of identical hosts there are.
+      type: int
+      sample: 428
+rebuild:
+  description: By driver the fewest builds that serve all kernels, and what else it takes. docs/report.md has
+    the keys.
+  returned: success
+  type: list
+  elements: dict
+steps:
+  description: What to do, the most urgent first.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Make 6 builds. No build of the fleet fits 6 kernels; these do."]
+"""

@@ -1,0 +1,68 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has no command of kmodctl's: that a host follows new kernels with a driver, or no longer, as the module
+kmod_follow does it; and a kernel that leaves.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Sequence
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import following
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.output import say, warn
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import zipapp
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed
+from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+from tests.forge.machines import MACHINE, NEW
+
+FOLLOW, FOLLOW_NO_MORE = "kmod_follow --driver acme", "kmod_follow --driver acme --absent"
+# A small one: how it is put in place and taken away again does not hang upon what is in it
+KMODCTL = {"__main__.py": b"import outoftree_kmod.cli\n", zipapp.MARK.decode(): b"print('kmodctl')\n"}
+
+
+def main(argv: Sequence[str], archive: Path) -> int:
+    """The exit status; each way out is a line and a status, as kmodctl's."""
+    parser = argparse.ArgumentParser()
+    for name in ("--root", "--driver", "--boot"):
+        parser.add_argument(name, default="none")
+    for name in ("--absent", "--keep-default"):
+        parser.add_argument(name, action="store_true")
+    given = parser.parse_args(argv[1:])
+    options = following.Options(
+        given.driver,
+        "absent" if given.absent else "present",
+        Followed(boot=given.boot, keep_default=given.keep_default),
+        str(archive),
+        zipapp.digest(KMODCTL),
+    )
+    try:
+        with Turns(given.root) as turns:
+            answer = following.run(turns, options)
+    except KmodError as error:
+        warn(str(error))
+        return 2
+    except KeyboardInterrupt:
+        warn("interrupted")
+        return 130
+    say(json.dumps(answer.as_dict()))
+    return 2 if answer.refreshed and answer.refreshed.failed else 0
+
+
+def archive(directory: Path) -> Path:
+    """What is sent to a host."""
+    path = directory / "kmodctl.zip"
+    path.write_bytes(zipapp.packed(KMODCTL))
+    return path
+
+
+def leave(root: Path) -> None:
+    """What the distribution has taken of the newer kernel, which leaves, by the time its last hooks run."""
+    names = [each + NEW for each in ("vmlinuz-", "initrd.img-", "initramfs-")]
+    names += ["initramfs-%s.img" % NEW, "%s-%s.conf" % (MACHINE, NEW)]
+    for path in sorted(root.glob("boot/**/*")):
+        if path.name in names or (path.name == "linux" and path.parent.name == NEW):
+            path.unlink()

@@ -1,0 +1,397 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A build from source to store in a real sandbox, of sources that need no compiling. Real ones are in
+tests/kernel/test_builds.py.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import build
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sandbox
+from tests.forge.ko import LAYOUT, RELEASE, Export, ko
+from tests.forge.sources import CONF, CONFIG, headers, needs_sandbox, source, write
+from tests.forge.symvers import EXPORTS
+
+OTHER = "6.1.0-10-amd64"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sandboxed():
+    needs_sandbox()
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path):
+    headers(tmp_path / "headers")
+    source(tmp_path / "source")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Build, with what is given instead of the usual."""
+
+    def go(check=False, **options):
+        given = {
+            "driver": "drv",
+            "source": str(tmp_path / "source"),
+            "release": RELEASE,
+            "store": str(tmp_path / "store"),
+            "headers": (str(tmp_path / "headers"),),
+            "jobs": 1,
+        }
+        return build.run(Host("/"), build.Options(**dict(given, **options)), check)
+
+    return go
+
+
+def conf(tmp_path, text, **files):
+    shutil.rmtree(str(tmp_path / "source"))
+    source(tmp_path / "source", text, **files)
+
+
+def make(tmp_path, command):
+    conf(tmp_path, CONF.replace('"cp drv.bin drv.ko"', "'%s'" % command))
+
+
+def code_of(run, **options):
+    with pytest.raises(KmodError) as caught:
+        run(**options)
+    assert caught.value.then
+    return caught.value.code
+
+
+def test_a_build_is_stored_and_kept_and_made_again_when_its_input_changes(run, tmp_path):
+    first = run()
+    assert (first.result, first.changed, first.failed, first.version) == ("built", True, False, "1.0")
+    assert first.modules == (str(tmp_path / "store/drv/1.0" / RELEASE / "drv.ko"),)
+    assert Path(first.modules[0]).read_bytes() == ko("drv")
+    assert list(first.digests) == ["drv.ko"] and first.needs["modules"][0]["strong"] == ["printk"]
+    assert first.verdicts[0]["verdict"] == "compatible"
+    assert first.code is None and "code" not in first.as_dict()
+    assert "cp drv.bin drv.ko" in Path(first.log).read_text()
+    again = run()
+    assert (again.result, again.changed) == ("kept", False)
+    assert again._replace(result="", msg="", changed=True) == first._replace(result="", msg="")
+    json.dumps(again.as_dict())
+    assert run(force=True).result == "built"
+    os.utime(str(tmp_path / "source/drv.bin"), (1, 1))  # times are no part of it
+    assert run().result == "kept"
+    write(tmp_path / "source", {"README": "more"})
+    changed = run()
+    assert changed.result == "built" and changed.input != first.input
+    about = json.loads(Path(changed.directory, "build.json").read_text())
+    assert about["module_sig_hash"] == "sha256" and about["symbols"]["printk"] == "0x00000022"
+    assert about["vermagic"].startswith(RELEASE) and about["signer"] is None
+
+
+def test_check_mode_writes_nothing_and_says_what_would_be_built(run, tmp_path):
+    answer = run(check=True)
+    assert (answer.result, answer.changed, answer.failed) == ("pending", True, False)
+    assert not (tmp_path / "store").exists()
+    first = run()
+    assert answer.input == first.input and answer.diff and not run(check=True).diff
+    assert run(check=True).result == "kept"
+
+
+def test_a_failure_is_kept_with_its_first_errors_and_not_repeated_until_its_input_changes(run, tmp_path):
+    before = run()
+    make(tmp_path, "echo drv.c:7:3: error: too few arguments; echo more >&2; exit 2")
+    failed = run()
+    assert (failed.result, failed.failed, failed.code, failed.changed) == (
+        "failed",
+        True,
+        "BUILD_FAILED",
+        False,
+    )
+    assert failed.errors == ("drv.c:7:3: error: too few arguments",)
+    assert failed.log in failed.msg and "more\n" in Path(failed.log).read_text()
+    stamp = os.stat(failed.log).st_mtime_ns
+    again = run()
+    assert again.failed and "tried before" in again.msg and os.stat(again.log).st_mtime_ns == stamp
+    assert run(check=True).failed
+    assert run(force=True).failed and os.stat(again.log).st_mtime_ns != stamp
+    assert build_store.entry(str(tmp_path / "store"), "drv", "1.0", RELEASE).input == before.input
+    make(tmp_path, "cp drv.bin drv.ko #")
+    assert run().result == "built"
+
+
+@pytest.mark.parametrize(
+    "text,code",
+    [
+        ('MAKE[0]="true"', "BUILD_MODULE_MISSING"),
+        ('PATCH[0]="none.patch"', "BUILD_PATCH"),
+        ('PATCH[0]="../dkms.conf"', "BUILD_PATCH"),
+        ('PRE_BUILD="fails.sh"', "BUILD_FAILED"),
+        ('POST_BUILD="fails.sh"', "BUILD_FAILED"),
+        ('MAKE[0]="cp other.bin drv.ko"', "BUILD_REFUSED"),  # a module for another release
+        ('MAKE[0]="cp wrong.bin drv.ko"', "BUILD_REFUSED"),  # with the CRC of another symvers
+        ('MAKE[0]="cp dkms.conf drv.ko"', "BUILD_REFUSED"),  # no module at all
+    ],
+)
+def test_each_way_to_fail_has_its_code_and_stores_no_module(run, tmp_path, text, code):
+    files = {
+        "fails.sh": "#!/bin/sh\nexit 3\n",
+        "other.bin": ko("drv", release=OTHER),
+        "wrong.bin": ko("drv", (LAYOUT, ("printk", 0x23))),
+    }
+    conf(tmp_path, CONF + text + "\n", **files)
+    failed = run()
+    assert (failed.result, failed.code) == ("failed", code), failed.msg
+    assert [path.name for path in (tmp_path / "store").iterdir() if path.name != ".locks"] == ["failed"]
+    assert not list((tmp_path / "store").rglob("*.ko"))
+
+
+def test_patches_hooks_and_names_are_as_dkms_has_them(run, tmp_path):
+    text = """PACKAGE_NAME=drv
+PACKAGE_VERSION=1.0
+BUILT_MODULE_NAME[0]=inner
+BUILT_MODULE_LOCATION[0]=sub
+DEST_MODULE_NAME[0]=drv
+DEST_MODULE_LOCATION[0]=/extra
+STRIP=no
+PATCH[0]=one.patch
+PATCH_MATCH[0]="^6\\.1\\."
+PATCH[1]=two.patch
+PATCH_MATCH[1]="^7"
+PRE_BUILD="pre.sh $kernelver"
+POST_BUILD=post.sh
+MAKE[0]="make named KREL=$(uname -r)"
+MAKE[1]="exit 9"
+MAKE_MATCH[1]="^5"
+"""
+    patch = "--- a/recipe\n+++ b/recipe\n@@ -1 +1 @@\n-false\n+cp drv.bin sub/inner.ko\n"
+    conf(
+        tmp_path,
+        text,
+        **{
+            "recipe": "false\n",
+            "sub/inner.c": "",
+            "patches/one.patch": patch,
+            "pre.sh": '#!/bin/sh\nnew=$1\ntest "$1" = "%s" && touch prepared\n' % RELEASE,
+            "post.sh": "#!/bin/sh\ntest -f ../%s/x86_64/module/drv.ko && echo post was here\n" % RELEASE,
+            "Makefile": 'named:\n\ttest -f prepared && test "$(KERNELRELEASE)" = "$(KREL)" && sh ./recipe\n',
+        },
+    )
+    answer = run()
+    assert answer.result == "built", answer.msg
+    assert [Path(name).name for name in answer.modules] == ["drv.ko"]
+    log = Path(answer.log).read_text()
+    assert "post was here" in log and "make -j1 KERNELRELEASE=%s named" % RELEASE in log
+
+
+def test_a_kernel_that_the_source_is_not_for_is_no_failure(run, tmp_path):
+    conf(tmp_path, CONF + "BUILD_EXCLUSIVE_KERNEL_MIN=6.2\n")
+    answer = run()
+    assert (answer.result, answer.failed, answer.changed) == ("excluded", False, False)
+    assert "BUILD_EXCLUSIVE_KERNEL_MIN: 6.2" in answer.msg and not (tmp_path / "store").exists()
+
+
+def test_a_directory_without_dkms_conf_is_built_by_the_kernels_makefile(run, tmp_path):
+    conf(tmp_path, "")
+    (tmp_path / "source/drv.bin").write_bytes(ko("drv"))
+    # strip reads what is made here otherwise than the kernel does, so it is left out
+    write(tmp_path / "source", {"left.ko": b"old", "modules.order": b"left.o"})
+    answer = run(version="3")
+    assert answer.version == "3"
+    assert answer.code in (None, "BUILD_FAILED", "BUILD_REFUSED")
+    assert "built for /var/lib/dkms/kbuild/0/build" in Path(answer.log).read_text()
+    assert "left" not in str(answer.modules)
+
+
+def test_an_archive_gives_the_same_input_and_bytes_as_its_directory(run, tmp_path):
+    first = run()
+    packed = shutil.make_archive(str(tmp_path / "drv-1.0"), "xztar", str(tmp_path), "source")
+    again = run(source=packed, store=str(tmp_path / "elsewhere"))
+    assert (again.input, again.digests) == (first.input, first.digests)
+
+
+def test_drivers_that_are_needed_give_their_symbols_and_have_to_be_there(run, tmp_path):
+    source(
+        tmp_path / "base",
+        CONF.replace("drv", "base"),
+        **{"base.bin": ko("base", exports=[Export("base_open", 0x77)])},
+    )
+    write(tmp_path / "base", {"Module.symvers.in": "0x00000077\tbase_open\tbase\tEXPORT_SYMBOL\t\n"})
+    write(
+        tmp_path / "base",
+        {"dkms.conf": CONF.replace("drv", "base").replace('ko"', 'ko; cp Module.symvers.in Module.symvers"')},
+    )
+    user = {"drv.bin": ko("drv", (LAYOUT, ("printk", 0x22), ("base_open", 0x77)), depends="base")}
+    text = CONF.replace('"cp drv.bin drv.ko"', '"sh ./recipe"') + "BUILD_DEPENDS[0]=base\n"
+    conf(tmp_path, text, recipe="cat $KBUILD_EXTRA_SYMBOLS; cp drv.bin drv.ko\n", **user)
+    assert code_of(run) == "DEPENDS_MISSING"
+    base = run(driver="base", source=str(tmp_path / "base"))
+    assert base.result == "built", base.msg
+    answer = run()
+    assert answer.result == "built", answer.msg
+    assert "base_open" in Path(answer.log).read_text()
+    assert json.loads(Path(answer.directory, "build.json").read_text())["needed"] == {"base": base.input}
+    write(tmp_path / "base", {"README": "new"})
+    run(driver="base", source=str(tmp_path / "base"))
+    assert run().result == "built"  # what it was built against has changed
+
+
+@pytest.mark.parametrize(
+    "config,code,told",
+    [
+        (
+            CONFIG.replace("10200", "990100").replace("1.2.0", "99.1.0"),
+            "BUILD_COMPILER",
+            "gcc-1 (Ours) 99.1.0",
+        ),
+        (CONFIG.replace("CONFIG_X86_64=y\n", ""), "HEADERS_INCOMPLETE", "machine"),
+    ],
+)
+def test_what_cannot_build_is_said_before(run, tmp_path, config, code, told):
+    shutil.rmtree(str(tmp_path / "headers"))
+    headers(tmp_path / "headers", config=config)
+    with pytest.raises(KmodError) as caught:
+        run()
+    assert caught.value.code == code and told in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_newer_compiler_is_a_finding_and_is_forced_upon_kbuild(run, tmp_path):
+    conf(tmp_path, CONF + "MAKE[0]='sh ./recipe'\n", recipe="echo CC is $CC $MAKEFLAGS; cp drv.bin drv.ko\n")
+    answer = run()
+    assert [each["code"] for each in answer.findings] == ["COMPILER_DIFFERS"]
+    assert "CC is gcc -- CC=gcc" in Path(answer.log).read_text()
+
+
+def test_kbuilds_own_programs_have_to_run_here(run, tmp_path):
+    write(tmp_path / "headers/usr/lib/linux-kbuild-6.1/scripts/mod", {"modpost": b"\x7fELF" + b"\xff" * 60})
+    assert code_of(run) == "KBUILD_UNUSABLE"
+
+
+def test_headers_of_another_release_are_refused(run):
+    assert code_of(run, release=OTHER) == "HEADERS_OTHER_RELEASE"
+
+
+def test_an_entry_that_was_tampered_with_is_not_kept_silently(run):
+    Path(run().modules[0]).write_bytes(b"evil")
+    assert code_of(run) == "BUILD_TAMPERED"
+    assert run(force=True).result == "built" and run().result == "kept"
+
+
+def test_a_full_disk_is_no_failure_of_the_source(run, tmp_path, monkeypatch):
+    make(tmp_path, "echo No space left on device; exit 1")
+    monkeypatch.setattr(Host, "free", lambda self, path: 4096)
+    assert code_of(run) == "ENOSPC"
+    monkeypatch.undo()
+    assert not list((tmp_path / "store").rglob("reason.json"))
+
+
+def test_an_endless_build_ends_and_is_tried_again_with_more_time(run, tmp_path):
+    make(tmp_path, "(sleep 1000 \\& sleep 1000)".replace("\\&", "&"))
+    began = time.monotonic()
+    failed = run(limits=sandbox.Limits(seconds=2))
+    assert failed.code == "BUILD_TIMEOUT" and time.monotonic() - began < 30
+    assert "tried before" in run(limits=sandbox.Limits(seconds=2)).msg
+    again = run(limits=sandbox.Limits(seconds=3))
+    assert again.code == "BUILD_TIMEOUT" and "tried before" not in again.msg
+
+
+@pytest.mark.parametrize(
+    "limit,command",
+    [
+        (
+            "size",
+            "head -c 100M /dev/zero > big; head -c 100M /dev/zero > more; head -c 100M /dev/zero > big3; sleep 100",
+        ),
+        ("processes", "for i in $(seq 200); do sleep 100 & done; wait"),
+        (
+            "memory",
+            'perl -e "push @a, 1 x 1000000 while 1" || sleep 100 & for i in 1 2 3; do perl -e "\\$a = 1 x 150000000; sleep 100" & done; wait',
+        ),
+    ],
+)
+def test_a_build_that_takes_too_much_ends(run, tmp_path, limit, command):
+    conf(tmp_path, CONF + 'MAKE[0]="sh ./greedy"\n', greedy=command + "\n")
+    small = {"size": 200 << 20, "processes": 100, "memory": 300 << 20}[limit]
+    failed = run(limits=sandbox.Limits(seconds=60)._replace(**{limit: small}))
+    assert failed.code == "BUILD_LIMIT" and limit in failed.msg, failed.msg
+
+
+def test_the_network_and_what_lies_outside_are_not_there_and_nothing_is_left(run, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if os.geteuid() == 0:
+        outside.chmod(0o777)
+    attempt = (
+        "(exec 3<>/dev/tcp/127.0.0.1/%d) && touch drv.net; touch %s/evil /usr/evil /etc/evil /var/lib/dkms/evil /evil; "
+        "ls %s; test -e /root/.ssh -o -e /home && touch drv.home; ls drv.* ; exit 1"
+        % (_listening(), outside, outside)
+    )
+    conf(tmp_path, CONF + 'MAKE[0]="bash ./attempt"\n', attempt=attempt + "\n")
+    failed = run()
+    log = Path(failed.log).read_text()
+    assert failed.code == "BUILD_FAILED" and not list(outside.iterdir())
+    assert "drv.net" not in log and "drv.home" not in log and log.count("Read-only file system") >= 3
+
+
+def _listening():
+    import socket
+
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen(1)
+    _kept.append(server)
+    return server.getsockname()[1]
+
+
+_kept: list = []
+
+
+def test_the_machines_own_kernel_is_not_seen(run, tmp_path):
+    asked = (
+        "uname -r; cat /proc/version /proc/sys/kernel/osrelease; ls /lib/modules; uname -m; date +%Y; id -u"
+    )
+    conf(tmp_path, CONF + 'MAKE[0]="sh ./ask; cp drv.bin drv.ko"\n', ask=asked + "\n")
+    said = Path(run().log).read_text()
+    assert os.uname().release not in said and said.count(RELEASE) >= 4
+    assert "2020\n1000\n" in said
+
+
+def test_two_runs_at_once_build_once(run, tmp_path):
+    import multiprocessing
+
+    make(tmp_path, "sleep 2; cp drv.bin drv.ko")
+    with multiprocessing.Pool(2) as pool:
+        results = [pool.apply_async(_build, (str(tmp_path),)) for _unused in range(2)]
+        assert sorted(each.get(120) for each in results) == ["built", "kept"]
+
+
+def _build(base):
+    options = build.Options(
+        "drv", base + "/source", RELEASE, base + "/store", headers=(base + "/headers",), jobs=1
+    )
+    return build.run(Host("/"), options).result
+
+
+def test_without_bubblewrap_the_error_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr(sandbox.tools, "find", lambda name: None)
+    assert code_of(run) == "SANDBOX_MISSING"
+
+
+def test_scratch_is_cleared_away(run, tmp_path):
+    make(tmp_path, "mkdir -p locked/in; chmod 0 locked; cp drv.bin drv.ko")
+    assert run().result == "built"
+    mine = "outoftree.kmod-%d-" % os.getpid()
+    assert not [name for name in os.listdir("/var/tmp") if name.startswith(mine)]
+
+
+def test_exports_of_the_kernel_count(run, tmp_path):
+    shutil.rmtree(str(tmp_path / "headers"))
+    headers(tmp_path / "headers", exports=[each for each in EXPORTS if each[0] != "printk"])
+    failed = run()
+    assert failed.code == "BUILD_REFUSED" and "printk" in failed.msg and "ENOENT" in failed.msg
