@@ -153,7 +153,8 @@ class ActionModule(ActionBase):
             return
         answer = self.module("kmod_sign", options)
         if answer.get("failed"):
-            raise KmodError(store, str(answer.get("msg")), code=str(answer.get("code") or "SIGN_FAILED"))
+            code = str(answer.get("code") or "SIGN_FAILED")
+            raise KmodError(store, str(answer.get("msg")), "", code)
         self.changed |= bool(answer.get("changed"))
 
     # Into the controller's store

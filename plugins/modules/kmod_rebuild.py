@@ -214,16 +214,3 @@ msg:
   type: str
   sample: "3 builds: 2 built, 1 failed, 41 s."
 """
-
-from ansible.module_utils.basic import AnsibleModule
-
-
-def main():
-    # all of it is done by the part that runs on the controller
-    AnsibleModule(argument_spec={}).fail_json(
-        msg="This runs as an action of Ansible alone", code="BAD_OPTION"
-    )
-
-
-if __name__ == "__main__":
-    main()

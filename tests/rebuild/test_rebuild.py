@@ -89,7 +89,7 @@ class Fleet:
         for name in ("good", "bad"):
             shutil.copytree(str(EDU), str(directory / name))
         source = next((directory / "bad").glob("*.c"))
-        source.write_text(source.read_text() + "\n#if LINUX_VERSION_CODE\n#error no kernel does\n#endif\n")
+        source.write_text(source.read_text() + "\n#error no kernel does\n")
 
     def play(self, **variables):
         """(exit status, all that was said)"""
@@ -178,7 +178,7 @@ def test_each_class_is_built_once_signed_stored_and_deployed(fleet):
     # a new version is for new kernels alone: here there are none
     newer = {"ootedu": dict(sources["ootedu"], version="2.0")}
     status, said = fleet.play(kmod_sources=newer, kmod_sign=sign)
-    assert status == 0 and [each.version for each in build_store.entries(store, "ootedu")] == ["1.0"] * 3
+    assert status == 0 and {each.version for each in build_store.entries(store, "ootedu")} == {"1.0"}
 
 
 @pytest.mark.full

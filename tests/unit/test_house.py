@@ -18,7 +18,10 @@ PLUGINS = CHECKOUT / "plugins"
 COLLECTION = "ansible_collections.outoftree.kmod.plugins."
 SOURCES = sorted(path.relative_to(PLUGINS).as_posix()[:-3] for path in PLUGINS.rglob("*.py"))
 LONGEST = 500
-ON_THE_CONTROLLER = ("modules/kmod_report",)  # documentation alone: all of it is its action plugin
+ON_THE_CONTROLLER = (
+    "modules/kmod_rebuild",
+    "modules/kmod_report",
+)  # documentation alone: all of it is its action plugin
 
 LOOK = "errors host lock compression"  # the ground of what only looks
 GROUND = LOOK + " plan"
