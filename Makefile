@@ -55,7 +55,7 @@ demo-rebuild: $(VENV)/.demo
 	@PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m demo.rebuild
 
 test: $(VENV)/.test
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n auto tests/unit
 	$(BIN)/pytest -v tests/integration
 
 test-readme: $(VENV)/.test

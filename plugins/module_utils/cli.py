@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from .arguments import WEAK_MODULES, parsed
+from .arguments import WEAK_MODULES, WEAK_MODULES2, parsed
 from .errors import KmodError
 from .host import Host
 from .output import columns, let_go, open_streams, say, warn
@@ -23,11 +23,14 @@ HERE = "/"  # files named on the command line are those of this machine, whateve
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status. Every way out is one line and a status."""
     given = sys.argv[1:] if argv is None else list(argv)
-    named = os.path.basename(sys.argv[0]) == WEAK_MODULES
-    if named or given[:1] == [WEAK_MODULES]:
-        from . import weak_modules
+    called = os.path.basename(sys.argv[0])
+    fronts = (WEAK_MODULES, WEAK_MODULES2)
+    name = called if called in fronts else given[0] if given[:1] and given[0] in fronts else ""
+    if name:
+        from . import weak_modules, weak_modules2
 
-        return weak_modules.main(given if named else given[1:])
+        front = weak_modules if name == WEAK_MODULES else weak_modules2
+        return front.main(given if called in fronts else given[1:])
     try:
         open_streams()
         options = parsed(given)

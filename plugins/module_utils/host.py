@@ -68,6 +68,7 @@ class Host:
         todo = [part for part in path.split("/") if part and part != "."][::-1]
         done: List[str] = []
         visited = {self.root}
+        base = self.root.rstrip("/") + "/"
         links = 0
         while todo:
             part = todo.pop()
@@ -75,11 +76,10 @@ class Host:
                 if done:
                     done.pop()
                 continue
-            above = os.path.join(self.root, *done)
-            visited.add(above)
+            visited.add(base + "/".join(done) if done else self.root)
             if todo or follow:
                 try:
-                    target: Optional[str] = os.readlink(os.path.join(above, part))
+                    target: Optional[str] = os.readlink(base + "/".join([*done, part]))
                 except OSError as error:
                     if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                         raise from_oserror(path, error, "look at it") from None
@@ -95,7 +95,7 @@ class Host:
                     todo.extend([piece for piece in target.split("/") if piece and piece != "."][::-1])
                     continue
             done.append(part)
-        return os.path.join(self.root, *done), visited
+        return base + "/".join(done) if done else self.root, visited
 
     def inside(self, real: str) -> str:
         """The path inside the root of a real path: the inverse of ``real``."""

@@ -13,7 +13,7 @@ import getopt
 import os
 import subprocess
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from .arguments import WEAK_MODULES as NAME
 from .errors import KmodError, printable
@@ -22,7 +22,8 @@ from .output import let_go, open_streams, say
 from .read.names import is_release
 from .task import carry_out
 
-VERBS = ("add-modules", "remove-modules", "add-kernel", "remove-kernel")  # of several the first here is done
+KERNELS = ("add-kernel", "remove-kernel")
+VERBS = ("add-modules", "remove-modules", *KERNELS)  # of several the first here is done
 SWITCHES = ("dry-run", "no-initramfs", "verbose", "delete-modules", "help")
 VALUES = ("basedir", "dracut", "check-initramfs-prog")
 LIMIT = 16 << 20  # bytes of names
@@ -68,34 +69,48 @@ def parsed(argv: Sequence[str]) -> Asked:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out a command line; the exit status."""
-    asked: Optional[Asked] = None
     try:
-        open_streams()
-        try:
-            asked = parsed(argv)
-        except getopt.GetoptError as error:
-            _warn(error.msg)
+        asked: Optional[Asked] = parsed(argv)
+        wrong = ""
+    except getopt.GetoptError as error:
+        asked, wrong = None, error.msg
+
+    def done() -> int:
+        if asked is None:
+            say_error(NAME, wrong)
             say(USAGE.rstrip())
             return FAILED
         return _done(asked)
+
+    return guarded(NAME, done, OK if asked is not None and asked.verb in KERNELS else FAILED)
+
+
+def guarded(name: str, work: Callable[[], int], failed: int) -> int:
+    """The exit status of ``work``; ``failed`` where something went wrong, which is said in one line."""
+    try:
+        open_streams()
+        return work()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        _warn("interrupted")
+        say_error(name, "interrupted")
         return INTERRUPTED
     except KmodError as error:
         if error.code == "OUTPUT_LOST":
             let_go()
-        _warn(str(error))
+        say_error(name, str(error))
     except (OSError, MemoryError) as error:
         let_go()
-        _warn("cannot go on: %s" % (error if str(error) else type(error).__name__))
+        say_error(name, "cannot go on: %s" % (error if str(error) else type(error).__name__))
     except Exception as error:
         if "KMODCTL_DEBUG" in os.environ:
             raise
-        _warn("%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error))
-    return OK if asked is not None and asked.verb in ("add-kernel", "remove-kernel") else FAILED
+        say_error(
+            name,
+            "%s: %s. Report this as a bug, with what KMODCTL_DEBUG=1 shows" % (type(error).__name__, error),
+        )
+    return failed
 
 
 def _done(asked: Asked) -> int:
@@ -114,32 +129,32 @@ def _done(asked: Asked) -> int:
         say("weak-modules: could not find dracut at %s" % dracut)
         return FAILED
     root = os.path.abspath(asked.given.get("basedir") or "/")
-    listed = _listed(root) if asked.verb in ("add-modules", "remove-modules") else ()
+    given = listed(root) if asked.verb in ("add-modules", "remove-modules") else ()
     if asked.verb == "add-kernel" and not (
         is_release(asked.kernel)
         and any(Host(root).is_dir("%s/%s" % (place, asked.kernel)) for place in MODULES)
     ):
-        _warn("%s: no such kernel is installed" % asked.kernel)
+        say_error(NAME, "%s: no such kernel is installed" % asked.kernel)
         return FAILED
-    if not listed and asked.verb in ("add-modules", "remove-modules"):
+    if not given and asked.verb in ("add-modules", "remove-modules"):
         return OK
-    return _carried_out(asked, root, listed)
+    return _carried_out(asked, root, given)
 
 
-def _carried_out(asked: Asked, root: str, listed: Tuple[str, ...]) -> int:
+def _carried_out(asked: Asked, root: str, given: Tuple[str, ...]) -> int:
     from .commands import weak_modules as command
 
     dry = asked.has("dry-run")
-    options = command.Options(asked.verb, listed, asked.kernel)
+    options = command.Options(asked.verb, given, asked.kernel)
     done = carry_out(root, dry, lambda host: command.run(host, options))
     for warning in done.answer.warnings:
-        _warn(warning)
+        say_error(NAME, warning)
     _tell(asked, done.answer)
     if asked.has("no-initramfs") or dry or asked.verb == "remove-kernel":
         return OK
     program = asked.given.get("check-initramfs-prog")
     if program is None:
-        _refresh(root, done.answer.changed)
+        refresh(NAME, root, done.answer.concerned)
         return OK
     status = OK
     for release in done.answer.concerned:
@@ -147,7 +162,7 @@ def _carried_out(asked: Asked, root: str, listed: Tuple[str, ...]) -> int:
     return status
 
 
-def _listed(root: str) -> Tuple[str, ...]:
+def listed(root: str) -> Tuple[str, ...]:
     """The paths on standard input, one a line, as paths inside the root."""
     data = sys.stdin.buffer.read(LIMIT + 1) if sys.stdin is not None else b""
     if len(data) > LIMIT:
@@ -186,30 +201,26 @@ def _tell(asked: Asked, answer: Any) -> None:
             for row in found.rows:
                 if not row.verdict.compatible and row.source.name not in served:
                     served.add(row.source.name)
-                    _warn(row.as_text())
+                    say_error(NAME, row.as_text())
 
 
-def _refresh(root: str, changed: Sequence[str]) -> None:
-    """Make variants of these kernels again whose modules have changed.
-
-    What a distribution has shipped is left, and told of.
-    """
-    from .commands import weak_modules as command
-
-    if not changed:
+def refresh(name: str, root: str, kernels: Tuple[str, ...]) -> None:
+    """Make variants of these kernels again, and tell of what is left."""
+    if not kernels:
         return
+    from .commands import renew  # all that makes images: a third of what is imported here
+
     try:
-        done = carry_out(root, False, lambda host: command.refresh(host, changed))
-        for row in done.answer.rows:
-            if row.status != "current":
-                say("%s: the variant of the initramfs is made again" % row.path)
+        for path in carry_out(root, False, lambda host: renew.run(host, renew.Options(kernels))).answer.made:
+            say("%s: the variant of the initramfs is made again" % path)
     except KmodError as error:  # the links are there
-        _warn("variants of the initramfs are not made again: %s" % error)
-    shipped = command.shipped(Host(root), changed)
-    if shipped:
-        _warn(
+        say_error(name, "variants of the initramfs are not made again: %s" % error)
+    left = renew.shipped(Host(root), kernels)
+    if left:
+        say_error(
+            name,
             "left as shipped: %s. If one of these has to hold the modules, run dracut -f for that kernel"
-            % ", ".join(shipped)
+            % ", ".join(left),
         )
 
 
@@ -219,12 +230,13 @@ def _run(argv: Sequence[str]) -> int:
     try:
         return subprocess.call(argv, stdin=subprocess.DEVNULL)
     except OSError as error:
-        _warn("%s: cannot be run: %s" % (argv[0], error.strerror))
+        say_error(NAME, "%s: cannot be run: %s" % (argv[0], error.strerror))
         return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
 
 
-def _warn(text: str) -> None:
+def say_error(name: str, text: str) -> None:
+    """One line on standard error, of the command of that name."""
     try:
-        sys.stderr.write("%s: %s\n" % (NAME, printable(text)))
+        sys.stderr.write("%s: %s\n" % (name, printable(text)))
     except (OSError, ValueError):
         return

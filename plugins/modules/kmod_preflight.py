@@ -79,6 +79,24 @@ options:
         description: With O(kernel[].offered), fetch all packages of a kernel (70-110 MB on Debian) and not its headers alone.
         type: bool
         default: false
+  cache:
+    description:
+      - A directory on the controller. With it, packages of kernels on offer (O(kernel[].offered)) are not read on
+        the host. The first host that is offered a kernel fetches its packages, they are kept in this directory
+        for all others, and M(outoftree.kmod.kmod_preflight_fleet) reads each kernel once and judges it for all
+        hosts. The role C(outoftree.kmod.preflight) does that.
+    type: path
+  defer:
+    description: Filled in from O(cache).
+    type: bool
+    default: false
+  fetch:
+    description: Packages to fetch. Filled in from O(cache).
+    type: list
+    elements: dict
+  into:
+    description: Where they are fetched to. Filled in from O(cache).
+    type: path
   require:
     description:
       - When to fail. V(none) never, V(offered) unless every kernel of O(kernel) takes every driver, V(all)
@@ -179,8 +197,8 @@ record:
       elements: dict
     kernels:
       description: >-
-        Each C(kernel) with its C(state) (V(running), V(installed) or V(offered)), whether it is the C(newest)
-        of the installed ones or of those on offer, the files that it was found in (C(origin)), and the
+        Each C(kernel) with its C(state) (V(running), V(installed) or V(offered)), whether it is the C(newest),
+        which boots are expected to start once the host is updated, the files that it was found in (C(origin)), and the
         C(packages) that it would come in.
       type: list
       elements: dict
@@ -205,6 +223,16 @@ record:
     facts:
       description: By driver and kernel what is compared of the kernel, for the plan of builds.
       type: dict
+subject:
+  description: What M(outoftree.kmod.kmod_preflight_fleet) judges by.
+  returned: O(cache) given
+  type: str
+deferred:
+  description: The kernels on offer that are judged by M(outoftree.kmod.kmod_preflight_fleet), each with where its
+    packages are in O(cache), or why they are not.
+  returned: O(cache) given
+  type: list
+  elements: dict
 signer:
   description: Who signed O(checksums), as the tool that checked O(signature) names them.
   returned: O(signature) given
@@ -241,6 +269,10 @@ def main():
                     whole=dict(type="bool", default=False),
                 ),
             ),
+            cache=dict(type="path"),
+            defer=dict(type="bool", default=False),
+            fetch=dict(type="list", elements="dict"),
+            into=dict(type="path"),
             require=dict(type="str", choices=["none", "offered", "all"], default="none"),
         ),
         supports_check_mode=True,

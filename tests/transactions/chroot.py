@@ -12,8 +12,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from tests.lab import debian
 from tests.lab.debian import LabError, run
@@ -122,6 +123,35 @@ def ran(root: Path, script: str, timeout: float = 300, **environment: str) -> Do
     return Done(process.returncode, said)
 
 
+def _processes(root: Path) -> Iterator[Tuple[List[str], Path]]:
+    """(command line after its first word, directory in /proc) of each process in a system."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(str(process / "root")) == str(root):
+                yield (process / "cmdline").read_text().split("\0")[1:-1], process
+
+
+def _kill(process: Path) -> None:
+    """Kill a process and all that it has started."""
+    with contextlib.suppress(OSError):
+        children = (process / "task" / process.name / "children").read_text().split()
+        os.kill(int(process.name), signal.SIGKILL)
+        for child in children:
+            _kill(process.parent / child)
+
+
+def kill_amid(root: Path, words: List[str]) -> None:
+    """Kill what runs with these words, amid its work."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        for line, process in _processes(root):
+            if line[: len(words)] == words:
+                time.sleep(0.2)
+                return _kill(process)
+        time.sleep(0.005)
+    raise AssertionError("it never ran")
+
+
 class Layers(NamedTuple):
     """A system as it was left at some time: directories of an overlay, topmost first, and what is in its
     /boot.
@@ -152,21 +182,10 @@ class Root:
             % (":".join(map(str, layers.lower)), self.work / "upper", self.work / "work"),
             str(self.path),
         )
-        run(["mke2fs", "-q", "-t", "ext4", "-d", str(layers.boot), str(self.work / "boot.ext4"), BOOT_SIZE])
-        self._mount("-o", "loop", str(self.work / "boot.ext4"), str(self.boot))
-        run(
-            [
-                "mke2fs",
-                "-q",
-                "-t",
-                "ext4",
-                "-d",
-                str(layers.boot / "efi"),
-                str(self.work / "esp.ext4"),
-                BOOT_SIZE,
-            ]
-        )
-        self._mount("-o", "loop", str(self.work / "esp.ext4"), str(self.boot / "efi"))
+        for number, place in enumerate(("", "efi")):  # no room is kept for root alone
+            image = str(self.work / ("%d.ext4" % number))
+            run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", str(layers.boot / place), image, BOOT_SIZE])
+            self._mount("-o", "loop", image, str(self.boot / place))
         self._stack.enter_context(mounted(self.path, shared))
 
     def _mount(self, *words: str) -> None:

@@ -38,11 +38,8 @@ def missing() -> Optional[str]:
 
 
 def kernels(system: Enterprise) -> Tuple[Image, Image, Image]:
-    """Three kernels; of what systems.kernels says."""
-    if system.suite != "bullseye":
-        return systems.kernels(system.suite)
-    older, newer = systems.newest("bullseye")[-2:]
-    return older, newer, systems.newest("bookworm")[-1]
+    """Three kernels; of what systems.kernels says. Those of bullseye are not kept in its archive."""
+    return systems.kernels("bookworm" if system.suite == "bullseye" else system.suite)
 
 
 def shared(system: Enterprise) -> Path:

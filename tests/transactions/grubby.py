@@ -80,9 +80,9 @@ if "--install" in words and not entry(title):
     if "UPDATEDEFAULT=yes" in open("/etc/sysconfig/kernel").read():
         environment("set", "saved_entry=" + title)
 if "--mkinitrd" in words:
+    subprocess.call(("depmod", "-ae", "-F", "/boot/System.map-" + release, release))
     if subprocess.call(("dracut", "-f", initramfs, release)):
         sys.exit(1)
-    subprocess.call(("depmod", "-ae", "-F", "/boot/System.map-" + release, release))
 if "--update" in words and "initrd16" not in entry(title):
     old = entry(title)
     text = text.replace(old, old.replace("\n}", "\n\tinitrd16 /initramfs-%s.img\n}" % release))

@@ -105,10 +105,10 @@ def packages(image: Image, el: int) -> List[Package]:
         if path.is_file() and not path.is_symlink() and path.name not in others
     ]
     files = {"%s/%s" % (top, path.relative_to(modules)): path for path in found_there}
-    core = {
-        "%s/%s" % (top, name): tree / "boot" / ("%s-%s" % (name, release))
-        for name in ("config", "System.map")
-    }
+    core = {}
+    for name in ("config", "System.map"):  # sid has them among the modules
+        there = modules / name
+        core["%s/%s" % (top, name)] = there if there.exists() else tree / "boot" / ("%s-%s" % (name, release))
     core[top + "/vmlinuz"] = debian.vmlinuz(image)
     core["%s/%s" % (top, packed)] = _symvers(image, packed)
     more = {path: source for path, source in files.items() if MORE.search(path)}

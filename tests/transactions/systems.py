@@ -110,6 +110,7 @@ def shared(suite: str) -> Path:
     one.
     """
     images = kernels(suite)
+    needed = ["linux-base"] if suite == "trixie" else []  # the third kernel's needs sid's
 
     def make(directory: Path) -> None:
         for number, image in enumerate(images[:2], 1):
@@ -134,10 +135,15 @@ def shared(suite: str) -> Path:
         for image in images:
             for deb in debian.image_packages(image):
                 os.link(str(deb), str(directory / deb.name))
+        for name in needed:
+            deb = debian.package(name, images[2].suite)
+            os.link(str(deb), str(directory / deb.name))
         packages = run(["dpkg-scanpackages", "--multiversion", "."], cwd=str(directory))
         (directory / "Packages").write_text(packages)
 
-    return debian.once(debian.cache() / "transactions" / ("packages-%s-%s" % (suite, key(images))), make)
+    return debian.once(
+        debian.cache() / "transactions" / ("packages-%s-%s" % (suite, key(images, *needed))), make
+    )
 
 
 def key(*what: object) -> str:

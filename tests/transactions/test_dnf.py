@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import hooks
 from tests.lab import drivers
-from tests.transactions import enterprise, machine, menus, rpms
+from tests.transactions import chroot, enterprise, machine, menus, rpms
 from tests.transactions.enterprise import Enterprise
 from tests.transactions.machine import DRIVER, Machine, changes
 
@@ -210,6 +211,53 @@ def test_the_default_stays_on_the_newest_kernel_that_takes_the_driver(host, syst
     host.settled()
     dnf(host, system, "remove", 2, *parts(system))
     assert host.default() == (kernels[1], None)
+    host.settled()
+
+
+@pytest.mark.full
+def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
+    host.follow(keep_default=True)
+    dnf(host, system, "install", 2, "kernel")
+    assert host.default() == (kernels[0], None)
+    host.give({kernels[2]: drivers.edu(enterprise.kernels(system)[2])})
+    host.ok("kmodctl refresh")
+    host.served(kernels[2], shipped_has=False)
+    assert host.default() == (kernels[2], None), "as it would have without us"
+    host.settled()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("early", [pytest.param(True, id="links"), pytest.param(False, id="the rest")])
+def test_a_hook_is_killed(host, system, kernels, early):
+    """The kernel has its image and entry all the same."""
+    names = rpms.name("kernel", enterprise.kernels(system)[1])
+    with host.start("%s -y install %s" % (system.dnf, names)) as transaction:
+        chroot.kill_amid(host.path, [hooks.HOOK, "add-kernel", *(["--early"] if early else []), kernels[1]])
+        said, _nothing = transaction.communicate()
+    assert transaction.returncode == 0, said
+    assert host.shipped(kernels[1]) and host.image(kernels[1]).exists(), said
+    assert (kernels[1] in "".join(host.marks())) != early, "what was not done is noted"
+    host.ok("kmodctl refresh")  # by the path unit, at shutdown, or at the next boot
+    host.served(kernels[1], shipped_has=not early)
+    host.settled()
+
+
+@pytest.mark.full
+def test_boot_is_full(host, system, kernels):
+    room = os.statvfs(str(host.boot))
+    image, kernel = (
+        path.stat().st_size for path in (host.image(kernels[0]), host.boot / ("vmlinuz-" + kernels[0]))
+    )
+    with open(str(host.boot / "filler"), "wb") as file:  # there is room for a kernel and its image
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - kernel - image - image // 2)
+    dnf(host, system, "install", 1, "kernel")
+    assert host.loads(kernels[1]) and host.shipped_has(kernels[1]) and host.shipped(kernels[1])
+    assert host.variants(kernels[1]) == [] and host.entry(kernels[1]) is None
+    told = host.run("kmodctl status").said
+    assert "not done yet: add-kernel " + kernels[1] in told and "iB are free" in told, told
+    (host.boot / "filler").unlink()
+    host.ok("kmodctl refresh")
+    host.served(kernels[1])
     host.settled()
 
 

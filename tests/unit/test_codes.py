@@ -21,9 +21,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.make import dkms_co
 CHECKOUT = Path(os.path.realpath(__file__)).parents[2]
 PLUGINS = CHECKOUT / "plugins"
 CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
-# Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, a variable of the
-# environment; and what is answered
-# as PATH_LOOP; keys of os-release and of dkms.conf.
+# Written like codes, and none: kernel options in a table, ELF's and GnuPG's own words, variables of the
+# environment; and what is answered as PATH_LOOP; keys of os-release and of dkms.conf.
 NO_CODES = {
     *dkms_conf.KNOWN,
     "KERNEL_CC",
@@ -32,6 +31,10 @@ NO_CODES = {
     "ET_REL",
     "NO_PUBKEY",
     "KMODCTL_DEBUG",
+    "INITRD_IN_POSTTRANS",
+    "TRANSACTIONAL_UPDATE",
+    "WM2_LOGFILE",
+    "WM2_VERBOSE",
     "ELOOP",
     "ID_LIKE",
     "VERSION_ID",

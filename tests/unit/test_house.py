@@ -19,6 +19,7 @@ COLLECTION = "ansible_collections.outoftree.kmod.plugins."
 SOURCES = sorted(path.relative_to(PLUGINS).as_posix()[:-3] for path in PLUGINS.rglob("*.py"))
 LONGEST = 500
 ON_THE_CONTROLLER = (
+    "modules/kmod_preflight_fleet",
     "modules/kmod_rebuild",
     "modules/kmod_report",
 )  # documentation alone: all of it is its action plugin
@@ -49,7 +50,8 @@ MAY_IMPORT: Dict[str, str] = {
     "arguments": "errors",
     "output": "errors",
     "weak_modules": GROUND + " task arguments output read place commands",
-    "cli": GROUND + " task turns arguments output read place commands weak_modules",
+    "weak_modules2": GROUND + " task arguments output read place commands weak_modules",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules weak_modules2",
 }
 # What signs where there is no openssl.
 CRYPTOGRAPHY = (

@@ -401,13 +401,21 @@ def _lacking(
         {(row.driver, row.kernel): row.reason or row.error for row in rows if row.reason or row.error}
     )
     boots = notice.booting(host, installed) if installed else {}
+    by_release = {kernel.release: kernel for kernel in installed}
     return [
         Lacking(
             driver,
             release,
             tuple(boots[release]),
-            reasons.get((driver, release), "it has not been judged yet"),
+            reasons.get((driver, release)) or _reason(host, driver, by_release[release]),
         )
         for driver in sorted(wanted)
         for release in sorted(wanted[driver] - served[driver], key=kernels.version_key)
     ]
+
+
+def _reason(host: Host, driver: str, kernel: Kernel) -> str:
+    """Why a kernel that was not looked at takes no build."""
+    with forgiving():
+        return selection.select([kernel], drivers.deployed(host, driver).builds, judge)[0].reason
+    return "it has not been judged yet"

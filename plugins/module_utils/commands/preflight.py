@@ -8,6 +8,7 @@ The answer is the host's record: plain data, by which a fleet is counted, builds
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -19,18 +20,19 @@ from ..host import Host
 from ..judge import candidates, predict
 from ..judge.candidates import DriverVerdict
 from ..judge.selection import Build, Choice, builds, rank
+from ..judge.subject import Subject
 from ..judge.verdict import COMPATIBLE, UNKNOWN
 from ..place import hooks, notice, store, today
 from ..place.boot import shipped
 from ..place.driver import Deployed, deployed
 from ..place.today import Amiss, HeldBack
 from ..plan import Plan
-from ..read import inputs, kernel_package, kernels, names, os_release
+from ..read import inputs, kernel_package, kernels, names, os_release, runtime
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import KernelSource, UninstalledKernel
 from ..read.kernels import Kernel, version_key
 from ..read.offered import offers
-from ..read.offered.manager import OfferedKernel
+from ..read.offered.manager import OfferedKernel, OfferedPackage, packages_of
 
 LOOKS = True  # nothing is planned
 VERSION = 1  # of the record: what reads one refuses a newer one
@@ -46,6 +48,9 @@ class Options(NamedTuple):
     described: Tuple[KernelModule, ...] = ()
     kernel: Tuple[KernelSource, ...] = ()
     require: str = "none"
+    defer: bool = False  # what has to be fetched is left to who asks, with what it takes to judge it there
+    fetch: Tuple[OfferedPackage, ...] = ()  # nothing but fetch these
+    into: str = ""  # into this directory of the machine
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
@@ -56,11 +61,14 @@ class Options(NamedTuple):
             described=tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
             kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
             require=params["require"],
+            defer=params["defer"],
+            fetch=packages_of(params["fetch"] or ()),
+            into=params["into"] or "",
         )
 
 
 class PossibleKernel(NamedTuple):
-    """``state`` is running, installed or offered; ``newest`` among the installed, or among those on offer."""
+    """``state`` is running, installed or offered; ``newest`` among those of its state, see ``extended``."""
 
     kernel: str
     state: str
@@ -110,6 +118,8 @@ class Answer(NamedTuple):
     today: Tuple[Amiss, ...]
     held: Tuple[HeldBack, ...]
     require: str
+    subject: Optional[Subject] = None  # where some are deferred
+    deferred: Tuple[OfferedKernel, ...] = ()
 
     @property
     def lost(self) -> List[str]:
@@ -156,14 +166,18 @@ class Answer(NamedTuple):
         return ["the lists of %s are %d days old" % (lists["manager"], days)] if days >= OLD else []
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"msg": self.msg, "record": self.record}
+        found: Dict[str, Any] = {"msg": self.msg, "record": self.record}
+        if self.subject:
+            offered = [each.as_dict() for each in self.deferred]
+            found.update(subject=self.subject.as_dict(), deferred=offered)
+        return found
 
     @property
     def record(self) -> Dict[str, Any]:
         newest = {
             driver: max(found, key=lambda build: rank("", build)) for driver, found in self.drivers.items()
         }
-        return dict(
+        bare = dict(
             self.about,
             drivers=[
                 {
@@ -176,31 +190,55 @@ class Answer(NamedTuple):
                 }
                 for driver, found in self.drivers.items()
             ],
-            kernels=[each.kernel.as_dict() for each in self.judged],
-            verdicts=[
-                dict(verdict.as_dict(), state=each.kernel.state)
-                for each in self.judged
-                for verdict in each.verdicts
-            ],
+            kernels=[],
+            verdicts=[],
             today=[dict(row._asdict()) for row in self.today],
             held=[row.as_dict() for row in self.held],
             needs={driver: predict.needs(build.modules).as_dict() for driver, build in newest.items()},
-            facts={
-                driver: {
-                    each.kernel.kernel: each.facts[driver].as_dict()
-                    for each in self.judged
-                    if driver in each.facts
-                }
-                for driver in self.drivers
-            },
+            facts={driver: {} for driver in self.drivers},
         )
+        return extended(bare, self.judged)
 
 
-def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
-    """Judge every driver against every kernel.
+class Fetched(NamedTuple):
+    """Packages that were fetched: the name of each file and its SHA-256."""
 
-    Errors: DRIVER_UNKNOWN, DRIVER_NAME, BAD_OPTION, those of reading modules and of ``kernel_package.opened``.
+    files: Dict[str, str]
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {"msg": "fetched %s" % ", ".join(sorted(self.files)), "files": self.files}
+
+
+def extended(record: Dict[str, Any], judged: Iterable[Judgement]) -> Dict[str, Any]:
+    """A record with what was found out of more kernels.
+
+    ``newest`` are those that boots are expected to start once the host is updated.
     """
+    found = list(judged)
+    kernels_ = [*record["kernels"], *(each.kernel.as_dict() for each in found)]
+    if any(row["newest"] and row["state"] == "offered" for row in kernels_):
+        kernels_ = [dict(row, newest=row["newest"] and row["state"] == "offered") for row in kernels_]
+    verdicts = [
+        dict(verdict.as_dict(), state=each.kernel.state) for each in found for verdict in each.verdicts
+    ]
+    facts = {
+        driver: dict(
+            of_kernels,
+            **{each.kernel.kernel: each.facts[driver].as_dict() for each in found if driver in each.facts},
+        )
+        for driver, of_kernels in record["facts"].items()
+    }
+    return dict(record, kernels=kernels_, verdicts=record["verdicts"] + verdicts, facts=facts)
+
+
+def run(host: Host, options: Options) -> Tuple[Plan, Any]:
+    """Judge every driver against every kernel; or fetch packages that a call before has named.
+
+    Errors: DRIVER_UNKNOWN, DRIVER_NAME, BAD_OPTION, those of reading modules, of ``kernel_package.opened`` and
+    of ``offers.fetch``.
+    """
+    if options.fetch:
+        return Plan(host), _fetch(host, options)
     there = _stored(host, options)
     drivers = {each.driver: each.builds for each in there if each.builds}
     drivers.update(_given(host, options))
@@ -213,11 +251,13 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     if plain:
         with kernel_package.opened(host, plain) as found:
             judged += _judge(found, host, drivers)
-    lists = Lists()
+    lists, deferred = Lists(), []
+    subject = Subject(drivers, runtime.facts(Kernel(host, "", "")), _vermagic(host))
     for source in options.kernel:
         if source.offered:
-            lists, offered = _offered(host, source, drivers, like=_vermagic(host))
+            lists, offered, left = _offered(host, source, subject, defer=options.defer)
             judged += offered
+            deferred += left
     installed = kernels.installed(host)
     choices = {each.kernel.kernel: each.choices for each in judged if each.kernel.state != "offered"}
     return Plan(host), Answer(
@@ -227,7 +267,19 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         tuple(today.amiss(host, installed, there, choices=choices)),
         tuple(today.held(host)),
         options.require,
+        subject if options.defer else None,
+        tuple(deferred),
     )
+
+
+def _fetch(host: Host, options: Options) -> Fetched:
+    here = Host("/")
+    os.makedirs(options.into, 0o755)
+    with lock.scratch(here) as scratch:
+        paths = offers.fetch(offers.asking(host, scratch), options.fetch, options.into)
+    for path in paths:
+        os.chmod(path, 0o644)  # who takes them from here may be another user
+    return Fetched({os.path.basename(path): hashlib.sha256(here.read(path)).hexdigest() for path in paths})
 
 
 def _stored(host: Host, options: Options) -> List[Deployed]:
@@ -263,30 +315,34 @@ def _judge(
     drivers: Mapping[str, Sequence[Build]],
     *,
     without: Any = lambda path: False,
-    offer: Optional[OfferedKernel] = None,
-    like: str = "",
 ) -> Iterator[Judgement]:
-    """Each kernel is read once for all drivers, and let go of: its exports take some 10 MiB.
-
-    ``like``: the version magic of another kernel of the host, see ``_facts``.
-    """
+    """Each kernel is read once for all drivers, and let go of: its exports take some 10 MiB."""
     newest = max((kernel.release for kernel in chosen), key=version_key, default=None)
     while chosen:
         kernel = chosen.pop(0)
         origin = kernel.origin if isinstance(kernel, UninstalledKernel) else ()
         state = "offered" if origin else "running" if kernel.running else "installed"
         seen = PossibleKernel(kernel.release, state, kernel.release == newest, tuple(origin))
-        if offer:
-            seen = seen._replace(newest=offer.newest, packages=tuple(map(str, offer.whole)))
         choices = candidates.choices(kernel, drivers, candidates.now(host, kernel), without=without)
-        yield Judgement(seen, choices, _facts(kernel, drivers, like))
+        yield Judgement(seen, choices, _facts(kernel, drivers, ""))
+
+
+def judged_offer(
+    found: Sequence[UninstalledKernel], offer: OfferedKernel, subject: Subject
+) -> Iterator[Judgement]:
+    """What a host's drivers are to a kernel that it was offered, by what was found in its packages."""
+    for kernel in found:
+        seen = seen_offer(offer)._replace(kernel=kernel.release, origin=kernel.origin)
+        choices = candidates.choices(kernel, subject.drivers, subject.runtime)
+        yield Judgement(seen, choices, _facts(kernel, subject.drivers, subject.like))
 
 
 def _facts(
     kernel: Kernel, drivers: Mapping[str, Sequence[Build]], like: str
 ) -> Dict[str, predict.KernelFacts]:
-    """Of a kernel of which only the lists were seen the flags of its version magic are taken to be those of
-    the host's newest: it is refused whatever they are, and a build that is planned by them is judged.
+    """``like``: the version magic of the host's newest kernel. Of a kernel of which only the lists were seen
+    the flags are taken to be those: it is refused whatever they are, and a build that is planned by them is
+    judged.
     """
     found = {}
     for driver, builds_ in drivers.items():
@@ -307,10 +363,14 @@ def _vermagic(host: Host) -> str:
 
 
 def _offered(
-    host: Host, source: KernelSource, drivers: Mapping[str, Sequence[Build]], *, like: str
-) -> Tuple[Lists, List[Judgement]]:
-    """What the package manager offers. What cannot be told is said, and hinders nothing else."""
+    host: Host, source: KernelSource, subject: Subject, *, defer: bool
+) -> Tuple[Lists, List[Judgement], List[OfferedKernel]]:
+    """What the package manager offers. What cannot be told is said, and hinders nothing else.
+
+    ``defer``: what is to be fetched is not, but is the last of the answers.
+    """
     judged: List[Judgement] = []
+    deferred: List[OfferedKernel] = []
     with contextlib.ExitStack() as stack:
         lists = Lists()
         try:
@@ -318,34 +378,50 @@ def _offered(
             asked = offers.asking(host, stack.enter_context(lock.scratch(Host("/"))))
             found = offers.offers(asked, source.offered)
         except KmodError as error:
-            return lists._replace(error=str(error), code=error.code), []
+            return lists._replace(error=str(error), code=error.code), [], []
         lists = lists._replace(age=found.age, missing=found.missing)
         for offer in found.kernels:
-            if not drivers:
-                judged.append(Judgement(_seen(offer), {}, {}))
+            if not subject.drivers:
+                judged.append(Judgement(seen_offer(offer), {}, {}))
                 continue
             try:
                 with contextlib.ExitStack() as once:
-                    fetched = kernel_package.of_offer(
-                        asked,
-                        offer,
-                        once,
-                        whole=source.whole,
-                        enough=lambda kernel: candidates.refused(kernel, drivers.values()),
-                    )
-                    judged += _judge(fetched, host, drivers, offer=offer, like=like)
+                    there = _opened(asked, offer, once, source=source, subject=subject, defer=defer)
+                    judged += judged_offer(there, offer, subject)
+                    deferred += [] if there else [offer]
             except KmodError as error:
                 lists = lists._replace(error=str(error), code=error.code)
-                judged.append(_untold(offer, drivers, error))
-    return lists, judged
+                judged.append(untold(offer, subject.drivers, error))
+    return lists, judged, deferred
 
 
-def _untold(offer: OfferedKernel, drivers: Iterable[str], error: KmodError) -> Judgement:
+def _opened(
+    asked: offers.Asking,
+    offer: OfferedKernel,
+    stack: contextlib.ExitStack,
+    *,
+    source: KernelSource,
+    subject: Subject,
+    defer: bool,
+) -> List[UninstalledKernel]:
+    """None of what is to be deferred."""
+
+    def enough(kernel: UninstalledKernel) -> bool:
+        return candidates.refused(kernel, subject.drivers.values())
+
+    if not defer:
+        return kernel_package.of_offer(asked, offer, stack, whole=source.whole, enough=enough)
+    seen = None if source.whole else kernel_package.of_lists(asked, offer, stack)
+    return [seen] if seen and enough(seen) else []
+
+
+def untold(offer: OfferedKernel, drivers: Iterable[str], error: KmodError) -> Judgement:
+    """Of a kernel that could not be fetched or read."""
     choices = {driver: Choice(offer.release, None, UNKNOWN, str(error)) for driver in drivers}
-    return Judgement(_seen(offer), choices, {}, error.code)
+    return Judgement(seen_offer(offer), choices, {}, error.code)
 
 
-def _seen(offer: OfferedKernel) -> PossibleKernel:
+def seen_offer(offer: OfferedKernel) -> PossibleKernel:
     packages = tuple(map(str, offer.whole))
     return PossibleKernel(offer.release, "offered", offer.newest, (offer.lists,), packages)
 

@@ -8,9 +8,10 @@ These are the CRCs of symbols and of the layout of struct module, and the versio
 module without them.
 """
 
-from typing import Iterator, Optional
+import functools
+from typing import Dict, Iterator, Optional, Tuple
 
-from ..read.kernel_module import KernelModule
+from ..read.kernel_module import KernelModule, Version
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
@@ -22,7 +23,7 @@ def check_version(
     if crc is None:
         return None
     if module.ext_versions is not None and loader.has("extended versions"):
-        wanted = next((version.crc for version in module.ext_versions if version.name == symbol), None)
+        wanted = _crcs(module.ext_versions, "").get(symbol)
         if wanted is None:
             return Finding(
                 "NO_SYMBOL_VERSION",
@@ -45,9 +46,7 @@ def check_version(
             symbol,
         )
     else:
-        wanted = next(
-            (version.crc for version in module.versions if version.name.lstrip(_dot(module)) == symbol), None
-        )
+        wanted = _crcs(module.versions, _dot(module)).get(symbol)
         if wanted is None:
             return _no_symbol_version(module, loader, symbol)
     if wanted == crc:
@@ -62,6 +61,12 @@ def check_version(
         errno="EINVAL",
         dmesg="%s: disagrees about version of symbol %s" % (module.name, symbol),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _crcs(versions: Tuple[Version, ...], dot: str) -> Dict[str, int]:
+    """The version of each symbol; of two the first counts."""
+    return {version.name.lstrip(dot): version.crc for version in reversed(versions)}
 
 
 def _dot(module: KernelModule) -> str:

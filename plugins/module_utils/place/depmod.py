@@ -10,9 +10,10 @@ import os
 import posixpath
 import re
 import stat
-from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
+import time
+from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..errors import KmodError, from_oserror
+from ..errors import KmodError, forgiving, from_oserror
 from ..host import Host
 from ..lock import scratch
 from ..plan import Change, Content, File, Plan, look, same
@@ -30,6 +31,7 @@ from ..read.depmod import (
 )
 from ..read.kernels import modules_root, own_files
 from ..read.names import is_module_file, module_of, stem
+from . import stand_ins
 
 DEPTH = 16  # of directories below extra/ and the like
 # below which a driver has its directory of modules or of links
@@ -109,11 +111,57 @@ def _present(host: Host, modules_dir: str) -> List[str]:
 
 
 def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: FrozenSet[str]) -> List[Change]:
+    # what goes may have stood in front of the kernel's own, or given them something
+    own = stand_ins.known(host, modules_dir) if not without else None
+    run = (own and _run_with(host, modules_dir, own)) or _run(host, modules_dir, without=without)
+    _check(host, modules_dir, run.made, wanted=wanted, given=run.given, without=without, wrong=run.wrong)
+    changes = []
+    for name in sorted(run.made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
+        path = "%s/%s" % (modules_dir, name)
+        before = look(host, path)
+        after = File(
+            Content.of(run.made[name]),
+            *((before.mode, before.owner) if isinstance(before, File) else (0o644, None)),
+        )
+        # its time says when all were made
+        if name == "modules.dep" or not (isinstance(before, File) and same(before, after)):
+            changes.append(Change(path, before, after))
+    return changes
+
+
+class Run(NamedTuple):
+    """What a run of depmod came to: the indexes by name, the paths that it was given beside the kernel's own,
+    and what is wrong with it by its own words.
+    """
+
+    made: Dict[str, bytes]
+    given: List[str]
+    wrong: List[str]
+
+
+def _run_with(host: Host, modules_dir: str, own: stand_ins.Own) -> Optional[Run]:
+    """A run with stand-ins; None where it has to read everything."""
+    run = None
+    with forgiving():
+        run = _run(host, modules_dir, without=frozenset(), own=own)
+    if (
+        run is None
+        or run.wrong
+        or not all(host.is_file("%s/%s" % (modules_dir, name)) for name in run.made)
+        or not stand_ins.agree(host, posixpath.basename(modules_dir), own, run.made)
+    ):
+        return None
+    return run
+
+
+def _run(
+    host: Host, modules_dir: str, *, without: FrozenSet[str], own: Optional[stand_ins.Own] = None
+) -> Run:
     release = posixpath.basename(modules_dir)
     with scratch() as directory:
         try:
             base = lay_out(directory, release)
-            given = _mirror(host, modules_dir, base, without=without)
+            given = _mirror(host, modules_dir, base, without=without, own=own)
             said = host.run(
                 ["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]
             ).err
@@ -127,24 +175,11 @@ def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: Froz
                 for line in said.splitlines()
                 if re.search(r"(openat|renameat)\(", line)
             ]
-            made = read_back(base)
+            return Run(read_back(base), given, wrong)
         except OSError as error:
             raise from_oserror(
                 str(error.filename or directory), error, "lay out the modules for depmod"
             ) from None
-    _check(host, modules_dir, made, wanted=wanted, given=given, without=without, wrong=wrong)
-    changes = []
-    for name in sorted(made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
-        path = "%s/%s" % (modules_dir, name)
-        before = look(host, path)
-        after = File(
-            Content.of(made[name]),
-            *((before.mode, before.owner) if isinstance(before, File) else (0o644, None)),
-        )
-        # its time says when all were made
-        if name == "modules.dep" or not (isinstance(before, File) and same(before, after)):
-            changes.append(Change(path, before, after))
-    return changes
 
 
 def lay_out(directory: str, release: str) -> str:
@@ -167,9 +202,11 @@ def read_back(base: str) -> Dict[str, bytes]:
     return made
 
 
-def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str]) -> List[str]:
-    """The kernel's tree as symlinks into it: its own modules as a whole, the others file by file, since some
-    are to be left out.
+def _mirror(
+    host: Host, modules_dir: str, base: str, *, without: FrozenSet[str], own: Optional[stand_ins.Own]
+) -> List[str]:
+    """The kernel's tree as symlinks into it: its own modules as a whole, or stand-ins for them, the others file
+    by file, since some are to be left out.
 
     depmod takes a list of the kernel's that it cannot read on for one that ends there: so it is given copies,
     read whole. Answers with the paths of those others, but for what depmod is told to skip.
@@ -180,6 +217,8 @@ def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str])
         if name in ITS_INPUT and host.is_file(path):
             with open(os.path.join(base, name), "wb") as copy:
                 copy.write(host.read(path, INDEX_LIMIT))
+        elif name == "kernel" and own is not None:
+            stand_ins.lay_out(host, modules_dir, base, own)
         elif name == "kernel":
             os.symlink(host.real(path), os.path.join(base, name))
         elif name not in ("build", "source") and (not name.startswith("modules.") or host.is_dir(path)):
@@ -289,6 +328,31 @@ def _had(host: Host, modules_dir: str, name: str) -> bool:
         and status.st_size > 0
         and host.is_file("%s/%s" % (modules_dir, source))
     )
+
+
+def stale(
+    host: Host, modules_dir: str, wanted: Dict[str, str], places: Iterable[str], *, foreign: bool = False
+) -> bool:
+    """Whether the indexes do not say what they should: a run was cut off, or a file was replaced.
+
+    ``wanted`` is what they are to say, name to path; in ``places``, directories below, lies nothing that they
+    list and that is gone. Of ``foreign`` files, which packages bring, others of these names may be listed, and
+    the times at which those were written say nothing of when they came.
+    """
+    lists = listed(host, modules_dir)
+    below = tuple("%s/%s/" % (modules_dir, place) for place in places)
+    if any(path.startswith(below) and not host.exists(path) for path in lists.values()):
+        return True
+    if foreign and not wanted:
+        return False
+    if any(name not in lists if foreign else lists.get(name) != path for name, path in wanted.items()):
+        return True
+    if damaged(host, modules_dir, wanted):
+        return True
+    index = host.lstat(modules_dir + "/modules.dep")
+    found = [status_of(path) for path in wanted.values() for status_of in (host.lstat, host.stat)]
+    times = [status.st_ctime if foreign else status.st_mtime for status in found if status]
+    return index is not None and any(index.st_mtime < when <= time.time() for when in times)
 
 
 def damaged(host: Host, modules_dir: str, wanted: Iterable[str] = ()) -> bool:

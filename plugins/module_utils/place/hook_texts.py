@@ -29,10 +29,14 @@ say() {
     printf '%%s\\n' "$1" | logger -t outoftree-kmod -p "daemon.$2" 2> /dev/null
 }
 
-later() { # for the unit at boot, and the next play
-    say "outoftree-kmod: $1 ($2). This is done later: at the next boot, by 'kmodctl refresh', or by the next play" err
+note() { # for the unit at boot, and the next play
     umask 022
-    mkdir -p "${pending%%/*}" && printf '%%s\\n' "$1: $2" | tr -d '\\000-\\010\\013-\\037' >> "$pending"
+    mkdir -p "${pending%%/*}" && printf '%%s\\n' "$1" | tr -d '\\000-\\010\\013-\\037' >> "$pending"
+}
+
+later() {
+    say "outoftree-kmod: $1 ($2). This is done later: at the next boot, by 'kmodctl refresh', or by the next play" err
+    note "$1: $2"
 }
 
 run() { # 0: all is well; 1: done, and some driver does not fit, which kmodctl has reported
@@ -66,6 +70,7 @@ if [ "$1" = boot ]; then
     run refresh --boot "$@"
     exit
 fi
+[ -z "$early" ] || note "$*: the hook that comes last has not done the rest" # until it has, whatever becomes of the transaction
 run "$@"
 exit 0
 """

@@ -6,11 +6,10 @@
 and which indexes are due.
 """
 
-import time
 from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from ..host import Host
-from ..read.depmod import by_name, config, listed
+from ..read.depmod import by_name, config
 from ..read.kernels import Kernel, modules_root
 from ..read.names import may_be_module, module_of
 from . import depmod, store
@@ -84,6 +83,7 @@ def to_refresh(
     ]
     changed = {path[len(root) + 1 :].split("/", 1)[0] for path in touched}
     fresh = {build.directory for build in target.new}
+    places = ["%s/%s" % (place, driver) for place in depmod.PLACES]
     served = {release: build.directory for release, build in target.used.items() if build}
 
     def due(release: str) -> bool:
@@ -91,22 +91,7 @@ def to_refresh(
         return (
             release in changed
             or served.get(release) in fresh
-            or _stale(tree.host, "%s/%s" % (root, release), driver, wanted=wanted)
+            or depmod.stale(tree.host, "%s/%s" % (root, release), wanted, places)
         )
 
     return [kernel.release for kernel in installed if due(kernel.release)]
-
-
-def _stale(host: Host, directory: str, driver: str, *, wanted: Dict[str, str]) -> bool:
-    lists = listed(host, directory)
-    places = tuple("%s/%s/%s/" % (directory, place, driver) for place in depmod.PLACES)
-    if any(lists.get(name) != path for name, path in wanted.items()):
-        return True
-    if any(path.startswith(places) and not host.exists(path) for path in lists.values()) or depmod.damaged(
-        host, directory, wanted
-    ):
-        return True
-    index = host.lstat(directory + "/modules.dep")
-    found = [host.lstat(path) for path in wanted.values()] + [host.stat(path) for path in wanted.values()]
-    times = [status.st_mtime for status in found if status]
-    return index is not None and any(index.st_mtime < when <= time.time() for when in times)

@@ -53,7 +53,10 @@ def by_module(paths: Iterable[str], modules_dir: str) -> Dict[str, str]:
     """Module name to path, of paths as modules.dep has them: relative to the directory, or (old depmods)
     whole.
     """
-    return {names.module_of(path): os.path.join(modules_dir, path) for path in paths}
+    return {
+        names.module_of(path): path if path.startswith("/") else "%s/%s" % (modules_dir, path)
+        for path in paths
+    }
 
 
 def listed(host: Host, modules_dir: str) -> Dict[str, str]:

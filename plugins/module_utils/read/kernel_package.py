@@ -230,20 +230,26 @@ def of_offer(
     Where the lists have the CRCs of its symbols, and what is seen by them is ``enough``, nothing is fetched.
     Errors: those of ``offers.fetch``, and as of ``opened`` for the packages.
     """
-    listed = None if whole or enough is None else offers.versions(asked, offer)
-    if listed and enough:
-        scratch = _scratch(stack, asked.host)
-        origin = [listed.origin or "", offer.lists]
-        seen = UninstalledKernel(scratch, offer.release, origin=origin, given=listed)
-        if enough(seen):
-            return [seen]
-    return of_fetched(
-        asked.host, offers.fetch(asked, offer.wanted(whole), _scratch(stack).root), offer, stack, whole=whole
-    )
+    seen = None if whole or enough is None else of_lists(asked, offer, stack)
+    if seen and enough and enough(seen):
+        return [seen]
+    paths = offers.fetch(asked, offer.wanted(whole), _scratch(stack).root)
+    return of_fetched(asked.host, paths, offer, stack, whole=whole)
+
+
+def of_lists(
+    asked: offers.Asking, offer: offers.OfferedKernel, stack: contextlib.ExitStack
+) -> Optional[UninstalledKernel]:
+    """A kernel by what the lists say of its symbols, where they do: nothing is fetched."""
+    listed = offers.versions(asked, offer)
+    if listed is None:
+        return None
+    scratch, origin = _scratch(stack, asked.host), [listed.origin or "", offer.lists]
+    return UninstalledKernel(scratch, offer.release, origin=origin, given=listed)
 
 
 def of_fetched(
-    host: Host,
+    host: Optional[Host],
     paths: Sequence[str],
     offer: offers.OfferedKernel,
     stack: contextlib.ExitStack,

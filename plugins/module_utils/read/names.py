@@ -9,6 +9,7 @@ initramfs). Most come from outside: a vendor's module, a package, a restored tre
 ASCII, so that none of them can mean anything else there.
 """
 
+import functools
 import re
 
 from ..errors import KmodError
@@ -107,6 +108,7 @@ def stored_name(path: str, module: str) -> str:
     return file if module_of(path) == module and is_stored_module(file) else module + ".ko"
 
 
+@functools.lru_cache(maxsize=1 << 14)  # asked for each of some thousand files again and again
 def module_of(path: str) -> str:
     """The module name that kmod makes of a file's: of snd-hda-intel.ko.xz it is snd_hda_intel, of
     megaraid_sas-07.7.ko megaraid_sas_07 (``kmod: shared/util.c: path_to_modname``). The module inside may

@@ -5,7 +5,7 @@
 """What holds on the machine that is running now, and nowhere else to be read."""
 
 import re
-from typing import FrozenSet, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
 from ..errors import forgiving
 from ..host import Host
@@ -37,6 +37,36 @@ class Runtime(NamedTuple):
     enrolling: Tuple[Certificate, ...] = ()  # what the next boot asks about (mokutil --import)
     revoked: Tuple[Certificate, ...] = ()  # the same of keys that are not to be trusted
     rejected: FrozenSet[str] = frozenset()  # SHA-256 digests of files that are not to be run
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Nothing but what JSON has."""
+        found: Dict[str, Any] = dict(self._asdict())
+        for name, value in found.items():
+            if isinstance(value, frozenset):
+                found[name] = sorted(value)
+            elif isinstance(value, tuple):
+                found[name] = [
+                    _certificate_as_dict(each) if isinstance(each, Certificate) else each for each in value
+                ]
+        return found
+
+    @classmethod
+    def from_dict(cls, data: Dict[str, Any]) -> "Runtime":
+        """The inverse of ``as_dict``. Errors: KeyError, TypeError, ValueError for anything else."""
+        found = dict(data)
+        for name, value in data.items():
+            if isinstance(value, (list, tuple)):
+                rows = [_certificate(each) if isinstance(each, dict) else each for each in value]
+                found[name] = (tuple if isinstance(getattr(OFFLINE, name), tuple) else frozenset)(rows)
+        return cls(**found)
+
+
+def _certificate_as_dict(given: Certificate) -> Dict[str, Any]:
+    return dict(given._asdict(), key=given.key.hex(), whole=given.whole.hex())
+
+
+def _certificate(data: Dict[str, Any]) -> Certificate:
+    return Certificate(**dict(data, key=bytes.fromhex(data["key"]), whole=bytes.fromhex(data["whole"])))
 
 
 OFFLINE = Runtime()

@@ -407,6 +407,16 @@ def test_a_transactional_host_is_refused_with_the_next_step(host, monkeypatch):
     assert "transactional-update run" in refused("TRANSACTIONAL", host.run)
 
 
+def test_why_a_kernel_takes_nothing_is_told_whatever_was_looked_at(tmp_path):
+    host = Follower(tmp_path, refuses=True)
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", OLD)
+    told = bulletin.read(host.host)
+    host.run("refresh", None)
+    assert [each.kernel for each in told.lacking] == [NEW] and bulletin.read(host.host) == told
+
+
 # Rounds
 
 

@@ -54,6 +54,9 @@ def run(tree, *packages, **params):
         "described": None,
         "kernel": [{"package": list(packages)}] if packages else None,
         "require": "none",
+        "defer": False,
+        "fetch": None,
+        "into": None,
     }
     options = preflight.Options.from_params(dict(asked, **params))
     plan, answer = preflight.run(Host(tree.root), options)

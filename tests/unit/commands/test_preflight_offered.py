@@ -38,24 +38,17 @@ def debs(place, release, version, exports):
     deb(place, "linux-headers-" + release, version, kernels.headers(release, exports))
 
 
-@pytest.fixture
-def debian(tmp_path):
-    """A host that would get a kernel that refuses the driver, and before that one that takes it."""
-    place, root = tmp_path / "repository", tmp_path / "root"
-    debs(place, DEBIAN[1], "6.1.10-1", EXPORTS)
-    debs(place, DEBIAN[2], "6.1.11-1", CHANGED)
-    repositories.apt_lists(place)
-    families.kernel(root, DEBIAN[0])
-    (root / "vendor.ko").write_bytes(ko("vendor", NEEDS, release=DEBIAN[0]))
-    repositories.apt_host(root, [place])
-    return root
-
-
-@pytest.fixture
-def el(tmp_path):
-    """The same with dnf; the lists have the CRCs."""
-    place, root = tmp_path / "repository", tmp_path / "root"
-    for release, exports in ((EL[1], EXPORTS), (EL[2], CHANGED)):
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """Repositories with a kernel that takes the driver and a newer one that refuses it. The lists of dnf have the CRCs."""
+    top = tmp_path_factory.mktemp("stock")
+    if not repositories.lacking(repositories.APT):
+        debs(top / "debian", DEBIAN[1], "6.1.10-1", EXPORTS)
+        debs(top / "debian", DEBIAN[2], "6.1.11-1", CHANGED)
+        repositories.apt_lists(top / "debian")
+    for release, exports in (
+        ((EL[1], EXPORTS), (EL[2], CHANGED)) if not repositories.lacking(repositories.DNF) else ()
+    ):
         crcs = ["kernel(%s) = 0x%08x" % (name, crc) for name, crc, *_rest in exports]
         headers = kernels.headers(release, exports, at=kernels.EL)
         packages = [
@@ -63,8 +56,27 @@ def el(tmp_path):
             Rpm("kernel-devel", headers),
         ]
         version, _dash, rest = release.partition("-")
-        rpms(place, version, rest.replace(".x86_64", ""), packages)
-    repositories.dnf_lists(place)
+        rpms(top / "el", version, rest.replace(".x86_64", ""), packages)
+        repositories.dnf_lists(top / "el")
+    return top
+
+
+@pytest.fixture
+def debian(tmp_path, stock):
+    """A host that would get both."""
+    place, root = tmp_path / "repository", tmp_path / "root"
+    shutil.copytree(str(stock / "debian"), str(place))
+    families.kernel(root, DEBIAN[0])
+    (root / "vendor.ko").write_bytes(ko("vendor", NEEDS, release=DEBIAN[0]))
+    repositories.apt_host(root, [place])
+    return root
+
+
+@pytest.fixture
+def el(tmp_path, stock):
+    """The same with dnf."""
+    place, root = tmp_path / "repository", tmp_path / "root"
+    shutil.copytree(str(stock / "el"), str(place))
     families.kernel(root, EL[0], family="el9")
     (root / "vendor.ko").write_bytes(ko("vendor", NEEDS, release=EL[0]))
     repositories.dnf_host(root, {"baseos": place})

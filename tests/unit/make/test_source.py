@@ -162,7 +162,11 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     assert code_of(tmp_path / "s", tmp_path / "four") == "SOURCE_TOO_LARGE"
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive" * 100, gzip.compress(b"no archive" * 100)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no archive" * 100, gzip.compress(b"no archive" * 100)],
+    ids=("empty", "text", "packed text"),
+)
 def test_what_is_no_archive_is_said_to_be_none(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
     assert code_of(tmp_path / "a", tmp_path / "t") in ("SOURCE_DAMAGED", "SOURCE_EMPTY")

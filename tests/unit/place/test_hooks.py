@@ -547,6 +547,18 @@ def test_what_could_not_be_done_is_marked_and_the_package_goes_on(tmp_path, does
     )
 
 
+def test_from_the_early_slot_on_it_is_marked_that_the_rest_is_to_be_done(tmp_path):
+    """A transaction may end before the late one: killed, or by another's plugin that failed."""
+    scripts = Scripts(tmp_path, "rocky9")
+    scripts.kmodctl("sys.exit(0)")
+    for verb in ("add-kernel", "remove-kernel"):
+        scripts.run(HOOK, verb, "--early", "K")
+    assert [line.partition(":")[0] for line in scripts.pending.read_text().splitlines()] == [
+        "add-kernel --early K",
+        "remove-kernel --early K",
+    ]
+
+
 @pytest.mark.parametrize("gone", ["kmodctl", "python"])
 def test_neither_kmodctl_nor_python_is_needed_for_a_package_to_go_on(tmp_path, gone):
     scripts = Scripts(tmp_path, "rocky9")

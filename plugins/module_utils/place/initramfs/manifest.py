@@ -43,12 +43,16 @@ class Wants(NamedTuple):
     early_load: bool
     modules: Tuple[Tuple[str, str], ...]  # name and sha256 of each
     base: Base
+    needed: Tuple[Tuple[str, str], ...] = ()  # what those need that is not the kernel's own either, likewise
     other: Tuple[Tuple[str, Any], ...] = ()  # what another version of this collection has written besides
 
     def as_dict(self) -> Dict[str, Any]:
         """As it is stored, in manifests and in marks."""
+        said = (
+            dict(self.other, needed=[list(module) for module in self.needed]) if self.needed else self.other
+        )
         return dict(
-            self.other,
+            said,
             kernel=self.kernel,
             drivers=list(self.drivers),
             early_load=self.early_load,
@@ -62,13 +66,14 @@ class Wants(NamedTuple):
         names that cannot be used as such: images are input, also those with our marks."""
         base = Base(data["base"]["path"], data["base"]["size"], data["base"]["sha256"])
         modules = tuple((name, sha256) for name, sha256 in data["modules"])
-        _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules])
+        needed = tuple((name, sha256) for name, sha256 in data.get("needed", ()))
+        _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules + needed])
         if not (
             data["drivers"]
             and all(names.check_driver(each) for each in data["drivers"])
             and names.is_release(data["kernel"])
             and isinstance(base.size, int)
-            and all(names.is_module(name) for name, _sha256 in modules)
+            and all(names.is_module(name) for name, _sha256 in modules + needed)
         ):
             raise ValueError("not written here")
         other = tuple(sorted((key, value) for key, value in data.items() if key not in cls._fields))
@@ -78,6 +83,7 @@ class Wants(NamedTuple):
             data["early_load"],
             modules=modules,
             base=base,
+            needed=needed,
             other=other,
         )
 

@@ -12,14 +12,16 @@ driver has changed.
 
 import itertools
 import os
-from typing import Any, Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from ...errors import KmodError
 from ...host import Host
 from ...lock import scratch
 from ...plan import Change, Command, Content, File, Plan
+from ...read import depmod as dependency
 from ...read import ko, names
 from ...read.kernel_module import KernelModule
+from ...read.kernels import modules_root
 from .. import depmod
 from ..boot import shipped as shipped_entry
 from ..boot import withdraw
@@ -312,6 +314,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
         recipe.early_load,
         tuple((module.name, module.sha256) for module in modules),
         Base(base, 0, ""),
+        needed=_needed(host, release, paths),
     )
     old = next(
         (
@@ -362,6 +365,19 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
                 File(Content(0, "", lambda: (witness.written(host, path),), binary=True), witness.MODE),
             )
     return steps, row
+
+
+def _needed(host: Host, release: str, paths: Sequence[str]) -> Tuple[Tuple[str, str], ...]:
+    """Name and sha256 of the modules that these need, by what depmod says, and that did not come with the
+    kernel either: a package may replace them.
+    """
+    top = "%s/%s" % (modules_root(host), release)
+    found: Set[str] = set()
+    for path, needed in dependency.needs(host, top).items():
+        if os.path.join(top, path) in paths:
+            found.update(os.path.join(top, each) for each in needed if not each.startswith("kernel/"))
+    there = [ko.read(host, each) for each in sorted(found - set(paths)) if host.is_file(each)]
+    return tuple(sorted((module.name, module.sha256) for module in there))
 
 
 def _unchanged(host: Host, old: Variant, wants: Wants, *, method: str) -> Optional[Tuple[Plan, Made]]:

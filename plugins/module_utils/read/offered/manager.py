@@ -6,7 +6,7 @@
 
 import re
 import time
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ... import tools
 from ...errors import KmodError
@@ -51,8 +51,25 @@ class OfferedKernel(NamedTuple):
     def wanted(self, whole: bool) -> Tuple[OfferedPackage, ...]:
         return self.whole if whole or not self.small else self.small
 
+    def as_dict(self) -> Dict[str, Any]:
+        """Nothing but what JSON has."""
+        packages = {
+            name: [dict(each._asdict()) for each in getattr(self, name)] for name in ("small", "whole")
+        }
+        return dict(self._asdict(), **packages)
+
+    @classmethod
+    def from_dict(cls, data: Dict[str, Any]) -> "OfferedKernel":
+        """The inverse of ``as_dict``. Errors: KeyError, TypeError for anything else."""
+        packages = {name: packages_of(data[name]) for name in ("small", "whole")}
+        return cls(**dict(data, **packages))
+
     def origin(self, whole: bool) -> Tuple[str, ...]:
         return tuple(map(str, self.wanted(whole))) + ((self.lists,) if self.lists else ())
+
+
+def packages_of(rows: Iterable[Dict[str, str]]) -> Tuple[OfferedPackage, ...]:
+    return tuple(OfferedPackage(**row) for row in rows)
 
 
 class Offers(NamedTuple):

@@ -34,15 +34,15 @@ def kernel(repository, release, version, source="linux-signed-amd64", headers=Tr
         deb(repository, "linux-headers-" + release, version, Depends="linux-image-" + release)
 
 
-@pytest.fixture
-def repository(tmp_path):
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
     """Newer kernels of the host's flavour, of another flavour, and of another series; and what leads to them."""
-    place = tmp_path / "repository"
+    place = tmp_path_factory.mktemp("debs")
     kernel(place, OLD, "6.1.9-1")
     kernel(place, MIDDLE, "6.1.10-1")
     kernel(place, NEW, "6.1.11-1")
-    kernel(place, CLOUD, "6.1.11-1")
-    kernel(place, OTHER, "6.12.5-1", source="linux-signed-6.12-amd64")
+    kernel(place, CLOUD, "6.1.11-1", headers=False)
+    kernel(place, OTHER, "6.12.5-1", source="linux-signed-6.12-amd64", headers=False)
     deb(
         place,
         "linux-image-6.12-amd64",
@@ -51,16 +51,16 @@ def repository(tmp_path):
         Depends="linux-image-" + OTHER,
     )
     deb(place, "linux-image-%s-unsigned" % NEW, "6.1.11-1", Source="linux")
-    deb(place, "linux-image-%s-dbg" % NEW, "6.1.11-1", Source="linux")
-    deb(
-        place,
-        "linux-image-amd64",
-        "6.1.11-1",
-        Source="linux-signed-amd64",
-        Depends="linux-image-%s (= 6.1.11-1)" % NEW,
-    )
+    depends = "linux-image-%s (= 6.1.11-1)" % NEW
+    deb(place, "linux-image-amd64", "6.1.11-1", Source="linux-signed-amd64", Depends=depends)
     repositories.apt_lists(place)
     return place
+
+
+@pytest.fixture
+def repository(tmp_path, stock):
+    shutil.copytree(str(stock), str(tmp_path / "repository"))
+    return tmp_path / "repository"
 
 
 @pytest.fixture
