@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         _add_kernel_parser,
         _remove_kernel_parser,
         _refresh_parser,
+        _build_parser,
     ):
         each = add(commands)
         each.add_argument(
@@ -235,6 +236,47 @@ def _refresh_parser(commands: Any) -> argparse.ArgumentParser:
         help="the machine has just come up: see how a trial went. Exit status 1 if a kernel that boots start lacks a driver",
     )
     return _release_argument(each, "all kernels")
+
+
+def _build_parser(commands: Any) -> argparse.ArgumentParser:
+    each = commands.add_parser(
+        "build",
+        help="build a driver for a kernel, on a build host",
+        description="Build a driver's modules for one kernel in a sandbox, and put them into a store; a build that is there, or has "
+        "failed, is not made again. Exit status: 1 if the source gives no build for that kernel.",
+    )
+    each.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="the driver's source: a directory or a tar archive, with a dkms.conf or a Kbuild",
+    )
+    each.add_argument("--driver", required=True, metavar="NAME", help="name of the driver")
+    each.add_argument("--kernel", required=True, metavar="REL", help="the kernel's release", dest="release")
+    each.add_argument("--store", required=True, metavar="DIR", help="the store")
+    each.add_argument("--version", help="the driver's version (default: that of dkms.conf, or 0)")
+    for option, metavar, text in (
+        (
+            "headers",
+            "PATH",
+            "the kernel's headers: a directory or a package (default: installed ones, or the repositories')",
+        ),
+        ("depends", "DRIVER", "a driver whose symbols this one uses, built into the same store before"),
+        ("overrides", "FILE", "read after dkms.conf, as dkms reads /etc/dkms"),
+        ("ignore", "KEY", "a key of dkms.conf that may be set and is not honoured"),
+    ):
+        each.add_argument(
+            "--" + option, action="append", metavar=metavar, help=text + "; may be given several times"
+        )
+    each.add_argument("--jobs", type=int, metavar="N", help="how many compilers run at once")
+    for limit, default, text in (
+        ("timeout", 3600, "seconds that it may take"),
+        ("memory", 8192, "MiB of memory that it may use"),
+        ("size", 8192, "MiB that it may write"),
+    ):
+        each.add_argument("--" + limit, type=int, default=default, metavar="N", help=text)
+    each.add_argument("--force", action="store_true", help="build although the store knows the outcome")
+    each.add_argument("--check", action="store_true", help="only say what would be done")
+    return each
 
 
 def _release_argument(

@@ -231,6 +231,24 @@ def follow(options: argparse.Namespace) -> int:
     return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 
 
+def build(options: argparse.Namespace) -> int:
+    from .commands import build as command
+
+    paths = {
+        name: [os.path.abspath(each) for each in getattr(options, name) or ()]
+        for name in ("headers", "overrides")
+    }
+    params = dict(vars(options), source=os.path.abspath(options.source), **paths)
+    answer = command.run(Host(options.root), command.Options.from_params(params), options.check)
+    notes = ["%(code)s: %(message)s" % each for each in answer.findings]
+    _show(
+        options,
+        dict(answer.as_dict(), changed=answer.changed),
+        "\n".join([answer.msg, *answer.errors, *notes]),
+    )
+    return NOT_ALL if answer.failed else OK
+
+
 def _change(options: argparse.Namespace, work: Work) -> Tuple[Any, Dict[str, Any]]:
     """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
@@ -254,4 +272,5 @@ COMMANDS = {
     "add-kernel": follow,
     "remove-kernel": follow,
     "refresh": follow,
+    "build": build,
 }

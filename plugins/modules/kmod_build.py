@@ -113,6 +113,9 @@ attributes:
     description: Target operating systems that the module works on.
     platforms: linux
     support: full
+  action:
+    description: Has a part that runs on the controller.
+    support: full
   async:
     description: Supports being run with C(async).
     support: full

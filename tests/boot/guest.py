@@ -148,7 +148,7 @@ class Guest:
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
-            "ConnectTimeout=10",
+            "ConnectTimeout=30",
             "ServerAliveInterval=5",
             "ServerAliveCountMax=6",
             "ControlMaster=no",

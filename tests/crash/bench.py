@@ -134,9 +134,11 @@ class Bench:
             followed.leave(Path(self.root))
         shipped = self.state()
         menus = {"shipped": judge.boots(self.root)}
-        self.put(whole)
+        self.put(followed.without(whole) if operation.arrives else whole)
         for command in operation.before:
             self._must(name, command)
+        if operation.arrives:
+            self.put(followed.arrived(self.state(), whole))
         if operation.leaves:
             followed.leave(Path(self.root))
         before = tree.aged(self.state())

@@ -17,6 +17,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.output import say, 
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import zipapp
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed
 from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+from tests.crash.tree import Tree
 from tests.forge.machines import MACHINE, NEW
 
 FOLLOW, FOLLOW_NO_MORE = "kmod_follow --driver acme", "kmod_follow --driver acme --absent"
@@ -57,6 +58,19 @@ def archive(directory: Path) -> Path:
     path = directory / "kmodctl.zip"
     path.write_bytes(zipapp.packed(KMODCTL))
     return path
+
+
+def without(tree: Tree) -> Tree:
+    """As it is before the newer kernel arrives. What its distribution's tools make of all kernels they have
+    made already.
+    """
+    return Tree({path: node for path, node in tree.nodes.items() if NEW not in path}, tree.times)
+
+
+def arrived(tree: Tree, whole: Tree) -> Tree:
+    """With the newer kernel as it is there."""
+    more = {path: node for path, node in whole.nodes.items() if NEW in path}
+    return Tree({**tree.nodes, **more}, {**whole.times, **tree.times})
 
 
 def leave(root: Path) -> None:

@@ -40,7 +40,6 @@ REMOVAL = (NO_ENTRY, NO_VARIANT, UNLINK)
 
 
 FOLLOWED_REMOVAL = (followed.FOLLOW_NO_MORE, *REMOVAL)
-FOR_OLD = LINK + " --kernel " + OLD
 WHOLE = (LINK, VARIANT, ENTRY)
 FOLLOW, KEEP = followed.FOLLOW, followed.FOLLOW + " --keep-default"
 ADD = "add-kernel " + NEW
@@ -54,8 +53,8 @@ class Operation(NamedTuple):
     """A command line of kmodctl (or what stands for kmod_follow) to be tried with faults, and those that come
     before it.
 
-    ``lost`` puts other's dangling links in first. ``leaves``: the newer kernel is taken away by then but for
-    its modules. ``refuses``: it takes only what was built for itself.
+    ``lost`` puts other's dangling links in first. ``arrives``, ``leaves``: by then the newer kernel has come,
+    or is taken away but for its modules. ``refuses``: it takes only what was built for itself.
     """
 
     name: str
@@ -63,6 +62,7 @@ class Operation(NamedTuple):
     before: Tuple[str, ...]
     command: str
     lost: bool = False
+    arrives: bool = False
     leaves: bool = False
     refuses: bool = False
 
@@ -126,9 +126,15 @@ OPERATIONS = [
 OPERATIONS += [
     Operation("follow", "el9", (LINK,), FOLLOW),
     Operation("follow-no-more", "debian", (*WHOLE, FOLLOW), followed.FOLLOW_NO_MORE),
-    Operation("add-kernel:early", "el9", (FOR_OLD, FOLLOW), ADD + " --early"),
-    Operation("add-kernel", "el9", (FOR_OLD, FOLLOW), ADD),
-    Operation("add-kernel:debian", "debian", (FOR_OLD, FOLLOW), ADD),
+    Operation("add-kernel:early", "el9", (*WHOLE, FOLLOW), ADD + " --early", arrives=True),
+    Operation("add-kernel", "el9", (*WHOLE, FOLLOW), ADD, arrives=True),
+    Operation("add-kernel:debian", "debian", (*WHOLE, FOLLOW), ADD, arrives=True),
+    Operation(
+        "remove-kernel:early",
+        "debian",
+        (LINK, VARIANT, ENTRY + " --boot default", FOLLOW),
+        "remove-kernel --early " + NEW,
+    ),
     Operation("remove-kernel", "el9", (*WHOLE, FOLLOW), "remove-kernel " + NEW, leaves=True),
     Operation(
         "remove-kernel:default",
@@ -141,11 +147,11 @@ OPERATIONS += [
 ]
 for _family in ("el9", "debian", "systemd-boot"):  # the default stays on the older kernel, and moves on
     OPERATIONS += [
-        Operation("keep:" + _family, _family, (LINK, KEEP), ADD, refuses=True),
+        Operation("keep:" + _family, _family, (LINK, KEEP), ADD, arrives=True, refuses=True),
         Operation(
             "keep-no-more:" + _family,
             _family,
-            (LINK, KEEP, ADD, "link --driver acme {src}/new"),
+            (LINK, KEEP, "link --driver acme {src}/new"),
             "refresh",
             refuses=True,
         ),
@@ -187,10 +193,14 @@ def sources(directory: Path) -> Path:
 def _module(name: str, build: str, version: str, exports: Exports = EXPORTS) -> bytes:
     return ko(
         name,
-        [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk")],
+        _needs(exports),
         release=OLD if exports is EXPORTS else NEW,
         modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"},
     )
+
+
+def _needs(exports: Exports) -> List[Tuple[str, int]]:
+    return [(symbol, crc) for symbol, crc, *_rest in exports if symbol in ("module_layout", "printk")]
 
 
 def shipped(root: Path, family: str, refuses: bool = False) -> None:
@@ -206,11 +216,11 @@ def shipped(root: Path, family: str, refuses: bool = False) -> None:
     if layout.startswith("el"):
         (root / "lib").symlink_to("usr/lib")
     for release in (OLD, NEW):
+        exports = OTHER if refuses and release == NEW else EXPORTS
         in_tree = {
-            "drivers/net/%s.ko" % name: ko(name, release=release, modinfo={"intree": "Y"})
+            "drivers/net/%s.ko" % name: ko(name, _needs(exports), release=release, modinfo={"intree": "Y"})
             for name in ("acme", "e1000e")
         }
-        exports = OTHER if refuses and release == NEW else EXPORTS
         families.kernel(
             root, release, family=layout, in_tree=in_tree, builtin=("loop", "xhci"), exports=exports
         )

@@ -18,6 +18,7 @@ from tests.crash import judge, scenes, shim
 from tests.crash.bench import Bench
 from tests.crash.judge import Scene
 from tests.crash.scenes import ENTRY, LINK, NEWER, NO_ENTRY, NO_VARIANT, REMOVAL, SAME_PATH, UNLINK, VARIANT
+from tests.forge.machines import NEW
 
 FAMILIES = ("debian", "el9", "systemd-boot", "el6", "extlinux")
 COMMANDS = (
@@ -33,6 +34,8 @@ COMMANDS = (
     ENTRY + " --boot default",
     ENTRY + " --boot shipped",
     NO_ENTRY,
+    "refresh",
+    "add-kernel --early " + NEW,
 )
 WHOLE = (LINK, VARIANT, ENTRY + " --boot default")
 PATIENCE = 3  # seconds that a run waits for another one here

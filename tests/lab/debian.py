@@ -529,6 +529,15 @@ def vmlinuz(kernel: Image) -> Path:
     return next((tree(kernel) / "boot").glob("vmlinu[xz]-" + kernel.release))
 
 
+def headers_packages(kernel: Image) -> List[Path]:
+    """The packages that a kernel's headers are installed by."""
+    return _with_dependencies(
+        kernel,
+        "linux-headers-" + kernel.release,
+        lambda name: name.startswith(("linux-headers-", "linux-kbuild-")),
+    )
+
+
 def headers(kernel: Image) -> Path:
     """The kernel's headers below a root directory of their own; ``build_directory`` is what modules are
     compiled against.
@@ -536,9 +545,7 @@ def headers(kernel: Image) -> Path:
 
     def make(root: Path) -> None:
         name = "linux-headers-" + kernel.release
-        for deb in _with_dependencies(
-            kernel, name, lambda name: name.startswith(("linux-headers-", "linux-kbuild-"))
-        ):
+        for deb in headers_packages(kernel):
             _extract(deb, root)
         if not (root / "usr/src" / name / ".config").exists():
             raise LabError("%s is not offered any more" % name)

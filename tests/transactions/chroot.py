@@ -61,8 +61,13 @@ def mounted(root: Path, shared: Path) -> Iterator[None]:
     """What a running system has in its directories, mounted below ``root``, and ``shared`` at SHARED."""
     places = []
     try:
-        for kind, name in (("proc", "proc"), ("tmpfs", "dev"), ("tmpfs", "run"), ("tmpfs", "tmp")):
-            run(["mount", "-t", kind, kind, str(root / name)])
+        for kind, name, mode in (
+            ("proc", "proc", ""),
+            ("tmpfs", "dev", "0755"),
+            ("tmpfs", "run", "0755"),
+            ("tmpfs", "tmp", "1777"),
+        ):
+            run(["mount", "-t", kind, *(["-o", "mode=" + mode] if mode else []), kind, str(root / name)])
             places.append(root / name)
         _devices(root / "dev")
         (root / SHARED).mkdir(parents=True, exist_ok=True)

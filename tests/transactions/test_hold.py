@@ -10,6 +10,7 @@ and zypper have packages that are called and that need each other as those of En
 are empty.
 """
 
+import json
 import shutil
 
 import pytest
@@ -134,6 +135,9 @@ def test_apt_upgrades_all_else_while_a_kernel_is_held_and_the_kernel_once_there_
     host.settled()
     assert "put_page" in host.ok("kmodctl status"), "a look at all releases nothing"
 
+    offered = host.run("kmodctl check --offered --json " + host.loads(images[0].release))
+    kernels = [row["kernel"] for row in json.loads(offered.said)["checks"]]
+    assert refused.release in kernels, "a preflight goes on to see it, so that it can be released"
     said = host.run("apt-get -y -q install " + refused.package)
     assert said.status and refused.package in said.said, "nor is it installed by name"
 
@@ -160,6 +164,7 @@ def test_a_kernel_that_arrives_all_the_same_is_released_by_its_hook(host, images
     host.settled()
 
 
+@pytest.mark.full
 def test_what_others_have_apt_do_with_the_kernel_stays(host, images):
     refused = images[2]
     host.ok("apt-mark hold " + META)
@@ -361,6 +366,7 @@ def test_an_rpm_manager_upgrades_all_else_while_a_kernel_is_held_and_the_kernel_
     assert SECOND in box.kernels()
 
 
+@pytest.mark.full
 def test_what_others_exclude_stays_excluded(box):
     if box.suse:
         box.ok("zypper addlock tool")
@@ -384,6 +390,7 @@ def test_what_others_exclude_stays_excluded(box):
         assert box.kernels() == [FIRST, SECOND]
 
 
+@pytest.mark.full
 def test_where_kernel_core_alone_is_held_nothing_is_upgraded(box):
     """Why it is the whole kernel."""
     if box.suse:

@@ -238,6 +238,7 @@ def _input(job: BuildJob, made_with: Tools) -> str:
     overrides = [hashlib.sha256(Host("/").read(path)).hexdigest() for path in job.options.overrides]
     told = {
         "recipe": compile.RECIPE,
+        "driver": job.options.driver,
         "source": job.source,
         "version": job.version,
         "overrides": overrides,

@@ -246,10 +246,13 @@ def _checked(headers: Headers) -> Headers:
 def mounts(headers: Headers, scratch: str, with_types: bool) -> Iterator[Mount]:
     """What is seen of them in the sandbox; what has to be rewritten for that is written to ``scratch``."""
     for place, source in headers.units:
-        if not with_types or _rewritten(headers, source):
-            yield from _entries(headers, place, source, scratch=scratch, with_types=with_types)
+        if _rewritten(headers, source):
+            yield from _entries(headers, place, source, scratch=scratch)
         else:
             yield Mount(place, source)
+    if not with_types and os.path.isfile(headers.path(VMLINUX)):
+        # no regular file: kbuild then does without
+        yield Mount(posixpath.join(headers.directory, VMLINUX), "/dev/null")
     for top in MODULES[1:]:
         link = "%s/%s/build" % (top, headers.release)
         if link != headers.directory:
@@ -275,15 +278,13 @@ def _makefile(source: str) -> str:
         return ""
 
 
-def _entries(headers: Headers, place: str, source: str, *, scratch: str, with_types: bool) -> Iterator[Mount]:
+def _entries(headers: Headers, place: str, source: str, *, scratch: str) -> Iterator[Mount]:
     """A directory one entry after another, so that some can be others."""
     text = _makefile(source)
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         inside = "%s/%s" % (place, entry.name)
         if entry.is_symlink():
             yield Mount(inside, link=_inside(headers.root, os.readlink(entry.path)))
-        elif entry.name == VMLINUX and not with_types:
-            continue
         elif entry.name == "Makefile" and headers.root != "/" and headers.root + "/" in text:
             path = "%s/Makefile-%s" % (scratch, hashlib.sha256(place.encode("utf-8")).hexdigest()[:12])
             try:

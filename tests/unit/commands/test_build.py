@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import build
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sandbox
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, compile, sandbox
+from ansible_collections.outoftree.kmod.plugins.module_utils.make.headers import given
+from ansible_collections.outoftree.kmod.plugins.modules import kmod_build
 from tests.forge.ko import LAYOUT, RELEASE, Export, ko
 from tests.forge.sources import CONF, CONFIG, headers, needs_sandbox, source, write
 from tests.forge.symvers import EXPORTS
@@ -261,6 +264,13 @@ def test_what_cannot_build_is_said_before(run, tmp_path, config, code, told):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_machine_without_a_compiler_is_told_which_one_to_install(tmp_path):
+    found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
+    with pytest.raises(KmodError) as caught:
+        compile._check_compiler(found, "", "", (1, 2), theirs="gcc-1")
+    assert caught.value.code == "BUILD_COMPILER" and caught.value.then == "Install gcc-1 there"
+
+
 def test_a_newer_compiler_is_a_finding_and_is_forced_upon_kbuild(run, tmp_path):
     conf(tmp_path, CONF + "MAKE[0]='sh ./recipe'\n", recipe="echo CC is $CC $MAKEFLAGS; cp drv.bin drv.ko\n")
     answer = run()
@@ -395,3 +405,33 @@ def test_exports_of_the_kernel_count(run, tmp_path):
     headers(tmp_path / "headers", exports=[each for each in EXPORTS if each[0] != "printk"])
     failed = run()
     assert failed.code == "BUILD_REFUSED" and "printk" in failed.msg and "ENOENT" in failed.msg
+
+
+PARAMS = {"driver": "drv", "source": "/s", "release": RELEASE, "store": "/store"}
+
+
+def test_the_modules_defaults_are_the_commands(monkeypatch):
+    seen = []
+    monkeypatch.setattr(kmod_build, "AnsibleModule", lambda argument_spec, supports_check_mode: argument_spec)
+    monkeypatch.setattr(kmod_build.task, "run", lambda spec, command: seen.append((spec, command)))
+    kmod_build.main()
+    ((spec, command),) = seen
+    given = {name: each.get("default") for name, each in spec.items()}
+    assert command is build
+    assert build.Options.from_params(dict(given, **PARAMS)) == build.Options(**PARAMS)
+    with pytest.raises(KmodError) as caught:
+        build.Options.from_params(dict(given, memory=0, **PARAMS))
+    assert caught.value.code == "BAD_OPTION"
+
+
+def test_kmodctl_builds_and_tells(tmp_path, capsysbinary):
+    words = ["build", str(tmp_path / "source"), "--driver", "drv", "--kernel", RELEASE]
+    words += ["--store", str(tmp_path / "store"), "--headers", str(tmp_path / "headers")]
+    assert cli.main([*words, "--check"]) == 0 and not (tmp_path / "store").exists()
+    assert cli.main(words) == 0
+    assert b"drv 1.0 was built for %s." % RELEASE.encode() in capsysbinary.readouterr().out
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsysbinary.readouterr().out)["result"] == "kept"
+    make(tmp_path, "echo error: no; exit 1")
+    assert cli.main(words) == 1
+    assert b"\nerror: no\n" in capsysbinary.readouterr().out

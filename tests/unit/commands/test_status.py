@@ -109,6 +109,21 @@ def test_of_two_copies_in_an_image_the_one_that_is_loaded_is_told(tree):
     assert "  /boot/initramfs-%s.img: vendor (another one)" % TWO in inventory(Host(tree.root))["summary"]
 
 
+def test_a_link_in_an_image_is_what_it_leads_to(tree):
+    """As mkinitramfs takes one in weak-updates along, with the file in the directory of another kernel."""
+    link = "lib/modules/%s/weak-updates/vendor.ko" % ONE
+    target = "lib/modules/%s/extra/vendor/vendor.ko" % TWO
+    files = {
+        link: "../../%s/extra/vendor/vendor.ko" % TWO,
+        target: tree.data("/" + target),
+        "lib/modules/%s/modules.dep" % ONE: b"weak-updates/vendor.ko:\n",
+    }
+    tree.write("boot/initramfs-%s.img" % ONE, cpio(files))
+    rows = inventory(Host(tree.root))["kernels"]
+    (copy,) = next(row["images"][0]["copies"] for row in rows if row["kernel"] == ONE)
+    assert (copy["path"], copy["used"]) == (target, True)
+
+
 def test_how_new_kernels_get_it_and_what_was_found_last(tree):
     told = settings.Settings({"vendor": settings.Followed(boot="default", keep_default=True)})
     tree.write(settings.PATH, told.text.encode())

@@ -153,6 +153,15 @@ def add(view: View, at: Installation, new: New) -> None:
 
 
 def drop(view: View, at: Installation, entry: Entry) -> None:
+    """What somebody has made the default (grub-set-default) is none once it is gone."""
+    path = environment(at)
+    text = view.text(path)
+    if text is not None and grubenv.get(grubenv.parse(text, path), "saved_entry") in (
+        entry.id,
+        entry.title,
+        name(entry),
+    ):
+        view.put(path, grubenv.set_(text, "saved_entry", None, path=path))
     if entry.path.endswith(".conf"):
         view.put(entry.path, None)
     else:

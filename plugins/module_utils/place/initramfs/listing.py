@@ -82,7 +82,8 @@ def copies(host: Host, path: str, release: str, *, names: Container[str]) -> Lis
     image = read(host, path, wanted)
     prefix = modules_dir(image.tree, release)
     listed = dependencies(texts.get(prefix + "/modules.dep", bytearray()).decode("utf-8", "replace"))
-    used = {prefix + "/" + each for each in listed}
+    # mkinitramfs takes a link in weak-updates along, and what it leads to
+    used = {image.tree.real(prefix + "/" + each, follow=True) for each in listed}
     return [Copy(where, digest.sha256(), where in used) for where, digest in sorted(found.items())]
 
 

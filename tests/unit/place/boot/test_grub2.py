@@ -358,6 +358,18 @@ def test_a_default_that_somebody_else_has_set_since_is_theirs(tmp_path):
     assert path.read_text() == grubenv("saved_entry=1")
 
 
+@pytest.mark.parametrize("family", ["el7", "el9"])
+@pytest.mark.parametrize("by", ["id", "title"])
+def test_what_somebody_has_made_the_default_by_hand_is_named_no_longer_once_it_goes(tmp_path, family, by):
+    initrd = machines.FAMILIES[family](tmp_path)
+    present(tmp_path, variants(initrd, NEW))[0].apply()
+    ours = next(each for each in menu(tmp_path).entries if each.driver)
+    path = tmp_path / "boot/grub2/grubenv"
+    path.write_text(env.set_(path.read_text(), "saved_entry", getattr(ours, by), path="grubenv"))
+    absent(tmp_path)[0].apply()
+    assert "saved_entry" not in path.read_text() and menu(tmp_path).default.kernel is None
+
+
 def test_with_a_fixed_default_custom_cfg_sets_another_but_not_against_a_trial(debian):
     root, kernels = debian
     present(root, kernels, boot="default")[0].apply()
