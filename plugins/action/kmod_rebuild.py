@@ -133,6 +133,7 @@ class ActionModule(ActionBase):
     def options(self, driver: str, release: str) -> dict[str, Any]:
         source = self.args["sources"][driver]
         given = {name: source[name] for name in OPTIONS if source.get(name) is not None}
+        given["version"] = str(source["version"])  # which YAML may take for a number
         return dict(given, driver=driver, release=release, store=self.store, force=self.args["force"])
 
     def module(self, name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def wanting(
     return [
         _wanting(record, {name: builds.get((record["host"], name)) for name in sources}, sources, install)
         for record in _records.merged(records)
-        if record["error"] is None
+        if record["kernels"]  # one that could not be reached has none
     ]
 
 

@@ -166,10 +166,10 @@ def test_one_that_its_source_excludes_is_no_failure():
 
 
 def test_a_host_that_could_not_be_asked_changes_nothing_for_the_others():
-    asked = _rebuild.wanting(
-        [record("web1"), record("web2", error="unreachable")], [], {"vendor": "1.0"}, install=False
-    )
-    assert [each["host"] for each in asked] == ["web1"]
+    gone = record("web2", error="unreachable", drivers=[], kernels=[], verdicts=[])
+    lists = record("web3", error="its lists cannot be read")  # what it has is known for all that
+    asked = _rebuild.wanting([record("web1"), gone, lists], [], {"vendor": "1.0"}, install=True)
+    assert [each["host"] for each in asked] == ["web1", "web3"]
 
 
 def test_drivers_without_a_source_are_named():
