@@ -84,7 +84,9 @@ class ActionModule(ActionBase):
         self.store = os.path.abspath(args["store"]) if self.local else args["store"]
         self.changed = False
         versions = _rebuild.versions(args["sources"])
-        records = _rebuild.wanting(args["records"], args["seen"], versions, install=args["install"])
+        records = _rebuild.wanting(
+            args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
+        )
         outcome = _rebuild.carry_out(records, self.build, args["before"])
         failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
         return {

@@ -19,6 +19,7 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils import _fleet_plan,
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._records import INCOMPATIBLE, Record
 
 BUILT, KEPT, FAILED = "built", "kept", "failed"
+UNSIGNED = {"SIG_REQUIRED", "SIG_LOCKDOWN"}  # what a build that gets signed may not be refused for any more
 NO_HEADERS = "HEADERS_MISSING"  # another kernel of the class may have some
 TELLING = ("impossible", "untold", "ambiguous", "elsewhere")
 
@@ -58,20 +59,31 @@ def versions(sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def wanting(
-    records: Iterable[Any], seen: Iterable[Any], sources: Mapping[str, str], *, install: bool
+    records: Iterable[Any],
+    seen: Iterable[Any],
+    sources: Mapping[str, str],
+    *,
+    install: bool,
+    signs: bool = False,
 ) -> list[Record]:
     """The records with nothing but the drivers of the sources, each as the source's own builds have it.
 
     ``seen`` are records of what the hosts say of builds of the sources in the store, one driver in each. With
-    ``install`` hosts without a driver want it, too.
+    ``install`` hosts without a driver want it, too. With ``signs`` a build that is refused for lack of a signature
+    is no build.
     """
     told = [_records.validated(each) for each in seen]
     builds = {(each["host"], driver["driver"]): each for each in told for driver in each["drivers"]}
-    return [
+    found = [
         _wanting(record, {name: builds.get((record["host"], name)) for name in sources}, sources, install)
         for record in _records.merged(records)
         if record["kernels"]  # one that could not be reached has none
     ]
+    for record in found if signs else ():
+        record["verdicts"] = [
+            dict(each, codes=[]) if set(each["codes"]) <= UNSIGNED else each for each in record["verdicts"]
+        ]
+    return found
 
 
 def _wanting(

@@ -172,6 +172,25 @@ def test_a_host_that_could_not_be_asked_changes_nothing_for_the_others():
     assert [each["host"] for each in asked] == ["web1", "web3"]
 
 
+@pytest.mark.parametrize(
+    "codes,signs,count",
+    [
+        (["SIG_REQUIRED"], True, 1),
+        (["SIG_REQUIRED"], False, 0),
+        (["SIG_UNKNOWN_KEY"], True, 0),  # a matter of enrolling
+        (["SYMBOL_CRC"], False, 1),
+    ],
+)
+def test_an_unsigned_build_where_signatures_are_required_is_none_if_builds_get_signed(codes, signs, count):
+    old = release(47)
+    host = record(kernels=[kernel(old)], verdicts=[refused("vendor", old, codes)], facts={})
+    host["facts"] = {"vendor": {old: facts(old, put_page=1)}}
+    asked = _rebuild.wanting([host], [], {"vendor": "1.0"}, install=False, signs=signs)
+    made = []
+    _rebuild.carry_out(asked, lambda todo, *_: made.append(todo) or {"result": "kept"}, [])
+    assert len(made) == count
+
+
 def test_drivers_without_a_source_are_named():
     assert _rebuild.without_source([record("web2"), record("web1")], {}) == {"vendor": ["web1", "web2"]}
     assert _rebuild.without_source([record("web1")], {"vendor": "1.0"}) == {}
