@@ -12,11 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import cli, weak_modules
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli, lock, weak_modules
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 from tests.forge.ko import LAYOUT, Export, ko
 
@@ -550,6 +553,25 @@ def test_what_goes_wrong_with_a_kernel_fails_no_scriptlet_and_with_modules_does(
 
 
 # Drivers that are stored here
+
+
+def test_a_package_waits_for_a_run_that_takes_long(tree, monkeypatch):
+    """Nobody calls again for what a package's script could not do."""
+    monkeypatch.setattr(lock, "WAIT", 0.1)
+    paths = tree.package(TWO, [ONE, TWO, THREE])
+    taken = threading.Event()
+
+    def another():
+        with lock.held(Host(tree.root)):
+            taken.set()
+            time.sleep(1)
+
+    run = threading.Thread(target=another)
+    run.start()
+    taken.wait()
+    called = tree.add(*paths)
+    run.join()
+    assert (called.status, called.err) == (0, "") and len(tree.links()) == 2
 
 
 def test_stored_drivers_are_not_disturbed(tree):
