@@ -664,3 +664,16 @@ def test_a_file_in_the_place_of_a_link_stays(tree):
     called = tree.add(*tree.package(TWO, [ONE, TWO]))
     assert tree.data("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE) == b"somebody's"
     assert "is in the way" in called.err
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_kernel_whose_weak_updates_is_no_directory_keeps_no_other_from_being_served(tree, what):
+    place = tree.path("/lib/modules/%s/weak-updates" % ONE)
+    os.rmdir(place)
+    if what == "file":
+        Path(place).write_bytes(b"")
+    else:
+        os.symlink("/opt/links", place)
+    called = tree.add(*tree.package(TWO, [ONE, TWO, THREE]))
+    assert called.status == 0 and "/%s/weak-updates is in the way" % ONE in called.err
+    assert list(tree.links()) == [(THREE, "vendor/vendor.ko")]
