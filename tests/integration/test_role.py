@@ -152,7 +152,9 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(run, host):
     failed, said = run(list(roots.values()), "outoftree.kmod.deploy", kmod_src="vendor")
     assert failed and len(re.findall("failed=1", said)) == 3
     for name, option in faults.items():
-        assert re.search("Nothing of it has been written. With [a-z]+: false .%s of the role" % option, said), said
+        assert re.search(
+            "Nothing of it has been written. With [a-z]+: false .%s of the role" % option, said
+        ), said
         assert names(roots[name]) == before[name]
     failed, said = run(
         list(roots.values()),
