@@ -30,7 +30,7 @@ TURNS = True
 REQUIRE = ("all", "any", "booting", "none")
 
 
-class Wanted(NamedTuple):
+class WantedDriver(NamedTuple):
     """What is wanted of one driver; see the options of the module kmod_deploy."""
 
     driver: str
@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
     keep_default: bool = False
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "Wanted":
+    def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
         given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
         if "described" in given:
@@ -116,7 +116,7 @@ class Options(NamedTuple):
     ``following.Options``.
     """
 
-    drivers: Tuple[Wanted, ...]
+    drivers: Tuple[WantedDriver, ...]
     exclusive: bool = False
     weak_modules: str = "leave"
     files: Optional[Mapping[str, str]] = None
@@ -126,7 +126,7 @@ class Options(NamedTuple):
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
         return cls(
-            tuple(map(Wanted.from_params, params["drivers"])),
+            tuple(map(WantedDriver.from_params, params["drivers"])),
             params["exclusive"],
             params["weak_modules"],
             params["files"],
@@ -135,7 +135,7 @@ class Options(NamedTuple):
         )
 
 
-class Deployed(NamedTuple):
+class DriverOutcome(NamedTuple):
     """What became of one driver, by the answers of its steps; None for one that was not taken."""
 
     driver: str
@@ -175,7 +175,7 @@ class Answer(NamedTuple):
     done before that. ``unlisted`` are the drivers that the host has besides.
     """
 
-    drivers: Tuple[Deployed, ...] = ()
+    drivers: Tuple[DriverOutcome, ...] = ()
     unlisted: Tuple[str, ...] = ()
     need: Tuple[str, ...] = ()
     need_kmodctl: bool = False
@@ -211,7 +211,7 @@ def run(turns: Turns, options: Options) -> Answer:
     unlisted = sorted(
         {each.driver for each in store.builds(host)} - {each.driver for each in options.drivers}
     )
-    gone = [Wanted(name, state="absent") for name in unlisted] if options.exclusive else []
+    gone = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
     present = [each for each in options.drivers if each.state == "present"]
     foreseen = _foreseen(host, present, options.files)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
@@ -226,7 +226,7 @@ def run(turns: Turns, options: Options) -> Answer:
     return answer._replace(drivers=tuple(done))
 
 
-def _check(drivers: Sequence[Wanted]) -> None:
+def _check(drivers: Sequence[WantedDriver]) -> None:
     named = [names.check_driver(each.driver) for each in drivers]
     for name in named:
         if named.count(name) > 1:
@@ -245,7 +245,7 @@ def _check(drivers: Sequence[Wanted]) -> None:
 
 
 def _foreseen(
-    host: Host, drivers: Sequence[Wanted], files: Optional[Mapping[str, str]]
+    host: Host, drivers: Sequence[WantedDriver], files: Optional[Mapping[str, str]]
 ) -> Dict[str, _Foreseen]:
     """Errors: those of ``_gate``."""
     found: Dict[str, _Foreseen] = {}
@@ -265,7 +265,7 @@ def _uses(modules: Sequence[KernelModule], others: Sequence[KernelModule]) -> bo
     return any(needed.name in exported for module in modules for needed in module.undefined)
 
 
-def _lacking(wanted: Wanted, foreseen: _Foreseen, files: Optional[Mapping[str, str]]) -> List[str]:
+def _lacking(wanted: WantedDriver, foreseen: _Foreseen, files: Optional[Mapping[str, str]]) -> List[str]:
     """The files on the controller that are wanted here."""
     if files is not None or not (foreseen.early or foreseen.answer.waits):
         return []
@@ -274,7 +274,7 @@ def _lacking(wanted: Wanted, foreseen: _Foreseen, files: Optional[Mapping[str, s
     return list(foreseen.answer.outcome.need)
 
 
-def _gate(host: Host, wanted: Wanted, foreseen: _Foreseen) -> None:
+def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
     """Refuse what can be refused before anything is written, and say so.
 
     Errors: REQUIRE_UNMET, those of ``state: possible`` of the other commands.
@@ -309,7 +309,7 @@ def _reasons(answer: links.Answer) -> str:
     return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
 
 
-def _possible(host: Host, wanted: Wanted, kernels: Sequence[str]) -> None:
+def _possible(host: Host, wanted: WantedDriver, kernels: Sequence[str]) -> None:
     """That variants and entries can be had, and how to do without where not."""
     steps: List[Any] = [("initrd", variants, wanted.variant(state="possible", kernels=tuple(kernels)))]
     if wanted.entry:
@@ -329,7 +329,7 @@ def _possible(host: Host, wanted: Wanted, kernels: Sequence[str]) -> None:
             ) from error
 
 
-def _boot(host: Host, wanted: Wanted) -> str:
+def _boot(host: Host, wanted: WantedDriver) -> str:
     """What the entry is asked for: the default only ever comes after a trial, and there is none elsewhere."""
     return "once" if wanted.boot != "none" and host.live else "none"
 
@@ -337,7 +337,7 @@ def _boot(host: Host, wanted: Wanted) -> str:
 # One driver
 
 
-def _present(turns: Turns, wanted: Wanted, foreseen: _Foreseen, options: Options) -> Deployed:
+def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options) -> DriverOutcome:
     host, steps = turns.host, _Steps(turns)
     planned: Optional[_Foreseen] = foreseen
     if turns.writes:  # those before it have changed the host
@@ -361,7 +361,7 @@ def _present(turns: Turns, wanted: Wanted, foreseen: _Foreseen, options: Options
     follow = steps.follow(_following(wanted, options))
     trial = listed.menu.on_trial("pending") if tries and listed else []
     over = passed and wanted.boot == "once"
-    done = Deployed(
+    done = DriverOutcome(
         wanted.driver,
         wanted.state,
         steps.changed,
@@ -375,7 +375,7 @@ def _present(turns: Turns, wanted: Wanted, foreseen: _Foreseen, options: Options
     return done._replace(notes=tuple(_notes(turns, wanted, done)))
 
 
-def _following(wanted: Wanted, options: Options) -> following.Options:
+def _following(wanted: WantedDriver, options: Options) -> following.Options:
     return following.Options(
         wanted.driver,
         "present" if wanted.follow else "absent",
@@ -386,14 +386,14 @@ def _following(wanted: Wanted, options: Options) -> following.Options:
     )
 
 
-def _absent(turns: Turns, wanted: Wanted) -> Deployed:
+def _absent(turns: Turns, wanted: WantedDriver) -> DriverOutcome:
     """The other way round, so that nothing is started that is not there."""
     steps = _Steps(turns)
     follow = steps.follow(following.Options(wanted.driver, "absent"))
     listed = steps.take("entry", entries, entries.Options(wanted.driver, "absent", loader=wanted.loader))
     made = steps.take("variant", variants, variants.Options((wanted.driver,), state="absent"))
     linked = steps.take("link", links, links.Options(wanted.driver, state="absent"))
-    return Deployed(wanted.driver, wanted.state, steps.changed, linked, made, listed, follow)
+    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, made, listed, follow)
 
 
 class _Steps:
@@ -422,7 +422,7 @@ class _Steps:
             self.changed += (name,)
 
 
-def _notes(turns: Turns, wanted: Wanted, done: Deployed) -> List[str]:
+def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome) -> List[str]:
     """What a person has to know of a driver that is deployed, a sentence or two each."""
     assert done.link
     served = [row.kernel for row in done.link.outcome.kernels if row.build]

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands.deploy import Options, Wanted
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands.deploy import Options, WantedDriver
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import settings
@@ -33,7 +33,7 @@ class Machine(Follower):
         return "/opt/" + name
 
     def wanted(self, name="vendor", **more):
-        return Wanted(name, path=(self.module(name),) if not more.get("path") else (), **more)
+        return WantedDriver(name, path=(self.module(name),) if not more.get("path") else (), **more)
 
     def deploy_all(self, *drivers, check=False, **more):
         with Turns(str(self.root), check) as turns:
@@ -74,7 +74,7 @@ def test_where_nothing_is_to_be_done_each_module_is_judged_once(machine, monkeyp
 def test_absent_takes_everything_back(machine):
     before = machine.snapshot()
     machine.deploy_all(machine.wanted())
-    _writes, answer = machine.deploy_all(Wanted("vendor", state="absent"))
+    _writes, answer = machine.deploy_all(WantedDriver("vendor", state="absent"))
     (row,) = answer.drivers
     assert set(row.changed) == {"link", "variant", "entry"} and row.msg == "vendor is removed"
     shutil.rmtree(str(machine.root / "opt"))
@@ -82,7 +82,7 @@ def test_absent_takes_everything_back(machine):
     assert {path for path in after if "modules." not in path} == {
         path for path in before if "modules." not in path
     }
-    writes, answer = machine.deploy_all(Wanted("vendor", state="absent"))
+    writes, answer = machine.deploy_all(WantedDriver("vendor", state="absent"))
     assert writes == 0 and answer.drivers[0].msg == "vendor is not there"
 
 
@@ -116,7 +116,7 @@ def test_a_second_driver_that_cannot_be_had_keeps_the_first_from_being_begun(mac
     wanted = machine.wanted()
     before = machine.snapshot()
     with pytest.raises(KmodError, match="bad: 0 of 2 kernels"):
-        machine.deploy_all(wanted, Wanted("bad", path=("/opt/bad",)))
+        machine.deploy_all(wanted, WantedDriver("bad", path=("/opt/bad",)))
     assert machine.snapshot() == before
 
 
@@ -134,7 +134,7 @@ def test_no_boot_loader_is_told_before_anything_is_written_with_the_way_to_do_wi
 def test_a_driver_may_need_symbols_of_one_before_it(machine):
     machine.module("library", exports=[("lib_call", 0x77)])
     machine.module("user", needs=[*NEEDS, ("lib_call", 0x77)])
-    wanted = Wanted("library", path=("/opt/library",)), Wanted("user", path=("/opt/user",))
+    wanted = WantedDriver("library", path=("/opt/library",)), WantedDriver("user", path=("/opt/user",))
     _writes, answer = machine.deploy_all(*wanted)
     assert [row.changed for row in answer.drivers] == [("link", "variant", "entry")] * 2
     assert machine.deploy_all(*wanted)[0] == 0
@@ -157,9 +157,12 @@ def test_new_kernels_follow_and_do_not_any_more(machine):
 @pytest.mark.parametrize(
     ("drivers", "words"),
     [
-        ((Wanted("a"), Wanted("a")), "a: is in the list of drivers twice"),
-        ((Wanted("a", boot="once"), Wanted("b", boot="default")), "a and b: are both to be tried"),
-        ((Wanted("../a"),), "../a"),
+        ((WantedDriver("a"), WantedDriver("a")), "a: is in the list of drivers twice"),
+        (
+            (WantedDriver("a", boot="once"), WantedDriver("b", boot="default")),
+            "a and b: are both to be tried",
+        ),
+        ((WantedDriver("../a"),), "../a"),
     ],
 )
 def test_lists_that_make_no_sense_are_refused(machine, drivers, words):
@@ -169,7 +172,7 @@ def test_lists_that_make_no_sense_are_refused(machine, drivers, words):
 
 
 def test_the_settings_that_new_kernels_follow_are_those_of_the_driver():
-    wanted = Wanted(
+    wanted = WantedDriver(
         "vendor", kernels=("newest",), args="a=1", boot="once", keep_default=True, method="segment"
     )
     followed = wanted.followed()
@@ -200,7 +203,7 @@ def test_the_default_comes_after_a_trial_and_goes_back_while_another_version_has
     writes, answer = machine.deploy_all(wanted)
     assert (writes, answer.drivers[0].notes) == (0, ())
     machine.module("vendor", version="2.0")
-    (row,) = machine.deploy_all(Wanted("vendor", path=("/opt/vendor",), boot="default"))[1].drivers
+    (row,) = machine.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"))[1].drivers
     assert machine.started() == (kernel, None) and row.trial == (kernel,)
 
 
