@@ -50,9 +50,7 @@ def fleet(tmp_path, collections):
                 json.dumps(options),
             ],
             cwd=str(tmp_path),
-            env=dict(
-                os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1", PWD=str(tmp_path)
-            ),
+            env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -73,13 +71,20 @@ def test_all_hosts_are_asked_and_the_report_is_written(fleet, tmp_path):
         kmod_entry=False,
         kmod_require="any",
     )
-    said = fleet("report", kmod_preflight_offered="none")
-    report = json.loads((tmp_path / "kmod-report" / "report.json").read_text())
+    # a relative directory is from the working directory, and drivers are named as for the role deploy
+    said = fleet(
+        "report",
+        kmod_preflight_offered="none",
+        kmod_report="reports/today",
+        kmod_drivers=[{"driver": "vendor", "src": "x"}],
+    )
+    written = tmp_path / "reports" / "today"
+    report = json.loads((written / "report.json").read_text())
     states = {host: group["state"] for group in report["groups"] for host in group["hosts"]}
     assert states == {"well": "well", "loses": "loses", "away": "untold"}, said
     assert [build["release"] for plan in report["rebuild"] for build in plan["builds"]] == [NEWER[1]]
     (away,) = [group for group in report["groups"] if "away" in group["hosts"]]
     assert "connect" in away["error"]
     assert "Do not update 1 host yet" in said and "report.html" in said
-    assert "vendor" in (tmp_path / "kmod-report" / "report.html").read_text()
+    assert "vendor" in (written / "report.html").read_text()
     assert "changed=1" in said.split("PLAY RECAP")[1]
