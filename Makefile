@@ -6,20 +6,22 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-boot test-crash test-readme test-report bench fuzz clean clean-cache
+.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-report bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
+	@echo "make demo-rebuild  a driver is compiled for kernels before the hosts get them (about 2 minutes)"
 	@echo "make test          unit tests and the integration tests that need no root"
 	@echo "make lint          ruff, mypy, ansible-lint, changelog, documentation, licences"
 	@echo "make sanity        ansible-test sanity"
 	@echo "make integration   ansible-test integration: each module's own tasks, on directories"
 	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
 	@echo "make pythons       the core under every Python from 3.6 on that is on this machine"
-	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
+	@echo "make molecule      deploy, repeat, follow kernels and remove in containers (root, podman; ONLY=fast without following)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-transactions  kernels come and go by apt, dpkg, rpm and dnf in chroots (root; ONLY=fast for 4 minutes)"
 	@echo "make test-offered  the kernels that hosts would get, by the real apt and dnf (ONLY=fast for a minute)"
+	@echo "make test-rebuild  drivers are compiled, signed and deployed by the role rebuild (ONLY=fast for 2 minutes)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
@@ -50,6 +52,9 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 demo: $(VENV)/.demo
 	@$(BIN)/python -m demo
 
+demo-rebuild: $(VENV)/.demo
+	@PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m demo.rebuild
+
 test: $(VENV)/.test
 	$(BIN)/pytest -n auto tests/unit
 	$(BIN)/pytest -v tests/integration
@@ -72,7 +77,7 @@ integration: $(VENV)/.test
 	tests/in-collection-path $(BIN)/ansible-test integration --local --color no --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 molecule: $(VENV)/.lint
-	tests/molecule/run
+	tests/molecule/run $(if $(filter fast,$(ONLY)),-e follow)
 
 kmodctl: $(VENV)/.demo
 	@$(BIN)/python tools/build_kmodctl.py build/kmodctl
@@ -89,6 +94,9 @@ test-transactions: $(VENV)/.test
 test-offered: $(VENV)/.test
 	$(BIN)/pytest -q -rs --durations=5 tests/offered
 
+test-rebuild: $(VENV)/.test
+	tests/rebuild/run $(if $(filter fast,$(ONLY)),--fast)
+
 test-boot: $(VENV)/.test
 	tests/boot/run $(if $(filter fast,$(ONLY)),--fast)
 	PYTHON=$(BIN)/python tests/boot/run-initrd $(if $(filter fast,$(ONLY)),--fast)
@@ -100,7 +108,7 @@ test-report: $(VENV)/.test
 	tests/report/run
 
 bench: $(VENV)/.test
-	set -e; for each in check exports variant weak_modules; do $(BIN)/python -m tests.bench.bench_$$each; done
+	set -e; for each in check exports variant weak_modules rebuild; do PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench.bench_$$each; done
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz.fuzz $(COUNT)

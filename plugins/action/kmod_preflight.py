@@ -79,4 +79,4 @@ class ActionModule(KmodAction):
             for name, digest in told["files"].items():
                 target = os.path.join(directory, os.path.basename(name))
                 self._connection.fetch_file(shell.join_path(into, name), target)
-                _packages.check(target, digest)
+                _packages.check(target, digest, wanted)

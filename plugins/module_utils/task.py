@@ -55,7 +55,7 @@ def run(module: Any, command: Any) -> None:
     where that is a refusal.
 
     Where it may change something: plan, apply unless in check mode, and ``changed`` and ``diff`` besides. One
-    that ``STORES`` builds changes nothing of a host, and sees to that itself.
+    that works APART changes a store of builds and nothing of a host, and sees to that itself.
     """
     with _failing(module):
         options = command.Options.from_params(module.params)
@@ -64,11 +64,8 @@ def run(module: Any, command: Any) -> None:
             host.keeps_cache = not module.check_mode
             _plan, answer = command.run(host, options)
             told = dict({"changed": False}, **answer.as_dict())
-        elif getattr(command, "STORES", False):
-            answer = command.run(module.check_mode, options)
-            told = answer.as_dict()
         elif getattr(command, "APART", False):
-            answer = command.run(Host(module.params["root"]), options, module.check_mode)
+            answer = command.run(Host(module.params.get("root", "/")), options, module.check_mode)
             told = dict(answer.as_dict(), changed=answer.changed, diff=answer.diff)
         elif getattr(command, "TURNS", False):
             with Turns(module.params["root"], module.check_mode) as turns:

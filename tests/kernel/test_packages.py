@@ -4,9 +4,11 @@
 
 """What is said of real kernels by their packages alone is what is said of them when they are installed.
 
-Nothing is booted here: test_verdicts.py holds the installed ones against their own loaders.
+The kernels' own loaders are asked, too: for in-tree modules of a neighbour, which they take or refuse for all
+kinds of reasons.
 """
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_package import KernelSource
 from tests.kernel import kernel_rpms, machine, mutants, verdicts
 from tests.kernel.test_extraction import EVERY, fetched, offered
-from tests.kernel.test_verdicts import LINES, neighbours
+from tests.kernel.test_verdicts import LINES, neighbours, of_a_neighbour
 from tests.lab import debian, drivers
 
 pytestmark = pytest.mark.skipif(debian.available() is not None, reason=str(debian.available()))
@@ -142,6 +144,51 @@ def test_the_image_alone_and_the_headers_alone_say_what_the_installed_kernel_say
             assert certain == judged if what == "image" else 0 < certain < judged
         with capsys.disabled():
             print("\n%s: %s" % (kernel.release, "; ".join(rows)))
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("machines")
+@pytest.mark.parametrize(
+    "line,back", [("6.1", 0), ("6.12", 0), ("6.1", 1), ("6.12", 1), ("5.10", 0), ("7", 0), ("6.1", 2)]
+)
+def test_the_booted_kernel_says_what_its_packages_said(line, back, capsys):
+    newest, before = neighbours(line, 3)
+    every = [*before, newest]
+    kernel, other = every[-1 - back], every[-2 - back] if len(every) > back + 1 else every[-1]
+    attempts = of_a_neighbour(kernel, other, with_layout=line != "7", every=25)
+    answers = [each for each in machine.judge(kernel, attempts) if not each.label.startswith("in-tree ")]
+    offered_ = {each.label: each.data for each in attempts if not each.keep}
+    answers = [each for each in answers if each.label in offered_]
+    rows = []
+    for what, packages in (
+        ("installed", ()),
+        ("image", image_packages(kernel)),
+        ("headers", headers_package(kernel)),
+    ):
+        with contextlib.ExitStack() as stack:
+            found = stack.enter_context(opened(packages))[0] if packages else verdicts.core(kernel)
+            ours = {label: verdicts.verdict(found, data) for label, data in offered_.items()}
+            certain = {
+                label: verdict
+                for label, verdict in ours.items()
+                if what != "headers" or exact(found, ko.parse(offered_[label], "module.ko"), verdict)
+            }
+        compared = verdicts.compare(answers, certain)
+        rows.append("%s %d" % (what, compared.judged - len(compared.open)))
+        assert not compared.differ, "\n".join(compared.differ[:20])
+        assert compared.judged
+    refused = [each for each in answers if each.errno]
+    with capsys.disabled():
+        print(
+            "\n%s, booted: %d modules, %d refused for %d symbols; the same by %s"
+            % (
+                kernel.release,
+                len(answers),
+                len(refused),
+                sum(len(each.symbols) for each in refused),
+                ", ".join(rows),
+            )
+        )
 
 
 @pytest.mark.skipif(not kernel_rpms.available(), reason="needs rpmbuild")

@@ -65,6 +65,13 @@ done
 if [ -n "${PRE_BUILD:-}" ]; then eval "./$PRE_BUILD"; fi
 eval "${MAKE[0]:-make -C $kernel_source_dir M=$PWD}"
 """
+# What a source looks for elsewhere than where its neighbours do.
+BEFORE = {
+    "ddcci": """
+mkdir -p "lib/$kernelver"; ln -s "$kernel_source_dir" "lib/$kernelver/build"
+sed -i "s#^LIB_MODULES_PATH := .*#LIB_MODULES_PATH := $PWD/lib#" ddcci*/Makefile
+""",
+}
 HERE = Path(__file__).resolve().parent
 
 
@@ -83,7 +90,9 @@ def dkms(name: str, kernel: Image) -> List[Path]:
         raise LabError(failed.read_text())
     source = debian.unpack(debian.package(name + "-dkms", kernel.suite))
     try:
-        return compiled(name, next(source.glob("usr/src/*/dkms.conf")).parent, kernel, DKMS)
+        return compiled(
+            name, next(source.glob("usr/src/*/dkms.conf")).parent, kernel, BEFORE.get(name, "") + DKMS
+        )
     except Missing:
         raise
     except LabError as error:

@@ -20,6 +20,7 @@ SOURCES = sorted(path.relative_to(PLUGINS).as_posix()[:-3] for path in PLUGINS.r
 LONGEST = 500
 ON_THE_CONTROLLER = (
     "modules/kmod_preflight_fleet",
+    "modules/kmod_rebuild",
     "modules/kmod_report",
 )  # documentation alone: all of it is its action plugin
 

@@ -288,8 +288,10 @@ def _fetch(host: Host, options: Options) -> Fetched:
     os.makedirs(options.into, 0o755)
     with lock.scratch(here) as scratch:
         paths = offers.fetch(offers.asking(host, scratch), options.fetch, options.into)
-    for path in paths:
-        os.chmod(path, 0o644)  # who takes them from here may be another user
+    # who takes them from here, and removes them, is who made the directory above
+    above = os.stat(os.path.dirname(options.into))
+    for path in [*paths, options.into] if os.geteuid() == 0 else ():
+        os.chown(path, above.st_uid, above.st_gid)
     return Fetched({os.path.basename(path): hashlib.sha256(here.read(path)).hexdigest() for path in paths})
 
 

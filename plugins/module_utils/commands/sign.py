@@ -15,7 +15,7 @@ from ..make.sign import SigningKey
 from ..read import inputs, ko
 from ..read.kernels import Kernel
 
-STORES = True  # what it changes is no host's
+APART = True  # nothing of the machine is changed, only builds
 LIMIT = 512 << 20  # bytes of a module
 AUTO = "auto"
 
@@ -58,14 +58,17 @@ class Answer(NamedTuple):
     def changed(self) -> bool:
         return any(module.state == "signed" for module in self.modules)
 
+    @property
+    def diff(self) -> List[Dict[str, str]]:
+        """As Ansible shows it."""
+        return [self._diff(module) for module in self.modules if module.state == "signed"]
+
     def as_dict(self) -> Dict[str, Any]:
         new = [module for module in self.modules if module.state == "signed"]
         rest = len(self.modules) - len(new)
         return {
-            "changed": self.changed,
             "signer": self.signer,
             "modules": [dict(module._asdict()) for module in self.modules],
-            "diff": [self._diff(module) for module in new],
             "msg": "%d module%s signed by %s%s."
             % (
                 len(new),
@@ -84,7 +87,7 @@ class Answer(NamedTuple):
         return {"before_header": module.path, "after_header": module.path, "before": "", "after": text}
 
 
-def run(check: bool, options: Options) -> Answer:
+def run(host: Host, options: Options, check: bool = False) -> Answer:
     """Sign what is not signed so already; with ``check`` everything is done but storing it.
 
     Errors: BAD_OPTION, NO_BUILDS, SIGN_HASH, those of ``make.sign``, of the store and of reading.
@@ -98,7 +101,7 @@ def run(check: bool, options: Options) -> Answer:
         )
     by = sign.key(options.key, options.certificate, options.passphrase)
     if options.path:
-        modules = [_file(path, by, options, check) for path in inputs.find(Host("/"), options.path)]
+        modules = [_file(path, by, options, check) for path in inputs.find(host, options.path)]
     else:
         modules = [module for build in _builds(options) for module in _build(build, by, options, check)]
     return Answer(by.as_dict(), tuple(modules))

@@ -15,6 +15,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import predict
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import Kernel
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered import offers
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered.manager import packages_of
 from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, _takes, module
 from tests.forge.ko import LAYOUT, ko
 from tests.forge.package import deb
@@ -227,3 +229,18 @@ def test_what_others_modules_give_on_the_hosts_kernels_leaves_a_kernel_to_come_o
         ["vendor_call"],
     )
     assert "may come along or not" in rows[FOUR]["why"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_fetched_packages_belong_to_who_is_to_take_them(tree, tmp_path, monkeypatch):
+    """The controller's login user, who also removes them."""
+    (tmp_path / "login").mkdir()
+    os.chown(str(tmp_path / "login"), 65534, 65534)
+    monkeypatch.setattr(
+        offers, "fetch", lambda asked, packages, into: [shutil.copy(tree.path("/build/vendor.ko"), into)]
+    )
+    package = {"name": "linux-headers", "version": "1", "arch": "amd64", "repository": "", "digest": ""}
+    into = str(tmp_path / "login" / "packages")
+    _plan, answer = preflight.run(Host(tree.root), preflight.Options(fetch=packages_of([package]), into=into))
+    assert list(answer.as_dict()["files"]) == ["vendor.ko"]
+    assert {os.stat(path).st_uid for path in (into, into + "/vendor.ko")} == {65534}

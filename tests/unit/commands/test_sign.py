@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import sign as command
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sign
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
 from tests.forge.ko import RELEASE, ko
@@ -55,7 +56,7 @@ def store(tmp_path):
 
 def run(keys, name="new", check=False, **options):
     given = dict(key=str(keys / name), certificate=str(keys / (name + ".crt")), **options)
-    return command.run(check, command.Options(**given))
+    return command.run(Host("/"), command.Options(**given), check)
 
 
 def signer(path):
@@ -104,10 +105,12 @@ def test_another_key_replaces_the_one_that_the_store_knows_of(keys, store):
 def test_check_mode_does_all_but_storing_it(keys, store):
     before = contents(store)
     answer = run(keys, check=True, store=store, driver="vendor")
-    assert answer.changed and len(answer.as_dict()["diff"]) == 4 and contents(store) == before
+    assert answer.changed and len(answer.diff) == 4 and contents(store) == before
     with pytest.raises(KmodError) as caught:
         command.run(
-            True, command.Options(str(keys / "old"), str(keys / "new.crt"), store=store, driver="vendor")
+            Host("/"),
+            command.Options(str(keys / "old"), str(keys / "new.crt"), store=store, driver="vendor"),
+            True,
         )
     assert caught.value.code == "KEY_MISMATCH"
 

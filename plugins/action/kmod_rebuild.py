@@ -1,0 +1,223 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The controller's half, which plans, has kmod_build and kmod_sign work on the build host (where the task is
+delegated to), and takes what they make into the controller's store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import sign
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError, printable
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store
+from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _rebuild
+from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import bundle_pyelftools
+
+MODULES = "outoftree.kmod."
+OPTIONS = (
+    "source",
+    "version",
+    "depends",
+    "overrides",
+    "ignore",
+    "headers",
+    "jobs",
+    "timeout",
+    "memory",
+    "size",
+    "root",
+)
+TOLD = ("result", "msg", "code", "errors", "log", "seconds", "directory", "findings")
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        self.task_vars = task_vars or {}
+        _validated, args = self.validate_argument_spec(
+            {
+                "records": {"type": "list", "elements": "dict", "required": True},
+                "seen": {"type": "list", "elements": "dict", "default": []},
+                "sources": {"type": "dict", "required": True},
+                "store": {"type": "path", "required": True},
+                "dest": {"type": "path"},
+                "before": {"type": "list", "elements": "dict", "default": []},
+                "install": {"type": "bool", "default": False},
+                "force": {"type": "bool", "default": False},
+                "sign": {
+                    "type": "dict",
+                    "options": {
+                        "key": {"type": "str", "required": True, "no_log": False},
+                        "certificate": {"type": "path"},
+                        "passphrase": {"type": "str", "no_log": True},
+                        "host": {"type": "str", "choices": ["controller", "build"], "default": "controller"},
+                    },
+                },
+            }
+        )
+        try:
+            bundle_pyelftools()
+            return dict(result, **self.rebuild(args))
+        except KmodError as error:
+            return dict(result, failed=True, msg=str(error), code=error.code)
+
+    def rebuild(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Errors: BAD_OPTION, RECORD_NEWER, RECORD_DAMAGED, PLAN_DATA."""
+        self.args = args
+        self.local = self._connection.transport == "local"
+        self.dest = os.path.abspath(args["dest"] or args["store"])
+        self.store = os.path.abspath(args["store"]) if self.local else args["store"]
+        self.changed = False
+        versions = _rebuild.versions(args["sources"])
+        records = _rebuild.wanting(
+            args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
+        )
+        outcome = _rebuild.carry_out(records, self.build, args["before"])
+        failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
+        return {
+            "changed": self.changed,
+            "builds": outcome.rows,
+            "failed_builds": failed,
+            "again": outcome.again and not self._task.check_mode,
+            "rest": outcome.rest,
+            "no_source": _rebuild.without_source(args["records"], versions),
+            "store": self.dest,
+            "msg": summary(outcome.rows),
+        }
+
+    # One build
+
+    def build(self, todo: _rebuild.Todo, number: int, count: int) -> dict[str, Any]:
+        what = "%s %s for %s" % (todo.driver, self.args["sources"][todo.driver]["version"], todo.release)
+        say("build %d of %d: %s%s" % (number, count, what, also(todo)))
+        began = time.monotonic()
+        try:
+            row = self.made(todo)
+        except KmodError as error:
+            row = {"result": _rebuild.FAILED, "code": error.code, "msg": str(error)}
+        row = {"seconds": int(time.monotonic() - began), "errors": [], "log": None, **row}
+        say("build %d of %d: %s: %s" % (number, count, what, told(row)))
+        return row
+
+    def made(self, todo: _rebuild.Todo) -> dict[str, Any]:
+        source = self.args["sources"][todo.driver]
+        for name in source.get("depends") or ():
+            if name in self.args["sources"]:  # its build for this kernel has to be there first
+                self.module("kmod_build", self.options(name, todo.release))
+        answer = self.module("kmod_build", self.options(todo.driver, todo.release))
+        row = {name: answer[name] for name in TOLD if answer.get(name) is not None}
+        if answer.get("failed") or "result" not in answer:
+            row.setdefault("msg", str(answer.get("module_stderr") or answer.get("msg") or "no answer")[-800:])
+            return dict(row, result=_rebuild.FAILED, code=answer.get("code") or "BUILD_FAILED")
+        self.changed |= bool(answer.get("changed"))
+        if row["result"] in (_rebuild.BUILT, _rebuild.KEPT):
+            self.signed(todo, source, "build", self.store)
+            self.fetched(todo, answer)
+            self.signed(todo, source, "controller", self.dest)
+            row["seconds"] = answer.get("seconds") or 0
+        return row
+
+    def options(self, driver: str, release: str) -> dict[str, Any]:
+        source = self.args["sources"][driver]
+        given = {name: source[name] for name in OPTIONS if source.get(name) is not None}
+        given["version"] = str(source["version"])  # which YAML may take for a number
+        return dict(given, driver=driver, release=release, store=self.store, force=self.args["force"])
+
+    def module(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(
+            module_name=MODULES + name, module_args=options, task_vars=self.task_vars
+        )
+        return answer
+
+    def signed(self, todo: _rebuild.Todo, source: Mapping[str, Any], where: str, store: str) -> None:
+        """Errors: those of signing."""
+        given = self.args["sign"]
+        if not given or given["host"] != where:
+            return
+        options = {name: given.get(name) for name in ("key", "certificate", "passphrase")}
+        options.update(store=store, driver=todo.driver, version=str(source["version"]), release=todo.release)
+        if where == "controller":
+            self.changed |= sign.run(Host("/"), sign.Options(**options)).changed
+            return
+        answer = self.module("kmod_sign", options)
+        if answer.get("failed"):
+            code = str(answer.get("code") or "SIGN_FAILED")
+            raise KmodError(store, str(answer.get("msg")), "", code)
+        self.changed |= bool(answer.get("changed"))
+
+    # Into the controller's store
+
+    def fetched(self, todo: _rebuild.Todo, answer: Mapping[str, Any]) -> None:
+        """Errors: BUILD_TAMPERED, those of the store."""
+        if self.local and os.path.realpath(self.store) == os.path.realpath(self.dest):
+            return
+        about = json.loads(self.content(answer["directory"], build_store.ABOUT))
+        there = build_store.entry(self.dest, todo.driver, about["version"], todo.release)
+        if there and there.input == about["input"] and (there.about.get("signer") or not about.get("signer")):
+            return
+        files = {name: self.content(answer["directory"], name) for name in about["files"]}
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != about["files"][name]:
+                raise KmodError(
+                    "%s/%s" % (answer["directory"], name),
+                    "is not the file that was put there",
+                    "Find out who changed it; then remove the directory, and it is built again",
+                    "BUILD_TAMPERED",
+                )
+        with build_store.held(self.dest, todo.driver, todo.release) as slot:
+            slot.put(about, files)
+        self.changed = True
+
+    def content(self, directory: str, name: str) -> bytes:
+        copy = os.path.join(_files.private(), "build-%d-%s" % (os.getpid(), os.path.basename(name)))
+        self._connection.fetch_file(self._connection._shell.join_path(directory, name), copy)
+        with open(copy, "rb") as file:
+            data = file.read()
+        os.unlink(copy)
+        return data
+
+
+def also(todo: _rebuild.Todo) -> str:
+    others = [release for release in todo.serves if release != todo.release]
+    return ", which serves %s as well" % ", ".join(others) if others else ""
+
+
+def told(row: Mapping[str, Any]) -> str:
+    if row["result"] != _rebuild.FAILED:
+        return "%s, %d s" % (row["result"], row["seconds"])
+    lines = [*(row["errors"] or [row["msg"]])[:3], *(["log: %s" % row["log"]] if row["log"] else [])]
+    return "failed (%s) after %d s: %s" % (row["code"], row["seconds"], "; ".join(lines))
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "Nothing is to be built."
+    counts = {
+        word: sum(row["result"] == word for row in rows) for word in dict.fromkeys(r["result"] for r in rows)
+    }
+    text = ", ".join("%d %s" % (count, word) for word, count in counts.items())
+    return "%d build%s: %s, %d s." % (
+        len(rows),
+        "" if len(rows) == 1 else "s",
+        text,
+        sum(r["seconds"] for r in rows),
+    )
+
+
+def say(text: str) -> None:
+    Display().display(printable(text))

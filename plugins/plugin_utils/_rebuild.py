@@ -1,0 +1,220 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which builds a fleet lacks of the sources at hand, made one after the other: plan, build, plan again where a
+build told more.
+
+What a host has stays: kernels that one of its builds fits are not wanted, whatever version that is of.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.plugin_utils import _fleet_plan, _records
+from ansible_collections.outoftree.kmod.plugins.plugin_utils._records import INCOMPATIBLE, Record
+
+BUILT, KEPT, FAILED = "built", "kept", "failed"
+UNSIGNED = {"SIG_REQUIRED", "SIG_LOCKDOWN"}  # what a build that gets signed may not be refused for any more
+NO_HEADERS = "HEADERS_MISSING"  # another kernel of the class may have some
+TELLING = ("impossible", "untold", "ambiguous", "elsewhere")
+
+Row = dict[str, Any]  # what came of one build
+# makes one of so many: which it is, how many there are
+Build = Callable[["Todo", int, int], Row]
+
+
+class Todo(NamedTuple):
+    driver: str
+    release: str
+    serves: tuple[str, ...]
+    certain: bool
+
+
+class Outcome(NamedTuple):
+    """``rows`` are all builds of this run, those of rounds before first; ``again``: a look at what was built
+    may tell more. ``rest`` by driver is what no build serves, as ``_fleet_plan.rebuild`` has it.
+    """
+
+    rows: list[Row]
+    again: bool
+    rest: dict[str, dict[str, Any]]
+
+
+def versions(sources: Mapping[str, Any]) -> dict[str, str]:
+    """Driver to version of the sources. Error: BAD_OPTION."""
+    for driver, source in sources.items():
+        if not isinstance(source, Mapping) or not source.get("source") or not source.get("version"):
+            raise KmodError(
+                "sources: %s" % driver,
+                "says not both source and version",
+                "Give the path of the source on the build host, and the version that it is",
+                "BAD_OPTION",
+            )
+    return {driver: str(source["version"]) for driver, source in sources.items()}
+
+
+def wanting(
+    records: Iterable[Any],
+    seen: Iterable[Any],
+    sources: Mapping[str, str],
+    *,
+    install: bool,
+    signs: bool = False,
+) -> list[Record]:
+    """The records with nothing but the drivers of the sources, each as the source's own builds have it.
+
+    ``seen`` are records of what the hosts say of builds of the sources in the store, one driver in each. With
+    ``install`` hosts without a driver want it, too. With ``signs`` a build that is refused for lack of a signature
+    is no build.
+    """
+    told = [_records.validated(each) for each in seen]
+    builds = {(each["host"], driver["driver"]): each for each in told for driver in each["drivers"]}
+    found = [
+        _wanting(record, {name: builds.get((record["host"], name)) for name in sources}, sources, install)
+        for record in _records.merged(records)
+        if record["kernels"]  # one that could not be reached has none
+    ]
+    for record in found if signs else ():
+        record["verdicts"] = [
+            dict(each, codes=[]) if set(each["codes"]) <= UNSIGNED else each for each in record["verdicts"]
+        ]
+    return found
+
+
+def _wanting(
+    record: Record, seen: Mapping[str, Record | None], sources: Mapping[str, str], install: bool
+) -> Record:
+    new = dict(copy.copy(record), drivers=[], verdicts=[], needs={}, facts={})
+    had = {each["driver"]: each for each in record["drivers"]}
+    for driver, version in sources.items():
+        if driver not in had and not install:
+            continue
+        own = seen[driver]
+        verdicts = {each["kernel"]: each for each in record["verdicts"] if each["driver"] == driver}
+        lacking = [
+            each["kernel"]
+            for each in record["kernels"]
+            if driver not in had
+            or not had[driver]["builds"]
+            or verdicts.get(each["kernel"], {}).get("verdict") == INCOMPATIBLE
+        ]
+        if own is None and driver in had and had[driver]["version"] == version:
+            _take(new, record, driver, had[driver], set(lacking))
+        elif own is not None:
+            described = next(each for each in own["drivers"] if each["driver"] == driver)
+            alike = dict(
+                described, version=version, builds=[dict(b, version=version) for b in described["builds"]]
+            )
+            _take(new, own, driver, alike, set(lacking))
+        else:
+            new["drivers"].append({"driver": driver, "version": version, "builds": [], "modules": []})
+            new["verdicts"] += [_none(driver, kernel) for kernel in dict.fromkeys(lacking)]
+    return new
+
+
+def _take(new: Record, record: Record, driver: str, described: dict[str, Any], kernels: set[str]) -> None:
+    new["drivers"].append(described)
+    new["verdicts"] += [
+        each for each in record["verdicts"] if each["driver"] == driver and each["kernel"] in kernels
+    ]
+    for key in ("needs", "facts"):
+        if driver in record[key]:
+            new[key][driver] = record[key][driver]
+
+
+def _none(driver: str, kernel: str) -> dict[str, Any]:
+    return {
+        "driver": driver,
+        "kernel": kernel,
+        "verdict": INCOMPATIBLE,
+        "exact": True,
+        "build": None,
+        "codes": [],
+        "symbols": [],
+        "errno": None,
+        "why": "there is no build",
+    }
+
+
+def without_source(records: Iterable[Any], sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """By driver that some kernel lacks a build of, and that there is no source for, the hosts."""
+    found: dict[str, list[str]] = {}
+    for record in _records.merged(records):
+        for driver in sorted({v["driver"] for v in record["verdicts"] if v["verdict"] == INCOMPATIBLE}):
+            if driver not in sources:
+                found.setdefault(driver, []).append(record["host"])
+    return found
+
+
+def carry_out(records: Sequence[Record], build: Build, before: Sequence[Row]) -> Outcome:
+    """Make the builds that the plan has and that were not tried ``before``; a failure stops none of the others."""
+    rows = list(before)
+    new: list[Row] = []
+    tried = {(row["driver"], row["release"]) for row in before}
+    while True:
+        plans = _plans(records, rows)
+        todo = [each for each in _todo(plans) if (each.driver, each.release) not in tried]
+        if not todo:
+            _add_hosts(rows, records)
+            rest = {plan["driver"]: {key: plan[key] for key in TELLING} for plan in plans}
+            return Outcome(rows, any(row["result"] in (BUILT, KEPT) for row in new), rest)
+        for number, each in enumerate(todo, 1):
+            tried.add((each.driver, each.release))
+            row = dict(
+                build(each, number, len(todo)),
+                driver=each.driver,
+                release=each.release,
+                serves=list(each.serves),
+                certain=each.certain,
+            )
+            new.append(row)
+            rows.append(row)
+
+
+def _plans(records: Sequence[Record], rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """One for each driver, without the kernels that have turned out to have no headers."""
+    lacking: dict[str, set[str]] = {}
+    for row in rows:
+        if row.get("code") == NO_HEADERS:
+            lacking.setdefault(row["driver"], set()).add(row["release"])
+    found: list[dict[str, Any]] = []
+    for driver in sorted({each["driver"] for record in records for each in record["drivers"]}):
+        kernels = {each["kernel"] for record in records for each in record["kernels"]}
+        buildable = kernels - lacking[driver] if driver in lacking else None
+        found += _fleet_plan.rebuild([_only(record, driver) for record in records], buildable)
+    return found
+
+
+def _only(record: Record, driver: str) -> Record:
+    return dict(
+        record,
+        drivers=[each for each in record["drivers"] if each["driver"] == driver],
+        verdicts=[each for each in record["verdicts"] if each["driver"] == driver],
+    )
+
+
+def _todo(plans: Iterable[dict[str, Any]]) -> list[Todo]:
+    return [
+        Todo(plan["driver"], each["release"], tuple(each["serves"]), each["certain"])
+        for plan in plans
+        for each in plan["builds"]
+    ]
+
+
+def _add_hosts(rows: Iterable[Row], records: Iterable[Record]) -> None:
+    """To each row those hosts that wait, or did in a round before, for what it serves."""
+    waiting: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        for each in record["verdicts"]:
+            if each["verdict"] == INCOMPATIBLE:
+                waiting.setdefault((each["driver"], each["kernel"]), set()).add(record["host"])
+    for row in rows:
+        found = set(row.get("hosts") or ()).union(
+            *(waiting.get((row["driver"], kernel), ()) for kernel in row["serves"])
+        )
+        row["hosts"] = sorted(found, key=_records.natural)
