@@ -41,8 +41,8 @@ class ActionModule(ActionBase):
         try:
             given = options["records"]
             records = _records.merged(told(task_vars or {}) if given is None else given)
-            dest = self._whole(options["dest"])
-            since = options["since"] and self._whole(options["since"])
+            dest = os.path.abspath(options["dest"])
+            since = options["since"] and os.path.abspath(options["since"])
             own = os.path.join(dest, "report.json")
             report = _report.made(records, earlier(since, own), since == own)
             files = {
@@ -71,10 +71,6 @@ class ActionModule(ActionBase):
             steps=[printable("%s. %s" % (step.what, step.why)) for step in _report_words.steps(report)],
             msg=sentence(report["counts"]),
         )
-
-    def _whole(self, path: str) -> str:
-        """Beside the playbook, as with other plugins' paths on the controller, unless it is absolute."""
-        return os.path.abspath(self._loader.path_dwim(path))
 
 
 def told(task_vars: dict[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ options:
   dest:
     description:
       - The directory that the three files are written to. It is made where it is missing.
-      - A relative path is beside the playbook.
+      - A relative path is one from the working directory.
     type: path
     required: true
   records:
