@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge.candidates import BY_CRC
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.verdict import INCOMPATIBLE
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_package
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered import offers
