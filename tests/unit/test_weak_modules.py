@@ -12,11 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import cli, weak_modules
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli, lock, weak_modules
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 from tests.forge.ko import LAYOUT, Export, ko
 
@@ -552,6 +555,25 @@ def test_what_goes_wrong_with_a_kernel_fails_no_scriptlet_and_with_modules_does(
 # Drivers that are stored here
 
 
+def test_a_package_waits_for_a_run_that_takes_long(tree, monkeypatch):
+    """Nobody calls again for what a package's script could not do."""
+    monkeypatch.setattr(lock, "WAIT", 0.1)
+    paths = tree.package(TWO, [ONE, TWO, THREE])
+    taken = threading.Event()
+
+    def another():
+        with lock.held(Host(tree.root)):
+            taken.set()
+            time.sleep(1)
+
+    run = threading.Thread(target=another)
+    run.start()
+    taken.wait()
+    called = tree.add(*paths)
+    run.join()
+    assert (called.status, called.err) == (0, "") and len(tree.links()) == 2
+
+
 def test_stored_drivers_are_not_disturbed(tree):
     tree.vendor(TWO, [ONE, TWO, THREE])
     tree.deploy("/build")
@@ -642,3 +664,16 @@ def test_a_file_in_the_place_of_a_link_stays(tree):
     called = tree.add(*tree.package(TWO, [ONE, TWO]))
     assert tree.data("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE) == b"somebody's"
     assert "is in the way" in called.err
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_kernel_whose_weak_updates_is_no_directory_keeps_no_other_from_being_served(tree, what):
+    place = tree.path("/lib/modules/%s/weak-updates" % ONE)
+    os.rmdir(place)
+    if what == "file":
+        Path(place).write_bytes(b"")
+    else:
+        os.symlink("/opt/links", place)
+    called = tree.add(*tree.package(TWO, [ONE, TWO, THREE]))
+    assert called.status == 0 and "/%s/weak-updates is in the way" % ONE in called.err
+    assert list(tree.links()) == [(THREE, "vendor/vendor.ko")]

@@ -197,7 +197,7 @@ def _made(host: Host, kernel: Kernel, chosen: Dict[str, Source]) -> Tuple[Dict[s
     for each in chosen.values():
         path = packaged.link_path(host, kernel.release, each)
         if each.tree != kernel.release:
-            there = top if host.is_link(top) else packaged.taken_by(host, path, top)
+            there = packaged.taken_by(host, path, top)
             if there:
                 blocked.append(there)
             else:

@@ -241,7 +241,7 @@ def taken_by(host: Host, path: str, top: str) -> Optional[str]:
     that is no link.
     """
     parent = posixpath.dirname(path)
-    while len(parent) > len(top):
+    while len(parent) >= len(top):
         if host.is_link(parent) or (host.lstat(parent) is not None and not host.is_dir(parent)):
             return parent
         parent = posixpath.dirname(parent)
