@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-rebuild test-boot test-crash test-readme test-report bench fuzz clean clean-cache
+.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-report bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
@@ -17,9 +17,10 @@ help:
 	@echo "make integration   ansible-test integration: each module's own tasks, on directories"
 	@echo "make kmodctl       build/kmodctl, the host's own command, in one file"
 	@echo "make pythons       the core under every Python from 3.6 on that is on this machine"
-	@echo "make molecule      deploy, repeat and remove in containers (root, podman)"
+	@echo "make molecule      deploy, repeat, follow kernels and remove in containers (root, podman; ONLY=fast without following)"
 	@echo "make test-kernels  booted kernels judge the verdicts (QEMU; ONLY=fast for the short part)"
 	@echo "make test-transactions  kernels come and go by apt, dpkg, rpm and dnf in chroots (root; ONLY=fast for 4 minutes)"
+	@echo "make test-offered  the kernels that hosts would get, by the real apt and dnf (ONLY=fast for a minute)"
 	@echo "make test-rebuild  drivers are compiled, signed and deployed by the role rebuild (ONLY=fast for 2 minutes)"
 	@echo "make test-boot     deploy, boot, fall back and remove on real disks (root, QEMU)"
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
@@ -76,7 +77,7 @@ integration: $(VENV)/.test
 	tests/in-collection-path $(BIN)/ansible-test integration --local --color no --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 molecule: $(VENV)/.lint
-	tests/molecule/run
+	tests/molecule/run $(if $(filter fast,$(ONLY)),-e follow)
 
 kmodctl: $(VENV)/.demo
 	@$(BIN)/python tools/build_kmodctl.py build/kmodctl
@@ -89,6 +90,9 @@ test-kernels: $(VENV)/.test
 
 test-transactions: $(VENV)/.test
 	tests/transactions/run $(if $(filter fast,$(ONLY)),--fast)
+
+test-offered: $(VENV)/.test
+	$(BIN)/pytest -q -rs --durations=5 tests/offered
 
 test-rebuild: $(VENV)/.test
 	tests/rebuild/run $(if $(filter fast,$(ONLY)),--fast)

@@ -144,7 +144,7 @@ def preflight(roots: dict[str, Path], stock: source.Stock, deployed: dict[str, d
         roots,
         "outoftree.kmod.report",
         "-e",
-        json.dumps({"kmod_kernel": [{"package": [OFFER]}], "kmod_report": str(report.relative_to(CHECKOUT))}),
+        json.dumps({"kmod_kernel": [{"package": [OFFER]}], "kmod_report": str(report)}),
     )
     told = json.loads((report / "report.json").read_text()) if report.exists() else {}
     lost = sorted(

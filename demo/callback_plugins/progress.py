@@ -19,6 +19,9 @@ short_description: one line a task and host
 description: One line a task and host; results go to the file that the environment variable DEMO_RESULTS names.
 """
 
+# The modules that kmod_deploy does the work of, by the names that its answer has for their answers.
+STEPS = {"link": "kmod_link", "variant": "initrd_variant", "entry": "grub_entry"}
+
 
 class CallbackModule(CallbackBase):
     CALLBACK_VERSION = 2.0
@@ -45,14 +48,18 @@ class CallbackModule(CallbackBase):
             )
             if word:
                 print("            " + str(answer.get("msg")), flush=True)
-            elif task.args.get("state") == "possible":
-                return
-            self.results.setdefault(host, {})[module] = answer
+            kept = self.results.setdefault(host, {})
+            kept[module] = answer
+            for row in answer.get("drivers", []) if module == "kmod_deploy" else []:
+                kept.update({name: dict(row[step] or {}) for step, name in STEPS.items()})
+                kept["kmod_link"]["warnings"] = answer.get("warnings", [])
 
     def v2_runner_on_ok(self, result):
         self._finished(result, "")
         if result._task.action == "ansible.builtin.debug":
-            print("            " + str(result._result.get("msg")), flush=True)
+            said = result._result.get("msg")
+            for line in said if isinstance(said, list) else [said]:
+                print("            %s" % line, flush=True)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         self._finished(result, "FAILED")

@@ -8,13 +8,12 @@ it.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import KmodAction
+from ansible_collections.outoftree.kmod.plugins.plugin_utils._sending import SendingAction
 
 
-class ActionModule(KmodAction):
+class ActionModule(SendingAction):
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         if "described" not in args:
             return super().execute(args, task_vars)
@@ -25,19 +24,3 @@ class ActionModule(KmodAction):
         answer = super().execute(dict(args, files=self.send(wanted)), task_vars)
         answer.pop("need", None)
         return answer
-
-    def send(self, paths: list[str]) -> dict[str, str]:
-        """Copy files of the controller, as they were checked and judged, to the host; answers with where each
-        lies there.
-        """
-        shell = self._connection._shell
-        if shell.tmpdir is None:
-            self._make_tmp_path()
-        sent = {
-            path: self._transfer_file(
-                self.copies[path], shell.join_path(shell.tmpdir, "%d-%s" % (number, os.path.basename(path)))
-            )
-            for number, path in enumerate(paths)
-        }
-        self._fixup_perms2([shell.tmpdir, *sent.values()], execute=False)
-        return sent

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _packages
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import KmodAction
@@ -43,7 +45,7 @@ class ActionModule(KmodAction):
         task_vars: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """A kernel on offer with the directory that its packages are in, or with why there is none."""
-        whole = any(each.get("whole") for each in args["kernel"])
+        whole = any(boolean(each.get("whole") or False, strict=False) for each in args["kernel"])
         wanted = offer["whole"] if whole or not offer["small"] else offer["small"]
         where = _packages.place(cache, answer["record"], wanted)
         try:
@@ -79,4 +81,4 @@ class ActionModule(KmodAction):
             for name, digest in told["files"].items():
                 target = os.path.join(directory, os.path.basename(name))
                 self._connection.fetch_file(shell.join_path(into, name), target)
-                _packages.check(target, digest)
+                _packages.check(target, digest, wanted)

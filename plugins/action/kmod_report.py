@@ -26,6 +26,7 @@ OPTIONS = {
     "records": {"type": "list", "elements": "dict"},
     "since": {"type": "path"},
 }
+ANSWERS = ("kmod_looked", "kmod_preflight")  # variables of a host
 LIMIT = 1 << 30  # an earlier report of a million hosts is smaller
 
 
@@ -40,8 +41,8 @@ class ActionModule(ActionBase):
         try:
             given = options["records"]
             records = _records.merged(told(task_vars or {}) if given is None else given)
-            dest = self._whole(options["dest"])
-            since = options["since"] and self._whole(options["since"])
+            dest = os.path.abspath(options["dest"])
+            since = options["since"] and os.path.abspath(options["since"])
             own = os.path.join(dest, "report.json")
             report = _report.made(records, earlier(since, own), since == own)
             files = {
@@ -71,27 +72,37 @@ class ActionModule(ActionBase):
             msg=sentence(report["counts"]),
         )
 
-    def _whole(self, path: str) -> str:
-        """Beside the playbook, as with other plugins' paths on the controller, unless it is absolute."""
-        return os.path.abspath(self._loader.path_dwim(path))
-
 
 def told(task_vars: dict[str, Any]) -> list[Any]:
-    """The records of all hosts of the inventory, by what ``kmod_preflight`` answered there (``kmod_looked``).
+    """The records of all hosts that were asked, in this play or in one before: the fact ``kmod_preflight`` of the
+    role, or what ``kmod_preflight`` answered (registered as ``kmod_looked``).
 
-    A host without an answer could not be told, and why is what Ansible says of it.
+    A host of this play without either could not be told, and neither could one whose answer is a failure.
     """
     hostvars = task_vars.get("hostvars", {})
-    found = []
-    for host in task_vars.get("groups", {}).get("all", []):
-        answer = hostvars[host].get("kmod_looked")
-        if not isinstance(answer, dict):
-            found.append(_records.without(host, "The host was not asked, or not reached."))
-        elif isinstance(answer.get("record"), dict):
-            found.append(dict(answer["record"], host=host))
-        else:
-            found.append(_records.without(host, str(answer.get("msg") or "kmod_preflight failed there.")))
-    return found
+    every = task_vars.get("groups", {}).get("all", [])
+    answers = {host: [hostvars[host][name] for name in ANSWERS if name in hostvars[host]] for host in every}
+    here = task_vars.get("ansible_play_hosts_all", [])
+    if not any(answers.get(host) for host in here):
+        here = []  # a play of the controller alone
+    nothing = [{"msg": "The host was not asked, or not reached."}]
+    return [
+        record(host, answer)
+        for host in every
+        if answers[host] or host in here
+        for answer in answers[host] or nothing
+    ]
+
+
+def record(host: str, answer: Any) -> Any:
+    """Of a host with several the latest counts (``_records.merged``)."""
+    if not isinstance(answer, dict):
+        return _records.without(host, "Its answer is none of kmod_preflight's.")
+    if "version" in answer:
+        return dict(answer, host=host)
+    if isinstance(answer.get("record"), dict):
+        return dict(answer["record"], host=host)
+    return _records.without(host, str(answer.get("msg") or "kmod_preflight failed there."))
 
 
 def earlier(since: str | None, own: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils 
 
 import contextlib
 import traceback
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 from .errors import KmodError, from_oserror
 from .host import Host
@@ -25,9 +25,9 @@ class Done(NamedTuple):
     answer: Any
 
 
-def carry_out(root: str, check: bool, work: Work) -> Done:
-    """Do what ``work`` plans, one run a host at a time, unless in ``check`` mode."""
-    with Turns(root, check) as turns:
+def carry_out(root: str, check: bool, work: Work, wait: Optional[float] = None) -> Done:
+    """Do what ``work`` plans, one run a host at a time, unless in ``check`` mode; ``wait`` as for ``Turns``."""
+    with Turns(root, check, wait) as turns:
         answer = turns.carry(work)
     return Done(turns.changed, turns.diff, answer)
 

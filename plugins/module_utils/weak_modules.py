@@ -27,6 +27,9 @@ VERBS = ("add-modules", "remove-modules", *KERNELS)  # of several the first here
 SWITCHES = ("dry-run", "no-initramfs", "verbose", "delete-modules", "help")
 VALUES = ("basedir", "dracut", "check-initramfs-prog")
 LIMIT = 16 << 20  # bytes of names
+# seconds, for another run to end, which may be making an image: a package's script calls once, and nobody
+# looks at what it could not do
+WAIT = 600.0
 OK, FAILED, INTERRUPTED = 0, 1, 130
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell has it
 USAGE = """\
@@ -146,7 +149,7 @@ def _carried_out(asked: Asked, root: str, given: Tuple[str, ...]) -> int:
 
     dry = asked.has("dry-run")
     options = command.Options(asked.verb, given, asked.kernel)
-    done = carry_out(root, dry, lambda host: command.run(host, options))
+    done = carry_out(root, dry, lambda host: command.run(host, options), WAIT)
     for warning in done.answer.warnings:
         say_error(NAME, warning)
     _tell(asked, done.answer)
@@ -211,7 +214,8 @@ def refresh(name: str, root: str, kernels: Tuple[str, ...]) -> None:
     from .commands import renew  # all that makes images: a third of what is imported here
 
     try:
-        for path in carry_out(root, False, lambda host: renew.run(host, renew.Options(kernels))).answer.made:
+        options = renew.Options(kernels)
+        for path in carry_out(root, False, lambda host: renew.run(host, options), WAIT).answer.made:
             say("%s: the variant of the initramfs is made again" % path)
     except KmodError as error:  # the links are there
         say_error(name, "variants of the initramfs are not made again: %s" % error)

@@ -15,7 +15,7 @@ from .arguments import WEAK_MODULES2 as NAME
 from .host import Host
 from .output import say
 from .task import carry_out
-from .weak_modules import FAILED, OK, guarded, listed, refresh, say_error
+from .weak_modules import FAILED, OK, WAIT, guarded, listed, refresh, say_error
 
 MODES = (
     "add-kmp",
@@ -111,7 +111,7 @@ def _carried_out(asked: Call, root: str) -> int:
         verb = asked.mode
     mark = bool(os.environ.get("INITRD_IN_POSTTRANS") or os.environ.get("TRANSACTIONAL_UPDATE"))
     options = command.Options(verb, asked.name, given, mark)
-    answer: command.Answer = carry_out(root, asked.dry, lambda host: command.run(host, options)).answer
+    answer: command.Answer = carry_out(root, asked.dry, lambda host: command.run(host, options), WAIT).answer
     for warning in answer.warnings:
         say_error(NAME, warning)
     for line in answer.told if asked.verbose else ():

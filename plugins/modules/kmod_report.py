@@ -23,16 +23,17 @@ options:
   dest:
     description:
       - The directory that the three files are written to. It is made where it is missing.
-      - A relative path is beside the playbook.
+      - A relative path is one from the working directory.
     type: path
     required: true
   records:
     description:
       - The records of the hosts, RV(outoftree.kmod.kmod_preflight#module:record). Of several of one host the
         latest counts.
-      - By default those of all hosts of the inventory, from the variable C(kmod_looked), in which the
-        play has registered what M(outoftree.kmod.kmod_preflight) answered. A host without one is in the
-        report as one that could not be told.
+      - By default those of all hosts that were asked, in this play or one before it. That is the fact
+        C(kmod_preflight), which the role C(outoftree.kmod.preflight) sets, or what
+        M(outoftree.kmod.kmod_preflight) answered if the play registers it as C(kmod_looked).
+      - A host that did not answer is in the report as one that could not be told.
     type: list
     elements: dict
   since:
@@ -68,24 +69,25 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Look at all hosts
+# ansible-playbook -i INVENTORY outoftree.kmod.report
+- name: Look at all hosts, and write the report
   hosts: all
   gather_facts: false
-  tasks:
-    - name: See what becomes of the drivers
-      outoftree.kmod.kmod_preflight:
-      register: kmod_looked
-      ignore_errors: true
-      ignore_unreachable: true
-
-- name: Write the report
-  hosts: localhost
-  gather_facts: false
+  roles:
+    - role: outoftree.kmod.preflight
   tasks:
     - name: Compare with the report of yesterday, and replace it
       outoftree.kmod.kmod_report:
         dest: /srv/www/drivers
         since: /srv/www/drivers/report.json
+      run_once: true
+
+- name: Write a report on records that were kept in a file
+  outoftree.kmod.kmod_report:
+    dest: /srv/www/drivers
+    records: "{{ lookup('ansible.builtin.file', '/srv/records.json') | from_json }}"
+  delegate_to: localhost
+  run_once: true
 """
 
 RETURN = r"""

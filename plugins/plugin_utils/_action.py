@@ -65,9 +65,10 @@ class KmodAction(ActionBase):
         ]
         if warnings:
             result["warnings"] = list(result.get("warnings") or []) + warnings
-        result.get("invocation", {}).get("module_args", {}).pop(
-            "described", None
-        )  # nobody wants to read that
+        given = result.get("invocation", {}).get("module_args", {})
+        for each in [given, *(given.get("drivers") or [])]:
+            if isinstance(each, dict):
+                each.pop("described", None)  # nobody wants to read that
         return result
 
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
@@ -111,7 +112,7 @@ class KmodAction(ActionBase):
         src = given["src"] if isinstance(given["src"], list) else [given["src"]]
         files = _files.found([self.locate(path) for path in src], supply)
         args["described"] = [_files.described(file) for file in files]
-        self.copies = dict(files)
+        self.copies.update(files)
         return supply.signer if supply else None
 
     def locate(self, path: str) -> str:
@@ -169,6 +170,9 @@ def to_say(answer: dict[str, Any], args: dict[str, Any]) -> Iterator[str]:
     """What a person has to see without asking for details: from the answer's ``unserved`` and
     ``other_drivers``.
     """
+    for each in answer.get("drivers") or []:
+        if isinstance(each, dict):
+            yield from to_say(each.get("link") or {}, each)
     driver = args.get("driver")
     rows = answer.get("unserved") or []
     if rows:

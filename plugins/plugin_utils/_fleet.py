@@ -86,10 +86,10 @@ def state(record: Record) -> str:
 
 
 def is_held(record: Record) -> bool:
-    """Whether something is held back on the host for each driver that it would lose."""
+    """Whether the host would lose drivers, and something is held back on it for each of them."""
     lost = {each.driver for each in outcomes(record) if each.state == LOSES}
     held = {driver for each in record["held"] for driver in each["driver"]}
-    return bool(lost) and (lost <= held or any(not each["driver"] for each in record["held"]))
+    return state(record) == LOSES and (lost <= held or any(not each["driver"] for each in record["held"]))
 
 
 def groups(records: Iterable[Record]) -> list[Group]:

@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "canary_failed": Kind("Where the canary ended", "No other host was updated: see what went wrong there."),
     "broken_entry": Kind(
         "Boot entries that start what is missing", "Deploy the driver again: it mends them."
     ),
@@ -53,7 +54,7 @@ KINDS = {
     "dangling_link": Kind("Dangling links", "Deploy the driver again: it mends them."),
     "stale_image": Kind("Stale images", "Deploy the driver again: it makes the image again."),
     "not_followed": Kind(
-        "Kernels that do not use a build which they take", "Deploy the driver again, with kmod_follow."
+        "Kernels that do not use a build that fits", "Deploy the driver again, with kmod_follow."
     ),
     "pending": Kind("What hooks could not do", "See kmodctl status there; the next boot tries it again."),
     "reboot_pending": Kind("Pending reboots", "Reboot when it suits."),

@@ -181,7 +181,7 @@ def test_a_kernel_leaves_and_the_others_keep_the_build_that_lay_below_it(machine
 def test_taken_away_nothing_of_it_is_left(machine, kernels):
     machine.play("-e", "kmod_driver=" + DRIVER, name="remove")
     left = machine.ran(
-        "find / -xdev '(' -path /srv -o -path /proc -o -path /root -o -path /var/log ')' -prune -o "
+        "find / -xdev '(' -path /srv -o -path /proc -o -path /root -o -path /var/log -o -path /var/cache ')' -prune -o "
         "'(' -name '*outoftree*' -o -name '*kmodctl*' -o -name '*%s*' ')' -print" % DRIVER
     )
     assert left == ""

@@ -131,7 +131,7 @@ PROBLEMS = (
     ("reboot_pending", "The host runs an older kernel than the one that boots start."),
     ("trial_failed", "The host was not seen running the driver after the trial."),
     ("no_build", "No build of the driver fits the kernel."),
-    ("not_followed", "New kernels do not get the driver by themselves."),
+    ("not_followed", "The kernel takes a build of the driver, and does not use it."),
 )
 
 

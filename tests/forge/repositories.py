@@ -4,12 +4,16 @@
 
 """Repositories of made-up packages, made by the families' own tools, and directory hosts that have their lists."""
 
+import contextlib
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 APT = ("apt-get", "apt-cache", "dpkg-deb", "dpkg-scanpackages")
 DNF = ("dnf", "rpmbuild", "createrepo_c")
@@ -20,6 +24,24 @@ def lacking(tools: Sequence[str]) -> Optional[str]:
     if not found and "dnf" in tools and _run(["dnf", "download", "--help"], check=False).returncode:
         found = ["dnf download (dnf-plugins-core)"]
     return "needs " + ", ".join(found) if found else None
+
+
+@contextlib.contextmanager
+def served(directory: Path) -> Iterator[str]:
+    """The address of a directory, which answers for as long as the context lasts."""
+    handler = functools.partial(_Quiet, directory=str(directory))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield "http://127.0.0.1:%d" % server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
 
 
 def _run(argv, check=True, **options):
@@ -65,7 +87,9 @@ def apt_lists(repository: Path) -> None:
     (repository / "Packages").write_bytes(done.stdout)
 
 
-def apt_host(root: Path, repositories: Sequence[Path], installed: Sequence[Dict[str, str]] = ()) -> None:
+def apt_host(
+    root: Path, repositories: Sequence[Union[Path, str]], installed: Sequence[Dict[str, str]] = ()
+) -> None:
     """A directory host with apt, that has these packages (fields of dpkg's status) and the repositories' lists."""
     for path in (
         "etc/apt/preferences.d",
@@ -80,9 +104,13 @@ def apt_host(root: Path, repositories: Sequence[Path], installed: Sequence[Dict[
     ]
     (root / "var/lib/dpkg/status").write_text("\n".join(status))
     (root / "etc/apt/sources.list").write_text(
-        "".join("deb [trusted=yes] file:%s ./\n" % each for each in repositories)
+        "".join("deb [trusted=yes] %s ./\n" % _address(each) for each in repositories)
     )
     apt_update(root)
+
+
+def _address(place: Union[Path, str]) -> str:
+    return "file://%s" % place if isinstance(place, Path) else place
 
 
 def apt_update(root: Path, check: bool = True) -> None:
@@ -142,14 +170,14 @@ def dnf_lists(repository: Path) -> None:
     _run(["createrepo_c", "--quiet", str(repository)])
 
 
-def dnf_host(root: Path, repositories: Dict[str, Path], lists: bool = True) -> None:
+def dnf_host(root: Path, repositories: Mapping[str, Union[Path, str]], lists: bool = True) -> None:
     """A directory host with dnf, that has the lists of these repositories."""
     for path in ("etc/yum.repos.d", "etc/dnf", "var/cache/dnf", "var/tmp"):
         (root / path).mkdir(parents=True, exist_ok=True)
     (root / "etc/dnf/dnf.conf").write_text("[main]\ngpgcheck=1\n")
     for name, place in repositories.items():
         (root / "etc/yum.repos.d" / (name + ".repo")).write_text(
-            "[%s]\nname=%s\nbaseurl=file://%s\ngpgcheck=0\n" % (name, name, place)
+            "[%s]\nname=%s\nbaseurl=%s\ngpgcheck=0\n" % (name, name, _address(place))
         )
     if lists:
         dnf_makecache(root)

@@ -45,14 +45,12 @@ def fleet(tmp_path, collections):
                 str(Path(sys.executable).parent / "ansible-playbook"),
                 "-i",
                 str(tmp_path / "inventory.json"),
-                "outoftree.kmod." + playbook,
+                playbook if "/" in playbook else "outoftree.kmod." + playbook,
                 "-e",
                 json.dumps(options),
             ],
             cwd=str(tmp_path),
-            env=dict(
-                os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1", PWD=str(tmp_path)
-            ),
+            env=dict(os.environ, ANSIBLE_COLLECTIONS_PATH=collections, ANSIBLE_NOCOLOR="1"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -73,13 +71,44 @@ def test_all_hosts_are_asked_and_the_report_is_written(fleet, tmp_path):
         kmod_entry=False,
         kmod_require="any",
     )
-    said = fleet("report")
-    report = json.loads((tmp_path / "kmod-report" / "report.json").read_text())
+    hold(fleet, tmp_path)
+    before = files(tmp_path / "loses")
+    assert [path for path in before if "kmod" in path.name and "etc" in path.parts], "something is held"
+    # a relative directory is from the working directory, and drivers are named as for the role deploy
+    said = fleet(
+        "report",
+        kmod_preflight_offered="none",
+        kmod_report="reports/today",
+        kmod_drivers=[{"driver": "vendor", "src": "x"}],
+    )
+    written = tmp_path / "reports" / "today"
+    report = json.loads((written / "report.json").read_text())
     states = {host: group["state"] for group in report["groups"] for host in group["hosts"]}
     assert states == {"well": "well", "loses": "loses", "away": "untold"}, said
     assert [build["release"] for plan in report["rebuild"] for build in plan["builds"]] == [NEWER[1]]
     (away,) = [group for group in report["groups"] if "away" in group["hosts"]]
     assert "connect" in away["error"]
     assert "Do not update 1 host yet" in said and "report.html" in said
-    assert "vendor" in (tmp_path / "kmod-report" / "report.html").read_text()
+    assert "vendor" in (written / "report.html").read_text()
+    assert files(tmp_path / "loses") == before  # a report changes no host, and what is held stays so
+    assert report["held"]
     assert "changed=1" in said.split("PLAY RECAP")[1]
+
+
+def hold(fleet, directory):
+    """Have the host that loses the driver not be offered the kernel that refuses it."""
+    kernel = [{"symvers": "/boot/symvers-%s.gz" % NEWER[1], "release": "6.1.0-99-amd64"}]
+    tasks = [
+        {"outoftree.kmod.kmod_preflight": {"kernel": kernel}, "register": "looked"},
+        {"outoftree.kmod.kmod_hold": {"record": "{{ looked.record }}"}},
+    ]
+    play = {"hosts": "loses", "gather_facts": False, "tasks": tasks}
+    (directory / "hold.json").write_text(json.dumps([play]))
+    said = fleet(str(directory / "hold.json"))
+    assert "failed=0" in said, said
+
+
+def files(root):
+    return {
+        path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "cache" not in path.parts
+    }

@@ -2,209 +2,29 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The same trees through weak-modules, kmod_link and our own front for packages' scripts (kmodctl
-weak-modules).
+"""The calls that packages make, by weak-modules and by our own front (kmodctl weak-modules), on small trees.
 
-OUTOFTREE_KMOD_WEAK_MODULES names a copy of the script. Where a real module is linked by one and not by the
-other, the booted kernel says who is right. The calls that packages make are tried on small trees: DIFFERS
-says of each where and why it does not come to the same. Prints a table with what each linked and the time it
-took.
+OUTOFTREE_KMOD_WEAK_MODULES names a copy of the script. DIFFERS says of each call where and why it does not
+come to the same. Prints a table with what each linked and the time it took.
 """
 
-import atexit
-import functools
 import gzip
 import lzma
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
-from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from tests import CHECKOUT
 from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 from tests.forge.ko import LAYOUT, Export, ko
-from tests.kernel import machine
-from tests.lab import debian, drivers, qemu
+from tests.kernel.fronts import SCRIPT, front, script
 
-SCRIPT = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
-NEED = (
-    debian.available()
-    or qemu.available()
-    or (None if SCRIPT else "OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
-)
-real = pytest.mark.skipif(NEED is not None, reason=str(NEED))
 beside = pytest.mark.skipif(
     not SCRIPT or not shutil.which("depmod"),
     reason="OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules",
 )
-CASES = {
-    "as built": lambda data: data,
-    "one symbol of another version": lambda data: machine.with_crc(
-        data, sorted(set(machine.versions(data)) - {"module_layout"})[0], 1
-    ),
-    "other flags in vermagic": lambda data: data.replace(b" SMP preempt ", b" SMP PREEMPT "),
-    "no versions at all": lambda data: data.replace(b"\0__versions\0", b"\0__nothings\0"),
-    "needs a symbol that nothing exports": lambda data: data.replace(
-        b"\0pci_unregister_driver\0", b"\0pci_unregister_driveX\0"
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    every = debian.kernels("bookworm", flavour="cloud-amd64")
-    return [kernel for kernel in every if kernel.release.split(".")[:2] == every[0].release.split(".")[:2]][
-        -4:
-    ]
-
-
-@pytest.fixture(scope="module")
-def stock(kernels, tmp_path_factory):
-    """A root with what weak-modules wants of a kernel: a symvers in /boot, and EL's search order."""
-    root = tmp_path_factory.mktemp("stock")
-    (root / "etc/depmod.d").mkdir(parents=True)
-    (root / "etc/depmod.d/dist.conf").write_text("search updates extra built-in weak-updates\n")
-    (root / "boot").mkdir()
-    for kernel in kernels:
-        tree = debian.tree(kernel)
-        top = next(
-            path
-            for path in (tree / "usr/lib/modules" / kernel.release, tree / "lib/modules" / kernel.release)
-            if path.is_dir()
-        )
-        shutil.copytree(str(top), str(root / "lib/modules" / kernel.release), symlinks=True)
-        for path in (tree / "boot").iterdir():
-            shutil.copy2(str(path), str(root / "boot"))
-        (root / "boot" / ("symvers-%s.gz" % kernel.release)).write_bytes(
-            gzip.compress(debian.symvers(kernel).read_bytes())
-        )
-        subprocess.run(
-            ["depmod", "-b", str(root), kernel.release],
-            check=True,
-            env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
-        )
-    return root
-
-
-def by_weak_modules(root, release, data):
-    """The kernels that weak-modules links the module into."""
-    path = root / "lib/modules" / release / "extra/case/ootedu.ko"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(data)
-    subprocess.run(
-        [
-            "bash",
-            str(SCRIPT),
-            "--add-modules",
-            "--no-initramfs",
-            "--dracut",
-            "/bin/true",
-            "--basedir",
-            str(root),
-        ],
-        input=("%s\n" % path).encode(),
-        check=False,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
-    )
-    return {each.parent.parent.parent.name for each in root.glob("lib/modules/*/weak-updates/case/ootedu.ko")}
-
-
-def by_kmod_link(root, data):
-    (root / "case").mkdir()
-    (root / "case/ootedu.ko").write_bytes(data)
-    plan, answer = link.run(Host(str(root)), link.Options("case", ("/case",)))
-    plan.apply()
-    return {row.kernel for row in answer.outcome.kernels if row.linked}
-
-
-def by_front(root, release, data):
-    """The kernels that our front links it into, asked as a package's script asks."""
-    path = root / "lib/modules" / release / "extra/case/ootedu.ko"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(data)
-    front(root, "--add-modules", "--no-initramfs", lines=[str(path)])
-    return {each.parent.parent.parent.name for each in root.glob("lib/modules/*/weak-updates/case/ootedu.ko")}
-
-
-def front(root, *argv, lines=()):
-    return subprocess.run(
-        [sys.executable, kmodctl(), "weak-modules", *argv, "--basedir", str(root)],
-        input="".join(line + "\n" for line in lines).encode(),
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-@functools.lru_cache(maxsize=None)
-def kmodctl():
-    directory = tempfile.mkdtemp(prefix="kmodctl-")
-    atexit.register(shutil.rmtree, directory)
-    subprocess.run(
-        [sys.executable, str(CHECKOUT / "tools" / "build_kmodctl.py"), directory + "/kmodctl"], check=True
-    )
-    return directory + "/kmodctl"
-
-
-def script(root, *argv, lines=()):
-    return subprocess.run(
-        ["bash", str(SCRIPT), *argv, "--dracut", "/bin/true", "--basedir", str(root)],
-        input="".join(line + "\n" for line in lines).encode(),
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin"),
-    )
-
-
-@real
-@pytest.mark.parametrize("case", CASES)
-def test_where_they_differ_the_kernel_agrees_with_us(case, kernels, stock, tmp_path, capsys):
-    built_for = kernels[-2]
-    data = CASES[case](next(path for path in drivers.edu(built_for) if path.name == "ootedu.ko").read_bytes())
-    found = {}
-    for name, judge in (
-        ("weak-modules", lambda root: by_weak_modules(root, built_for.release, data)),
-        ("kmod_link", lambda root: by_kmod_link(root, data)),
-        ("our front", lambda root: by_front(root, built_for.release, data)),
-    ):
-        root = tmp_path / name
-        subprocess.run(["cp", "-al", str(stock), str(root)], check=True)
-        begun = time.monotonic()
-        found[name] = (judge(root), time.monotonic() - begun)
-        shutil.rmtree(str(root))
-    assert found["our front"][0] == found["kmod_link"][0]
-    differ = [
-        kernel
-        for kernel in kernels
-        if kernel is not built_for
-        and (kernel.release in found["weak-modules"][0]) != (kernel.release in found["kmod_link"][0])
-    ]
-    with capsys.disabled():
-        for name, (linked, took) in found.items():
-            print(
-                "\n%-36s %-13s %5.1f s  %s" % (case, name, took, ", ".join(sorted(linked)) or "none"), end=""
-            )
-    for kernel in differ:
-        (answer,) = machine.judge(kernel, [machine.Attempt(case, data)])
-        with capsys.disabled():
-            print(
-                "\n%-36s %-13s %7s  %s"
-                % ("", "the kernel", "", "%s: %s" % (kernel.release, answer.errno or "taken")),
-                end="",
-            )
-        assert (answer.errno is None) == (kernel.release in found["kmod_link"][0])
-
-
-# The calls that packages make
 
 
 class Tree(FakeTree):
@@ -323,6 +143,33 @@ def lost(tree):
     return []
 
 
+def second_call(tree):
+    """amdgpu.ko in one call, amdkcl.ko, which it needs, in the next."""
+    giver, taker = chain(tree, [ONE, TWO, THREE])
+    script(tree.root, "--add-modules", "--no-initramfs", lines=[taker])
+    return [giver]
+
+
+def provider_gone(tree):
+    giver, _taker = added(tree, chain(tree, [ONE, TWO, THREE]))
+    os.remove(giver)
+    return [giver]
+
+
+def for_another_kernel(tree):
+    """%post and %postun of an upgrade that was built for another kernel than what it replaces."""
+    old = added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO, THREE])])
+    added(tree, [tree.put(THREE, "vendor/vendor.ko", [ONE, TWO, THREE])])
+    os.remove(old[0])
+    return old
+
+
+def with_links(tree):
+    """As find lists them the second time."""
+    paths = added(tree, [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])])
+    return [*paths, tree.root + "/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE]
+
+
 ADD, REMOVE = ("--add-modules", "--no-initramfs"), ("--remove-modules", "--no-initramfs")
 CALLS = {  # name: (what is there, the call)
     "kmodtool %post": (lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])], ("--add-modules",)),
@@ -333,6 +180,23 @@ CALLS = {  # name: (what is there, the call)
         ADD,
     ),
     "outside of any tree": (lambda tree: outside(tree), ("--verbose", "--no-initramfs", "--add-modules")),
+    "kvdo, older DUPs": (
+        lambda tree: [tree.put(TWO, "good/good.ko", [ONE, TWO]), tree.put(TWO, "more/more.ko", [ONE, TWO])],
+        ("--dracut=/bin/true", "--no-initramfs", "--add-modules"),
+    ),
+    "Lustre": (
+        lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])],
+        ("--verbose", "--add-modules"),
+    ),
+    "LKRG": (lambda tree: [], ("--add-kernel", "--no-initramfs")),  # without a release
+    "amdgpu's second call": (second_call, ADD),
+    "a provider goes": (provider_gone, REMOVE),
+    "upgrade for another kernel": (for_another_kernel, REMOVE),
+    "links of ours in the list": (with_links, ADD),
+    "cut short": (
+        lambda tree: [tree.put(TWO, "vendor/vendor.ko", [ONE, TWO])],
+        ("--add-m", "--no-i", "--verb"),
+    ),
     "empty list": (lambda tree: [], ADD),
     "one empty line": (lambda tree: [""], ADD),
     "kmodtool %postun": (
@@ -385,6 +249,8 @@ CALLS = {  # name: (what is there, the call)
     ),
 }
 DIFFERS = {
+    "amdgpu's second call": "what lacked a module is linked by the call that brings it",
+    "links of ours in the list": "it links to links, with their whole path",
     "outside of any tree": "with --basedir, the link goes below weak-updates with the root's own path",
     "several kmods at once": "B5: one that does not fit keeps others from being linked",
     "upgrade in place": "B4: the old link leads to what no longer fits",

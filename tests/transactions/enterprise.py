@@ -82,7 +82,11 @@ def base(system: Enterprise) -> chroot.Layers:
         say("making a system like EL %d" % system.el)
         root = directory / "root"
         debian.system(
-            system.suite, root, (*PACKAGES, system.dnf), *("--dpkgopt=" + line for line in systems.DPKG)
+            system.suite,
+            root,
+            (*PACKAGES, system.dnf),
+            *(["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"] if system.suite == "bullseye" else []),
+            *("--dpkgopt=" + line for line in systems.DPKG),
         )
         for name in ("postinst.d", "postrm.d", "preinst.d", "prerm.d", "install.d"):
             shutil.rmtree(str(root / "etc/kernel" / name), ignore_errors=True)

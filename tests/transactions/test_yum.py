@@ -18,7 +18,7 @@ from tests.transactions.enterprise import Enterprise
 from tests.transactions.machine import DRIVER, Machine, changes
 
 pytestmark = pytest.mark.full
-SYSTEM = Enterprise(7, "bullseye")
+SYSTEM = Enterprise(7, "bookworm")
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import cli, weak_modules
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli, lock, weak_modules
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, module
 from tests.forge.ko import LAYOUT, Export, ko
 
@@ -342,6 +345,99 @@ def test_an_upgrade_calls_with_the_old_list_when_the_new_files_are_there(tree):
     assert set(tree.links()) == {(ONE, "vendor/vendor.ko")}
 
 
+def test_an_upgrade_to_a_build_for_another_kernel_serves_the_one_that_it_is_no_longer_built_for(tree):
+    """The new files come before the old ones go: until then it has its own, beside which no link is made."""
+    old = tree.package(TWO, [ONE, TWO, THREE])
+    tree.add(*old)
+    tree.add(*tree.package(THREE, [ONE, TWO, THREE]))
+    os.remove(tree.path(old[0]))
+    assert tree.call("--remove-modules", "--no-initramfs", lines=old).status == 0
+    build = "/lib/modules/%s/extra/vendor/vendor.ko" % THREE
+    assert tree.links() == {(ONE, "vendor/vendor.ko"): build, (TWO, "vendor/vendor.ko"): build}
+    assert tree.loads(TWO) == "weak-updates/vendor/vendor.ko"
+
+
+def test_what_needs_a_module_of_a_package_that_goes_loses_its_links(tree):
+    """It would not load; when that package comes back, it is linked again."""
+    giver, taker = pair(tree)
+    tree.add(giver, taker)
+    data = tree.data(giver)
+    os.remove(tree.path(giver))
+    assert tree.call("--remove-modules", "--no-initramfs", lines=[giver]).status == 0
+    assert tree.links() == {} and tree.loads(ONE, "taker") is None
+    tree.write(giver, data)
+    tree.add(giver)
+    assert set(tree.links()) == {
+        (release, "%s/%s.ko" % (name, name)) for release in (ONE, THREE) for name in ("giver", "taker")
+    }
+
+
+def pair(tree):
+    """Modules of two packages, of which one needs the other."""
+    needs = [LAYOUT, ("takes_0_1_2", 0x77)]
+    data = {
+        "giver": ko("giver", needs, release=TWO, exports=[Export("given", 0x5)], export_form="symbols"),
+        "taker": ko("taker", [LAYOUT, ("given", 0x5)], release=TWO, depends="giver"),
+    }
+    paths = {name: "/lib/modules/%s/extra/%s/%s.ko" % (TWO, name, name) for name in data}
+    for name, path in paths.items():
+        tree.write(path, data[name])
+    return list(paths.values())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_links_of_ours_in_the_list_mean_what_they_lead_to(tree, alone):
+    """As ``find /lib/modules -name vendor.ko`` lists them the second time."""
+    paths = tree.package(TWO, [ONE, TWO, THREE])
+    tree.add(*paths)
+    before, links = (
+        tree.snapshot(),
+        ["/lib/modules/%s/weak-updates/vendor/vendor.ko" % r for r in (ONE, THREE)],
+    )
+    called = tree.add(*links, *([] if alone else paths))
+    assert (called.status, called.err) == (0, "") and tree.snapshot() == before
+    os.remove(tree.path(paths[0]))
+    tree.call("--remove-modules", "--no-initramfs", lines=links)
+    assert tree.links() == {}
+
+
+def test_a_directory_in_the_list_is_told_of(tree):
+    paths = tree.package(TWO, [ONE, TWO])
+    called = tree.add(os.path.dirname(paths[0]), *paths)
+    assert called.status == 0 and "/extra/vendor is no file\n" in called.err
+    assert list(tree.links()) == [(ONE, "vendor/vendor.ko")]
+
+
+@pytest.mark.parametrize("outside", ["/opt/acfs/vendor.ko", "/lib/modules/%s/updates/vendor.ko" % TWO])
+def test_a_module_that_lay_elsewhere_loses_its_links_when_it_is_gone(tree, outside):
+    tree.write(outside, module("vendor", TWO, fits=[ONE, TWO]))
+    tree.add(outside)
+    assert tree.links()
+    os.remove(tree.path(outside))
+    tree.call("--remove-modules", "--no-initramfs", lines=[outside])
+    assert tree.links() == {}
+
+
+def test_a_kernel_that_depmod_has_not_seen_yet_is_served(tree):
+    tree.package(TWO, [ONE, TWO, THREE])
+    for name in os.listdir(tree.path("/lib/modules/" + ONE)):
+        if name.startswith("modules."):
+            os.remove(tree.path("/lib/modules/%s/%s" % (ONE, name)))
+    assert tree.call("--add-kernel", ONE, "--no-initramfs").status == 0
+    assert tree.loads(ONE) == "weak-updates/vendor/vendor.ko" and tree.loads(ONE, "e1000e")
+
+
+def test_files_that_are_deleted_after_the_call_leave_links_that_the_next_call_removes(tree):
+    """As DKMS and MLNX_OFED call it."""
+    paths = tree.package(TWO, [ONE, TWO, THREE], at="")
+    tree.add(*paths)
+    tree.call("--remove-modules", "--no-initramfs", lines=paths)
+    assert len(tree.links()) == 2
+    os.remove(tree.path(paths[0]))
+    tree.add(*tree.package(TWO, [TWO], names=("other",), at="other"))
+    assert tree.links() == {} and tree.loads(ONE) is None
+
+
 def test_a_link_to_another_file_than_the_listed_one_stays(tree):
     (new,) = tree.package(THREE, [ONE, THREE])
     old = "/lib/modules/%s/extra/vendor/vendor.ko" % TWO
@@ -459,6 +555,25 @@ def test_what_goes_wrong_with_a_kernel_fails_no_scriptlet_and_with_modules_does(
 # Drivers that are stored here
 
 
+def test_a_package_waits_for_a_run_that_takes_long(tree, monkeypatch):
+    """Nobody calls again for what a package's script could not do."""
+    monkeypatch.setattr(lock, "WAIT", 0.1)
+    paths = tree.package(TWO, [ONE, TWO, THREE])
+    taken = threading.Event()
+
+    def another():
+        with lock.held(Host(tree.root)):
+            taken.set()
+            time.sleep(1)
+
+    run = threading.Thread(target=another)
+    run.start()
+    taken.wait()
+    called = tree.add(*paths)
+    run.join()
+    assert (called.status, called.err) == (0, "") and len(tree.links()) == 2
+
+
 def test_stored_drivers_are_not_disturbed(tree):
     tree.vendor(TWO, [ONE, TWO, THREE])
     tree.deploy("/build")
@@ -549,3 +664,16 @@ def test_a_file_in_the_place_of_a_link_stays(tree):
     called = tree.add(*tree.package(TWO, [ONE, TWO]))
     assert tree.data("/lib/modules/%s/weak-updates/vendor/vendor.ko" % ONE) == b"somebody's"
     assert "is in the way" in called.err
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_kernel_whose_weak_updates_is_no_directory_keeps_no_other_from_being_served(tree, what):
+    place = tree.path("/lib/modules/%s/weak-updates" % ONE)
+    os.rmdir(place)
+    if what == "file":
+        Path(place).write_bytes(b"")
+    else:
+        os.symlink("/opt/links", place)
+    called = tree.add(*tree.package(TWO, [ONE, TWO, THREE]))
+    assert called.status == 0 and "/%s/weak-updates is in the way" % ONE in called.err
+    assert list(tree.links()) == [(THREE, "vendor/vendor.ko")]

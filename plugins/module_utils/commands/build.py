@@ -303,9 +303,9 @@ def _build(job: BuildJob, made_with: Tools, digest: str, slot: build_store.Slot)
             "limits": dict(options.limits._asdict()),
             "seconds": int(time.monotonic() - began),
         }
-        return _of_failure(job, slot.fail(digest, reason, Host("/").read(log)), "")
+        return _of_failure(job, slot.fail(digest, reason, sandbox.said(log)), "")
     about = _about(job, made_with, built, digest=digest, seconds=int(time.monotonic() - began))
-    made = slot.put(about, dict(built.files, **{LOG: Host("/").read(log)}))
+    made = slot.put(about, dict(built.files, **{LOG: sandbox.said(log)}))
     text = "%s %s was built for %s" % (options.driver, job.version, options.release)
     return _of_entry(job, made, BUILT, text)._replace(changed=True)
 

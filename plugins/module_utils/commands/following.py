@@ -100,6 +100,15 @@ def run(turns: Turns, options: Options) -> Answer:
     return _absent(turns, options.driver) if options.state == "absent" else _present(turns, options)
 
 
+def lacks_kmodctl(host: Host, sources: str) -> bool:
+    """Whether kmodctl has to be sent before the host can follow."""
+    return not hooks.has_kmodctl(host, sources, _interpreter())
+
+
+def _interpreter() -> str:
+    return sys.executable or "/usr/bin/python3"
+
+
 def _present(turns: Turns, options: Options) -> Answer:
     host = turns.host
     image_mode.refuse(host)
@@ -111,7 +120,7 @@ def _present(turns: Turns, options: Options) -> Answer:
             "Leave kmod_follow out, and have what installs kernels call kmodctl add-kernel",
             "NO_HOOKS",
         )
-    interpreter = sys.executable or "/usr/bin/python3"
+    interpreter = _interpreter()
     has = hooks.has_kmodctl(host, options.sources, interpreter)
     if not has and options.kmodctl is None and not turns.check:
         return Answer(options.driver, family, _following(host), (), need_kmodctl=True)

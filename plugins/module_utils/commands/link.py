@@ -69,6 +69,7 @@ class Answer(NamedTuple):
     held_back_by: Optional[str]
     reboot_needed: bool
     waits: bool  # for the files that are needed: until then the plan is to be shown and not carried out
+    given: Tuple[KernelModule, ...] = ()  # the modules that were given
 
     @property
     def served(self) -> bool:
@@ -147,6 +148,7 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
         held_back_by,
         reboot_needed=goes_on and held_back_by is None,
         waits=bool(outcome.need) and options.files is None,
+        given=tuple(given),
     )
 
 

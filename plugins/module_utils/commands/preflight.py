@@ -12,7 +12,19 @@ import hashlib
 import os
 import re
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from .. import lock
 from ..errors import KmodError, forgiving
@@ -102,11 +114,18 @@ class Judgement(NamedTuple):
     choices: Dict[str, Choice]
     facts: Dict[str, predict.KernelFacts]  # by driver
     code: str = ""  # why nothing could be found out, where that is so
+    beside: FrozenSet[str] = frozenset()  # symbols that may come along with other modules
 
     @property
     def verdicts(self) -> List[DriverVerdict]:
         found = [candidates.summary(driver, choice) for driver, choice in self.choices.items()]
-        return [each._replace(exact=False, codes=(self.code,)) for each in found] if self.code else found
+        if self.code:
+            return [each._replace(exact=False, codes=(self.code,)) for each in found]
+        return [candidates.opened(each, self.beside) for each in found]
+
+    @property
+    def well(self) -> bool:
+        return all(each.verdict == COMPATIBLE for each in self.verdicts)
 
 
 class Answer(NamedTuple):
@@ -125,11 +144,11 @@ class Answer(NamedTuple):
     def lost(self) -> List[str]:
         """What the required kernels do not take, a line each."""
         return [
-            "%s: %s: %s" % (each.kernel.kernel, driver, choice.reason)
+            "%s: %s: %s" % (each.kernel.kernel, verdict.driver, verdict.why)
             for each in self.judged
             if self.require == "all" or each.kernel.state == "offered"
-            for driver, choice in each.choices.items()
-            if choice.verdict != COMPATIBLE
+            for verdict in each.verdicts
+            if verdict.verdict != COMPATIBLE
         ]
 
     @property
@@ -143,19 +162,11 @@ class Answer(NamedTuple):
         if not self.drivers:
             return "There is no driver in the store."
         offered = [each for each in self.judged if each.kernel.state == "offered"]
-        well = [each for each in offered if all(map(_fits, each.choices.values()))]
+        there = [each for each in self.judged if each not in offered]
         line = "%s: %d of %d installed kernels, %d of %d on offer" % (
             ", ".join(self.drivers),
-            len(
-                [
-                    each
-                    for each in self.judged
-                    if each not in offered and all(map(_fits, each.choices.values()))
-                ]
-            ),
-            len(self.judged) - len(offered),
-            len(well),
-            len(offered),
+            *(len([each for each in there if each.well]), len(there)),
+            *(len([each for each in offered if each.well]), len(offered)),
         )
         return "; ".join([line, *self._replace(require="offered").lost, *self._old])
 
@@ -246,13 +257,13 @@ def run(host: Host, options: Options) -> Tuple[Plan, Any]:
     ours = re.compile(
         r"/(extra|weak-updates(/outoftree\.kmod)?)/(%s)/" % "|".join(map(re.escape, drivers or ["/"]))
     ).search
+    subject = _subject(host, drivers)
     judged = list(_judge(kernels.installed(host), host, drivers, without=ours))
     plain = [source for source in options.kernel if not source.offered]
     if plain:
         with kernel_package.opened(host, plain) as found:
-            judged += _judge(found, host, drivers)
+            judged += _judge(found, host, drivers, beside=subject.beside)
     lists, deferred = Lists(), []
-    subject = Subject(drivers, runtime.facts(Kernel(host, "", "")), _vermagic(host))
     for source in options.kernel:
         if source.offered:
             lists, offered, left = _offered(host, source, subject, defer=options.defer)
@@ -277,8 +288,10 @@ def _fetch(host: Host, options: Options) -> Fetched:
     os.makedirs(options.into, 0o755)
     with lock.scratch(here) as scratch:
         paths = offers.fetch(offers.asking(host, scratch), options.fetch, options.into)
-    for path in paths:
-        os.chmod(path, 0o644)  # who takes them from here may be another user
+    # who takes them from here, and removes them, is who made the directory above
+    above = os.stat(os.path.dirname(options.into))
+    for path in [*paths, options.into] if os.geteuid() == 0 else ():
+        os.chown(path, above.st_uid, above.st_gid)
     return Fetched({os.path.basename(path): hashlib.sha256(here.read(path)).hexdigest() for path in paths})
 
 
@@ -315,6 +328,7 @@ def _judge(
     drivers: Mapping[str, Sequence[Build]],
     *,
     without: Any = lambda path: False,
+    beside: FrozenSet[str] = frozenset(),
 ) -> Iterator[Judgement]:
     """Each kernel is read once for all drivers, and let go of: its exports take some 10 MiB."""
     newest = max((kernel.release for kernel in chosen), key=version_key, default=None)
@@ -324,7 +338,7 @@ def _judge(
         state = "offered" if origin else "running" if kernel.running else "installed"
         seen = PossibleKernel(kernel.release, state, kernel.release == newest, tuple(origin))
         choices = candidates.choices(kernel, drivers, candidates.now(host, kernel), without=without)
-        yield Judgement(seen, choices, _facts(kernel, drivers, ""))
+        yield Judgement(seen, choices, _facts(kernel, drivers, ""), beside=beside)
 
 
 def judged_offer(
@@ -334,7 +348,8 @@ def judged_offer(
     for kernel in found:
         seen = seen_offer(offer)._replace(kernel=kernel.release, origin=kernel.origin)
         choices = candidates.choices(kernel, subject.drivers, subject.runtime)
-        yield Judgement(seen, choices, _facts(kernel, subject.drivers, subject.like))
+        facts = _facts(kernel, subject.drivers, subject.like)
+        yield Judgement(seen, choices, facts, beside=subject.beside)
 
 
 def _facts(
@@ -357,9 +372,14 @@ def _facts(
     return found
 
 
-def _vermagic(host: Host) -> str:
+def _subject(host: Host, drivers: Dict[str, Tuple[Build, ...]]) -> Subject:
+    """What is to be known of the host for kernels to come."""
     installed = kernels.installed(host)
-    return next((each.vermagic for each in reversed(installed) if each.vermagic), "")
+    newest = next((each for each in reversed(installed) if each.vermagic), None)
+    now = runtime.facts(Kernel(host, "", ""))
+    if newest is None:
+        return Subject(drivers, now)
+    return Subject(drivers, now, newest.vermagic or "", candidates.beside(host, newest, drivers.values()))
 
 
 def _offered(
@@ -443,7 +463,3 @@ def _about(host: Host, installed: Sequence[Kernel], lists: Lists) -> Dict[str, A
         "error": lists.error,
         "lists": lists.as_dict(),
     }
-
-
-def _fits(choice: Choice) -> bool:
-    return choice.verdict == COMPATIBLE

@@ -60,7 +60,7 @@ class _Work:
         self.host = host
         self.options = options
         self.warnings: List[str] = []
-        self.listed = [packaged.source(path) for path in options.listed]
+        self.listed = list(dict.fromkeys(packaged.named(host, path) for path in options.listed))
         self.there = [each for each in self.listed if host.is_file(each.path)]
         self.installed = store.installed(host)
 
@@ -123,7 +123,11 @@ class _Work:
     def _named(self) -> List[Source]:
         if self.options.verb != "add-modules":
             return []
-        self.warnings += ["%s does not exist" % each.path for each in self.listed if each not in self.there]
+        self.warnings += [
+            "%s %s" % (each.path, "is no file" if self.host.exists(each.path) else "does not exist")
+            for each in self.listed
+            if each not in self.there
+        ]
         odd = [
             each
             for each in self.there

@@ -4,10 +4,24 @@
 
 """What a kernel makes of the builds of drivers, whether it is installed or not."""
 
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
+from ..errors import forgiving
 from ..host import Host
-from ..read import runtime
+from ..read import ko, runtime
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import UninstalledKernel
 from ..read.kernels import Kernel
@@ -15,7 +29,10 @@ from ..read.runtime import Runtime
 from . import exactness
 from .loader import judge
 from .selection import Build, Choice, select
-from .verdict import DOUBT, INCOMPATIBLE, REFUSE, Verdict
+from .verdict import DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Verdict
+
+BY_CRC = ("SYMBOL_CRC", "MODULE_LAYOUT_CRC")
+MISSING = ("SYMBOL_MISSING", "DEP_MISSING")
 
 
 def now(host: Host, kernel: Kernel) -> Optional[Runtime]:
@@ -41,10 +58,17 @@ def judged(
 
 
 def refused(kernel: UninstalledKernel, drivers: Iterable[Sequence[Build]]) -> bool:
-    """Whether what is seen of a kernel is enough to say that it takes no build of any driver."""
+    """Whether the CRCs that are seen of a kernel are enough to say that it takes no build of any driver.
+
+    What is missing is not: another of its packages may have it.
+    """
     every = [judged(kernel, build.modules) for builds in drivers for build in builds]
     return bool(every) and all(
-        any(each.verdict == INCOMPATIBLE and each.seen and each.seen.exact for each in verdicts)
+        any(
+            each.seen and each.seen.exact and finding.effect == REFUSE and finding.code in BY_CRC
+            for each in verdicts
+            for finding in each.findings
+        )
         for verdicts in every
     )
 
@@ -116,6 +140,32 @@ class DriverVerdict(NamedTuple):
 
     def as_dict(self) -> Dict[str, Any]:
         return dict(self._asdict(), codes=list(self.codes), symbols=list(self.symbols))
+
+
+def beside(host: Host, kernel: Kernel, drivers: Iterable[Sequence[Build]]) -> FrozenSet[str]:
+    """The symbols that drivers need and that further modules of the host give on an installed kernel: of DKMS, a
+    vendor's package, another driver. Whether those come along to another kernel is not known.
+    """
+    modules = [module for builds in drivers for build in builds for module in build.modules]
+    own = {module.name for module in modules}
+    needed: Set[str] = set()
+    for module in modules:
+        needed.update(each.name for each in module.undefined)
+    found: Set[str] = set()
+    for name, path in kernel.added.items() if needed else ():
+        if name not in own:
+            with forgiving():
+                found.update(export.name for export in ko.read(host, path).exports)
+    return frozenset(found & needed)
+
+
+def opened(verdict: DriverVerdict, symbols: FrozenSet[str]) -> DriverVerdict:
+    """Left open, where all that a kernel to come lacks is what other modules give on the host's kernels."""
+    lacks = set(verdict.codes) <= set(MISSING) and set(verdict.symbols) <= symbols
+    if verdict.verdict != INCOMPATIBLE or not verdict.symbols or not lacks:
+        return verdict
+    why = "%s; other modules of the host give that on its kernels, and may come along or not" % verdict.why
+    return verdict._replace(verdict=UNKNOWN, exact=False, errno=None, why=why)
 
 
 def summary(driver: str, choice: Choice) -> DriverVerdict:

@@ -124,8 +124,14 @@ def _bus(alias: str) -> str:
     return alias.partition(":")[0]
 
 
+_HEAD = re.compile(r"[^*?\[]*")  # what stands before any wildcard
+
+
 def overlap(one: str, other: str) -> bool:
     """Whether there is a name that both patterns (``*``, ``?``, ``[...]``) match."""
+    heads = _HEAD.match(one).group(), _HEAD.match(other).group()  # type: ignore[union-attr]
+    if not heads[0].startswith(heads[1]) and not heads[1].startswith(heads[0]):
+        return False  # of some thousand nearly all, by the first few characters
     left, right = _tokens(one), _tokens(other)
     reached = {(0, 0)}
     todo = [(0, 0)]

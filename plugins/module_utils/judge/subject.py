@@ -9,20 +9,23 @@ Of what the host's own configuration says, only the lines of modprobe.d are not 
 change no verdict.
 """
 
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, FrozenSet, NamedTuple, Tuple
 
 from ..errors import KmodError
 from ..read.kernel_module import KernelModule
-from ..read.runtime import Runtime
+from ..read.runtime import OFFLINE, Runtime
 from .selection import Build
 
 
 class Subject(NamedTuple):
-    """``like``: the version magic of the host's newest kernel, "" where it cannot be told."""
+    """``like``: the version magic of the host's newest kernel, "" where it cannot be told; ``beside``: see
+    ``candidates.beside``.
+    """
 
     drivers: Dict[str, Tuple[Build, ...]]
-    runtime: Runtime
-    like: str
+    runtime: Runtime = OFFLINE
+    like: str = ""
+    beside: FrozenSet[str] = frozenset()
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -35,6 +38,7 @@ class Subject(NamedTuple):
             },
             "runtime": self.runtime.as_dict(),
             "like": self.like,
+            "beside": sorted(self.beside),
         }
 
     @classmethod
@@ -48,7 +52,9 @@ class Subject(NamedTuple):
                 )
                 for driver, found in data["drivers"].items()
             }
-            return cls(drivers, Runtime.from_dict(data["runtime"]), str(data["like"]))
+            return cls(
+                drivers, Runtime.from_dict(data["runtime"]), str(data["like"]), frozenset(data["beside"])
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise KmodError(
                 "what a host has told of its drivers",

@@ -27,7 +27,7 @@ from ..read.runtime import OFFLINE
 from . import dkms_conf, source
 from .dkms_conf import DkmsConf
 from .headers import Headers, kernel
-from .sandbox import Box, Mount, run
+from .sandbox import Box, Mount, run, said
 
 RECIPE = 1  # counts up when the same input would give other bytes
 MODULE = 256 << 20  # bytes
@@ -345,7 +345,7 @@ def errors(log: str, below: str) -> List[str]:
     """The first lines of a log that say what is wrong, with paths from the source's root."""
     found: List[str] = []
     echoes: List[str] = []
-    for line in Host("/").read(log).decode("utf-8", "replace").splitlines():
+    for line in said(log).decode("utf-8", "replace").splitlines():
         if _ERROR.search(line) and not line.startswith("### "):  # a step of ours, as its conf has it
             text = printable(line.replace(below, "").strip())[:300]
             into = echoes if _ECHO.match(line) else found
@@ -355,7 +355,7 @@ def errors(log: str, below: str) -> List[str]:
 
 
 def _tail(log: str) -> List[str]:
-    lines = Host("/").read(log).decode("utf-8", "replace").split("\n")
+    lines = said(log).decode("utf-8", "replace").split("\n")
     return [printable(line.strip())[:300] for line in lines if line.strip()][-ERRORS:]
 
 

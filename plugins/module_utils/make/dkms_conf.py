@@ -17,6 +17,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
+from . import sandbox
 from .sandbox import Box, Mount, run
 
 TREE = "/var/lib/dkms"  # dkms_tree
@@ -200,7 +201,7 @@ def _sourced(
         {},
         log,
     )
-    said = Host("/").read(log).decode("utf-8", "replace")
+    said = sandbox.said(log).decode("utf-8", "replace")
     os.unlink(log)
     if ran.exceeded:
         raise _bad("reading it took more than its %s" % ran.exceeded, said)

@@ -26,6 +26,7 @@ from ..errors import KmodError, from_oserror, printable
 
 EPOCH = "1577836800"  # what the time is for ``date`` and the compiler: the same every day
 PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
+SAID = 4 << 20  # bytes of a log, from either end
 TICK = 0.2  # seconds between two looks at what a build uses
 _HIDDEN = ("modules", "debug", "firmware")  # of /usr/lib, besides linux-kbuild-*: the machine's own kernels'
 _NOT_USR = ("src", "lib", "local", "games")
@@ -187,15 +188,30 @@ def run(box: Box, argv: Sequence[str], variables: Dict[str, str], log: str) -> R
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)  # and all that is inside dies with it
             process.wait()
+        if not exceeded and os.path.getsize(log) >= box.limits.size:
+            exceeded = "size (%d MiB), with what it says" % (box.limits.size >> 20)
         if process.returncode and not exceeded:
             _check_begun(log)
         return Ran(process.returncode, exceeded)
 
 
+def said(log: str) -> bytes:
+    """What was said: all of it, or of very much the beginning and the end. Error: those of reading."""
+    try:
+        with open(log, "rb") as file:
+            data = file.read(SAID)
+            rest = os.fstat(file.fileno()).st_size - len(data)
+            if rest > SAID:
+                file.seek(-SAID, os.SEEK_END)
+                data += b"\n[... %d bytes ...]\n" % (rest - SAID)
+            return data + file.read(SAID)
+    except OSError as error:
+        raise from_oserror(log, error, "read the log") from None
+
+
 def _check_begun(log: str) -> None:
     """bubblewrap says so if it has not come to run anything. Error: SANDBOX_REFUSED."""
-    with open(log, "rb") as file:
-        last = file.read().rstrip().rpartition(b"\n")[2]
+    last = said(log).rstrip().rpartition(b"\n")[2]
     if last.startswith((b"bwrap: ", b"setpriv: ", b"mount: ", b"unshare: ")):
         raise _refused(last.decode("utf-8", "replace"))
 

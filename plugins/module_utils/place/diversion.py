@@ -67,25 +67,26 @@ def present(host: Host, kmodctl: str, python: str) -> Plan:
 def absent(host: Host) -> Plan:
     """Put the script back as it was.
 
-    Where its package has written it anew, that one stays and the older copy goes.
+    Where its package has written it anew, that one stays and the older copy goes; where somebody has removed
+    ours, the copy is the only one.
     """
     plan = Plan(host)
     for place in PLACES:
         beside = place + BESIDE
         there = host.lstat(beside) is not None
-        if ours(host, place):
-            if there:
-                was = host.read(place, LIMIT)
-                plan.run(
-                    place,
-                    ["mv", "-f", "-T", "--", host.real(beside), host.real(place)],
-                    inverse=functools.partial(_again, place=place, was=was),
-                )
-            else:
-                plan.put(place, None)
-            return plan
-        if there and host.lstat(place) is not None:
+        mine = ours(host, place)
+        if there and (mine or host.lstat(place) is None):
+            was = host.read(place, LIMIT) if mine else None
+            plan.run(
+                place,
+                ["mv", "-f", "-T", "--", host.real(beside), host.real(place)],
+                inverse=functools.partial(_again, place=place, was=was),
+            )
+        elif there:
             plan.put(beside, None)
+        elif mine:
+            plan.put(place, None)
+        if plan:
             return plan
     return plan
 
@@ -94,9 +95,12 @@ def _back(host: Host, place: str) -> None:
     host.run(["mv", "-f", "-T", "--", host.real(place + BESIDE), host.real(place)])
 
 
-def _again(host: Host, place: str, was: bytes) -> None:
+def _again(host: Host, place: str, was: Optional[bytes]) -> None:
     host.run(["cp", "-a", "-f", "-T", "--", host.real(place), host.real(place + BESIDE)])
-    host.replace(place, was, 0o755)
+    if was is None:
+        host.remove(place)
+    else:
+        host.replace(place, was, 0o755)
 
 
 def find(host: Host) -> Optional[str]:

@@ -182,8 +182,11 @@ def _dangles(offer: Offer, link: WeakLink) -> bool:
 
 
 def _scope(offer: Offer, kernel: Kernel, dangling: Set[WeakLink]) -> Set[str]:
-    """The modules whose links are looked at: of those that are asked for, and of links that lead nowhere."""
-    wanted = offer.wanted | {each.name for each in dangling}
+    """The modules whose links are looked at: those that are asked for, those of links that lead nowhere, and
+    what the kernel has lost of its own.
+    """
+    lost = [path for path in offer.gone if path.startswith(kernel.modules_dir + "/")]
+    wanted = offer.wanted | {each.name for each in dangling} | set(map(names.module_of, lost))
     return packaged.concerned(offer.every, offer.modules, wanted) - offer.stored.get(kernel.release, set())
 
 
@@ -194,7 +197,7 @@ def _made(host: Host, kernel: Kernel, chosen: Dict[str, Source]) -> Tuple[Dict[s
     for each in chosen.values():
         path = packaged.link_path(host, kernel.release, each)
         if each.tree != kernel.release:
-            there = top if host.is_link(top) else packaged.taken_by(host, path, top)
+            there = packaged.taken_by(host, path, top)
             if there:
                 blocked.append(there)
             else:

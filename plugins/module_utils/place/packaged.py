@@ -64,6 +64,16 @@ def source(path: str) -> Source:
     return Source(path, tree, below, "%s/%s/%s" % (tree, top, below.partition("/")[0]))
 
 
+def named(host: Host, path: str) -> Source:
+    """What a path in a caller's list means: of a link in weak-updates (of ``find /lib/modules``, say) that is
+    what it leads to.
+    """
+    found = _TREE.fullmatch(path)
+    if found and found.group(2) == "weak-updates" and host.is_link(path):
+        path = meant(host, path, host.readlink(path))
+    return source(path)
+
+
 def plain(host: Host, path: str) -> str:
     """A path by which two that mean one file are equal: /usr/lib/modules is /lib/modules."""
     return re.sub(r"\A/+(usr/+)?lib/modules/", modules_root(host) + "/", posixpath.normpath(path))
@@ -180,7 +190,7 @@ def _uses(found: Sequence[Source], modules: Dict[str, KernelModule]) -> Iterator
 
 def concerned(found: Sequence[Source], modules: Dict[str, KernelModule], wanted: Iterable[str]) -> Set[str]:
     """The names of all modules whose links may change with those ``wanted``: of the same unit in any tree,
-    and who needs or gives symbols.
+    and who needs or gives symbols. A wanted one may be gone: who needs it says so.
 
     So what one call could not link for want of a module is linked by the call that brings that one.
     """
@@ -191,6 +201,9 @@ def concerned(found: Sequence[Source], modules: Dict[str, KernelModule], wanted:
     together += units.values()
     together += [{one.name, other.name} for one, other in _uses(found, modules)]
     scope = set(wanted)
+    for each in found:
+        depends = modules[each.path].depends if each.path in modules else ()
+        together += [{each.name, name} for name in depends if name in scope]
     while True:
         more = set().union(*(group for group in together if group & scope)) - scope
         if not more:
@@ -228,7 +241,7 @@ def taken_by(host: Host, path: str, top: str) -> Optional[str]:
     that is no link.
     """
     parent = posixpath.dirname(path)
-    while len(parent) > len(top):
+    while len(parent) >= len(top):
         if host.is_link(parent) or (host.lstat(parent) is not None and not host.is_dir(parent)):
             return parent
         parent = posixpath.dirname(parent)

@@ -366,15 +366,15 @@ def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
     since 5.2.
     """
     path = kernel.modules_dir + "/modules.alias"
-    for line in kernel.host.read_text(path, 64 << 20).splitlines() if kernel.host.is_file(path) else []:
-        words = line.split()
-        if len(words) == 3 and words[0] == "alias":
-            yield words[1], names.module_of(words[2])
+    if kernel.host.is_file(path):
+        text = kernel.host.read_text(path, 64 << 20)
+        for pattern, name in re.findall(r"^alias (\S+) (\S+)$", text, re.M):
+            yield pattern, names.module_of(name)
     path = kernel.modules_dir + "/modules.builtin.modinfo"
-    for entry in kernel.host.read_text(path, 64 << 20).split("\0") if kernel.host.is_file(path) else []:
-        key, _unused, value = entry.partition("=")
-        if key.endswith(".alias"):
-            yield value, names.module_of(key)
+    if kernel.host.is_file(path):
+        text = kernel.host.read_text(path, 64 << 20)
+        for name, pattern in re.findall(r"(?:^|(?<=\0))([^\0=.]+)\.alias=([^\0]*)", text):
+            yield pattern, names.module_of(name)
 
 
 def _traits(kernel: Kernel) -> Traits:

@@ -18,8 +18,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import build
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.judge import selection
 from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, compile, sandbox
 from ansible_collections.outoftree.kmod.plugins.module_utils.make.headers import given
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs
 from ansible_collections.outoftree.kmod.plugins.modules import kmod_build
 from tests.forge.ko import LAYOUT, RELEASE, Export, ko
 from tests.forge.sources import CONF, CONFIG, headers, needs_sandbox, source, write
@@ -330,6 +332,25 @@ def test_a_build_that_takes_too_much_ends(run, tmp_path, limit, command):
     small = {"size": 200 << 20, "processes": 100, "memory": 300 << 20}[limit]
     failed = run(limits=sandbox.Limits(seconds=60)._replace(**{limit: small}))
     assert failed.code == "BUILD_LIMIT" and limit in failed.msg, failed.msg
+
+
+def test_a_build_that_says_too_much_ends_and_its_log_is_kept_short(run, tmp_path):
+    make(tmp_path, "yes")
+    failed = run(limits=sandbox.Limits(seconds=60, size=64 << 20))
+    assert failed.code == "BUILD_LIMIT" and "size" in failed.msg
+    assert 8 << 20 <= os.stat(failed.log).st_size < 9 << 20 and len(failed.errors) == 5
+
+
+def test_a_store_is_what_a_driver_is_deployed_from(run, tmp_path):
+    first = run()
+    shutil.rmtree(str(tmp_path / "headers"))
+    headers(tmp_path / "headers", OTHER)
+    conf(tmp_path, CONF, **{"drv.bin": ko("drv", release=OTHER)})
+    run(release=OTHER)
+    for directory in ("store/drv", "store/drv/1.0"):
+        found = [module for module, _packed in inputs.modules(Host("/"), [str(tmp_path / directory)])]
+        assert [build.release for build in selection.builds(found)] == sorted([OTHER, RELEASE])
+    assert first.directory == str(tmp_path / "store/drv/1.0" / RELEASE)
 
 
 def test_the_network_and_what_lies_outside_are_not_there_and_nothing_is_left(run, tmp_path):

@@ -15,6 +15,8 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import predict
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import Kernel
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered import offers
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered.manager import packages_of
 from tests.forge.fake_tree import FOUR, ONE, THREE, TWO, FakeTree, _takes, module
 from tests.forge.ko import LAYOUT, ko
 from tests.forge.package import deb
@@ -206,3 +208,39 @@ def test_a_host_without_drivers_says_so(tmp_path):
         False,
         [],
     )
+
+
+def test_what_others_modules_give_on_the_hosts_kernels_leaves_a_kernel_to_come_open(tree):
+    """DKMS may build them for it, or not."""
+    exports = [("vendor_call", 0x99)]
+    giver = ko("giver", [LAYOUT], release=ONE, exports=exports, modinfo={"name": "giver"})
+    user = ko(
+        "auser", [LAYOUT, ("vendor_call", 0x99)], release=ONE, modinfo={"name": "auser", "depends": "giver"}
+    )
+    tree.write("/lib/modules/%s/updates/dkms/giver.ko" % THREE, giver)
+    tree.depmod(THREE)
+    tree.write("/auser/auser.ko", user)
+    found = record(tree, headers(tree, FOUR), driver="auser", path=["/auser"], drivers=["auser"])
+    rows = {row["kernel"]: row for row in found["verdicts"]}
+    assert (rows[THREE]["verdict"], rows[ONE]["verdict"]) == ("compatible", "incompatible")
+    assert (rows[FOUR]["verdict"], rows[FOUR]["exact"], rows[FOUR]["symbols"]) == (
+        "unknown",
+        False,
+        ["vendor_call"],
+    )
+    assert "may come along or not" in rows[FOUR]["why"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_fetched_packages_belong_to_who_is_to_take_them(tree, tmp_path, monkeypatch):
+    """The controller's login user, who also removes them."""
+    (tmp_path / "login").mkdir()
+    os.chown(str(tmp_path / "login"), 65534, 65534)
+    monkeypatch.setattr(
+        offers, "fetch", lambda asked, packages, into: [shutil.copy(tree.path("/build/vendor.ko"), into)]
+    )
+    package = {"name": "linux-headers", "version": "1", "arch": "amd64", "repository": "", "digest": ""}
+    into = str(tmp_path / "login" / "packages")
+    _plan, answer = preflight.run(Host(tree.root), preflight.Options(fetch=packages_of([package]), into=into))
+    assert list(answer.as_dict()["files"]) == ["vendor.ko"]
+    assert {os.stat(path).st_uid for path in (into, into + "/vendor.ko")} == {65534}

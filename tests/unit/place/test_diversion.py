@@ -5,6 +5,7 @@
 """kmodctl in the place of weak-modules, and the script back as it was."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -145,3 +146,122 @@ def test_where_kmodctl_cannot_be_run_the_script_is(root, works):
         ["sh", "-c", text, "weak-modules", "--add-kernel", "a b"], stdout=subprocess.PIPE, check=True
     )
     assert done.stdout.decode() == ("ours weak-modules" if works else "the script") + " --add-kernel a b\n"
+
+
+def killed_after(root, plan, steps):
+    """What a run leaves that is killed after some of its steps, or amid the next one."""
+    host = Host(str(root))
+    for step in plan.steps[:steps]:
+        step.apply(host)
+    if steps < len(plan.steps) and plan.steps[steps].path.endswith(".distrib"):  # cp writes piece by piece
+        (root / plan.steps[steps].path.lstrip("/")).write_text("#!/bin/sh\n# ha")
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("came_back", [False, True])
+def test_wherever_a_diversion_is_cut_off_the_script_comes_back_exactly(root, steps, came_back):
+    if came_back:
+        divert(root)
+        (root / PLACE).write_text("#!/bin/sh\n# newer\n")
+    before = {PLACE: seen(root)[PLACE]}
+    for again in (False, True):  # taken back at once, or completed first
+        plan = diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+        assert len(plan.steps) == 2
+        killed_after(root, plan, steps)
+        runnable = subprocess.run(["sh", "-n", str(root / PLACE)], check=False).returncode == 0
+        assert runnable, "packages call it all the while"
+        if again:
+            divert(root)
+            assert seen(root)[PLACE + ".distrib"] == before[PLACE]
+        diversion.absent(Host(str(root))).apply()
+        assert seen(root) == before
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_wherever_the_end_of_a_diversion_is_cut_off_it_is_completed(root, steps):
+    before = seen(root)
+    divert(root)
+    killed_after(root, diversion.absent(Host(str(root))), steps)
+    assert (root / PLACE).exists()
+    diversion.absent(Host(str(root))).apply()
+    assert seen(root) == before
+
+
+def test_the_script_is_put_back_where_somebody_has_removed_ours(root):
+    before = seen(root)
+    divert(root)
+    (root / PLACE).unlink()
+    diversion.absent(Host(str(root))).apply()
+    assert seen(root) == before
+    assert not diversion.absent(Host(str(root)))
+
+
+def test_a_failure_after_that_takes_it_back_too(root):
+    divert(root)
+    (root / PLACE).unlink()
+    before = seen(root)
+    plan = diversion.absent(Host(str(root)))
+    plan.run("/x", ["false"])
+    with pytest.raises(KmodError):
+        plan.apply()
+    assert seen(root) == before
+
+
+SPEC = """\
+Name: kmod
+Version: %(version)s
+Release: 1
+Summary: -
+License: GPL
+BuildArch: noarch
+%%description
+-
+%%install
+mkdir -p %%{buildroot}/usr/sbin
+printf '#!/bin/sh\\n# %(version)s\\n' > %%{buildroot}/usr/sbin/weak-modules
+chmod 755 %%{buildroot}/usr/sbin/weak-modules
+%%files
+/usr/sbin/weak-modules
+"""
+
+
+class Rpm:
+    def __init__(self, work):
+        self.work = work
+        self.root = work / "root"
+        (self.root / "var/lib/rpm").mkdir(parents=True)
+
+    def built(self, version):
+        (self.work / "kmod.spec").write_text(SPEC % {"version": version})
+        define = ["--define", "_topdir %s" % self.work, "--define", "_rpmdir %s" % self.work]
+        subprocess.run(["rpmbuild", "-bb", "--quiet", *define, str(self.work / "kmod.spec")], check=True)
+        (found,) = self.work.glob("noarch/kmod-%s-*.rpm" % version)
+        return str(found)
+
+    def __call__(self, *argv):
+        done = subprocess.run(["rpm", "--root", str(self.root), *argv], stdout=subprocess.PIPE, check=False)
+        return done.stdout.decode()
+
+    @property
+    def script(self):
+        return (self.root / PLACE).read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("rpmbuild"), reason="needs root, rpm and rpmbuild")
+def test_packages_come_and_go_over_a_diversion_and_rpm_finds_nothing_in_the_end(tmp_path):
+    """By the real rpm: an update writes the script anew; ours is put there again, and the new one comes back."""
+    rpm = Rpm(tmp_path)
+    rpm("-i", "--nodeps", rpm.built("1"))
+    divert(rpm.root)
+    assert "weak-modules" in rpm("-V", "--nodeps", "kmod")
+    rpm("-U", "--nodeps", rpm.built("2"))
+    assert rpm.script == "#!/bin/sh\n# 2\n" and diversion.came_back(Host(str(rpm.root)))
+    divert(rpm.root)
+    assert "kmodctl" in rpm.script
+    diversion.absent(Host(str(rpm.root))).apply()
+    assert rpm("-V", "--nodeps", "kmod") == "" and rpm.script == "#!/bin/sh\n# 2\n"
+    assert os.listdir(str(rpm.root / "usr/sbin")) == ["weak-modules"]
+    divert(rpm.root)
+    rpm("--reinstall", "--nodeps", rpm.built("2"))
+    diversion.absent(Host(str(rpm.root))).apply()
+    assert rpm("-V", "--nodeps", "kmod") == "" and os.listdir(str(rpm.root / "usr/sbin")) == ["weak-modules"]

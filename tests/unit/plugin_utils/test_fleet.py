@@ -94,6 +94,7 @@ def test_a_hold_counts_when_it_is_for_each_driver_that_would_be_lost():
     assert _fleet.is_held(one(held=[dict(hold, driver=[])]))
     assert not _fleet.is_held(one(held=[dict(hold, driver=["other"])]))
     assert not _fleet.is_held(one())
+    assert not _fleet.is_held(one(held=[hold], error="the repository does not answer"))  # nobody knows
     assert not _fleet.is_held(one(held=[hold], verdicts=[fits("vendor", NEW, OLD)]))
 
 

@@ -4,6 +4,7 @@
 
 """Kernels on offer that are judged on the controller for all hosts: as each host would have, and read once."""
 
+import hashlib
 import json
 import os
 
@@ -186,3 +187,16 @@ def test_other_packages_and_other_distributions_are_other_places(tmp_path):
         _packages.place(str(tmp_path), record, [dict(package, repository="other")]),
     }
     assert len(others | {one}) == 6
+
+
+def test_a_host_cannot_hand_over_another_package_than_the_lists_have(tmp_path):
+    """Where they have its digest: all hosts that are offered it are judged by that file."""
+    path = tmp_path / "headers.deb"
+    path.write_bytes(b"something")
+    sent = hashlib.sha256(b"something").hexdigest()
+    _packages.check(str(path), sent, [dict(PACKAGE._asdict(), digest=sent)])
+    _packages.check(str(path), sent, [PACKAGE._asdict()])
+    for digest, listed in (("0" * 64, sent), (sent, "0" * 64)):
+        with pytest.raises(KmodError) as caught:
+            _packages.check(str(path), digest, [dict(PACKAGE._asdict(), digest=listed)])
+        assert caught.value.code == "OFFERED_DAMAGED"

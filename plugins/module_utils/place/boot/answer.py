@@ -57,6 +57,11 @@ class EntryAnswer(NamedTuple):
         return [row.kernel for row in self.rows if row.trial == state]
 
     @property
+    def trial(self) -> str:
+        """The state of its trials that matters most, of STATES or "none"."""
+        return next((state for state in STATES if self.on_trial(state)), "none")
+
+    @property
     def promote(self) -> bool:
         """Whether a trial went well and none is left to wait for: the entry may become the default."""
         return bool(self.on_trial("passed")) and not self.on_trial("pending")
@@ -74,7 +79,7 @@ class EntryAnswer(NamedTuple):
             "default": self.default,
             "next": self.next,
             "running": self.running.as_dict(),
-            "trial": next((state for state in STATES if self.on_trial(state)), "none"),
+            "trial": self.trial,
             "pending": pending,
             "trials": {state: self.on_trial(state) for state in STATES},
             "promote": self.promote,

@@ -71,7 +71,7 @@ class Machine:
         return next(row for row in result["kernels"] if row["kernel"] == NEW)
 
     def role(self, version):
-        """As in roles/deploy/tasks/present.yml."""
+        """As commands/deploy.py does."""
         if version != self.deployed:
             self.deployed = version
             self.task("shipped")

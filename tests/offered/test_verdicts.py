@@ -111,6 +111,7 @@ def test_a_host_of_debian(debian):
     assert set(found["facts"]["vendor"]) == set(DEBIAN)
 
 
+@pytest.mark.full
 @apt
 def test_the_newest_alone_is_what_the_update_brings(debian):
     found, answer = record(debian, "newest", require="offered")
@@ -133,6 +134,7 @@ def test_a_kernel_that_cannot_be_fetched_is_unknown_and_all_else_is_told(require
     assert answer.failed is (require == "offered") and answer.msg == found["error"]
 
 
+@pytest.mark.full
 @apt
 def test_lists_that_cannot_be_read_are_said_and_the_installed_kernels_told(debian):
     (debian / "etc/apt/sources.list").write_text("nonsense\n")
@@ -141,6 +143,7 @@ def test_lists_that_cannot_be_read_are_said_and_the_installed_kernels_told(debia
     assert answer.failed and found["error"]
 
 
+@pytest.mark.full
 @apt
 def test_lists_that_are_weeks_old_are_said(debian):
     repositories.aged(debian, ["var/lib/apt/lists", "var/lib/apt/lists/partial"], days=23)
@@ -149,6 +152,7 @@ def test_lists_that_are_weeks_old_are_said(debian):
     assert answer.msg.endswith("; the lists of apt are 23 days old")
 
 
+@pytest.mark.full
 @apt
 @pytest.mark.parametrize(
     "files,expected",
@@ -189,6 +193,7 @@ def test_a_host_of_enterprise_linux_is_refused_by_the_lists_alone(el, tmp_path):
     ]
 
 
+@pytest.mark.full
 @dnf
 def test_a_plan_can_be_made_by_what_the_lists_alone_have(el):
     found, _answer = record(el)
@@ -200,6 +205,7 @@ def test_a_plan_can_be_made_by_what_the_lists_alone_have(el):
     assert predict.predicted(facts[EL[2]], facts[EL[2]], needs) is True
 
 
+@pytest.mark.full
 @dnf
 def test_all_of_a_kernel_is_fetched_where_that_is_asked(el, tmp_path):
     """And then the lists alone are not enough."""
@@ -239,6 +245,7 @@ def test_what_cannot_be_told_is_an_error_of_kmod_compat_and_of_kmodctl(debian, c
     assert "has no lists of packages on this host" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_source_is_named_once_and_whole_goes_with_what_is_offered():
     for params in ({"offered": "newest", "package": ["/x"]}, {"package": ["/x"], "whole": True}, {}):
         with pytest.raises(KmodError) as caught:

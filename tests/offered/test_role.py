@@ -180,8 +180,9 @@ def test_a_fleet_is_told_and_each_kernel_is_fetched_once(run, fleet):
     assert not failed and len(run.fetches()) == 3 and verdicts(records["web2"]) == refused, said
 
 
-def test_hosts_that_cannot_be_told_are_in_the_records_and_never_silently_well(run):
-    failed, said, records = run(["web1", "away", "broken", "lossy"])
+@pytest.mark.full
+def test_hosts_that_cannot_be_told_are_in_the_records_and_the_report_and_never_silently_well(run, tmp_path):
+    failed, said, records = run(["web1", "away", "broken", "lossy"], kmod_report_dir=str(tmp_path / "report"))
     assert not failed, said
     assert "unreachable" in records["away"]["error"].lower() or "connect" in records["away"]["error"].lower()
     assert records["broken"]["lists"]["code"] == "OFFERED_BROKEN" and records["broken"]["error"]
@@ -193,8 +194,12 @@ def test_hosts_that_cannot_be_told_are_in_the_records_and_never_silently_well(ru
     assert verdicts(records["web1"])[NEW][0] == "incompatible"
     for host in ("broken", "lossy"):
         assert "%s: apt: " % host in said or "%s: %s" % (host, records[host]["error"])[:40] in said
+    report = (tmp_path / "report/report.md").read_text()
+    for host in ("web1", "away", "broken", "lossy"):
+        assert host in report
 
 
+@pytest.mark.full
 def test_it_fails_where_that_is_asked_after_all_hosts_were_told_of(run):
     failed, said, _records = run(["web1", "db1", "broken"], kmod_preflight_require="offered")
     assert failed

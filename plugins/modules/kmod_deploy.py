@@ -1,0 +1,301 @@
+#!/usr/bin/python
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: kmod_deploy
+short_description: Bring the out-of-tree drivers of a host to what is wanted of them
+version_added: 0.1.0
+author: Contributors to the outoftree.kmod project (@outoftree)
+description:
+  - Does in one task, for any number of drivers, what M(outoftree.kmod.kmod_link), M(outoftree.kmod.initrd_variant),
+    M(outoftree.kmod.grub_entry) and M(outoftree.kmod.kmod_follow) do one by one.
+  - Every driver is judged and everything is looked at before anything is written. What can be refused is refused then.
+  - On a host where all is as it is wanted this is one look, which writes nothing and sends nothing.
+  - Drivers are brought there in the order in which they are listed. One that needs symbols of another comes after it.
+  - The role C(outoftree.kmod.deploy) is this module, and reboots where that is asked for.
+options:
+  drivers:
+    description: The drivers, and what is wanted of each.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      driver:
+        description: Name of the driver. Its modules are kept, judged and removed together under this name.
+        type: str
+        required: true
+      state:
+        description: Whether the driver is there, or nothing of it.
+        type: str
+        choices: [present, absent]
+        default: present
+      src:
+        description:
+          - The modules on the controller, as in M(outoftree.kmod.kmod_link#module). Without it and O(drivers[].path) those that are stored
+            on the host are used.
+        type: list
+        elements: path
+      path:
+        description: The modules on the host, inside O(root), as in M(outoftree.kmod.kmod_link#module).
+        type: list
+        elements: path
+      checksums:
+        description: A list of SHA-256 checksums on the controller, in which every file of O(drivers[].src) has to be.
+        type: path
+      signature:
+        description: A detached signature of O(drivers[].checksums), on the controller.
+        type: path
+      keyring:
+        description: Who may sign O(drivers[].checksums). A file on the controller.
+        type: path
+      kernels:
+        description: The kernels to serve, as releases or patterns of them, or V(all), V(running), V(newest).
+        type: list
+        elements: str
+        default: [all]
+      require:
+        description:
+          - Refuse, before anything of this driver is written, unless V(all) or V(any) of those kernels take it, or those that boots are
+            expected to start (V(booting)).
+        type: str
+        choices: [all, any, booting, none]
+        default: any
+      load:
+        description: Load the modules into the running kernel now, too, where that can be done.
+        type: bool
+        default: false
+      initrd:
+        description: Whether the kernels that take it get an initramfs variant with it.
+        type: bool
+        default: true
+      method:
+        description: How variants are made.
+        type: str
+        choices: [auto, overlay, segment, rebuild]
+        default: auto
+      early_load:
+        description: Load the driver at the very start of the initramfs, whether a device asks for it or not.
+        type: bool
+        default: false
+      ignore_tpm:
+        description: Go on where a TPM opens an encrypted disk only as long as the initramfs stays the same.
+        type: bool
+        default: false
+      entry:
+        description: Whether each variant gets a boot entry. Without O(drivers[].initrd) there is none.
+        type: bool
+        default: true
+      args:
+        description: Arguments for the kernel's command line, appended to those of the shipped entry.
+        type: str
+        default: ""
+      fallback_args:
+        description: Arguments that have a host reboot by itself when a trial fails, as in M(outoftree.kmod.grub_entry#module).
+        type: str
+        default: auto
+      loader:
+        description: The boot loader, where it is not the one that the host's files show.
+        type: str
+        choices: [auto, grub2, bls, systemd-boot, grub-legacy, extlinux]
+        default: auto
+      copy_of:
+        description: Title or id of the shipped entry to copy, where a kernel has several that differ.
+        type: str
+      boot:
+        description:
+          - What the next boots start. V(none) leaves that as it is, V(once) tries the new entry on the next boot alone, V(default) makes it
+            the default once such a trial went well, which takes a reboot and another run.
+          - One driver of a host can be tried at a time.
+          - On a machine that does not run (O(root)) nothing is tried.
+        type: str
+        choices: [none, once, default]
+        default: none
+      follow:
+        description: Whether kernels that are installed later get the driver by themselves, as in M(outoftree.kmod.kmod_follow#module).
+        type: bool
+        default: false
+      keep_default:
+        description:
+          - With O(drivers[].follow=true), keep the default on the newest kernel that takes the driver while the one that boots would start
+            takes none of its builds.
+        type: bool
+        default: false
+      described:
+        description: The modules of O(drivers[].src) as plain data. Filled in on the controller.
+        type: list
+        elements: dict
+  exclusive:
+    description:
+      - Whether drivers that the host has and that are not in O(drivers) are removed. Otherwise they are in RV(unlisted).
+    type: bool
+    default: false
+  weak_modules:
+    description: What becomes of the distribution's script, as in M(outoftree.kmod.kmod_follow#module).
+    type: str
+    choices: [leave, divert]
+    default: leave
+  files:
+    description: Where those of the modules lie that were sent to the host. Filled in on the controller.
+    type: dict
+  kmodctl:
+    description: Where the archive of kmodctl lies on the host. Filled in on the controller.
+    type: path
+  sources:
+    description: A digest of what kmodctl is made of. Filled in on the controller.
+    type: str
+extends_documentation_fragment:
+  - outoftree.kmod.common
+  - outoftree.kmod.common.change
+  - outoftree.kmod.common.actiongroup_kmod
+seealso:
+  - module: outoftree.kmod.kmod_info
+"""
+
+EXAMPLES = r"""
+- name: Have two drivers on every kernel that takes them
+  outoftree.kmod.kmod_deploy:
+    drivers:
+      - driver: mydriver
+        src: builds/mydriver
+        follow: true
+      - driver: monitor
+        src: builds/monitor
+        initrd: false
+
+- name: Have these drivers and no others
+  outoftree.kmod.kmod_deploy:
+    drivers:
+      - driver: mydriver
+        src: builds/mydriver
+    exclusive: true
+
+- name: Remove a driver, whatever there is of it
+  outoftree.kmod.kmod_deploy:
+    drivers:
+      - driver: mydriver
+        state: absent
+"""
+
+RETURN = r"""
+msg:
+  description: The outcome in one line.
+  returned: always
+  type: str
+  sample: "mydriver: 2 of 2 kernels use it"
+drivers:
+  description: What became of each driver, the removed ones first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    driver:
+      description: Name of the driver.
+      type: str
+    state:
+      description: V(present) or V(absent).
+      type: str
+    changed:
+      description: Which of V(link), V(variant), V(entry) and V(follow) changed something.
+      type: list
+      elements: str
+    trial:
+      description: The kernels that the next boot alone tries the driver on.
+      type: list
+      elements: str
+    reboot_needed:
+      description: Whether a reboot is needed for the driver to be used, and helps.
+      type: bool
+    notes:
+      description: What a person has to know, in sentences.
+      type: list
+      elements: str
+    link:
+      description: The answer of M(outoftree.kmod.kmod_link).
+      type: dict
+    variant:
+      description: The answer of M(outoftree.kmod.initrd_variant); V(null) without O(drivers[].initrd).
+      type: dict
+    entry:
+      description: The answer of M(outoftree.kmod.grub_entry); V(null) without O(drivers[].entry).
+      type: dict
+    follow:
+      description: The answer of M(outoftree.kmod.kmod_follow).
+      type: dict
+unlisted:
+  description: The drivers that the host has and that are not in O(drivers).
+  returned: success
+  type: list
+  elements: str
+  sample: []
+reboot_needed:
+  description: Whether a reboot is needed for one of the drivers.
+  returned: success
+  type: bool
+  sample: false
+signer:
+  description: Who signed the checksums.
+  returned: O(drivers[].signature) given
+  type: str
+  sample: Vendor Releases <release@vendor.example> (6F2A0E8F5A4B3C2D1E0F9A8B7C6D5E4F3A2B1C0D)
+code:
+  description: A stable code for the reason of the failure. See docs/codes.md of the collection.
+  returned: failure
+  type: str
+  sample: REQUIRE_UNMET
+"""
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
+
+DRIVER = dict(
+    driver=dict(type="str", required=True),
+    state=dict(type="str", choices=["present", "absent"], default="present"),
+    src=dict(type="list", elements="path"),
+    path=dict(type="list", elements="path"),
+    checksums=dict(type="path"),
+    signature=dict(type="path"),
+    keyring=dict(type="path"),
+    kernels=dict(type="list", elements="str", default=["all"]),
+    require=dict(type="str", choices=["all", "any", "booting", "none"], default="any"),
+    load=dict(type="bool", default=False),
+    initrd=dict(type="bool", default=True),
+    method=dict(type="str", choices=["auto", "overlay", "segment", "rebuild"], default="auto"),
+    early_load=dict(type="bool", default=False),
+    ignore_tpm=dict(type="bool", default=False),
+    entry=dict(type="bool", default=True),
+    args=dict(type="str", default=""),
+    fallback_args=dict(type="str", default="auto"),
+    loader=dict(
+        type="str",
+        choices=["auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"],
+        default="auto",
+    ),
+    copy_of=dict(type="str"),
+    boot=dict(type="str", choices=["none", "once", "default"], default="none"),
+    follow=dict(type="bool", default=False),
+    keep_default=dict(type="bool", default=False),
+    described=dict(type="list", elements="dict"),
+)
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=dict(
+            root=dict(type="path", default="/"),
+            drivers=dict(type="list", elements="dict", options=DRIVER, required=True),
+            exclusive=dict(type="bool", default=False),
+            weak_modules=dict(type="str", choices=["leave", "divert"], default="leave"),
+            files=dict(type="dict"),
+            kmodctl=dict(type="path"),
+            sources=dict(type="str"),
+        ),
+        supports_check_mode=True,
+    )
+    task.run(module, deploy)
+
+
+if __name__ == "__main__":
+    main()
