@@ -176,7 +176,8 @@ def test_the_booted_kernel_says_what_its_packages_said(line, back, capsys):
         compared = verdicts.compare(answers, certain)
         rows.append("%s %d" % (what, compared.judged - len(compared.open)))
         assert not compared.differ, "\n".join(compared.differ[:20])
-        assert compared.judged
+        # of a kernel that takes all of them, headers alone leave everything open
+        assert compared.judged or what == "headers"
     refused = [each for each in answers if each.errno]
     with capsys.disabled():
         print(

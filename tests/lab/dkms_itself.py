@@ -58,9 +58,11 @@ def system(suite: str) -> Path:
 
     def make(temporary: Path) -> None:
         say("making a system of %s with dkms" % suite)
-        debian.system(suite, temporary / "root", ["dkms", "dwarves", "libelf-dev", "make", "patch"])
+        debian.system(
+            suite, temporary / "root", ["dkms", "gcc", "libc6-dev", "dwarves", "libelf-dev", "make", "patch"]
+        )
 
-    return once(debian.cache() / "chroots" / (suite + "-dkms"), make) / "root"
+    return once(debian.cache() / "chroots" / (suite + "-dkms-gcc"), make) / "root"
 
 
 def build(kernel: Image, headers: Path, source: Path, name: str, version: str) -> Outcome:

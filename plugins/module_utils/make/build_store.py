@@ -25,7 +25,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
@@ -362,7 +361,8 @@ def _mend(directory: str) -> None:
 
 
 def _link(path: str, target: str) -> None:
-    new = tempfile.mktemp(prefix=".", suffix=_NEW, dir=os.path.dirname(path))  # a link fails where one is
+    new = os.path.join(os.path.dirname(path), ".%s.%d%s" % (os.path.basename(path), os.getpid(), _NEW))
+    _forget(new)  # of a run that was killed
     os.symlink(target, new)
     os.rename(new, path)
 
