@@ -33,12 +33,12 @@ options:
         default: present
       src:
         description:
-          - The modules on the controller, as in M(outoftree.kmod.kmod_link#module). Without it and O(drivers[].path) those that are stored
+          - The modules on the controller, as in M(outoftree.kmod.kmod_link). Without it and O(drivers[].path) those that are stored
             on the host are used.
         type: list
         elements: path
       path:
-        description: The modules on the host, inside O(root), as in M(outoftree.kmod.kmod_link#module).
+        description: The modules on the host, inside O(root), as in M(outoftree.kmod.kmod_link).
         type: list
         elements: path
       checksums:
@@ -92,7 +92,7 @@ options:
         type: str
         default: ""
       fallback_args:
-        description: Arguments that have a host reboot by itself when a trial fails, as in M(outoftree.kmod.grub_entry#module).
+        description: Arguments that have a host reboot by itself when a trial fails, as in M(outoftree.kmod.grub_entry).
         type: str
         default: auto
       loader:
@@ -113,7 +113,7 @@ options:
         choices: [none, once, default]
         default: none
       follow:
-        description: Whether kernels that are installed later get the driver by themselves, as in M(outoftree.kmod.kmod_follow#module).
+        description: Whether kernels that are installed later get the driver by themselves, as in M(outoftree.kmod.kmod_follow).
         type: bool
         default: false
       keep_default:
@@ -132,7 +132,7 @@ options:
     type: bool
     default: false
   weak_modules:
-    description: What becomes of the distribution's script, as in M(outoftree.kmod.kmod_follow#module).
+    description: What becomes of the distribution's script, as in M(outoftree.kmod.kmod_follow).
     type: str
     choices: [leave, divert]
     default: leave
