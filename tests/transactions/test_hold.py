@@ -264,6 +264,8 @@ class Rpms(Root):
             self.offer("tool", str(number))
         self.offer_kernel(FIRST)
         where = "etc/zypp/repos.d" if self.suse else "etc/yum.repos.d"
+        if not self.suse:  # Debian's dnf 5 has a plugin that wants more than is there
+            chroot.write(self.path, "etc/dnf/dnf.conf", "[main]\ngpgcheck=0\nbest=True\nplugins=0\n")
         repo = "[more]\nname=more\nbaseurl=file://%s\nenabled=1\ngpgcheck=0\n"
         chroot.write(self.path, where + "/more.repo", repo % SOURCE)
         self.publish()
