@@ -21,9 +21,9 @@ from pathlib import Path
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sandbox
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
-from demo.__main__ import WORK, check, play, say, trouble
+from demo.__main__ import OFFER, WORK, check, play, say, trouble
 from tests import CHECKOUT
-from tests.forge.fleet import hardlink_tree
+from tests.forge.fleet import hardlink_tree, write
 from tests.lab import debian
 
 DRIVER, PACKAGE = "acpi-call", "acpi-call-dkms"
@@ -86,9 +86,13 @@ def main() -> int:
         check("each host has the build for each of its kernels, signed", all(map(served, roots.values()))),
     ]
 
-    offer = [{"package": [str(path)]} for kernel in kernels for path in small(kernel)]
+    for root in roots.values():
+        for path in (path for kernel in kernels for path in small(kernel)):
+            write(root / OFFER[1:] / path.name, path.read_bytes())
     say("Newer kernels are on offer: nothing of them is known but their headers, 3 MB each")
-    (WORK / "offer.json").write_text(json.dumps({"kmod_kernel": offer, "kmod_deploy": False}, indent=1))
+    (WORK / "offer.json").write_text(
+        json.dumps({"kmod_kernel": [{"package": [OFFER]}], "kmod_deploy": False}, indent=1)
+    )
     second = play(roots, *rebuild, "-e", "@%s" % (WORK / "offer.json").relative_to(CHECKOUT))
     answer = results(second)
     new = [row for row in answer.get("builds", []) if row["release"] not in there]

@@ -69,18 +69,12 @@ seealso:
 """
 
 EXAMPLES = r"""
-# ansible-playbook -i INVENTORY outoftree.kmod.report
-- name: Look at all hosts, and write the report
-  hosts: all
-  gather_facts: false
-  roles:
-    - role: outoftree.kmod.preflight
-  tasks:
-    - name: Compare with the report of yesterday, and replace it
-      outoftree.kmod.kmod_report:
-        dest: /srv/www/drivers
-        since: /srv/www/drivers/report.json
-      run_once: true
+# After the role outoftree.kmod.preflight; the playbook outoftree.kmod.report is both.
+- name: Compare with the report of yesterday, and replace it
+  outoftree.kmod.kmod_report:
+    dest: /srv/www/drivers
+    since: /srv/www/drivers/report.json
+  run_once: true
 
 - name: Write a report on records that were kept in a file
   outoftree.kmod.kmod_report:

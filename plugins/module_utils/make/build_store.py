@@ -26,7 +26,7 @@ import os
 import re
 import shutil
 import time
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError, from_oserror
 from ..read import names
@@ -199,8 +199,13 @@ def _opened(directory: str) -> Optional[BuildEntry]:
 
 def _about(directory: str) -> Optional[Dict[str, Any]]:
     path = "%s/%s" % (directory, ABOUT)
+    data = _settled(path)
+    if data is None:
+        if not os.path.isdir(directory):
+            return None
+        raise _tampered(path, "is missing from its build")
     try:
-        about = json.loads(_read(path).decode("utf-8"))
+        about = json.loads(data.decode("utf-8"))
         fits = (
             isinstance(about["files"], dict)
             and all(os.path.basename(name) == name and name != ABOUT for name in about["files"])
@@ -209,12 +214,6 @@ def _about(directory: str) -> Optional[Dict[str, Any]]:
             == "%s/%s/%s" % (about["driver"], about["version"], about["release"])
             and _DIGEST.fullmatch(about["input"])
         )
-    except KmodError as error:
-        if error.code != "PATH_MISSING":
-            raise
-        if not os.path.isdir(directory):
-            return None
-        raise _tampered(path, "is missing from its build") from None
     except (ValueError, KeyError, TypeError):
         raise _tampered(path, "does not describe a build") from None
     if about.get("format") != FORMAT:
@@ -227,6 +226,27 @@ def _about(directory: str) -> Optional[Dict[str, Any]]:
     if not fits:
         raise _tampered(path, "does not describe the build that it lies with")
     return dict(about)
+
+
+def _settled(path: str) -> Optional[bytes]:
+    """What a build's file has in it; None where it is not there, and nobody is about to put it there."""
+    for patience in (0.01, 0.1, 0.5, 0.0):
+        try:
+            return _read(path)
+        except KmodError as error:
+            if error.code != "PATH_MISSING":
+                raise
+        directory = os.path.dirname(path)
+        if not any(map(os.path.isdir, (directory, *_beside(directory)))):
+            break
+        time.sleep(patience)
+    return None
+
+
+def _beside(directory: str) -> Tuple[str, str]:
+    """Where a new build lies before it takes its place, and the old one until then."""
+    above, name = os.path.split(directory)
+    return os.path.join(above, "." + name + _NEW), os.path.join(above, "." + name + _OLD)
 
 
 def _tampered(path: str, why: str) -> KmodError:
@@ -330,8 +350,8 @@ def _lock(handle: int, path: str, wait: float) -> None:
 
 def _swap(directory: str, files: Mapping[str, bytes]) -> None:
     """Put a directory of files in the place of the one that is there, whole or not at all."""
-    above, name = os.path.split(directory)
-    new, old = os.path.join(above, "." + name + _NEW), os.path.join(above, "." + name + _OLD)
+    above = os.path.dirname(directory)
+    new, old = _beside(directory)
     with _os_errors(directory):
         os.makedirs(above, exist_ok=True)
     _mend(directory)
@@ -351,8 +371,7 @@ def _swap(directory: str, files: Mapping[str, bytes]) -> None:
 
 def _mend(directory: str) -> None:
     """Clear away what a run has left that did not get to its end; what it had put aside comes back."""
-    above, name = os.path.split(directory)
-    new, old = os.path.join(above, "." + name + _NEW), os.path.join(above, "." + name + _OLD)
+    new, old = _beside(directory)
     if os.path.isdir(old) and not os.path.exists(directory):
         with _os_errors(directory):
             os.rename(old, directory)

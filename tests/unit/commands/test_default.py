@@ -157,7 +157,9 @@ class Machine(Follower):
             path.write_text(text[:start] + text[start:end].replace(other, release) + text[end:])
             return
         path = self.root / grub_cfg.environment(loader)[1:]
-        path.write_text(grubenv.set_(path.read_text(), "saved_entry", entry.id, path="grubenv"))
+        # EL 7's grubby gives all entries one id, and saves the title
+        name = entry.title if self.family == "el7" else entry.id
+        path.write_text(grubenv.set_(path.read_text(), "saved_entry", name, path="grubenv"))
 
 
 @pytest.fixture(params=TRIERS)

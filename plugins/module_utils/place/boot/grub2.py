@@ -153,19 +153,18 @@ def add(view: View, at: Installation, new: New) -> None:
 
 
 def drop(view: View, at: Installation, entry: Entry) -> None:
-    """What somebody has made the default (grub-set-default) is none once it is gone."""
-    path = environment(at)
-    text = view.text(path)
-    if text is not None and grubenv.get(grubenv.parse(text, path), "saved_entry") in (
-        entry.id,
-        entry.title,
-        name(entry),
-    ):
-        view.put(path, grubenv.set_(text, "saved_entry", None, path=path))
+    """What somebody has made the default (grub-set-default) is none once nothing goes by that name any more."""
     if entry.path.endswith(".conf"):
         view.put(entry.path, None)
     else:
         view.put(entry.path, texts.cut(view.text(entry.path) or "", entry.driver or "", entry.kernel or ""))
+    path = environment(at)
+    text = view.text(path)
+    saved = grubenv.get(grubenv.parse(text, path), "saved_entry") if text is not None else None
+    if saved not in (entry.id, entry.title, name(entry)):
+        return
+    if not any(saved in (each.id, each.title, name(each)) for each in at.menu(view).entries):
+        view.put(path, grubenv.set_(text or "", "saved_entry", None, path=path))
 
 
 def set_default(view: View, at: Installation, entry: Entry) -> None:
