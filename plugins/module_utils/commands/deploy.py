@@ -164,9 +164,8 @@ class DriverOutcome(NamedTuple):
     @property
     def msg(self) -> str:
         """One line for people."""
-        if self.state == "absent":
+        if self.state == "absent" or self.link is None:
             return "%s is %s" % (self.driver, "removed" if self.changed else "not there")
-        assert self.link
         return self.link.outcome.msg
 
 
@@ -372,7 +371,7 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
         tuple(trial),
         reboot_needed=bool(trial) or (linked.reboot_needed and not over),
     )
-    return done._replace(notes=tuple(_notes(turns, wanted, done)))
+    return done._replace(notes=tuple(_notes(turns, wanted, done, linked=linked)))
 
 
 def _following(wanted: WantedDriver, options: Options) -> following.Options:
@@ -422,10 +421,9 @@ class _Steps:
             self.changed += (name,)
 
 
-def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome) -> List[str]:
+def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: links.Answer) -> List[str]:
     """What a person has to know of a driver that is deployed, a sentence or two each."""
-    assert done.link
-    served = [row.kernel for row in done.link.outcome.kernels if row.build]
+    served = [row.kernel for row in linked.outcome.kernels if row.build]
     notes = []
     if turns.check and "link" in done.changed and wanted.initrd and served:
         notes.append(
@@ -449,10 +447,10 @@ def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome) -> List[str]
             "it was. With early_load (kmod_early_load of the role) the driver is loaded in the trial."
             % wanted.driver
         )
-    if done.link.held_back_by is not None and wanted.boot == "none":
+    if linked.held_back_by is not None and wanted.boot == "none":
         notes.append(
             "goes on with other modules, whether it is rebooted or not: its default boot entry loads them out of %s. Set boot "
             "(kmod_boot of the role) to once or default to have it start the entry with the variant."
-            % done.link.held_back_by
+            % linked.held_back_by
         )
     return notes

@@ -448,7 +448,8 @@ def _json(told: Mapping[str, Any]) -> bytes:
 
 
 def _checked(digest: str) -> str:
-    assert _DIGEST.fullmatch(digest), digest
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError("%r is no SHA-256 digest" % digest)
     return digest
 
 

@@ -9,7 +9,7 @@ so what they say is what is so. Files can be written from a hook, while the pack
 none of its commands would work.
 """
 
-from typing import Collection, Iterable, List, Optional, Sequence
+from typing import Collection, Iterable, List, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import MODULES, Host
@@ -90,10 +90,10 @@ def _see_effect(plan: Plan, releases: Sequence[str]) -> None:
     """
     for release in releases:
         package = "linux-image-" + release
-        policy = ["apt-cache", "policy", package]
+        asked = ("apt-cache", "policy", package)
 
-        def proof(host: Host, policy: List[str] = policy) -> Optional[str]:
-            said = host.run(policy, check=False).out.splitlines()
+        def proof(host: Host, asked: Tuple[str, ...] = asked) -> Optional[str]:
+            said = host.run(list(asked), check=False).out.splitlines()
             candidate = [line.split(":", 1)[1].strip() for line in said if line.startswith("  Candidate:")]
             return (
                 "preferences of others have apt install it all the same"
@@ -101,7 +101,7 @@ def _see_effect(plan: Plan, releases: Sequence[str]) -> None:
                 else None
             )
 
-        plan.run(package, policy, proof=proof)
+        plan.run(package, list(asked), proof=proof)
 
 
 def manager(host: Host) -> Optional[HoldFile]:

@@ -7,8 +7,8 @@
 import os
 import re
 import shutil
-import xml.etree.ElementTree as ElementTree
 from typing import List, Optional, Sequence
+from xml.etree import ElementTree
 
 from ..export_sources import SourcedExports
 from ..kernels import version_key
