@@ -28,7 +28,7 @@ from tests.forge import fleet
 
 WORK = CHECKOUT / "build/demo"
 # which of the four kernels each has
-OFFER = "/var/cache/offer"  # where the package of a newer kernel lies on each host
+OFFER = "/srv/offer"  # where the package of a newer kernel lies on each host
 HOSTS = {"el9": (1, 2, 3), "el7": (0, 1), "debian12": (2, 3), "sles15": (0, 3), "el6": (0, 1, 2)}
 
 
@@ -113,12 +113,14 @@ def main() -> int:
     failed += preflight(roots, stock, deployed)
 
     removed = play(roots, "outoftree.kmod.remove", "-e", "kmod_driver=" + stock.driver)
-    failed.append(
-        check(
-            "removal brings every tree back to the byte",
-            not trouble(removed) and all(snapshot(root) == shipped[name] for name, root in roots.items()),
-        )
-    )
+    left = [
+        "%s: %s" % (name, path)
+        for name, root in roots.items()
+        for path in differing(snapshot(root), shipped[name])
+    ]
+    failed.append(check("removal brings every tree back to the byte", not trouble(removed) and not left))
+    for line in left[:20]:
+        print("       " + line)
     print(
         "\n%d hosts, %d kernels, %.0f s (after %.0f s to fetch and unpack), %.0f MiB below %s"
         % (
@@ -163,6 +165,11 @@ def preflight(roots: dict[str, Path], stock: source.Stock, deployed: dict[str, d
             all(snapshot(root, times=True) == deployed[name] for name, root in roots.items()),
         ),
     ]
+
+
+def differing(one: dict[str, tuple], other: dict[str, tuple]) -> list[str]:
+    """The paths at which two snapshots differ."""
+    return sorted(path for path in {*one, *other} if one.get(path) != other.get(path))
 
 
 def say(text: str) -> None:
