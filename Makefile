@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-report bench fuzz clean clean-cache
 
 help:
-	@echo "make demo          the main job on an embedded demo fleet (about 3 minutes, 1 GiB)"
+	@echo "make demo          the main job on an embedded demo fleet (a minute or two, 1 GiB)"
 	@echo "make demo-rebuild  a driver is compiled for kernels before the hosts get them (about 2 minutes)"
 	@echo "make test          unit tests and the integration tests that need no root"
 	@echo "make lint          ruff, mypy, ansible-lint, changelog, documentation, licences"
