@@ -314,18 +314,23 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
     In memory, where there is plenty: hundreds of small files that no disk needs to see. Its name says whose
     it is.
     """
+    # the name comes first: a run that is interrupted while the directory is made takes it back, too
+    directory = os.path.join(_place(inside) or tempfile.gettempdir(), _mine() + os.urandom(8).hex())
+    made = True
     try:
-        directory = tempfile.mkdtemp(prefix=_mine(), dir=_place(inside))
-    except OSError as error:
-        raise from_oserror(_place(inside) or "/tmp", error, "make a temporary directory") from None
-    try:
+        try:
+            os.mkdir(directory, 0o700)
+        except OSError as error:
+            made = False
+            raise from_oserror(directory, error, "make a temporary directory") from None
         yield directory
     finally:
-        try:
-            shutil.rmtree(directory, ignore_errors=True)
-        finally:
-            # what could not be removed, or was interrupted, may be the second time; else a later run does it
-            shutil.rmtree(directory, ignore_errors=True)
+        if made:
+            try:
+                shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                # what could not be removed, or was interrupted, may be the second time; else a later run does it
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _place(inside: Optional[Host]) -> Optional[str]:

@@ -16,7 +16,7 @@ import tempfile
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock, task
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import Interrupted, KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Link, Plan
 
@@ -340,3 +340,17 @@ def test_a_request_to_end_is_taken_for_nothing_else_and_ignored_where_the_caller
     other.send_signal(signal.SIGHUP)
     assert other.stdout.readline() == answer
     end(other)
+
+
+def test_a_run_that_is_interrupted_while_it_makes_its_directory_takes_it_back(monkeypatch):
+    mkdir, made = os.mkdir, []
+
+    def interrupted(path, mode):
+        mkdir(path, mode)
+        made.append(path)
+        raise Interrupted(2)
+
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    with pytest.raises(Interrupted), lock.scratch():
+        pass
+    assert made and not os.path.exists(made[0])

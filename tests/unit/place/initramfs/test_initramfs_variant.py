@@ -138,7 +138,7 @@ def test_a_second_run_writes_nothing_and_runs_no_tool(machine, monkeypatch):
     first = run(machine)[1]["variants"][0]
     monkeypatch.setattr(Host, "run", lambda *arguments, **options: pytest.fail("a tool was run"))
     monkeypatch.setattr(
-        "tempfile.mkdtemp", lambda *arguments, **options: pytest.fail("a temporary directory was made")
+        "os.mkdir", lambda *arguments, **options: pytest.fail("a temporary directory was made")
     )
     plan, result = run(machine)
     assert not plan
