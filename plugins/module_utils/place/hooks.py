@@ -245,7 +245,8 @@ def is_ours(host: Host, path: str) -> bool:
         return False
     data = host.read(path)
     return (
-        texts.MADE_BY.encode() in data
+        not data  # what a power cut may leave of one
+        or texts.MADE_BY.encode() in data
         or data.startswith(MANUAL_PAGE[:20].encode())
         or (path == KMODCTL and zipapp.MARK in data)
     )

@@ -25,7 +25,9 @@ from ..errors import KmodError
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same input gives the same bytes
 LIMIT = 64 << 20
-MARK = b"outoftree_kmod/cli.py"  # by a name in its directory one is told from any other file
+# By the name of a file in it one is told from any other; an installed one begins with that, so that it is told by
+# what a power cut has left of it, too.
+MARK = b"outoftree_kmod/cli.py"
 
 
 def digest(sources: Dict[str, bytes]) -> str:
@@ -66,7 +68,7 @@ def runnable(sources: Dict[str, bytes], interpreter: str) -> bytes:
     for name, source in sources.items():
         if name.endswith(".py"):
             members[name + "c"] = compiled(name, source)
-    return b"#!" + interpreter.encode("utf-8") + b"\n" + packed(members)
+    return b"#!%s\n# %s\n" % (interpreter.encode("utf-8"), MARK) + packed(members)
 
 
 def compiled(name: str, source: bytes) -> bytes:

@@ -229,6 +229,26 @@ def test_what_somebody_else_has_there_is_left_alone(tmp_path, path):
     assert (root / path).read_text() == "theirs"
 
 
+@pytest.mark.parametrize("left", [0, 1000])
+def test_a_kmodctl_or_hook_that_was_cut_off_is_written_anew_and_taken_away(tmp_path, left):
+    """As a power cut leaves them."""
+    root = system(tmp_path)
+    before = tree(root)
+    kmodctl = zipapp.runnable(
+        {"__main__.py": b"pass\n", zipapp.MARK.decode(): b"# " + os.urandom(3000).hex().encode()},
+        "/usr/bin/python3",
+    )
+    install(root, kmodctl=kmodctl)
+    whole = tree(root)
+    for path in ("usr/local/sbin/kmodctl", "etc/kernel/install.d/45-outoftree-kmod.install"):
+        os.truncate(str(root / path), min(left, (root / path).stat().st_size))
+    install(root, kmodctl=kmodctl)
+    assert tree(root) == whole
+    os.truncate(str(root / "usr/local/sbin/kmodctl"), left)
+    remove(root)
+    assert tree(root) == before
+
+
 def test_a_second_time_changes_nothing(tmp_path):
     root = system(tmp_path)
     install(root)
