@@ -92,45 +92,10 @@ options:
       - O(kernels) chooses among them. O(require=booting) has no meaning for them.
       - Nothing is installed or changed. What is needed of packages is unpacked below C(/var/tmp) and removed
         again.
-    type: list
-    elements: dict
-    suboptions:
-      package:
-        description:
-          - Packages (C(.deb), C(.rpm)) of a kernel, or of several, or directories of them. No tool of either
-            family is needed.
-          - The headers (C(linux-headers), C(kernel-devel)) alone show all symbols and what they are compared
-            by. The kernel itself
-            (C(linux-image); C(kernel-core) with C(kernel-modules-core)) also shows what is built in, its own
-            modules and its keys.
-        type: list
-        elements: path
-      root:
-        description: A directory that such packages were unpacked in, or a directory of headers.
-        type: path
-      symvers:
-        description: A C(symvers) file, compressed or not. By that alone a module can be refused, but not be
-          found compatible.
-        type: path
-      release:
-        description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so
-          (C(symvers-RELEASE)).
-        type: str
-      offered:
-        description:
-          - What the host's own package manager offers, by the lists that lie on the host. V(newest) is the kernel
-            that the next update brings, V(all) are all that are newer than those installed.
-          - Nothing is installed, and lists are not fetched anew. The packages are fetched by the package manager,
-            which verifies them.
-        type: str
-        choices: [newest, all]
-      whole:
-        description: With O(kernel[].offered), fetch all packages of a kernel (70-110 MB on Debian) and not its headers alone.
-        type: bool
-        default: false
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply
+  - outoftree.kmod.common.kernel
   - outoftree.kmod.common.info
   - outoftree.kmod.common.actiongroup_kmod
 seealso:

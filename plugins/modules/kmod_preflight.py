@@ -48,37 +48,6 @@ options:
     description:
       - Kernels that are not installed. Each item names one place with one of O(kernel[].package),
         O(kernel[].root) and O(kernel[].symvers), on the host, inside O(root), or with O(kernel[].offered).
-    type: list
-    elements: dict
-    suboptions:
-      package:
-        description:
-          - Packages (C(.deb), C(.rpm)) of a kernel, or of several, or directories of them.
-        type: list
-        elements: path
-      root:
-        description: A directory that such packages were unpacked in, or a directory of headers.
-        type: path
-      symvers:
-        description: A C(symvers) file, compressed or not. By that alone a module can be refused, but not be
-          found compatible.
-        type: path
-      release:
-        description: The release of the kernel that O(kernel[].symvers) is of, unless its name says so
-          (C(symvers-RELEASE)).
-        type: str
-      offered:
-        description:
-          - What the host's own package manager offers, by the lists that lie on the host. V(newest) is the kernel
-            that the next update brings, V(all) are all that are newer than those installed.
-          - Nothing is installed, and lists are not fetched anew. The packages are fetched by the package manager,
-            which verifies them.
-        type: str
-        choices: [newest, all]
-      whole:
-        description: With O(kernel[].offered), fetch all packages of a kernel (70-110 MB on Debian) and not its headers alone.
-        type: bool
-        default: false
   cache:
     description:
       - A directory on the controller. With it, packages of kernels on offer (O(kernel[].offered)) are not read on
@@ -110,6 +79,7 @@ options:
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply
+  - outoftree.kmod.common.kernel
   - outoftree.kmod.common.info
   - outoftree.kmod.common.actiongroup_kmod
 seealso:

@@ -40,17 +40,8 @@ attributes:
   idempotent:
     description: Running it twice in a row gives the same result.
     support: full
-  platform:
-    description: Target operating systems that the module works on.
-    platforms: posix
-    support: full
-  action:
-    description: Has a part that runs on the controller.
-    support: full
-    details: All of it runs there.
-  async:
-    description: Supports being run with C(async).
-    support: none
+extends_documentation_fragment:
+  - outoftree.kmod.common.controller
 seealso:
   - module: outoftree.kmod.kmod_preflight
   - module: outoftree.kmod.kmod_report

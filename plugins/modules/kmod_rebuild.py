@@ -88,14 +88,8 @@ attributes:
   idempotent:
     description: Running it twice in a row changes nothing the second time.
     support: full
-  platform:
-    description: Target operating systems that the module works on.
-    platforms: linux
-    support: full
-  action:
-    description: Has a part that runs on the controller.
-    support: full
 extends_documentation_fragment:
+  - outoftree.kmod.common.builder
   - outoftree.kmod.common.actiongroup_kmod
 seealso:
   - module: outoftree.kmod.kmod_preflight

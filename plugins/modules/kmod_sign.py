@@ -72,11 +72,8 @@ attributes:
   idempotent:
     description: Running it twice in a row changes nothing the second time.
     support: full
-  platform:
-    description: Target operating systems that the module works on.
-    platforms: linux
-    support: full
 extends_documentation_fragment:
+  - outoftree.kmod.common.builder
   - outoftree.kmod.common.actiongroup_kmod
 seealso:
   - module: outoftree.kmod.kmod_compat
