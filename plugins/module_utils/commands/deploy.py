@@ -345,7 +345,8 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
             plan, answer = links.run(host, wanted.link(options.files))
             planned = _Foreseen(plan, answer, early=False)
             _gate(host, wanted, planned)
-    tries = wanted.boot != "none" and host.live and wanted.enters
+    boot = _boot(host, wanted)
+    tries = boot != "none" and wanted.enters
     if wanted.boot == "default" and tries and foreseen.plan:
         # until the new modules have proved themselves
         steps.take("entry", entries, wanted.menu("shipped"))
@@ -353,7 +354,7 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
     made = steps.take("variant", variants, wanted.variant()) if wanted.initrd else None
     listed: Optional[entries.Answer] = None
     if wanted.enters:
-        listed = steps.take("entry", entries, wanted.menu(_boot(host, wanted)))
+        listed = steps.take("entry", entries, wanted.menu(boot))
     passed = tries and bool(listed and listed.menu.promote)
     if passed and wanted.boot == "default":
         listed = steps.take("entry", entries, wanted.menu("default"))
