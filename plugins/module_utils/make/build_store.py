@@ -157,6 +157,26 @@ def entries(store: str, driver: Optional[str] = None, release: Optional[str] = N
     return found
 
 
+def newest(store: str, name: str, release: str) -> Optional[BuildEntry]:
+    """The last build that was made for a release of a driver, called by its name or that of its dkms package;
+    None where there is none. Errors: those of ``find``, for these builds alone.
+    """
+    found = []
+    for driver in _listed(store):
+        for version in _listed(os.path.join(store, driver)) if driver not in (BY_INPUT, FAILED) else ():
+            directory = os.path.join(store, driver, version, release)
+            if driver != name:
+                try:
+                    about = _about(directory)
+                except KmodError:  # whatever is wrong with it, it is no matter of ours
+                    continue
+                if about is None or about.get("package") != name:
+                    continue
+            made = _opened(directory)
+            found += [made] if made else []
+    return max(found, key=lambda each: os.path.getmtime(each.directory), default=None)
+
+
 def failure(store: str, digest: str) -> Optional[BuildFailure]:
     """Why a build of this input failed, None where none did."""
     directory = "%s/%s/%s" % (store, FAILED, _checked(digest))

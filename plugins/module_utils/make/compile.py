@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shlex
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError, from_oserror, printable
 from ..host import Host
@@ -42,12 +42,40 @@ STATUS = {  # of the script
     10: ("BUILD_FAILED", "it does not compile"),
     11: ("BUILD_FAILED", "a module cannot be stripped"),
 }
+X86 = ("x86_64", "i386", "i486", "i586", "i686")
+# by machine what names of gcc's targets begin with
+TARGETS = {
+    "x86_64": X86,
+    "i686": X86,
+    "aarch64": ("aarch64",),
+    "armv7l": ("arm",),
+    "ppc64le": ("powerpc64", "ppc64"),
+    "s390x": ("s390x",),
+    "riscv64": ("riscv64",),
+    "loongarch64": ("loongarch64",),
+}
 ERRORS = 5  # lines that are told
 _ERROR = re.compile(
     r"(?:fatal error|(?<!\w)error|ERROR|Error \d+|\*\*\*)[: ]|: not found|No such file|undefined!|cannot |FAILED|Killed"
 )
+# What tools say at the end of a line, which gcc shows no source in.
+_LIMITS = {
+    "memory": re.compile(
+        r"^(?!\s*\d* \|).*(?:out of memory allocating \d+ bytes.*|virtual memory exhausted.*|memory exhausted"
+        r"|Cannot allocate memory|std::bad_alloc)$",
+        re.M,
+    ),
+    "size": re.compile(
+        r"^(?!\s*\d* \|).*(?:File size limit exceeded|File too large)(?: \(core dumped\))?$", re.M
+    ),
+}
+_MACHINES = re.compile(
+    r"^(?!\s*\d* \|).*(?:: No space left on device|: Disk quota exceeded|: Resource temporarily unavailable"
+    r"|Killed signal terminated program \S+|\*\*\* \[.*\] Killed)$",
+    re.M,
+)
 # "recipe failed" lines say nothing that the lines before them have not said
-_ECHO = re.compile(r"^(?:make|gmake)(?:\[\d+\])?: \*\*\* \[")
+_ECHO = re.compile(r"^(?:make|gmake)(?:\[\d+\])?: \*\*\* (?:\[|Waiting for unfinished)")
 
 _SCRIPT = r"""
 shopt -s extglob
@@ -55,13 +83,17 @@ kernel_source_dir=/lib/modules/$kernelver/build
 dkms_tree=%(tree)s source_tree=%(sources)s install_tree=/lib/modules
 build=$dkms_tree/$module/$module_version/build
 made=$dkms_tree/$module/$module_version/$kernelver/$arch/module
+overlay=%(overlay)s/$module
 say() { printf '\n### %%s\n' "$1"; }
 hook() {
-    if [[ ! -x $build/${1%%%% *} ]]; then say "$1 is not executable: not run"; return; fi
+    local where=$build
+    [[ ! -x $overlay/${1%%%% *} ]] || where=$overlay
+    if [[ ! -x $where/${1%%%% *} ]]; then say "$1 is not executable: not run"; return; fi
     say "$1"
-    (eval "cd $build/ && $build/$1")
+    (eval "cd $where/ && $where/$1")
 }
 cd "$build" || exit 15
+if [[ -d $overlay/patches ]]; then mkdir -p patches && cp -R "$overlay/patches/." patches/ || exit 5; fi
 for patch in "${patches[@]}"; do
     say "patch -p1 < patches/$patch"
     [[ patches/$patch != */../* && -e patches/$patch ]] || exit 5
@@ -85,8 +117,8 @@ for number in "${!built[@]}"; do
     [[ ${strips[number]} = no ]] || "$strip" -g "${built[number]}.ko" || exit 11
     cp -- "${built[number]}.ko" "$made/${names[number]}.ko" || exit 11
 done
-[[ ! $post_build ]] || hook "$post_build" || exit 9
 find . -name %(symvers)s -type f -exec cat {} + | LC_ALL=C sort -u > "$made/%(symvers)s"
+[[ ! $post_build ]] || hook "$post_build" || exit 9
 exit 0
 """
 _PROBE = r"""
@@ -95,12 +127,16 @@ version() { "$1" --version 2> /dev/null | head -n 1; }
 for cc in %(compilers)s; do
     command -v -- "$cc" > /dev/null || continue
     tell cc "$cc"; tell version "$(version "$cc")"; tell number "$("$cc" -dumpfullversion 2> /dev/null || "$cc" -dumpversion)"
+    tell target "$("$cc" -dumpmachine 2> /dev/null)"
+    said=$("$cc" -dM -E -x c - 2>&1 < /dev/null) || tell broken "${said%%%%$'\n'*}"
+    case $said in *__clang__*) tell kind clang ;; *) tell kind gcc ;; esac
     break
 done
 tell pahole "$(version pahole)"
 for tool in %(tools)s; do command -v -- "$tool" > /dev/null || tell missing "$tool"; done
 cd /lib/modules/%(release)s/build || exit 1
 for own in %(own)s; do
+    [[ -e $own ]] || { tell absent "$own"; continue; }
     said=$("./$own" 2>&1 < /dev/null)
     case $?:$said in
         126:* | 127:* | *"not found (required by"* | *"error while loading shared"*) tell unusable "$own"; tell why "${said%%%%$'\n'*}" ;;
@@ -118,6 +154,19 @@ class Tools(NamedTuple):
     pahole: str  # its version, "" where it is not used
     clang: bool
     notes: Tuple[Tuple[str, str], ...]
+
+
+class Compiler(NamedTuple):
+    """What a compiler says of itself, "" for what it does not say. ``broken`` is what it says where it cannot
+    compile at all.
+    """
+
+    cc: str
+    version: str
+    number: str
+    target: str
+    kind: str
+    broken: str
 
 
 class Built(NamedTuple):
@@ -159,15 +208,16 @@ def tools(box: Box, headers: Headers, *, patches: bool) -> Tools:
     )
     for name in told.get("missing", []):
         raise KmodError(name, "is not installed on the build system", "Install it there", "TOOL_MISSING")
-    cc = told.get("cc", [""])[0]
+    cc = Compiler(*(told.get(name, [""])[0] for name in Compiler._fields))
     wanted = _number(headers.option("CLANG_VERSION" if clang else "GCC_VERSION"))
-    notes = _check_compiler(headers, cc, told.get("number", [""])[0], wanted, theirs=theirs)
+    notes = _check_compiler(headers, cc, wanted, theirs=theirs, machine=box.machine)
     _check_own(headers, told)
     pahole = ""
     if headers.has_types:
         pahole, note = _pahole(told.get("pahole", [""])[0], headers.option("PAHOLE_VERSION"))
         notes += [note] if note else []
-    return Tools(cc, told.get("version", [""])[0], cc != theirs, pahole, clang, tuple(notes))
+    forced = cc.cc != ("clang" if clang else theirs)  # with LLVM=1 kbuild takes clang by that name
+    return Tools(cc.cc, cc.version, forced, pahole, clang, tuple(notes))
 
 
 def _probed(box: Box, **words: Any) -> Dict[str, List[str]]:
@@ -195,6 +245,13 @@ def _probed(box: Box, **words: Any) -> Dict[str, List[str]]:
 
 
 def _check_own(headers: Headers, told: Dict[str, List[str]]) -> None:
+    for name in told.get("absent", []):
+        raise KmodError(
+            "%s/%s" % (headers.origin, name),
+            "is missing from the headers of %s" % headers.release,
+            "Give the packages of the distribution, or prepare the tree (make modules_prepare)",
+            "HEADERS_INCOMPLETE",
+        )
     for name, why in zip(told.get("unusable", []), told.get("why", [])):
         raise KmodError(
             "%s of the headers of %s" % (name, headers.release),
@@ -206,31 +263,36 @@ def _check_own(headers: Headers, told: Dict[str, List[str]]) -> None:
 
 
 def _check_compiler(
-    headers: Headers, cc: str, number: str, wanted: Tuple[int, ...], *, theirs: str
+    headers: Headers, cc: Compiler, wanted: Tuple[int, ...], *, theirs: str, machine: str
 ) -> List[Tuple[str, str]]:
-    """A newer compiler than the kernel's does; an older one does not know the options that the kernel's
-    configuration asks for.
+    """It has to be of the kernel's kind and for its machine. A newer one than the kernel's does; an older one
+    does not know the options that the kernel's configuration asks for.
     """
     text = headers.option("CC_VERSION_TEXT") or "an unknown compiler"
-    if not cc:
-        raise KmodError(
-            headers.release,
-            "was built with %s, and the build system has no compiler" % text,
-            "Install %s there" % (theirs or "gcc"),
-            "BUILD_COMPILER",
-        )
-    ours = _number(number)
+    kind = "clang" if headers.option("CC_IS_CLANG") else "gcc"
+
+    def refused(why: str, then: str) -> KmodError:
+        return KmodError(headers.release, "was built with %s, and %s" % (text, why), then, "BUILD_COMPILER")
+
+    ours = _number(cc.number)
+    there = "the compiler here, %s %s, " % (cc.cc, cc.number)
+    install = "Install %s on the build system" % (theirs or kind)
+    elsewhere = install + ", or build in a system that has it: give its root directory as root"
+    if not cc.cc:
+        raise refused("the build system has no compiler", install)
+    if cc.broken:
+        raise refused("%sdoes not work: %s" % (there, printable(cc.broken)[:200]), install)
+    if cc.kind != kind:
+        raise refused("%sis %s" % (there, cc.kind), elsewhere)
+    made_for = TARGETS.get(machine)
+    if made_for and kind == "gcc" and cc.target and not cc.target.startswith(made_for):
+        raise refused("%sis for %s" % (there, printable(cc.target)[:80]), elsewhere)
     if not wanted or not ours or ours[0] == wanted[0]:
         return []
     if ours[0] < wanted[0]:
-        raise KmodError(
-            headers.release,
-            "was built with %s, and the compiler here, %s %s, is older" % (text, cc, number),
-            "Install %s, or build in a system that has it: give its root directory as root"
-            % (theirs or "that one"),
-            "BUILD_COMPILER",
-        )
-    return [("COMPILER_DIFFERS", "the kernel was built with %s, the module with %s %s" % (text, cc, number))]
+        raise refused(there + "is older", elsewhere)
+    note = "the kernel was built with %s, the module with %s %s" % (text, cc.cc, cc.number)
+    return [("COMPILER_DIFFERS", note)]
 
 
 def _number(text: str) -> Tuple[int, ...]:
@@ -283,7 +345,7 @@ def build(
         symbols.append("/run/needed/%d/%s" % (number, SYMVERS))
         mounts.append(Mount(symbols[-1], path))
     variables = {"CC": made_with.cc, "KERNEL_CC": made_with.cc}
-    if made_with.clang:
+    if headers.option("LD_IS_LLD"):
         variables.update(LD="ld.lld", KERNEL_LD="ld.lld")
     if made_with.given:
         variables["MAKEFLAGS"] = " -- CC=" + made_with.cc
@@ -297,6 +359,9 @@ def build(
             name, "the build took more than its %s, and was ended" % ran.exceeded, code, _tail(log)
         )
     if ran.status:
+        short = _short(log)
+        if short:
+            raise BuildFailed(name, "the build took more than its %s" % short, "BUILD_LIMIT", _tail(log))
         code, why = STATUS.get(ran.status, ("BUILD_FAILED", "the build ended with status %d" % ran.status))
         lines = errors(log, above + "/build/")
         raise BuildFailed(name, why + (": " + lines[0] if lines else ""), code, lines)
@@ -332,20 +397,45 @@ def _script(
         "names": [record.name for record in records],
         "strips": ["yes" if record.strip else "no" for record in records],
     }
-    lines = ["%s=%s" % (key, shlex.quote(value)) for key, value in values.items()]
+    lines = ["%s[%d]=%s" % (key, index, shlex.quote(value)) for key, index, value in _keys(conf)]
+    lines += ["%s=%s" % (key, shlex.quote(value)) for key, value in values.items()]
     lines += ["%s=(%s)" % (key, " ".join(map(shlex.quote, each))) for key, each in arrays.items()]
     return "\n".join(lines) + _SCRIPT % {
         "tree": dkms_conf.TREE,
         "sources": dkms_conf.SOURCES,
+        "overlay": dkms_conf.OVERLAY,
         "symvers": SYMVERS,
     }
+
+
+def _keys(conf: Optional[DkmsConf]) -> Iterator[Tuple[str, int, str]]:
+    for key, of_index in (conf.values if conf else {}).items():
+        for index, value in of_index.items():
+            yield key, index, value
+
+
+def _short(log: str) -> str:
+    """Which limit a build has come up against by itself, "" for none."""
+    return next((name for name, line in _LIMITS.items() if line.search(_lines(log))), "")
+
+
+def starved(log: str) -> str:
+    """The line of a log by which the machine had no room, memory or processes left, which says nothing of the
+    source; "" where there is none.
+    """
+    found = _MACHINES.search(_lines(log))
+    return printable(found.group().strip())[-300:] if found else ""
+
+
+def _lines(log: str) -> str:
+    return said(log).decode("utf-8", "replace")
 
 
 def errors(log: str, below: str) -> List[str]:
     """The first lines of a log that say what is wrong, with paths from the source's root."""
     found: List[str] = []
     echoes: List[str] = []
-    for line in said(log).decode("utf-8", "replace").splitlines():
+    for line in _lines(log).splitlines():
         if _ERROR.search(line) and not line.startswith("### "):  # a step of ours, as its conf has it
             text = printable(line.replace(below, "").strip())[:300]
             into = echoes if _ECHO.match(line) else found
@@ -355,7 +445,7 @@ def errors(log: str, below: str) -> List[str]:
 
 
 def _tail(log: str) -> List[str]:
-    lines = said(log).decode("utf-8", "replace").split("\n")
+    lines = _lines(log).split("\n")
     return [printable(line.strip())[:300] for line in lines if line.strip()][-ERRORS:]
 
 
