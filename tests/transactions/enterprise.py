@@ -18,6 +18,8 @@ from tests.lab.debian import Image, run, say
 from tests.transactions import chroot, grubby, rpms, systems
 
 PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "zstd", "dracut", "grub2-common", "cpio", "rpm")
+# for suites that are not merged by themselves, and have no package that says that they are
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh"
 
 
 class Enterprise(NamedTuple):
@@ -85,7 +87,7 @@ def base(system: Enterprise) -> chroot.Layers:
             system.suite,
             root,
             (*PACKAGES, system.dnf),
-            *(["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"] if system.suite == "bullseye" else []),
+            *(["--setup-hook=" + MERGED_USR] if system.suite == "bullseye" else []),
             *("--dpkgopt=" + line for line in systems.DPKG),
         )
         for name in ("postinst.d", "postrm.d", "preinst.d", "prerm.d", "install.d"):
