@@ -97,8 +97,9 @@ class Enterprise(NamedTuple):
             chroot.write(
                 root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
             )
-            dracut = root / "usr/bin/dracut"
-            dracut.write_text(dracut.read_text().replace(*IMAGE))
+            for path in (root / "usr/bin/dracut", root / "usr/lib/dracut/dracut.conf.d/01-debian.conf"):
+                if path.exists():  # newer ones have the name there
+                    path.write_text(path.read_text().replace(*IMAGE))
             for name in ("boot/efi", *(["boot/loader/entries"] if self.el > 7 else [])):
                 (root / name).mkdir(parents=True)
             with chroot.mounted(root, repository):
