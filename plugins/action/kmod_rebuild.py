@@ -96,6 +96,7 @@ class ActionModule(KmodAction):
             "changed": self.changed,
             "builds": outcome.rows,
             "failed_builds": failed,
+            "waiting": _rebuild.waiting(failed, str(self._task.delegate_to or "the build host")),
             "again": outcome.again and not self._task.check_mode,
             "rest": outcome.rest,
             "no_source": _rebuild.without_source(args["records"], versions),
@@ -239,13 +240,13 @@ class ActionModule(KmodAction):
                 module_name="ansible.legacy.slurp", module_args={"src": path}, task_vars=self.task_vars
             )
             if answer.get("failed"):
-                raise KmodError(path, str(answer.get("msg")), "Run again", "BUILD_UNREADABLE")
+                raise unreadable(path, str(answer.get("msg")))
             return base64.b64decode(answer["content"])
         copy = os.path.join(_files.private(), "build-%d-%s" % (os.getpid(), os.path.basename(name)))
         try:
             self._connection.fetch_file(path, copy)
         except AnsibleError as error:
-            raise KmodError(path, str(error), "Run again", "BUILD_UNREADABLE") from None
+            raise unreadable(path, str(error)) from None
         with open(copy, "rb") as file:
             data = file.read()
         os.unlink(copy)
@@ -281,6 +282,15 @@ class ActionModule(KmodAction):
             if made and (made.about.get("signer") or not self.args["sign"]):
                 found.append(made.directory)
         return found
+
+
+def unreadable(path: str, why: str) -> KmodError:
+    return KmodError(
+        path,
+        "could not be brought over from the build host: " + why,
+        "See that who logs in there may read it, or set become (kmod_build_become of the role)",
+        "BUILD_UNREADABLE",
+    )
 
 
 def also(todo: _rebuild.Todo) -> str:

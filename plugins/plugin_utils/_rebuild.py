@@ -162,6 +162,27 @@ def ahead(records: Iterable[Any], seen: Iterable[Any]) -> dict[str, dict[str, li
     return found
 
 
+def waiting(rows: Iterable[Row], build_host: str) -> dict[str, list[dict[str, str]]]:
+    """By host what its record is to say today of the builds that failed and that it waits for."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if row["result"] != FAILED:
+            continue
+        others = [each for each in row["serves"] if each != row["release"]]
+        text = "%s for %s%s: %s: %s" % (
+            row["driver"],
+            row["release"],
+            " (and %s)" % ", ".join(others) if others else "",
+            row.get("code"),
+            "; ".join((row.get("errors") or [row.get("msg") or "it failed"])[:3]).rstrip("."),
+        )
+        text += ". Log on %s: %s" % (build_host, row["log"]) if row.get("log") else ""
+        for host in row["hosts"]:
+            told = {"kind": "build_failed", "driver": row["driver"], "kernel": row["release"], "text": text}
+            found.setdefault(host, []).append(told)
+    return found
+
+
 def without_source(records: Iterable[Any], sources: Mapping[str, str]) -> dict[str, list[str]]:
     """By driver that some kernel lacks a build of, and that there is no source for, the hosts."""
     found: dict[str, list[str]] = {}
