@@ -7,6 +7,7 @@ and the kernel that runs. Whoever logs in has no rights there, and may use sudo 
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ SUITE = "bookworm"
 USER = "admin"
 RUN = ("podman", "--runtime", "runc")  # crun cannot work on hybrid cgroups
 BOTH = ["python3", "openssh-server"]
-BUILDER = ["bubblewrap", "make", "gcc-12", "binutils", "patch"]
+BUILDER = ["bubblewrap", "make", "gcc-12", "binutils", "patch", "libelf1"]
 HOST = ["sudo", "kmod", "initramfs-tools"]
 LOGIN = "useradd --create-home --shell /bin/sh %(user)s && mkdir -p home/%(user)s/.ssh /run/sshd" % {
     "user": USER
@@ -91,8 +92,10 @@ def _image(name, packages, hooks=lambda work: ()) -> str:
             login = "--customize-hook=chroot $1 sh -c '%s'" % LOGIN
             debian.system(SUITE, directory / "root.tar", packages, login, *hooks(Path(work)))
 
-    tar = debian.once(debian.cache() / "containers" / ("ssh-%s-%s" % (SUITE, name)), make) / "root.tar"
-    tag = "localhost/kmod-ssh-" + name.lower()
+    digest = hashlib.sha256(" ".join([*packages, LOGIN]).encode()).hexdigest()[:8]
+    name = "ssh-%s-%s-%s" % (SUITE, name, digest)
+    tar = debian.once(debian.cache() / "containers" / name, make) / "root.tar"
+    tag = "localhost/kmod-" + name.lower()
     known = debian.run([*RUN, "images", "--quiet", "--filter", "reference=" + tag]).strip()
     if not known:
         debian.run([*RUN, "import", "--quiet", str(tar), tag])
