@@ -52,11 +52,12 @@ class WantedDriver(NamedTuple):
     boot: str = "none"  # none, once, default
     follow: bool = False
     keep_default: bool = False
+    ahead: Tuple[str, ...] = ()
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
+        given.update({name: tuple(given[name]) for name in ("path", "kernels", "ahead") if name in given})
         if "described" in given:
             given["described"] = tuple(map(KernelModule.from_dict, given["described"]))
         if given.get("fallback_args") == "auto":
@@ -75,6 +76,7 @@ class WantedDriver(NamedTuple):
             files=None if self.described is None else files,
             kernels=self.kernels,
             load=self.load,
+            ahead=self.ahead,
         )
 
     def variant(self, **more: Any) -> variants.Options:
