@@ -44,6 +44,29 @@ options:
         hosts.
     type: list
     elements: dict
+  given:
+    description:
+      - Several drivers at once, each with what O(driver), O(path), O(src) and O(described) say of one. They are
+        judged beside each other, so one may use the symbols of another.
+    type: list
+    elements: dict
+    suboptions:
+      driver:
+        description: What the modules are called.
+        type: str
+        required: true
+      path:
+        description: Modules on the host.
+        type: list
+        elements: path
+      src:
+        description: Modules on the controller.
+        type: list
+        elements: path
+      described:
+        description: The same as plain data, filled in from O(given[].src).
+        type: list
+        elements: dict
   kernel:
     description:
       - Kernels that are not installed. Each item names one place with one of O(kernel[].package),
@@ -224,6 +247,16 @@ def main():
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
             described=dict(type="list", elements="dict"),
+            given=dict(
+                type="list",
+                elements="dict",
+                options=dict(
+                    driver=dict(type="str", required=True),
+                    path=dict(type="list", elements="path"),
+                    src=dict(type="list", elements="path"),
+                    described=dict(type="list", elements="dict"),
+                ),
+            ),
             checksums=dict(type="path"),
             signature=dict(type="path"),
             keyring=dict(type="path"),

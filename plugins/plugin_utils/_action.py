@@ -66,7 +66,7 @@ class KmodAction(ActionBase):
         if warnings:
             result["warnings"] = list(result.get("warnings") or []) + warnings
         given = result.get("invocation", {}).get("module_args", {})
-        for each in [given, *(given.get("drivers") or [])]:
+        for each in [given, *(given.get("drivers") or []), *(given.get("given") or [])]:
             if isinstance(each, dict):
                 each.pop("described", None)  # nobody wants to read that
         return result

@@ -248,8 +248,9 @@ def _outside(box: Box, mounts: Sequence[Mount]) -> List[str]:
         if mount.link or _open_to_all(mount.source) or mount.source.startswith(box.work + "/"):
             seen.append(mount)
             continue
-        place = "%s/seen-%d" % (box.work, len(binds))
-        if os.path.isdir(mount.source):
+        kind = "directory" if os.path.isdir(mount.source) else "file"
+        place = "%s/seen-%s-%d" % (box.work, kind, len(binds))
+        if kind == "directory":
             os.makedirs(place, exist_ok=True)
         else:
             with open(place, "ab"):
