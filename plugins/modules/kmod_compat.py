@@ -36,17 +36,11 @@ options:
     elements: path
   src:
     description:
-      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the
+      - Modules on the controller, in the forms that O(path) takes. Relative paths are looked up where Ansible looks for files, then in the
         working directory.
       - The files are read there; what they need travels to the host, they themselves do not.
     type: list
     elements: path
-  described:
-    description:
-      - The same as plain data. Filled in from O(src) on the controller, where each file is read once for all
-        hosts.
-    type: list
-    elements: dict
   kernels:
     description:
       - The kernels to judge against, as releases or shell patterns of them.
@@ -229,7 +223,7 @@ def main():
             root=dict(type="path", default="/"),
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
-            described=dict(type="list", elements="dict"),
+            _described=dict(type="list", elements="dict"),
             checksums=dict(type="path"),
             signature=dict(type="path"),
             keyring=dict(type="path"),

@@ -57,7 +57,7 @@ options:
         default: [all]
       require:
         description:
-          - Refuse, before anything of this driver is written, unless V(all) or V(any) of those kernels take it, or those that boots are
+          - Refuse, before anything of this driver is written, unless V(all) or V(any) of O(drivers[].kernels) take it, or those that boots are
             expected to start (V(booting)).
         type: str
         choices: [all, any, booting, none]
@@ -122,10 +122,6 @@ options:
             takes none of its builds.
         type: bool
         default: false
-      described:
-        description: The modules of O(drivers[].src) as plain data. Filled in on the controller.
-        type: list
-        elements: dict
   exclusive:
     description:
       - Whether drivers that the host has and that are not in O(drivers) are removed. Otherwise they are in RV(unlisted).
@@ -136,15 +132,6 @@ options:
     type: str
     choices: [leave, divert]
     default: leave
-  files:
-    description: Where those of the modules lie that were sent to the host. Filled in on the controller.
-    type: dict
-  kmodctl:
-    description: Where the archive of kmodctl lies on the host. Filled in on the controller.
-    type: path
-  sources:
-    description: A digest of what kmodctl is made of. Filled in on the controller.
-    type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.change
@@ -277,7 +264,7 @@ DRIVER = dict(
     boot=dict(type="str", choices=["none", "once", "default"], default="none"),
     follow=dict(type="bool", default=False),
     keep_default=dict(type="bool", default=False),
-    described=dict(type="list", elements="dict"),
+    _described=dict(type="list", elements="dict"),
 )
 
 
@@ -288,9 +275,9 @@ def main():
             drivers=dict(type="list", elements="dict", options=DRIVER, required=True),
             exclusive=dict(type="bool", default=False),
             weak_modules=dict(type="str", choices=["leave", "divert"], default="leave"),
-            files=dict(type="dict"),
-            kmodctl=dict(type="path"),
-            sources=dict(type="str"),
+            _files=dict(type="dict"),
+            _kmodctl=dict(type="path"),
+            _sources=dict(type="str"),
         ),
         supports_check_mode=True,
     )

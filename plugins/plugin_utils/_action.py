@@ -68,7 +68,7 @@ class KmodAction(ActionBase):
         given = result.get("invocation", {}).get("module_args", {})
         for each in [given, *(given.get("drivers") or [])]:
             if isinstance(each, dict):
-                each.pop("described", None)  # nobody wants to read that
+                each.pop("_described", None)  # nobody wants to read that
         return result
 
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class KmodAction(ActionBase):
         )
         src = given["src"] if isinstance(given["src"], list) else [given["src"]]
         files = _files.found([self.locate(path) for path in src], supply)
-        args["described"] = [_files.described(file) for file in files]
+        args["_described"] = [_files.described(file) for file in files]
         self.copies.update(files)
         return supply.signer if supply else None
 

@@ -46,7 +46,7 @@ class Options(NamedTuple):
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
         return cls(
             path=tuple(params["path"] or ()),
-            described=tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
+            described=tuple(KernelModule.from_dict(module) for module in params["_described"] or ()),
             kernels=tuple(params["kernels"]),
             require=params["require"],
             each=params["each"],

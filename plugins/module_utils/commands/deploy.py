@@ -57,8 +57,8 @@ class WantedDriver(NamedTuple):
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
         given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
-        if "described" in given:
-            given["described"] = tuple(map(KernelModule.from_dict, given["described"]))
+        if params.get("_described") is not None:
+            given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
         if given.get("fallback_args") == "auto":
             del given["fallback_args"]
         return cls(**given)
@@ -129,9 +129,9 @@ class Options(NamedTuple):
             tuple(map(WantedDriver.from_params, params["drivers"])),
             params["exclusive"],
             params["weak_modules"],
-            params["files"],
-            params["kmodctl"],
-            params["sources"] or "",
+            params["_files"],
+            params["_kmodctl"],
+            params["_sources"] or "",
         )
 
 

@@ -45,12 +45,12 @@ class Options(NamedTuple):
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
-        described = params["described"]
+        described = params["_described"]
         return cls(
             driver=params["driver"],
             path=tuple(params["path"] or ()),
             described=None if described is None else tuple(map(KernelModule.from_dict, described)),
-            files=params["files"],
+            files=params["_files"],
             kernels=tuple(params["kernels"]),
             state=params["state"],
             version=params["version"],

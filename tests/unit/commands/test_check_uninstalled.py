@@ -15,7 +15,7 @@ from tests.forge.symvers import EXPORTS, symvers
 
 PARAMS = {
     "path": ["/vendor.ko"],
-    "described": None,
+    "_described": None,
     "kernels": ["all"],
     "require": "all",
     "each": False,
