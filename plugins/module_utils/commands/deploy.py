@@ -9,13 +9,14 @@ Whatever can be refused is refused before anything is written. A host on which a
 once, and nothing is written.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..judge.verdict import COMPATIBLE
 from ..place import store
 from ..place.initramfs import existing
+from ..place.loading import Loading
 from ..place.settings import Followed
 from ..plan import Plan
 from ..read import names
@@ -24,6 +25,7 @@ from ..turns import Turns
 from . import entry as entries
 from . import following
 from . import link as links
+from . import loading as loadings
 from . import variant as variants
 
 TURNS = True
@@ -52,11 +54,15 @@ class WantedDriver(NamedTuple):
     boot: str = "none"  # none, once, default
     follow: bool = False
     keep_default: bool = False
+    options: Mapping[str, Any] = {}  # noqa: RUF012
+    blacklist: Tuple[str, ...] = ()
+    softdep: Mapping[str, Any] = {}  # noqa: RUF012
+    load_at_boot: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
+        given.update({name: tuple(given[name]) for name in ("path", "kernels", "blacklist") if name in given})
         if params.get("_described") is not None:
             given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
         if given.get("fallback_args") == "auto":
@@ -93,6 +99,10 @@ class WantedDriver(NamedTuple):
             copy_of=self.copy_of,
         )
         return made._replace(**more)
+
+    def loading(self, used: Mapping[str, Any], coming: Iterable[str] = ()) -> loadings.Options:
+        wanted = Loading(self.options, self.blacklist, self.softdep, self.load_at_boot)
+        return loadings.Options(self.driver, wanted, used, frozenset(coming), self.args)
 
     def followed(self) -> Followed:
         return Followed(
@@ -140,8 +150,9 @@ class DriverOutcome(NamedTuple):
 
     driver: str
     state: str
-    changed: Tuple[str, ...] = ()  # of link, variant, entry, follow those that changed something
+    changed: Tuple[str, ...] = ()  # of link, loading, variant, entry, follow those that changed something
     link: Optional[links.Answer] = None
+    loading: Optional[loadings.Answer] = None
     variant: Optional[variants.Answer] = None
     entry: Optional[entries.Answer] = None
     follow: Optional[following.Answer] = None
@@ -150,7 +161,7 @@ class DriverOutcome(NamedTuple):
     notes: Tuple[str, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
-        steps = {"link": self.link, "variant": self.variant, "entry": self.entry, "follow": self.follow}
+        steps = {name: getattr(self, name) for name in ("link", "loading", "variant", "entry", "follow")}
         return {
             "driver": self.driver,
             "state": self.state,
@@ -213,6 +224,10 @@ def run(turns: Turns, options: Options) -> Answer:
     gone = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
     present = [each for each in options.drivers if each.state == "present"]
     foreseen = _foreseen(host, present, options.files)
+    coming = {module.name for each in foreseen.values() for module in each.answer.given}
+    for each in present:
+        if not foreseen[each.driver].early:
+            loadings.run(host, each.loading(foreseen[each.driver].answer.outcome.after, coming))
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
     if not turns.check:
         need = [path for each in present for path in _lacking(each, foreseen[each.driver], options.files)]
@@ -221,7 +236,7 @@ def run(turns: Turns, options: Options) -> Answer:
         if need or kmodctl:
             return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
     done = [_absent(turns, each) for each in [*gone, *options.drivers] if each.state == "absent"]
-    done += [_present(turns, each, foreseen[each.driver], options) for each in present]
+    done += [_present(turns, each, foreseen[each.driver], options, coming) for each in present]
     return answer._replace(drivers=tuple(done))
 
 
@@ -336,7 +351,9 @@ def _boot(host: Host, wanted: WantedDriver) -> str:
 # One driver
 
 
-def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options) -> DriverOutcome:
+def _present(
+    turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options, coming: Iterable[str]
+) -> DriverOutcome:
     host, steps = turns.host, _Steps(turns)
     planned: Optional[_Foreseen] = foreseen
     if turns.writes:  # those before it have changed the host
@@ -345,12 +362,16 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
             plan, answer = links.run(host, wanted.link(options.files))
             planned = _Foreseen(plan, answer, early=False)
             _gate(host, wanted, planned)
+            loadings.run(host, wanted.loading(answer.outcome.after, coming))
     boot = _boot(host, wanted)
     tries = boot != "none" and wanted.enters
     if wanted.boot == "default" and tries and foreseen.plan:
         # until the new modules have proved themselves
         steps.take("entry", entries, wanted.menu("shipped"))
+    if wanted.load and not turns.check:
+        _before_loading(steps, wanted, (planned or foreseen).answer, coming)
     linked: links.Answer = steps.take("link", links, wanted.link(options.files), planned)
+    configured = steps.take("loading", loadings, wanted.loading(linked.outcome.after, coming))
     made = steps.take("variant", variants, wanted.variant()) if wanted.initrd else None
     listed: Optional[entries.Answer] = None
     if wanted.enters:
@@ -366,6 +387,7 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
         wanted.state,
         steps.changed,
         linked,
+        configured,
         made,
         listed,
         follow,
@@ -373,6 +395,17 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
         reboot_needed=bool(trial) or (linked.reboot_needed and not over),
     )
     return done._replace(notes=tuple(_notes(turns, wanted, done, linked=linked)))
+
+
+def _before_loading(
+    steps: "_Steps", wanted: WantedDriver, answer: links.Answer, coming: Iterable[str]
+) -> None:
+    """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
+    between leaves no device without either.
+    """
+    whole = wanted.loading(answer.outcome.after, coming)
+    if loadings.run(steps.turns.host, whole)[0]:
+        steps.take("loading", loadings, whole._replace(wanted=whole.wanted._replace(blacklist=())))
 
 
 def _following(wanted: WantedDriver, options: Options) -> following.Options:
@@ -392,8 +425,9 @@ def _absent(turns: Turns, wanted: WantedDriver) -> DriverOutcome:
     follow = steps.follow(following.Options(wanted.driver, "absent"))
     listed = steps.take("entry", entries, entries.Options(wanted.driver, "absent", loader=wanted.loader))
     made = steps.take("variant", variants, variants.Options((wanted.driver,), state="absent"))
+    configured = steps.take("loading", loadings, loadings.Options(wanted.driver))
     linked = steps.take("link", links, links.Options(wanted.driver, state="absent"))
-    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, made, listed, follow)
+    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, configured, made, listed, follow)
 
 
 class _Steps:
@@ -435,6 +469,7 @@ def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: l
                 ", ".join(served),
             )
         )
+    notes += done.loading.notes if done.loading else ()
     if done.trial:
         notes.append(
             "needs a reboot: the next boot alone tries the driver %s on %s."
