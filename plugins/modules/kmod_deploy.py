@@ -212,6 +212,14 @@ msg:
   returned: always
   type: str
   sample: "mydriver: 2 of 2 kernels use it"
+summary:
+  description:
+    - What was done about each driver, and what has to be known of it, as a text to read.
+    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+      RV(reboot_needed).
+  returned: success
+  type: str
+  sample: "mydriver: 2 of 2 kernels use it; changed: link, variant, entry"
 drivers:
   description: What became of each driver, the removed ones first.
   returned: success

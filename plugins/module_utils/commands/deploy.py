@@ -193,12 +193,23 @@ class Answer(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         return {
             "msg": "; ".join(each.msg for each in self.drivers),
+            "summary": self.summary,
             "drivers": [each.as_dict() for each in self.drivers],
             "unlisted": list(self.unlisted),
             "reboot_needed": any(each.reboot_needed for each in self.drivers),
             "need": list(self.need),
             "need_kmodctl": self.need_kmodctl,
         }
+
+    @property
+    def summary(self) -> str:
+        """What was done about each driver, and what has to be known of it, as a text to read."""
+        lines = []
+        for each in self.drivers:
+            lines.append(each.msg + ("; changed: %s" % ", ".join(each.changed) if each.changed else ""))
+            lines += ["  the host " + note for note in each.notes]
+        lines += ["not in the list, and there: %s" % ", ".join(self.unlisted)] if self.unlisted else []
+        return "\n".join(lines)
 
 
 class _Foreseen(NamedTuple):
@@ -304,7 +315,7 @@ def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
     if unmet[wanted.require]:
         raise KmodError(
             wanted.driver,
-            "%s, and require is %s" % (_reasons(answer), wanted.require),
+            "%s, and require is %s" % (answer.reasons, wanted.require),
             "Deploy builds for them, or require less. Nothing of it has been written",
             "REQUIRE_UNMET",
         )
@@ -312,15 +323,6 @@ def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
     new = set(takers) - set(existing.images(host, wanted.driver))
     if wanted.initrd and takers and (foreseen.plan or new):
         _possible(host, wanted, takers)
-
-
-def _reasons(answer: links.Answer) -> str:
-    """``1 of 2 kernels take it (6.1.0-54: 1 symbol differs)``."""
-    rows = answer.outcome.kernels
-    takers = [row for row in rows if row.verdict == COMPATIBLE]
-    reasons = ["%s: %s" % (row.kernel, row.reason) for row in answer.unserved]
-    said = "%d of %d kernels %s it" % (len(takers), len(rows), "takes" if len(takers) == 1 else "take")
-    return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
 
 
 def _possible(host: Host, wanted: WantedDriver, kernels: Sequence[str]) -> None:

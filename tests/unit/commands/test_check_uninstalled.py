@@ -20,6 +20,7 @@ PARAMS = {
     "require": "all",
     "each": False,
     "structs": False,
+    "findings": "folded",
 }
 NEW = "6.1.0-10-amd64"
 

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy, link
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands.deploy import Options, WantedDriver
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
@@ -330,3 +330,13 @@ def test_who_else_sets_a_parameter_is_told(parametered):
     file, args = answer.drivers[0].notes
     assert "vendor.debug=0 by /etc/modprobe.d/zz.conf, too, where it is to be 1" in file
     assert "vendor.debug=7 by args" in args
+
+
+def test_nothing_of_how_it_is_loaded_outlives_its_links(parametered):
+    parametered.deploy_all(parametered.wanted(entry=False, initrd=False, **LOADED))
+    plan, _answer = link.run(parametered.host, link.Options("vendor", state="absent", build=OLD))
+    assert not [path for path in plan.paths() if "modprobe.d" in path]
+    plan, _answer = link.run(parametered.host, link.Options("vendor", state="absent"))
+    assert plan.paths()[0] == "/etc/modprobe.d/outoftree.kmod-vendor.conf"
+    plan.apply()
+    assert configured(parametered) is None
