@@ -86,11 +86,13 @@ class ActionModule(KmodAction):
         self.store = os.path.abspath(args["store"]) if self.local else args["store"]
         self.changed = False
         versions = _rebuild.versions(args["sources"])
+        needed = _rebuild.needed(args["sources"])
+        versions = {driver: versions[driver] for driver in needed}  # the order that they are deployed in
         self.sent: dict[str, str] = {}
         records = _rebuild.wanting(
             args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
         )
-        outcome = _rebuild.carry_out(records, self.build, args["before"], _rebuild.needed(args["sources"]))
+        outcome = _rebuild.carry_out(records, self.build, args["before"], needed)
         failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
         return {
             "changed": self.changed,

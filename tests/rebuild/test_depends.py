@@ -6,7 +6,6 @@
 against each other's builds for the same kernels, and loaded together.
 """
 
-import json
 import re
 import shutil
 
@@ -62,6 +61,6 @@ def test_drivers_that_use_each_other_are_planned_as_one_class(fleet):  # noqa: F
         for kernel in (root / "usr/lib/modules").iterdir():
             lines = (kernel / "modules.dep").read_text().splitlines()
             line = next(each for each in lines if "/ootedu_user.ko:" in each)
-            assert "/ootedu.ko" in line.partition(":")[2], json.dumps(lines)
+            assert "/ootedu.ko" in line.partition(":")[2]
     status, said = fleet.play(kmod_sources=sources)
     assert status == 0 and not re.search(r"changed=[1-9]", said), said[-3000:]

@@ -63,7 +63,7 @@ class GivenDriver(NamedTuple):
         return cls(
             params["driver"] or "",
             tuple(params["path"] or ()),
-            tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
+            tuple(KernelModule.from_dict(module) for module in params["_described"] or ()),
         )
 
 
@@ -85,9 +85,9 @@ class Options(NamedTuple):
             given=tuple(GivenDriver.from_params(each) for each in [params, *(params["given"] or ())]),
             kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
             require=params["require"],
-            defer=params["defer"],
-            fetch=packages_of(params["fetch"] or ()),
-            into=params["into"] or "",
+            defer=bool(params["_defer"]),
+            fetch=packages_of(params["_fetch"] or ()),
+            into=params["_into"] or "",
         )
 
 

@@ -53,13 +53,13 @@ def run(tree, *packages, **params):
         "drivers": [],
         "driver": None,
         "path": None,
-        "described": None,
+        "_described": None,
         "given": None,
         "kernel": [{"package": list(packages)}] if packages else None,
         "require": "none",
-        "defer": False,
-        "fetch": None,
-        "into": None,
+        "_defer": None,
+        "_fetch": None,
+        "_into": None,
     }
     options = preflight.Options.from_params(dict(asked, **params))
     plan, answer = preflight.run(Host(tree.root), options)
@@ -241,8 +241,8 @@ def test_drivers_that_use_each_other_are_judged_and_planned_beside_each_other(tr
     tree.write("/giver/giver.ko", giver)
     tree.write("/auser/auser.ko", user)
     both = [
-        {"driver": "auser", "path": ["/auser"], "described": None},
-        {"driver": "giver", "path": ["/giver"], "described": None},
+        {"driver": "auser", "path": ["/auser"], "_described": None},
+        {"driver": "giver", "path": ["/giver"], "_described": None},
     ]
     offer = headers(tree, FOUR, "printk", "kfree")
     found = record(tree, offer, given=both, drivers=["auser", "giver"])
