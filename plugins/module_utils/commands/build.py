@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ..errors import KmodError
 from ..host import Host
-from ..lock import scratch
+from ..lock import clear_scratch, scratch
 from ..make import build_store, compile, dkms_conf, headers, sandbox, source, unpack
 from ..make.build_store import BuildEntry, BuildFailure
 from ..make.compile import Built, Tools
@@ -133,6 +133,8 @@ def run(host: Host, options: Options, check: bool = False) -> Answer:
     build_store.check_driver(options.driver)
     names.check_release(options.release, "release")
     sandbox.check()
+    if not check:
+        clear_scratch(Host("/"))  # a build that was killed may have left much
     found = _headers(host, options)
     machine = headers.machine(found)
     with scratch(Host("/")) as work:
@@ -270,6 +272,7 @@ def _input(job: BuildJob, made_with: Tools) -> str:
         "release": job.options.release,
         "headers": job.headers.digest(),
         "compiler": made_with.version,
+        "linker": made_with.linker,
         "pahole": made_with.pahole,
         "needed": [[each.driver, each.input] for each in job.needed],
     }
@@ -370,6 +373,7 @@ def _about(job: BuildJob, made_with: Tools, built: Built, *, digest: str, second
         "machine": job.box.machine,
         "vermagic": built.modules[0].vermagic,
         "compiler": made_with.version,
+        "linker": made_with.linker,
         "pahole": made_with.pahole or None,
         "headers": {"origin": job.headers.origin, "digest": job.headers.digest()},
         "module_sig_hash": job.headers.option("MODULE_SIG_HASH") or None,

@@ -132,7 +132,7 @@ for cc in %(compilers)s; do
     case $said in *__clang__*) tell kind clang ;; *) tell kind gcc ;; esac
     break
 done
-tell pahole "$(version pahole)"
+tell pahole "$(version pahole)"; tell linker "$(version %(linker)s)"
 for tool in %(tools)s; do command -v -- "$tool" > /dev/null || tell missing "$tool"; done
 cd /lib/modules/%(release)s/build || exit 1
 for own in %(own)s; do
@@ -150,6 +150,7 @@ class Tools(NamedTuple):
 
     cc: str
     version: str  # the compiler's, as it tells it
+    linker: str  # the same
     given: bool  # it has to be forced upon kbuild
     pahole: str  # its version, "" where it is not used
     clang: bool
@@ -203,6 +204,7 @@ def tools(box: Box, headers: Headers, *, patches: bool) -> Tools:
         box,
         compilers=[theirs, "clang"] if clang else [theirs, "gcc", "cc"],
         tools=needed + ["patch"] * patches,
+        linker=needed[1],
         own=[each for each in own if os.path.lexists(headers.path(each)) or "scripts/" in each],
         release=headers.release,
     )
@@ -217,7 +219,7 @@ def tools(box: Box, headers: Headers, *, patches: bool) -> Tools:
         pahole, note = _pahole(told.get("pahole", [""])[0], headers.option("PAHOLE_VERSION"))
         notes += [note] if note else []
     forced = cc.cc != ("clang" if clang else theirs)  # with LLVM=1 kbuild takes clang by that name
-    return Tools(cc.cc, cc.version, forced, pahole, clang, tuple(notes))
+    return Tools(cc.cc, cc.version, told.get("linker", [""])[0], forced, pahole, clang, tuple(notes))
 
 
 def _probed(box: Box, **words: Any) -> Dict[str, List[str]]:

@@ -6,10 +6,12 @@
 tests/kernel/test_builds.py.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -599,6 +601,40 @@ def _build(base):
 def test_without_bubblewrap_the_error_says_what_to_install(run, monkeypatch):
     monkeypatch.setattr(sandbox.tools, "find", lambda name: None)
     assert code_of(run) == "SANDBOX_MISSING"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_killed_leaves_no_process_and_the_next_clears_what_it_left(run, tmp_path, number):
+    make(tmp_path, "echo begun > begun; exec sleep 86399")
+    words = ["build", str(tmp_path / "source"), "--driver", "drv", "--kernel", RELEASE]
+    words += ["--store", str(tmp_path / "store"), "--headers", str(tmp_path / "headers")]
+    environment = dict(os.environ, PYTHONPATH=":".join(sys.path))
+    with subprocess.Popen([sys.executable, "-c", BUILD, *words], env=environment) as process:
+        begun = "outoftree.kmod-%d-*/build/begun" % process.pid
+        deadline = time.monotonic() + 60
+        while not list(Path("/var/tmp").glob(begun)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (left,) = Path("/var/tmp").glob(begun)
+        process.send_signal(number)
+    deadline = time.monotonic() + 20
+    while _runs("86399") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _runs("86399") and not list((tmp_path / "store").rglob("build.json"))
+    make(tmp_path, "cp drv.bin drv.ko")
+    assert run().result == "built" and not left.parent.parent.exists()
+
+
+def _runs(word):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().split(b"\0")[:2] == [b"sleep", word.encode()]:
+                return True
+    return False
+
+
+def test_reading_a_dkms_conf_ends(run, tmp_path):
+    conf(tmp_path, CONF + "while :; do :; done\n")
+    assert code_of(run, limits=sandbox.Limits(seconds=2)) == "DKMS_CONF"
 
 
 def test_scratch_is_cleared_away(run, tmp_path):
