@@ -14,12 +14,13 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from ..errors import KmodError
 from ..host import Host
 from ..lock import clear_scratch, scratch
-from ..make import build_store, compile, dkms_conf, headers, sandbox, source, unpack
+from ..make import build_log, build_store, compile, dkms_conf, headers, sandbox, source, toolchain, unpack
 from ..make.build_store import BuildEntry, BuildFailure
-from ..make.compile import Built, Tools
+from ..make.compile import Built
 from ..make.dkms_conf import DkmsConf
 from ..make.headers import Headers
 from ..make.sandbox import Box, Limits, Mount
+from ..make.toolchain import Tools
 from ..read import names
 
 APART = True  # nothing of the machine is changed, only a store
@@ -243,7 +244,7 @@ def _run(job: BuildJob, check: bool) -> Answer:
         return _answer(
             job, EXCLUDED, "%s is not for %s (%s)" % (options.driver, options.release, conf.excluded)
         )
-    made_with = compile.tools(job.box, job.headers, patches=bool(conf and conf.patches))
+    made_with = toolchain.tools(job.box, job.headers, patches=bool(conf and conf.patches))
     digest = _input(job, made_with)
     if check:
         return _known(job, digest) or _answer(
@@ -340,7 +341,7 @@ def _build(job: BuildJob, made_with: Tools, digest: str, slot: build_store.Slot)
 
 def _check_room(work: str, log: str) -> None:
     """What the machine is short of says nothing of the source. Errors: ENOSPC, BUILD_STARVED."""
-    line = compile.starved(log)
+    line = build_log.starved(log)
     room = os.statvfs(work)
     full = room.f_frsize * room.f_bavail < ROOM or room.f_files and room.f_favail < FILES
     if full or line.endswith((os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))):

@@ -24,7 +24,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.commands import bui
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import selection
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, compile, sandbox
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sandbox, toolchain
 from ansible_collections.outoftree.kmod.plugins.module_utils.make.headers import given
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs
 from ansible_collections.outoftree.kmod.plugins.modules import kmod_build
@@ -343,13 +343,13 @@ def test_what_cannot_build_is_said_before(run, tmp_path, config, code, told):
     assert not (tmp_path / "store").exists()
 
 
-NO_COMPILER = compile.Compiler("", "", "", "", "", "")
+NO_COMPILER = toolchain.Compiler("", "", "", "", "", "")
 
 
 def test_a_machine_without_a_compiler_is_told_which_one_to_install(tmp_path):
     found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
     with pytest.raises(KmodError) as caught:
-        compile._check_compiler(found, NO_COMPILER, (1, 2), theirs="gcc-1", machine="x86_64")
+        toolchain._check_compiler(found, NO_COMPILER, (1, 2), theirs="gcc-1", machine="x86_64")
     assert caught.value.code == "BUILD_COMPILER" and caught.value.then == "Install gcc-1 on the build system"
 
 
@@ -398,7 +398,7 @@ def test_a_library_that_they_lack_is_named(tmp_path):
     found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
     why = "objtool: error while loading shared libraries: libelf.so.1: cannot open shared object file: No such file"
     with pytest.raises(KmodError) as caught:
-        compile._check_own(found, {"unusable": ["objtool"], "why": [why]})
+        toolchain._check_own(found, {"unusable": ["objtool"], "why": [why]})
     assert caught.value.then.startswith("Install the package with libelf.so.1 there")
 
 
