@@ -122,6 +122,13 @@ options:
             takes none of its builds.
         type: bool
         default: false
+      ahead:
+        description:
+          - Kernel releases whose builds are stored on the host although it has no such kernel yet. A kernel that arrives, and takes one of
+            them, finds it there. The role C(outoftree.kmod.rebuild) fills it in.
+        type: list
+        elements: str
+        default: []
       options:
         description:
           - Parameters that the driver's modules are loaded with, now and by the initramfs variants. A dictionary of its modules, each
@@ -316,6 +323,7 @@ DRIVER = dict(
     boot=dict(type="str", choices=["none", "once", "default"], default="none"),
     follow=dict(type="bool", default=False),
     keep_default=dict(type="bool", default=False),
+    ahead=dict(type="list", elements="str", default=[]),
     options=dict(type="dict", default={}),
     blacklist=dict(type="list", elements="str", default=[]),
     softdep=dict(type="dict", default={}),

@@ -54,6 +54,7 @@ class WantedDriver(NamedTuple):
     boot: str = "none"  # none, once, default
     follow: bool = False
     keep_default: bool = False
+    ahead: Tuple[str, ...] = ()
     options: Mapping[str, Any] = {}  # noqa: RUF012
     blacklist: Tuple[str, ...] = ()
     softdep: Mapping[str, Any] = {}  # noqa: RUF012
@@ -62,7 +63,9 @@ class WantedDriver(NamedTuple):
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update({name: tuple(given[name]) for name in ("path", "kernels", "blacklist") if name in given})
+        given.update(
+            {name: tuple(given[name]) for name in ("path", "kernels", "ahead", "blacklist") if name in given}
+        )
         if params.get("_described") is not None:
             given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
         if given.get("fallback_args") == "auto":
@@ -81,6 +84,7 @@ class WantedDriver(NamedTuple):
             files=None if self.described is None else files,
             kernels=self.kernels,
             load=self.load,
+            ahead=self.ahead,
         )
 
     def variant(self, **more: Any) -> variants.Options:

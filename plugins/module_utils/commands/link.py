@@ -42,6 +42,7 @@ class Options(NamedTuple):
     build: Optional[str] = None
     load: bool = False
     heal: bool = False
+    ahead: Tuple[str, ...] = ()  # releases whose builds are stored, although no such kernel is installed
     whence: Optional[str] = None  # the root that ``path`` lies in, where it is not the one to work on
 
     @classmethod
@@ -115,7 +116,7 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
     chosen = selection.matching(installed, options.kernels)
     tree = store.ModuleTree(host, Plan(host))
     held = {each.kernel for each in kernel_holds.read(host) if each.driver == driver}
-    coming = held - {kernel.release for kernel in installed}
+    coming = held.union(options.ahead) - {kernel.release for kernel in installed}
     # what is replaced provides nothing
     ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search
     judged = functools.partial(judge, without=ours)

@@ -225,6 +225,22 @@ def test_once_leaves_the_default_and_needs_no_reboot_after_a_trial_that_went_wel
     assert writes == 0 and not answer.as_dict()["reboot_needed"] and running.started()[1] is None
 
 
+LATER = "5.14.0-999.el9.x86_64"  # a kernel that is not there yet
+
+
+def test_a_build_for_a_kernel_to_come_is_stored_ahead_and_stays(machine):
+    wanted = machine.wanted(ahead=(LATER,))
+    data = ko("vendor", [("printk", 0x99)], release=LATER, modinfo={"version": "1.0", "name": "vendor"})
+    (machine.root / "opt/vendor/later.ko").write_bytes(data)
+    assert len(machine.deploy_all(machine.wanted())[1].drivers) == 1
+    there = machine.root / ("lib/modules/%s/extra/vendor/vendor.ko" % LATER)
+    assert not there.exists(), "a build for no kernel of the host's is not its business"
+    writes, answer = machine.deploy_all(wanted)
+    assert writes and answer.drivers[0].link.outcome.ahead == (LATER,) and there.read_bytes() == data
+    assert machine.deploy_all(wanted)[0] == 0
+    assert machine.deploy_all(WantedDriver("vendor"))[0] == 0 and there.exists()
+
+
 # How it is loaded
 
 
