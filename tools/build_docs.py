@@ -18,14 +18,23 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-PAGES = ("*.md", "docs/*.md", "roles/*/README.md", "tests/README.md", "tests/crash/README.md", "tests/kernel/*.md")
+PAGES = (
+    "*.md",
+    "docs/*.md",
+    "roles/*/README.md",
+    "tests/README.md",
+    "tests/crash/README.md",
+    "tests/kernel/*.md",
+)
 FILES = ("COPYING", "CHANGELOG.rst", "execution-environment.yml", "docs/examples", "docs/*.svg", "meta/*.yml")
 MODULES = "collections/outoftree/kmod/index"
 
 
 def front(text: str) -> str:
     """The front page: links as they are from above docs/, and a part of the navigation for each heading."""
-    text = re.sub(r"\]\((?![a-z]+:|#)([^)]+)\)", lambda link: "](%s)" % os.path.normpath("docs/" + link.group(1)), text)
+    text = re.sub(
+        r"\]\((?![a-z]+:|#)([^)]+)\)", lambda link: "](%s)" % os.path.normpath("docs/" + link.group(1)), text
+    )
     parts = re.split(r"^(?=## )", text, flags=re.M)
     for part in parts[1:]:
         title = part.split("\n")[0][3:]
@@ -52,7 +61,16 @@ def main() -> None:
     run(*modules, str(source / "collections-made"), "outoftree.kmod")
     shutil.move(source / "collections-made/collections", source / "collections")
     shutil.rmtree(source / "collections-made")
-    run("sphinx-build", "-q", "-W", "--keep-going", "-c", str(CHECKOUT / "docs/site"), str(source), str(target))
+    run(
+        "sphinx-build",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-c",
+        str(CHECKOUT / "docs/site"),
+        str(source),
+        str(target),
+    )
 
 
 def run(program: str, *words: str) -> None:
