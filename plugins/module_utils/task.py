@@ -72,6 +72,8 @@ def run(module: Any, command: Any) -> None:
             host.keeps_cache = not module.check_mode
             _plan, answer = command.run(host, options)
             told = dict({"changed": False}, **answer.as_dict())
+            facts = getattr(answer, "facts", None)
+            told.update({"ansible_facts": {"kmod": facts}} if facts is not None else {})
         elif getattr(command, "APART", False):
             answer = command.run(Host(module.params.get("root", "/")), options, module.check_mode)
             told = dict(answer.as_dict(), changed=answer.changed, diff=answer.diff)

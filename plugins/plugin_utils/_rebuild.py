@@ -48,11 +48,12 @@ class Outcome(NamedTuple):
 def versions(sources: Mapping[str, Any]) -> dict[str, str]:
     """Driver to version of the sources. Error: BAD_OPTION."""
     for driver, source in sources.items():
-        if not isinstance(source, Mapping) or not source.get("source") or not source.get("version"):
+        places = [name for name in ("source", "src") if isinstance(source, Mapping) and source.get(name)]
+        if len(places) != 1 or not source.get("version"):
             raise KmodError(
                 "sources: %s" % driver,
-                "says not both source and version",
-                "Give the path of the source on the build host, and the version that it is",
+                "names both source and src" if len(places) > 1 else "does not name a source and its version",
+                "Give either source, a path on the build host, or src, one on the controller; and version",
                 "BAD_OPTION",
             )
     return {driver: str(source["version"]) for driver, source in sources.items()}
@@ -139,6 +140,47 @@ def _none(driver: str, kernel: str) -> dict[str, Any]:
         "errno": None,
         "why": "there is no build",
     }
+
+
+def ahead(records: Iterable[Any], seen: Iterable[Any]) -> dict[str, dict[str, list[str]]]:
+    """By host and driver the releases of those builds of the sources (``seen`` as in ``wanting``) that kernels to
+    come take, which take nothing that the host has.
+    """
+    had = {
+        (record["host"], each["driver"], each["kernel"])
+        for record in _records.merged(records)
+        for each in record["verdicts"]
+        if each["verdict"] == _records.COMPATIBLE
+    }
+    found: dict[str, dict[str, list[str]]] = {}
+    for record in map(_records.validated, seen):
+        for each in record["verdicts"]:
+            there = (record["host"], each["driver"], each["kernel"]) in had
+            if each["state"] == "offered" and each["verdict"] == _records.COMPATIBLE and not there:
+                releases = found.setdefault(record["host"], {}).setdefault(each["driver"], [])
+                releases += [each["build"]] if each["build"] not in releases else []
+    return found
+
+
+def waiting(rows: Iterable[Row], build_host: str) -> dict[str, list[dict[str, str]]]:
+    """By host what its record is to say today of the builds that failed and that it waits for."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if row["result"] != FAILED:
+            continue
+        others = [each for each in row["serves"] if each != row["release"]]
+        text = "%s for %s%s: %s: %s" % (
+            row["driver"],
+            row["release"],
+            " (and %s)" % ", ".join(others) if others else "",
+            row.get("code"),
+            "; ".join((row.get("errors") or [row.get("msg") or "it failed"])[:3]).rstrip("."),
+        )
+        text += ". Log on %s: %s" % (build_host, row["log"]) if row.get("log") else ""
+        for host in row["hosts"]:
+            told = {"kind": "build_failed", "driver": row["driver"], "kernel": row["release"], "text": text}
+            found.setdefault(host, []).append(told)
+    return found
 
 
 def without_source(records: Iterable[Any], sources: Mapping[str, str]) -> dict[str, list[str]]:

@@ -8,8 +8,6 @@ what it promises.
 Commands are in blocks marked ``sh``; the play is in the one marked ``yaml``. The hosts are directories.
 """
 
-import fcntl
-import glob
 import json
 import os
 import re
@@ -23,7 +21,8 @@ import pytest
 
 from tests import CHECKOUT
 from tests.forge import fleet
-from tests.lab import debian
+from tests.lab import controllers, debian
+from tests.lab.controllers import VERSIONS
 
 README = (CHECKOUT / "README.md").read_text()
 COMMANDS = [block.strip() for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)]
@@ -33,59 +32,15 @@ OLD, MIDDLE, NEW = (
     "5.14.0-503.11.1.el9_5.x86_64",
     "5.14.0-570.12.1.el9_6.x86_64",
 )
-VERSIONS = {  # the Pythons that each controller runs on, the better one first
-    "lowest": (["ansible-core==2.16.*", "pyelftools==0.27"], ("3.10", "3.11", "3.12")),
-    "newest": (["ansible-core", "pyelftools<0.33"], ("3.14", "3.13", "3.12", "3.11")),
-}
-
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("depmod", "gpg"))), reason="needs depmod and gpg")
-
-
-def python(version):
-    """A Python of that version on this machine."""
-    for path in glob.glob(
-        "%s/versions/%s.*/bin/python"
-        % (os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), version)
-    ) + [shutil.which("python" + version), sys.executable]:
-        if (
-            path
-            and subprocess.run(
-                [path, "-c", "import sys; sys.exit('%%d.%%d' %% sys.version_info[:2] != '%s')" % version],
-                stderr=subprocess.DEVNULL,
-                check=False,
-            ).returncode
-            == 0
-        ):
-            return path
-    return None
 
 
 @pytest.fixture(scope="session", params=list(VERSIONS))
 def controller(request):
-    """The bin directory of a venv with a version of what a controller needs, kept beside the lab's packages."""
-    packages, versions = VERSIONS[request.param]
-    chosen = next(filter(None, map(python, versions)), None)
-    if chosen is None:
-        pytest.skip("no Python of %s on this machine" % ", ".join(versions))
-    venv = debian.cache() / "controllers" / request.param
-    done = venv / "made-of"
-    wanted = "%s %s" % (chosen, " ".join(packages))
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    with open(str(venv) + ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists() or done.read_text() != wanted:
-            subprocess.run([chosen, "-m", "venv", "--clear", str(venv)], check=True)
-            made = subprocess.run(
-                [str(venv / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", *packages],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                pytest.skip("%s cannot be installed: no package index" % " ".join(packages))
-            done.write_text(wanted)
-    return venv / "bin"
+    try:
+        return controllers.controller(request.param)
+    except debian.Missing as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

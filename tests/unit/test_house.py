@@ -47,7 +47,7 @@ MAY_IMPORT: Dict[str, str] = {
     # the shipped entry says which image is the shipped one,
     "place/boot": GROUND + " read place/texts place/depmod place/loaded",
     # so variants ask entries, and not the other way round
-    "place/initramfs": GROUND + " read judge place/depmod place/store place/boot",
+    "place/initramfs": GROUND + " read judge place/depmod place/store place/loading place/boot",
     "make": GROUND + " tools read judge",  # from source to .ko
     "commands": GROUND + " turns read judge make place",
     "arguments": "errors",

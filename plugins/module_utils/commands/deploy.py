@@ -9,13 +9,14 @@ Whatever can be refused is refused before anything is written. A host on which a
 once, and nothing is written.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..judge.verdict import COMPATIBLE
 from ..place import store
 from ..place.initramfs import existing
+from ..place.loading import Loading
 from ..place.settings import Followed
 from ..plan import Plan
 from ..read import names
@@ -24,6 +25,7 @@ from ..turns import Turns
 from . import entry as entries
 from . import following
 from . import link as links
+from . import loading as loadings
 from . import variant as variants
 
 TURNS = True
@@ -52,13 +54,20 @@ class WantedDriver(NamedTuple):
     boot: str = "none"  # none, once, default
     follow: bool = False
     keep_default: bool = False
+    ahead: Tuple[str, ...] = ()
+    options: Mapping[str, Any] = {}  # noqa: RUF012
+    blacklist: Tuple[str, ...] = ()
+    softdep: Mapping[str, Any] = {}  # noqa: RUF012
+    load_at_boot: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
-        if "described" in given:
-            given["described"] = tuple(map(KernelModule.from_dict, given["described"]))
+        given.update(
+            {name: tuple(given[name]) for name in ("path", "kernels", "ahead", "blacklist") if name in given}
+        )
+        if params.get("_described") is not None:
+            given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
         if given.get("fallback_args") == "auto":
             del given["fallback_args"]
         return cls(**given)
@@ -75,6 +84,7 @@ class WantedDriver(NamedTuple):
             files=None if self.described is None else files,
             kernels=self.kernels,
             load=self.load,
+            ahead=self.ahead,
         )
 
     def variant(self, **more: Any) -> variants.Options:
@@ -93,6 +103,10 @@ class WantedDriver(NamedTuple):
             copy_of=self.copy_of,
         )
         return made._replace(**more)
+
+    def loading(self, used: Mapping[str, Any], coming: Iterable[str] = ()) -> loadings.Options:
+        wanted = Loading(self.options, self.blacklist, self.softdep, self.load_at_boot)
+        return loadings.Options(self.driver, wanted, used, frozenset(coming), self.args)
 
     def followed(self) -> Followed:
         return Followed(
@@ -129,9 +143,9 @@ class Options(NamedTuple):
             tuple(map(WantedDriver.from_params, params["drivers"])),
             params["exclusive"],
             params["weak_modules"],
-            params["files"],
-            params["kmodctl"],
-            params["sources"] or "",
+            params["_files"],
+            params["_kmodctl"],
+            params["_sources"] or "",
         )
 
 
@@ -140,8 +154,9 @@ class DriverOutcome(NamedTuple):
 
     driver: str
     state: str
-    changed: Tuple[str, ...] = ()  # of link, variant, entry, follow those that changed something
+    changed: Tuple[str, ...] = ()  # of link, loading, variant, entry, follow those that changed something
     link: Optional[links.Answer] = None
+    loading: Optional[loadings.Answer] = None
     variant: Optional[variants.Answer] = None
     entry: Optional[entries.Answer] = None
     follow: Optional[following.Answer] = None
@@ -150,7 +165,7 @@ class DriverOutcome(NamedTuple):
     notes: Tuple[str, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
-        steps = {"link": self.link, "variant": self.variant, "entry": self.entry, "follow": self.follow}
+        steps = {name: getattr(self, name) for name in ("link", "loading", "variant", "entry", "follow")}
         return {
             "driver": self.driver,
             "state": self.state,
@@ -182,12 +197,23 @@ class Answer(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         return {
             "msg": "; ".join(each.msg for each in self.drivers),
+            "summary": self.summary,
             "drivers": [each.as_dict() for each in self.drivers],
             "unlisted": list(self.unlisted),
             "reboot_needed": any(each.reboot_needed for each in self.drivers),
             "need": list(self.need),
             "need_kmodctl": self.need_kmodctl,
         }
+
+    @property
+    def summary(self) -> str:
+        """What was done about each driver, and what has to be known of it, as a text to read."""
+        lines = []
+        for each in self.drivers:
+            lines.append(each.msg + ("; changed: %s" % ", ".join(each.changed) if each.changed else ""))
+            lines += ["  the host " + note for note in each.notes]
+        lines += ["not in the list, and there: %s" % ", ".join(self.unlisted)] if self.unlisted else []
+        return "\n".join(lines)
 
 
 class _Foreseen(NamedTuple):
@@ -213,6 +239,10 @@ def run(turns: Turns, options: Options) -> Answer:
     gone = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
     present = [each for each in options.drivers if each.state == "present"]
     foreseen = _foreseen(host, present, options.files)
+    coming = {module.name for each in foreseen.values() for module in each.answer.given}
+    for each in present:
+        if not foreseen[each.driver].early:
+            loadings.run(host, each.loading(foreseen[each.driver].answer.outcome.after, coming))
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
     if not turns.check:
         need = [path for each in present for path in _lacking(each, foreseen[each.driver], options.files)]
@@ -221,7 +251,7 @@ def run(turns: Turns, options: Options) -> Answer:
         if need or kmodctl:
             return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
     done = [_absent(turns, each) for each in [*gone, *options.drivers] if each.state == "absent"]
-    done += [_present(turns, each, foreseen[each.driver], options) for each in present]
+    done += [_present(turns, each, foreseen[each.driver], options, coming) for each in present]
     return answer._replace(drivers=tuple(done))
 
 
@@ -289,7 +319,7 @@ def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
     if unmet[wanted.require]:
         raise KmodError(
             wanted.driver,
-            "%s, and require is %s" % (_reasons(answer), wanted.require),
+            "%s, and require is %s" % (answer.reasons, wanted.require),
             "Deploy builds for them, or require less. Nothing of it has been written",
             "REQUIRE_UNMET",
         )
@@ -297,15 +327,6 @@ def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
     new = set(takers) - set(existing.images(host, wanted.driver))
     if wanted.initrd and takers and (foreseen.plan or new):
         _possible(host, wanted, takers)
-
-
-def _reasons(answer: links.Answer) -> str:
-    """``1 of 2 kernels take it (6.1.0-54: 1 symbol differs)``."""
-    rows = answer.outcome.kernels
-    takers = [row for row in rows if row.verdict == COMPATIBLE]
-    reasons = ["%s: %s" % (row.kernel, row.reason) for row in answer.unserved]
-    said = "%d of %d kernels %s it" % (len(takers), len(rows), "takes" if len(takers) == 1 else "take")
-    return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
 
 
 def _possible(host: Host, wanted: WantedDriver, kernels: Sequence[str]) -> None:
@@ -336,7 +357,9 @@ def _boot(host: Host, wanted: WantedDriver) -> str:
 # One driver
 
 
-def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options) -> DriverOutcome:
+def _present(
+    turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options, coming: Iterable[str]
+) -> DriverOutcome:
     host, steps = turns.host, _Steps(turns)
     planned: Optional[_Foreseen] = foreseen
     if turns.writes:  # those before it have changed the host
@@ -345,12 +368,16 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
             plan, answer = links.run(host, wanted.link(options.files))
             planned = _Foreseen(plan, answer, early=False)
             _gate(host, wanted, planned)
+            loadings.run(host, wanted.loading(answer.outcome.after, coming))
     boot = _boot(host, wanted)
     tries = boot != "none" and wanted.enters
     if wanted.boot == "default" and tries and foreseen.plan:
         # until the new modules have proved themselves
         steps.take("entry", entries, wanted.menu("shipped"))
+    if wanted.load and not turns.check:
+        _before_loading(steps, wanted, (planned or foreseen).answer, coming)
     linked: links.Answer = steps.take("link", links, wanted.link(options.files), planned)
+    configured = steps.take("loading", loadings, wanted.loading(linked.outcome.after, coming))
     made = steps.take("variant", variants, wanted.variant()) if wanted.initrd else None
     listed: Optional[entries.Answer] = None
     if wanted.enters:
@@ -366,6 +393,7 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
         wanted.state,
         steps.changed,
         linked,
+        configured,
         made,
         listed,
         follow,
@@ -373,6 +401,17 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
         reboot_needed=bool(trial) or (linked.reboot_needed and not over),
     )
     return done._replace(notes=tuple(_notes(turns, wanted, done, linked=linked)))
+
+
+def _before_loading(
+    steps: "_Steps", wanted: WantedDriver, answer: links.Answer, coming: Iterable[str]
+) -> None:
+    """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
+    between leaves no device without either.
+    """
+    whole = wanted.loading(answer.outcome.after, coming)
+    if loadings.run(steps.turns.host, whole)[0]:
+        steps.take("loading", loadings, whole._replace(wanted=whole.wanted._replace(blacklist=())))
 
 
 def _following(wanted: WantedDriver, options: Options) -> following.Options:
@@ -392,8 +431,9 @@ def _absent(turns: Turns, wanted: WantedDriver) -> DriverOutcome:
     follow = steps.follow(following.Options(wanted.driver, "absent"))
     listed = steps.take("entry", entries, entries.Options(wanted.driver, "absent", loader=wanted.loader))
     made = steps.take("variant", variants, variants.Options((wanted.driver,), state="absent"))
+    configured = steps.take("loading", loadings, loadings.Options(wanted.driver))
     linked = steps.take("link", links, links.Options(wanted.driver, state="absent"))
-    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, made, listed, follow)
+    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, configured, made, listed, follow)
 
 
 class _Steps:
@@ -435,6 +475,7 @@ def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: l
                 ", ".join(served),
             )
         )
+    notes += done.loading.notes if done.loading else ()
     if done.trial:
         notes.append(
             "needs a reboot: the next boot alone tries the driver %s on %s."

@@ -70,12 +70,12 @@ class Options(NamedTuple):
             drivers=tuple(params["drivers"] or ()),
             driver=params["driver"] or "",
             path=tuple(params["path"] or ()),
-            described=tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
+            described=tuple(KernelModule.from_dict(module) for module in params["_described"] or ()),
             kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
             require=params["require"],
-            defer=params["defer"],
-            fetch=packages_of(params["fetch"] or ()),
-            into=params["into"] or "",
+            defer=bool(params["_defer"]),
+            fetch=packages_of(params["_fetch"] or ()),
+            into=params["_into"] or "",
         )
 
 

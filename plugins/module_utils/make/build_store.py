@@ -157,6 +157,11 @@ def entries(store: str, driver: Optional[str] = None, release: Optional[str] = N
     return found
 
 
+def releases(store: str, driver: str, version: str) -> List[str]:
+    """What a version of a driver may have builds for. Errors: those of bad names."""
+    return _listed(os.path.join(store, check_driver(driver), check_version(version)))
+
+
 def failure(store: str, digest: str) -> Optional[BuildFailure]:
     """Why a build of this input failed, None where none did."""
     directory = "%s/%s/%s" % (store, FAILED, _checked(digest))
@@ -169,6 +174,34 @@ def failure(store: str, digest: str) -> Optional[BuildFailure]:
             return None
         raise
     return BuildFailure(directory, reason) if isinstance(reason, dict) and "code" in reason else None
+
+
+def check_file(path: str, copy: str) -> None:
+    """See that a copy of a file that lies in a build, wherever that has been copied to, is what build.json says,
+    and that no module of the build is missing. Files elsewhere are left alone.
+
+    Errors: BUILD_TAMPERED, BUILD_STORE_NEWER, those of reading.
+    """
+    directory, name = os.path.split(path)
+    if not os.path.isfile("%s/%s" % (directory, ABOUT)):
+        return
+    try:
+        about = json.loads(_read("%s/%s" % (directory, ABOUT)).decode("utf-8"))
+        files = dict(about["files"]) if _DIGEST.fullmatch(about["input"]) else {}
+    except (ValueError, KeyError, TypeError):
+        return  # another's
+    if not files:
+        return
+    _check_format(about, "%s/%s" % (directory, ABOUT))
+    lost = sorted(
+        each for each in files if each.endswith(".ko") and not os.path.exists("%s/%s" % (directory, each))
+    )
+    if lost:
+        raise _tampered("%s/%s" % (directory, lost[0]), "is missing from its build")
+    if name not in files:
+        raise _tampered(path, "was added to a build")
+    if hashlib.sha256(_read(copy)).hexdigest() != files[name]:
+        raise _tampered(path, "is not the file that was put there")
 
 
 def _opened(directory: str) -> Optional[BuildEntry]:
@@ -216,6 +249,13 @@ def _about(directory: str) -> Optional[Dict[str, Any]]:
         )
     except (ValueError, KeyError, TypeError):
         raise _tampered(path, "does not describe a build") from None
+    _check_format(about, path)
+    if not fits:
+        raise _tampered(path, "does not describe the build that it lies with")
+    return dict(about)
+
+
+def _check_format(about: Mapping[str, Any], path: str) -> None:
     if about.get("format") != FORMAT:
         raise KmodError(
             path,
@@ -223,9 +263,6 @@ def _about(directory: str) -> Optional[Dict[str, Any]]:
             "Use that version, or another store",
             "BUILD_STORE_NEWER",
         )
-    if not fits:
-        raise _tampered(path, "does not describe the build that it lies with")
-    return dict(about)
 
 
 def _settled(path: str) -> Optional[bytes]:

@@ -196,11 +196,14 @@ def _probed(box: Box, **words: Any) -> Dict[str, List[str]]:
 
 def _check_own(headers: Headers, told: Dict[str, List[str]]) -> None:
     for name, why in zip(told.get("unusable", []), told.get("why", [])):
+        library = re.search(r"loading shared libraries: (\S+): cannot open", why)
         raise KmodError(
             "%s of the headers of %s" % (name, headers.release),
             "does not run on the build system: %s" % printable(why)[:200],
-            "Build in a system of the release that the kernel is of: give its root directory as root, or build on such "
-            "a host",
+            "Install the package with %s there (libelf1, elfutils-libelf and the like)" % library.group(1)
+            if library
+            else "Build in a system of the release that the kernel is of: give its root directory as root, or build on "
+            "such a host",
             "KBUILD_UNUSABLE",
         )
 

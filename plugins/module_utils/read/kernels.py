@@ -149,7 +149,7 @@ class Kernel:
         (pattern, module's name).
         """
         found: Dict[str, List[Tuple[str, str]]] = {}
-        for pattern, name in _aliases(self):
+        for pattern, name in aliases(self):
             if name in self.own or name in self.builtin:
                 found.setdefault(pattern.partition(":")[0], []).append((pattern, name))
         return found
@@ -361,7 +361,7 @@ def own_files(host: Host, modules_dir: str) -> Iterator[str]:
         ]
 
 
-def _aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
+def aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
     """By depmod's modules.alias, and by modules.builtin.modinfo (``NAME.alias=PATTERN``), which kernels have
     since 5.2.
     """

@@ -285,6 +285,14 @@ def test_kbuilds_own_programs_have_to_run_here(run, tmp_path):
     assert code_of(run) == "KBUILD_UNUSABLE"
 
 
+def test_a_library_that_they_lack_is_named(tmp_path):
+    found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
+    why = "objtool: error while loading shared libraries: libelf.so.1: cannot open shared object file: No such file"
+    with pytest.raises(KmodError) as caught:
+        compile._check_own(found, {"unusable": ["objtool"], "why": [why]})
+    assert caught.value.then.startswith("Install the package with libelf.so.1 there")
+
+
 def test_headers_of_another_release_are_refused(run):
     assert code_of(run, release=OTHER) == "HEADERS_OTHER_RELEASE"
 

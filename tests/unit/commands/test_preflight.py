@@ -53,12 +53,12 @@ def run(tree, *packages, **params):
         "drivers": [],
         "driver": None,
         "path": None,
-        "described": None,
+        "_described": None,
         "kernel": [{"package": list(packages)}] if packages else None,
         "require": "none",
-        "defer": False,
-        "fetch": None,
-        "into": None,
+        "_defer": None,
+        "_fetch": None,
+        "_into": None,
     }
     options = preflight.Options.from_params(dict(asked, **params))
     plan, answer = preflight.run(Host(tree.root), options)

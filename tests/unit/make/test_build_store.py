@@ -7,6 +7,7 @@ there.
 """
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -155,6 +156,42 @@ def test_a_build_that_was_tampered_with_is_an_error_and_can_be_built_again(store
     assert code_of(build_store.entries, store) == "BUILD_TAMPERED"
     made = put(store)
     assert build_store.find(store, ONE) == made and made.contents() == FILES
+
+
+def checked(directory, copy=None):
+    build_store.check_file(str(directory / "drv.ko"), str(copy or directory / "drv.ko"))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda directory: (directory / "drv.ko").write_bytes(b"changed"),
+        lambda directory: _about(files={"other.ko": ONE})(directory),
+        lambda directory: _about(files={"drv.ko": ONE})(directory),
+        lambda directory: _about(files={"drv.ko": hashlib.sha256(b"module").hexdigest(), "b.ko": ONE})(
+            directory
+        ),
+    ],
+)
+def test_a_file_of_a_build_that_was_tampered_with_is_refused_wherever_the_build_was_copied_to(
+    store, tmp_path, tamper
+):
+    copied = tmp_path / "by-hand"
+    shutil.copytree(put(store).directory, str(copied))
+    checked(copied)
+    tamper(copied)
+    assert code_of(checked, copied) == "BUILD_TAMPERED"
+
+
+def test_what_is_read_is_what_is_checked_and_what_others_call_build_json_is_theirs(store, tmp_path):
+    directory = Path(put(store).directory)
+    (tmp_path / "copy").write_bytes(b"changed since")
+    assert code_of(checked, directory, tmp_path / "copy") == "BUILD_TAMPERED"
+    for text in ("{}", "[]", "no json", '{"files": {"drv.ko": "x"}}', '{"files": [], "input": "x"}'):
+        (directory / "build.json").write_text(text)
+        checked(directory)
+    (directory / "build.json").unlink()
+    checked(directory)
 
 
 def test_an_input_that_leads_out_of_the_store_is_an_error(store, tmp_path):

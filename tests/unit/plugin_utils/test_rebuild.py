@@ -197,12 +197,34 @@ def test_drivers_without_a_source_are_named():
 
 
 @pytest.mark.parametrize(
-    "source", [None, "/src", {}, {"source": "/src"}, {"version": "1"}, {"source": "", "version": "1"}]
+    "source",
+    [
+        None,
+        "/src",
+        {},
+        {"source": "/src"},
+        {"version": "1"},
+        {"source": "", "version": "1"},
+        {"source": "/a", "src": "b", "version": "1"},
+    ],
 )
 def test_a_source_says_where_it_is_and_which_version(source):
     with pytest.raises(KmodError) as caught:
         _rebuild.versions({"vendor": source})
     assert caught.value.code == "BAD_OPTION" and "vendor" in str(caught.value)
+
+
+def test_hosts_get_ahead_what_serves_the_kernels_to_come_and_nothing_that_they_have():
+    old, new, newer = map(release, (47, 50, 53))
+    coming = [kernel(old), *(dict(kernel(each), state="offered") for each in (new, newer))]
+    verdicts = [fits("vendor", old, old), refused("vendor", new), fits("vendor", newer, old)]
+    host = record("web1", kernels=coming, verdicts=verdicts)
+    told = [dict(fits("vendor", each, new), state="offered") for each in (new, newer)]
+    seen = record("web1", kernels=coming, verdicts=[refused("vendor", old), *told])
+    assert _rebuild.ahead([host], [seen, seen]) == {"web1": {"vendor": [new]}}
+    bare = record("web1", kernels=coming, drivers=[], verdicts=[])
+    assert _rebuild.ahead([bare], [seen]) == {"web1": {"vendor": [new]}}
+    assert _rebuild.ahead([host], [host]) == {}
 
 
 @given(
