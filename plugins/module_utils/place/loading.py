@@ -10,6 +10,7 @@ first line says whose a file is: what does not begin so is somebody else's, and 
 """
 
 import fnmatch
+import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
@@ -136,6 +137,17 @@ def configured(host: Host, drivers: Iterable[str]) -> Dict[str, bytes]:
         if host.is_file(place) and not host.is_link(place) and _is_mine(host, place, driver):
             found[place] = host.read(place, 1 << 20)
     return found
+
+
+def found(host: Host) -> Dict[str, List[str]]:
+    """The files of ours that a host has, by driver, whether there is anything else of that or not."""
+    there: Dict[str, List[str]] = {}
+    for directory in (MODPROBE, AT_BOOT):
+        for name in host.listdir(directory):
+            named = re.match(r"outoftree\.kmod-(.+)\.conf$", name)
+            if named and _is_mine(host, "%s/%s" % (directory, name), named.group(1)):
+                there.setdefault(named.group(1), []).append("%s/%s" % (directory, name))
+    return there
 
 
 def _is_mine(host: Host, place: str, driver: str) -> bool:
