@@ -87,6 +87,8 @@ def texts(
     lines = []
     for module, given in sorted(_by_module("options", wanted.options, driver, own).items()):
         words = [_word(module, name, value, by_kernel) for name, value in _pairs("options", module, given)]
+        if len({word.partition("=")[0] for word in words}) < len(words):
+            raise _bad("options", "of %s set one parameter twice" % module, "Leave one of them out")
         lines += ["options %s %s" % (module, " ".join(words))] if words else []
     lines += ["blacklist %s" % name for name in _blacklist(wanted.blacklist, driver, own)]
     for module, given in sorted(_by_module("softdep", wanted.softdep, driver, own).items()):
@@ -98,6 +100,8 @@ def texts(
                 "pre and post are all it can have",
             )
         others = {part: [_module(each) for each in _list("softdep", parts.get(part))] for part in _PARTS}
+        if any(module in names for names in others.values()):
+            raise _bad("softdep", "of %s names %s itself" % (module, module), "Leave it out")
         _there(others, module, own, by_kernel, installed=installed, coming=coming)
         said = ["%s: %s" % (part, " ".join(others[part])) for part in _PARTS if others[part]]
         lines += ["softdep %s %s" % (module, " ".join(said))] if said else []
