@@ -222,7 +222,7 @@ msg:
 summary:
   description:
     - What was done about each driver, and what has to be known of it, as a text to read.
-    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+    - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
       RV(reboot_needed).
   returned: success
   type: str
