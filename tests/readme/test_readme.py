@@ -8,6 +8,7 @@ and the newest versions of what is promised.
 Commands are in blocks marked ``sh``; the play is in the one marked ``yaml``. The hosts are directories.
 """
 
+import os
 import re
 import shutil
 import subprocess
