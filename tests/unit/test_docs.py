@@ -145,3 +145,12 @@ def test_what_the_comparison_says_of_this_collection_is_shown_by_a_test_that_is_
     path, _, name = test.partition("::")
     text = (CHECKOUT / path).read_text()
     assert "def %s(" % name in text if name else "def test_" in text
+
+
+def test_what_a_module_or_role_says_it_came_with_is_a_release_or_the_next_one():
+    metadata = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text())
+    kept = CHECKOUT / "changelogs/changelog.yaml"
+    released = yaml.safe_load(kept.read_text())["releases"] if kept.exists() else {}
+    for path in [*CHECKOUT.glob("plugins/modules/*.py"), *CHECKOUT.glob("roles/*/meta/argument_specs.yml")]:
+        (came,) = set(re.findall(r"^ *version_added: *(\S+)$", path.read_text(), re.M))
+        assert came == str(metadata["version"]) or came in released, path

@@ -113,3 +113,49 @@ def test_the_role_gives_an_image_root_its_driver_and_has_it_follow(kernel, build
     assert (root / "etc/kernel/postinst.d/zzz-outoftree-kmod").exists()
     failed, said = run([*words, *more], settings(tmp_path))
     assert not failed and "changed=0" in said, said
+
+
+def test_mkosi_makes_an_image_whose_kernel_has_the_driver(kernel, builds, kmodctl, tmp_path):
+    """mkosi of Debian 13, in a container of its own."""
+    if not all(map(shutil.which, ("podman", "runc"))):
+        pytest.skip("needs podman and runc")
+    made = debian.once(
+        debian.cache() / "containers/trixie-mkosi",
+        lambda directory: debian.system(
+            "trixie",
+            directory / "root.tar",
+            [
+                "ca-certificates",
+                "mkosi",
+                "python3",
+                "kmod",
+                "cpio",
+                "zstd",
+                "systemd",
+                "debian-archive-keyring",
+            ]
+            + ["bubblewrap", "uidmap"],
+        ),
+    )
+    podman = ["podman", "--runtime=runc"]
+    subprocess.run([*podman, "import", "--quiet", str(made / "root.tar"), "localhost/kmod-mkosi"], check=True)
+    source = tmp_path / "image"
+    source.mkdir()
+    shutil.copy2(CHECKOUT / "docs/examples/mkosi/mkosi.postinst", source)
+    shutil.copy2(kmodctl, source / "kmodctl")
+    shutil.copytree(builds, source / "builds/mydriver")
+    (source / "mkosi.conf").write_text(
+        "[Distribution]\nDistribution=debian\nRelease=bookworm\n[Output]\nFormat=directory\nOutputDirectory=out\n"
+        "[Content]\nBootable=no\nPackages=kmod %s\n" % kernel.package
+    )
+    failed, said = run(
+        [*podman, "run", "--rm", "--privileged", "--network=host", "--ulimit=nofile=1024:20000"]
+        + ["-v", "/etc/ssl/certs:/etc/ssl/certs:ro", "-v", "%s:/image" % source, "-w", "/image"]
+        + ["localhost/kmod-mkosi", "mkosi", "--force", "build"],
+        settings(tmp_path),
+    )
+    assert not failed, said[-4000:]
+    (root,) = [path for path in (source / "out").iterdir() if (path / "usr/lib/modules").is_dir()]
+    tree = root / "usr/lib/modules" / kernel.release
+    assert (tree / "extra/mydriver" / (DRIVER + ".ko")).exists()
+    assert "extra/mydriver/%s.ko:" % DRIVER in (tree / "modules.dep").read_text()
