@@ -76,7 +76,7 @@ summary:
   description:
     - All of it as a text to read. On a host without drivers it is one line.
     - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
-      RV(ansible_facts).
+      C(ansible_facts).
   returned: success
   type: str
   sample: |-
