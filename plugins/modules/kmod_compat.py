@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_compat
 short_description: Say which installed kernels would load an out-of-tree kernel module, and why not
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading

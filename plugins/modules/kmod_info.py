@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_info
 short_description: Say which out-of-tree drivers are on a host, and which kernels use what of them
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Reads the drivers that M(outoftree.kmod.kmod_link) has stored, with their versions and builds, and for
@@ -76,7 +76,7 @@ summary:
   description:
     - All of it as a text to read. On a host without drivers it is one line.
     - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
-      RV(ansible_facts).
+      C(ansible_facts).
   returned: success
   type: str
   sample: |-

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_preflight
 short_description: Say what becomes of a host's out-of-tree drivers on the kernels that it has, and on those that it would get
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Judges the drivers of a host against its installed kernels, and against kernels that it has not got yet,
