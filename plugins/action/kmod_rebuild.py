@@ -86,11 +86,13 @@ class ActionModule(KmodAction):
         self.store = os.path.abspath(os.path.expanduser(args["store"])) if self.local else args["store"]
         self.changed = False
         versions = _rebuild.versions(args["sources"])
+        needed = _rebuild.needed(args["sources"])
+        versions = {driver: versions[driver] for driver in needed}  # the order that they are deployed in
         self.sent: dict[str, str] = {}
         records = _rebuild.wanting(
             args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
         )
-        outcome = _rebuild.carry_out(records, self.build, args["before"])
+        outcome = _rebuild.carry_out(records, self.build, args["before"], needed)
         failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
         return {
             "changed": self.changed,
@@ -121,10 +123,6 @@ class ActionModule(KmodAction):
         return row
 
     def made(self, todo: _rebuild.Todo) -> dict[str, Any]:
-        source = self.args["sources"][todo.driver]
-        for name in source.get("depends") or ():
-            if name in self.args["sources"]:  # its build for this kernel has to be there first
-                self.module("kmod_build", self.options(name, todo.release))
         answer = self.module("kmod_build", self.options(todo.driver, todo.release))
         row = {name: answer[name] for name in TOLD if answer.get(name) is not None}
         if answer.get("failed") or "result" not in answer:

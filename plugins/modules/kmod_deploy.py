@@ -294,7 +294,6 @@ code:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
 
 DRIVER = dict(
     driver=dict(type="str", required=True),
@@ -332,6 +331,13 @@ DRIVER = dict(
 )
 
 
+def command():
+    """All that looks and changes, which takes longer to import than a settled host takes to answer."""
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
+
+    return deploy
+
+
 def main():
     module = AnsibleModule(
         argument_spec=dict(
@@ -345,7 +351,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    task.run(module, deploy)
+    task.run_unless_settled(module, command, getattr(__loader__, "archive", None))
 
 
 if __name__ == "__main__":
