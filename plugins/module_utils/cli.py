@@ -14,7 +14,8 @@ from .arguments import WEAK_MODULES, WEAK_MODULES2, parsed
 from .errors import KmodError
 from .host import Host
 from .output import columns, let_go, open_streams, say, warn
-from .task import Work, carry_out
+from .task import carry_out
+from .turns import Work
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
