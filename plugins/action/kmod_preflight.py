@@ -19,6 +19,15 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import Kmod
 
 
 class ActionModule(KmodAction):
+    def prepare(self, args: dict[str, Any]) -> str | None:
+        signer = super().prepare(args)
+        given = args.get("given")
+        if isinstance(given, list) and all(isinstance(each, dict) for each in given):
+            args["given"] = [dict(each) for each in given]
+            for each in args["given"]:
+                super().prepare(each)
+        return signer
+
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         cache = args.pop("cache", None)
         args.update({"_defer": True} if cache else {})

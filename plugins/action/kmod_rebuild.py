@@ -56,7 +56,7 @@ class ActionModule(KmodAction):
                 "records": {"type": "list", "elements": "dict", "required": True},
                 "seen": {"type": "list", "elements": "dict", "default": []},
                 "sources": {"type": "dict", "required": True},
-                "store": {"type": "path", "required": True},
+                "store": {"type": "str", "required": True},  # of the build host, whose ~ it may begin with
                 "dest": {"type": "path"},
                 "before": {"type": "list", "elements": "dict", "default": []},
                 "install": {"type": "bool", "default": False},
@@ -82,15 +82,17 @@ class ActionModule(KmodAction):
         """Errors: BAD_OPTION, RECORD_NEWER, RECORD_DAMAGED, PLAN_DATA."""
         self.args = args
         self.local = self._connection.transport == "local"
-        self.dest = os.path.abspath(args["dest"] or args["store"])
-        self.store = os.path.abspath(args["store"]) if self.local else args["store"]
+        self.dest = os.path.abspath(args["dest"] or os.path.expanduser(args["store"]))
+        self.store = os.path.abspath(os.path.expanduser(args["store"])) if self.local else args["store"]
         self.changed = False
         versions = _rebuild.versions(args["sources"])
+        needed = _rebuild.needed(args["sources"])
+        versions = {driver: versions[driver] for driver in needed}  # the order that they are deployed in
         self.sent: dict[str, str] = {}
         records = _rebuild.wanting(
             args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
         )
-        outcome = _rebuild.carry_out(records, self.build, args["before"])
+        outcome = _rebuild.carry_out(records, self.build, args["before"], needed)
         failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
         return {
             "changed": self.changed,
@@ -121,10 +123,6 @@ class ActionModule(KmodAction):
         return row
 
     def made(self, todo: _rebuild.Todo) -> dict[str, Any]:
-        source = self.args["sources"][todo.driver]
-        for name in source.get("depends") or ():
-            if name in self.args["sources"]:  # its build for this kernel has to be there first
-                self.module("kmod_build", self.options(name, todo.release))
         answer = self.module("kmod_build", self.options(todo.driver, todo.release))
         row = {name: answer[name] for name in TOLD if answer.get(name) is not None}
         if answer.get("failed") or "result" not in answer:

@@ -38,6 +38,25 @@ options:
       - Modules on the controller, in the forms that O(path) takes.
     type: list
     elements: path
+  given:
+    description:
+      - Several drivers at once, each with what O(driver), O(path) and O(src) say of one. They are
+        judged beside each other, so one may use the symbols of another.
+    type: list
+    elements: dict
+    suboptions:
+      driver:
+        description: What the modules are called.
+        type: str
+        required: true
+      path:
+        description: Modules on the host.
+        type: list
+        elements: path
+      src:
+        description: Modules on the controller.
+        type: list
+        elements: path
   kernel:
     description:
       - Kernels that are not installed. Each item names one place with one of O(kernel[].package),
@@ -207,6 +226,16 @@ def main():
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
             _described=dict(type="list", elements="dict"),
+            given=dict(
+                type="list",
+                elements="dict",
+                options=dict(
+                    driver=dict(type="str", required=True),
+                    path=dict(type="list", elements="path"),
+                    src=dict(type="list", elements="path"),
+                    _described=dict(type="list", elements="dict"),
+                ),
+            ),
             checksums=dict(type="path"),
             signature=dict(type="path"),
             keyring=dict(type="path"),

@@ -26,7 +26,7 @@ options:
   seen:
     description:
       - What the hosts say of the builds that the store has of the sources already, for the plan of what is
-        still missing. Each is what M(outoftree.kmod.kmod_preflight) says of one driver with C(src).
+        still missing. Each is what M(outoftree.kmod.kmod_preflight) says of them with C(given).
     type: list
     elements: dict
     default: []

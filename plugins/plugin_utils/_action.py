@@ -84,7 +84,7 @@ class KmodAction(ActionBase):
         if warnings:
             result["warnings"] = list(result.get("warnings") or []) + warnings
         given = result.get("invocation", {}).get("module_args", {})
-        for each in [given, *(given.get("drivers") or [])]:
+        for each in [given, *(given.get("drivers") or []), *(given.get("given") or [])]:
             if isinstance(each, dict):
                 each.pop("_described", None)  # nobody wants to read that
         return short(result) if self.is_read else result

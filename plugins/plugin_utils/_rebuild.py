@@ -11,10 +11,12 @@ What a host has stays: kernels that one of its builds fits are not wanted, whate
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import version_key
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _fleet_plan, _records
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._records import INCOMPATIBLE, Record
 
@@ -59,6 +61,29 @@ def versions(sources: Mapping[str, Any]) -> dict[str, str]:
     return {driver: str(source["version"]) for driver, source in sources.items()}
 
 
+def needed(sources: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By driver, those first that give others their symbols, the drivers of the sources whose symbols it uses,
+    itself or through others. Error: BAD_OPTION.
+    """
+    found: dict[str, list[str]] = {}
+    left = {
+        driver: [n for n in source.get("depends") or () if n in sources] for driver, source in sources.items()
+    }
+    while left:
+        ready = [driver for driver, names in left.items() if not set(names) & set(left)]
+        if not ready:
+            raise KmodError(
+                "sources: " + ", ".join(sorted(left)),
+                "depend on each other in a circle",
+                "Build what uses each other's symbols from one source",
+                "BAD_OPTION",
+            )
+        for driver in ready:
+            names = left.pop(driver)
+            found[driver] = list(dict.fromkeys([*(other for name in names for other in found[name]), *names]))
+    return found
+
+
 def wanting(
     records: Iterable[Any],
     seen: Iterable[Any],
@@ -69,7 +94,7 @@ def wanting(
 ) -> list[Record]:
     """The records with nothing but the drivers of the sources, each as the source's own builds have it.
 
-    ``seen`` are records of what the hosts say of builds of the sources in the store, one driver in each. With
+    ``seen`` are records of what the hosts say of builds of the sources in the store. With
     ``install`` hosts without a driver want it, too. With ``signs`` a build that is refused for lack of a signature
     is no build.
     """
@@ -193,14 +218,22 @@ def without_source(records: Iterable[Any], sources: Mapping[str, str]) -> dict[s
     return found
 
 
-def carry_out(records: Sequence[Record], build: Build, before: Sequence[Row]) -> Outcome:
-    """Make the builds that the plan has and that were not tried ``before``; a failure stops none of the others."""
+def carry_out(
+    records: Sequence[Record],
+    build: Build,
+    before: Sequence[Row],
+    needed: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
+) -> Outcome:
+    """Make the builds that the plan has and that were not tried ``before``; a failure stops none of the others.
+
+    What a driver is built with (``needed``) is built before it, for the same kernel.
+    """
     rows = list(before)
     new: list[Row] = []
     tried = {(row["driver"], row["release"]) for row in before}
     while True:
         plans = _plans(records, rows)
-        todo = [each for each in _todo(plans) if (each.driver, each.release) not in tried]
+        todo = [each for each in _todo(plans, needed) if (each.driver, each.release) not in tried]
         if not todo:
             _add_hosts(rows, records)
             rest = {plan["driver"]: {key: plan[key] for key in TELLING} for plan in plans}
@@ -240,12 +273,22 @@ def _only(record: Record, driver: str) -> Record:
     )
 
 
-def _todo(plans: Iterable[dict[str, Any]]) -> list[Todo]:
-    return [
-        Todo(plan["driver"], each["release"], tuple(each["serves"]), each["certain"])
+def _todo(plans: Iterable[dict[str, Any]], needed: Mapping[str, Sequence[str]]) -> list[Todo]:
+    found = {
+        (plan["driver"], each["release"]): Todo(
+            plan["driver"], each["release"], tuple(each["serves"]), each["certain"]
+        )
         for plan in plans
         for each in plan["builds"]
-    ]
+    }
+    for driver, release in list(found):
+        for name in needed.get(driver, ()):
+            found.setdefault((name, release), Todo(name, release, (release,), found[driver, release].certain))
+    order = {driver: number for number, driver in enumerate(needed)}
+    return sorted(
+        found.values(),
+        key=lambda each: (order.get(each.driver, len(order)), each.driver, version_key(each.release)),
+    )
 
 
 def _add_hosts(rows: Iterable[Row], records: Iterable[Record]) -> None:

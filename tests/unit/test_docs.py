@@ -14,6 +14,7 @@ import yaml
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
 from tests import CHECKOUT
+from tests.readme import pages
 
 PAGES = sorted(
     path
@@ -98,3 +99,32 @@ def test_an_option_speaks_of_others_by_their_names(page, options):
 )
 def test_what_the_controller_fills_in_is_not_an_option_that_a_person_reads_of(page, options):
     assert [(name, text) for name, text in told(options) if name.startswith("_") or "Filled in" in text] == []
+
+
+def typed_elsewhere():
+    every = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("roles/*/README.md")]
+    return sorted(
+        {
+            (page, command)
+            for page in (path.relative_to(CHECKOUT).as_posix() for path in every)
+            for command in pages.elsewhere(page)
+        }
+    )
+
+
+@pytest.mark.parametrize(("page", "command"), typed_elsewhere())
+def test_a_command_that_is_not_run_here_is_run_by_another_test_or_cannot_be(page, command):
+    where = [by for start, by in pages.ELSEWHERE.items() if command.startswith(start)]
+    assert where, "%s: no test runs it, and tests/readme/pages.py says nothing of it" % page
+    named = re.findall(r"tests/\S+\.py", where[0])
+    assert all((CHECKOUT / name).exists() for name in named)
+
+
+def test_only_pages_that_are_run_have_blocks_that_say_so():
+    every = [
+        path.relative_to(CHECKOUT).as_posix()
+        for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md")]
+    ]
+    assert sorted(pages.RUN) == sorted(
+        page for page in every if any(kind == "sh" for kind, _ in pages.blocks(page))
+    )

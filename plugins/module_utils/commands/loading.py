@@ -56,7 +56,9 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
 def _left_alone(options: Options) -> Iterator[str]:
     """modprobe.d knows no kernels."""
     without = sorted((release for release, build in options.used.items() if build is None), key=version_key)
-    if without and options.wanted.blacklist:
+    if len(without) == len(options.used):
+        yield "uses %s on no kernel, so that nothing of it is in modprobe.d." % options.driver
+    elif without and options.wanted.blacklist:
         yield (
             "has %s blacklisted on every kernel, and %s no driver %s: no device has any of them loaded there."
             % (

@@ -80,6 +80,8 @@ def texts(
     by_kernel = {
         release: {each.name: each for each in build.modules} for release, build in used.items() if build
     }
+    if not by_kernel:  # a blacklist would leave its devices without any driver
+        return Texts()
     own = _sorted_names(by_kernel.values())
     lines = []
     for module, given in sorted(_by_module("options", wanted.options, driver, own).items()):
@@ -155,9 +157,8 @@ def _by_module(option: str, given: Any, driver: str, own: Sequence[str]) -> Dict
         if module not in own:
             raise KmodError(
                 "%s of %s" % (option, driver),
-                "%s is no module of the driver%s"
-                % (module, ", which has %s" % ", ".join(own) if own else " on any kernel here"),
-                "Name one of those" if own else "Leave it out until a kernel takes the driver",
+                "%s is no module of the driver, which has %s" % (module, ", ".join(own)),
+                "Name one of those",
                 "OPTION_MODULE",
             )
         if module in found:

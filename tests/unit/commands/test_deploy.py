@@ -356,3 +356,11 @@ def test_nothing_of_how_it_is_loaded_outlives_its_links(parametered):
     assert plan.paths()[0] == "/etc/modprobe.d/outoftree.kmod-vendor.conf"
     plan.apply()
     assert configured(parametered) is None
+
+
+def test_a_driver_that_no_kernel_takes_blacklists_nothing(parametered):
+    parametered.module("vendor", needs=[("module_layout", 0x11), ("nobody_has_it", 0x1)])
+    wanted = WantedDriver("vendor", path=("/opt/vendor",), require="none", **LOADED)
+    _writes, answer = parametered.deploy_all(wanted)
+    assert configured(parametered) is None and answer.drivers[0].loading.files == ()
+    assert answer.drivers[0].notes[0] == "uses vendor on no kernel, so that nothing of it is in modprobe.d."

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, whole
 
 ONE, OTHER = "1" * 64, "2" * 64
 RELEASE = "6.1.0-56-amd64"
@@ -226,13 +226,13 @@ def test_a_release_that_no_kernel_has_is_refused(store):
 
 def test_a_full_disk_leaves_everything_as_it_was(store, monkeypatch):
     made = put(store)
-    write = build_store._write
+    write = whole._write
 
     def full(path, data):
         write(path, data[:2])
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
-    monkeypatch.setattr(build_store, "_write", full)
+    monkeypatch.setattr(whole, "_write", full)
     assert code_of(put, store, OTHER) == "ENOSPC"
     assert code_of(fail, store) == "ENOSPC"
     assert build_store.find(store, ONE) == made and build_store.failure(store, ONE) is None
