@@ -9,22 +9,25 @@ Whatever can be refused is refused before anything is written. A host on which a
 once, and nothing is written.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..judge.verdict import COMPATIBLE
-from ..place import store
+from ..place import settings, store, together
 from ..place.initramfs import existing
 from ..place.settings import Followed
+from ..place.together import Shared
 from ..plan import Plan
 from ..read import names
 from ..read.kernel_module import KernelModule
+from ..read.kernels import version_key
 from ..turns import Turns
 from . import entry as entries
-from . import following
+from . import follow, following
 from . import link as links
 from . import variant as variants
+from .shared import entry_options, variant_options
 
 TURNS = True
 REQUIRE = ("all", "any", "booting", "none")
@@ -63,10 +66,6 @@ class WantedDriver(NamedTuple):
             del given["fallback_args"]
         return cls(**given)
 
-    @property
-    def enters(self) -> bool:
-        return self.initrd and self.entry
-
     def link(self, files: Optional[Mapping[str, str]]) -> links.Options:
         return links.Options(
             self.driver,
@@ -76,23 +75,6 @@ class WantedDriver(NamedTuple):
             kernels=self.kernels,
             load=self.load,
         )
-
-    def variant(self, **more: Any) -> variants.Options:
-        made = variants.Options(
-            (self.driver,), method=self.method, early_load=self.early_load, ignore_tpm=self.ignore_tpm
-        )
-        return made._replace(**more)
-
-    def menu(self, boot: str, **more: Any) -> entries.Options:
-        made = entries.Options(
-            self.driver,
-            boot=boot,
-            args=self.args,
-            fallback_args=self.fallback_args,
-            loader=self.loader,
-            copy_of=self.copy_of,
-        )
-        return made._replace(**more)
 
     def followed(self) -> Followed:
         return Followed(
@@ -201,18 +183,21 @@ class _Foreseen(NamedTuple):
 
 
 def run(turns: Turns, options: Options) -> Answer:
-    """Look at every driver first, then bring one after another to what is wanted.
+    """Look at every driver first, then bring all of them to what is wanted.
 
     Errors: BAD_OPTION, REQUIRE_UNMET, and those of the commands that it is put together from.
     """
     _check(options.drivers)
     host = turns.host
-    unlisted = sorted(
-        {each.driver for each in store.builds(host)} - {each.driver for each in options.drivers}
-    )
-    gone = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
+    listed = [each.driver for each in options.drivers]
+    unlisted = sorted({each.driver for each in store.builds(host)} - set(listed))
     present = [each for each in options.drivers if each.state == "present"]
+    absent = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
+    absent += [each for each in options.drivers if each.state == "absent"]
+    shared = _shared(host, present, [each.driver for each in absent])
     foreseen = _foreseen(host, present, options.files)
+    for each in shared:
+        _gate_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
     if not turns.check:
         need = [path for each in present for path in _lacking(each, foreseen[each.driver], options.files)]
@@ -220,9 +205,10 @@ def run(turns: Turns, options: Options) -> Answer:
         kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
         if need or kmodctl:
             return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
-    done = [_absent(turns, each) for each in [*gone, *options.drivers] if each.state == "absent"]
-    done += [_present(turns, each, foreseen[each.driver], options) for each in present]
-    return answer._replace(drivers=tuple(done))
+    work = _Work(turns, options, foreseen, {each.driver: _Steps(turns) for each in [*absent, *present]})
+    gone = _absent(work, absent, shared)
+    done = _present(work, present, shared)
+    return answer._replace(drivers=(*gone, *done))
 
 
 def _check(drivers: Sequence[WantedDriver]) -> None:
@@ -230,14 +216,19 @@ def _check(drivers: Sequence[WantedDriver]) -> None:
     for name in named:
         if named.count(name) > 1:
             raise KmodError(name, "is in the list of drivers twice", "Name each driver once", "BAD_OPTION")
-    tried = [each.driver for each in drivers if each.state == "present" and each.boot != "none"]
-    if len(tried) > 1:
-        raise KmodError(
-            " and ".join(tried),
-            "are both to be tried by the next boot, which can start one entry",
-            "Leave boot at none for all but one of them",
-            "BAD_OPTION",
-        )
+
+
+def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) -> List[Shared]:
+    """Which drivers share variants and entries: those that are listed, and of the others on the host those that
+    follow new kernels, or share some with these already.
+    """
+    listed = [each.driver for each in present]
+    told = settings.read_or_none(host)
+    followed = dict(told.drivers if told else {})
+    followed = {**together.others(host, {*listed, *absent, *followed}), **followed}
+    for name in absent:
+        followed.pop(name, None)
+    return together.shared({**followed, **{each.driver: each.followed() for each in present}}, absent)
 
 
 # Before anything is written
@@ -254,7 +245,7 @@ def _foreseen(
         early = bool(answer.unserved) and any(_uses(answer.given, given) for given in to_come)
         found[wanted.driver] = _Foreseen(plan, answer, early)
         if not early:
-            _gate(host, wanted, found[wanted.driver])
+            _gate(wanted, found[wanted.driver])
     return found
 
 
@@ -273,13 +264,10 @@ def _lacking(wanted: WantedDriver, foreseen: _Foreseen, files: Optional[Mapping[
     return list(foreseen.answer.outcome.need)
 
 
-def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
-    """Refuse what can be refused before anything is written, and say so.
-
-    Errors: REQUIRE_UNMET, those of ``state: possible`` of the other commands.
-    """
+def _gate(wanted: WantedDriver, foreseen: _Foreseen) -> None:
+    """Refuse what can be refused before anything is written, and say so. Error: REQUIRE_UNMET."""
     answer = foreseen.answer
-    takers = [row.kernel for row in answer.outcome.kernels if row.verdict == COMPATIBLE]
+    takers = _takers(answer)
     unmet = {
         "none": False,
         "any": not takers,
@@ -293,27 +281,38 @@ def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
             "Deploy builds for them, or require less. Nothing of it has been written",
             "REQUIRE_UNMET",
         )
-    # where nothing new is linked, and there are variants already, there is nothing that is not tried below
-    new = set(takers) - set(existing.images(host, wanted.driver))
-    if wanted.initrd and takers and (foreseen.plan or new):
-        _possible(host, wanted, takers)
 
 
-def _reasons(answer: links.Answer) -> str:
-    """``1 of 2 kernels take it (6.1.0-54: 1 symbol differs)``."""
-    rows = answer.outcome.kernels
-    takers = [row for row in rows if row.verdict == COMPATIBLE]
-    reasons = ["%s: %s" % (row.kernel, row.reason) for row in answer.unserved]
-    said = "%d of %d kernels %s it" % (len(takers), len(rows), "takes" if len(takers) == 1 else "take")
-    return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
+def _takers(answer: links.Answer) -> List[str]:
+    return [row.kernel for row in answer.outcome.kernels if row.verdict == COMPATIBLE]
 
 
-def _possible(host: Host, wanted: WantedDriver, kernels: Sequence[str]) -> None:
-    """That variants and entries can be had, and how to do without where not."""
-    steps: List[Any] = [("initrd", variants, wanted.variant(state="possible", kernels=tuple(kernels)))]
-    if wanted.entry:
-        options = wanted.menu(_boot(host, wanted), state="possible", kernels=tuple(kernels))
-        steps.append(("entry", entries, options))
+def _gate_shared(host: Host, shared: Shared, foreseen: Mapping[str, _Foreseen]) -> None:
+    """The same for what drivers share: that variants and entries can be had, and how to do without where not.
+
+    Errors: those of ``state: possible`` of the other commands.
+    """
+    its = {name: each for name, each in foreseen.items() if name in shared.drivers and not each.early}
+    if not its:
+        return
+    takers: Dict[str, Set[str]] = {}
+    for name, each in its.items():
+        for release in _takers(each.answer):
+            takers.setdefault(release, set()).add(name)
+    others = [name for name in shared.drivers if name not in foreseen]
+    for release in takers:
+        takers[release].update(existing.drivers_of(host, release, others))
+    there = {(each.wants.kernel, each.wants.drivers) for each in existing.holding(host, list(its))}
+    new = [release for release, drivers in takers.items() if (release, tuple(sorted(drivers))) not in there]
+    # where nothing new is linked, and there are the variants already, there is nothing that is not tried below
+    if not takers or not (new or any(each.plan for each in its.values())):
+        return
+    kernels = tuple(sorted(takers, key=version_key))
+    steps: List[Any] = [("initrd", variants, variant_options(shared, kernels, "possible"))]
+    if shared.entry:
+        asked = entry_options(shared, _boot(host, shared), kernels=kernels, state="possible")
+        takes = tuple((release, tuple(sorted(takers[release]))) for release in kernels)
+        steps.append(("entry", entries, asked._replace(takes=takes)))
     for option, command, given in steps:
         try:
             command.run(host, given)
@@ -328,43 +327,117 @@ def _possible(host: Host, wanted: WantedDriver, kernels: Sequence[str]) -> None:
             ) from error
 
 
-def _boot(host: Host, wanted: WantedDriver) -> str:
+def _reasons(answer: links.Answer) -> str:
+    """``1 of 2 kernels take it (6.1.0-54: 1 symbol differs)``."""
+    rows = answer.outcome.kernels
+    takers = [row for row in rows if row.verdict == COMPATIBLE]
+    reasons = ["%s: %s" % (row.kernel, row.reason) for row in answer.unserved]
+    said = "%d of %d kernels %s it" % (len(takers), len(rows), "takes" if len(takers) == 1 else "take")
+    return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
+
+
+def _boot(host: Host, shared: Shared) -> str:
     """What the entry is asked for: the default only ever comes after a trial, and there is none elsewhere."""
-    return "once" if wanted.boot != "none" and host.live else "none"
+    return "once" if shared.boot != "none" and shared.entry and host.live else "none"
 
 
-# One driver
+# The work
 
 
-def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options) -> DriverOutcome:
-    host, steps = turns.host, _Steps(turns)
+class _Work(NamedTuple):
+    turns: Turns
+    options: Options
+    foreseen: Mapping[str, _Foreseen]
+    steps: Mapping[str, "_Steps"]  # of each driver
+
+    def of(self, shared: Shared) -> "List[_Steps]":
+        return [self.steps[name] for name in shared.drivers if name in self.steps]
+
+
+class _Started(NamedTuple):
+    """What drivers share, as it is now."""
+
+    shared: Shared
+    made: variants.Answer
+    listed: Optional[entries.Answer] = None
+    passed: bool = False  # whether a trial went well that boot asked for
+
+
+def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
+    turns = work.turns
+    for each in shared:
+        changes = [name for name in each.drivers if name in work.foreseen and work.foreseen[name].plan]
+        if each.boot == "default" and _boot(turns.host, each) != "none" and changes:
+            # until the new modules have proved themselves
+            _take(turns, "entry", work.of(each), entries, entry_options(each, "shipped"))
+    linked = {each.driver: _linked(work, each, shared) for each in present}
+    started = [_start(work, each) for each in shared]
+    follow = {each.driver: work.steps[each.driver].follow(_following(each, work.options)) for each in present}
+    refreshed = _refresh(work, [name for name, (_answer, unsettled) in follow.items() if unsettled])
+    return [
+        _outcome(
+            work,
+            each,
+            linked[each.driver],
+            next((one for one in started if each.driver in one.shared.drivers), None),
+            follow[each.driver][0]._replace(refreshed=refreshed),
+        )
+        for each in present
+    ]
+
+
+def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
+    turns, foreseen = work.turns, work.foreseen[wanted.driver]
     planned: Optional[_Foreseen] = foreseen
     if turns.writes:  # those before it have changed the host
         planned = None
         if foreseen.early and not turns.check:
-            plan, answer = links.run(host, wanted.link(options.files))
+            plan, answer = links.run(turns.host, wanted.link(work.options.files))
             planned = _Foreseen(plan, answer, early=False)
-            _gate(host, wanted, planned)
-    boot = _boot(host, wanted)
-    tries = boot != "none" and wanted.enters
-    if wanted.boot == "default" and tries and foreseen.plan:
-        # until the new modules have proved themselves
-        steps.take("entry", entries, wanted.menu("shipped"))
-    linked: links.Answer = steps.take("link", links, wanted.link(options.files), planned)
-    made = steps.take("variant", variants, wanted.variant()) if wanted.initrd else None
+            _gate(wanted, planned)
+            for each in shared:
+                _gate_shared(turns.host, each, {wanted.driver: planned})
+    linked: links.Answer = work.steps[wanted.driver].take(
+        "link", links, wanted.link(work.options.files), planned
+    )
+    return linked
+
+
+def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
+    """The variants and entries of drivers that share them; those that they had before go last. ``leaving`` are
+    drivers that shared them until now: nothing is tried yet.
+    """
+    turns, steps = work.turns, [*work.of(shared), *leaving]
+    made: variants.Answer = _take(turns, "variant", steps, variants, variant_options(shared))
     listed: Optional[entries.Answer] = None
-    if wanted.enters:
-        listed = steps.take("entry", entries, wanted.menu(boot))
-    passed = tries and bool(listed and listed.menu.promote)
-    if passed and wanted.boot == "default":
-        listed = steps.take("entry", entries, wanted.menu("default"))
-    follow = steps.follow(_following(wanted, options))
+    passed = False
+    if shared.entry:
+        boot = _boot(turns.host, shared) if not leaving else "none"
+        listed = _take(turns, "entry", steps, entries, entry_options(shared, boot))
+        passed = boot != "none" and listed.menu.promote
+        if passed and shared.boot == "default":
+            listed = _take(turns, "entry", steps, entries, entry_options(shared, "default"))
+    _take(turns, "variant", steps, variants, variant_options(shared, state="superseded"))
+    return _Started(shared, made, listed, passed)
+
+
+def _outcome(
+    work: _Work,
+    wanted: WantedDriver,
+    linked: links.Answer,
+    started: Optional[_Started],
+    follow: following.Answer,
+) -> DriverOutcome:
+    name = wanted.driver
+    made = started.made.of(name) if started else None
+    listed = started.listed.of(name) if started and started.listed else None
+    tries = started is not None and _boot(work.turns.host, started.shared) != "none"
     trial = listed.menu.on_trial("pending") if tries and listed else []
-    over = passed and wanted.boot == "once"
+    over = started is not None and started.passed and started.shared.boot == "once"
     done = DriverOutcome(
-        wanted.driver,
+        name,
         wanted.state,
-        steps.changed,
+        work.steps[name].changed,
         linked,
         made,
         listed,
@@ -372,7 +445,8 @@ def _present(turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: O
         tuple(trial),
         reboot_needed=bool(trial) or (linked.reboot_needed and not over),
     )
-    return done._replace(notes=tuple(_notes(turns, wanted, done, linked=linked)))
+    boot = started.shared.boot if started else "none"
+    return done._replace(notes=tuple(_notes(work.turns, wanted, done, linked=linked, boot=boot)))
 
 
 def _following(wanted: WantedDriver, options: Options) -> following.Options:
@@ -386,14 +460,51 @@ def _following(wanted: WantedDriver, options: Options) -> following.Options:
     )
 
 
-def _absent(turns: Turns, wanted: WantedDriver) -> DriverOutcome:
-    """The other way round, so that nothing is started that is not there."""
-    steps = _Steps(turns)
-    follow = steps.follow(following.Options(wanted.driver, "absent"))
-    listed = steps.take("entry", entries, entries.Options(wanted.driver, "absent", loader=wanted.loader))
-    made = steps.take("variant", variants, variants.Options((wanted.driver,), state="absent"))
-    linked = steps.take("link", links, links.Options(wanted.driver, state="absent"))
-    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, made, listed, follow)
+def _refresh(work: _Work, drivers: Sequence[str]) -> Optional[follow.Answer]:
+    """Once all is as it is to follow: what the host had not done yet."""
+    if not drivers:
+        return None
+    writes = work.turns.writes
+    refreshed = following.refresh(work.turns)
+    for name in drivers if work.turns.writes > writes else ():
+        work.steps[name].note("follow")
+    return refreshed
+
+
+def _absent(work: _Work, absent: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
+    """The other way round, so that nothing is started that is not there.
+
+    The drivers that stay have theirs before those go that they had together.
+    """
+    turns, gone = work.turns, {each.driver for each in absent}
+    follow = {
+        each.driver: work.steps[each.driver].follow(following.Options(each.driver, "absent"))[0]
+        for each in absent
+    }
+    beside = {name for each in existing.holding(turns.host, list(gone)) for name in each.wants.drivers}
+    for each in shared:
+        if beside & set(each.drivers):
+            _start(work, each, leaving=[work.steps[name] for name in gone & beside])
+    done = []
+    for wanted in absent:
+        name, steps = wanted.driver, work.steps[wanted.driver]
+        listed = steps.take("entry", entries, entries.Options((name,), "absent", loader=wanted.loader))
+        made = steps.take("variant", variants, variants.Options((name,), state="absent"))
+        linked = steps.take("link", links, links.Options(name, state="absent"))
+        done.append(DriverOutcome(name, wanted.state, steps.changed, linked, made, listed, follow[name]))
+    return done
+
+
+STEPS = ("link", "variant", "entry", "follow")
+
+
+def _take(turns: Turns, name: str, steps: "Sequence[_Steps]", command: Any, options: Any) -> Any:
+    """One step of several drivers."""
+    writes = turns.writes
+    answer = turns.carry(lambda host: command.run(host, options))
+    for each in steps if turns.writes > writes else ():
+        each.note(name)
+    return answer
 
 
 class _Steps:
@@ -408,21 +519,24 @@ class _Steps:
         planned = [foreseen] if foreseen else []
         writes = self.turns.writes
         answer = self.turns.carry(lambda host: planned.pop()[:2] if planned else command.run(host, options))
-        self._note(name, writes)
+        if self.turns.writes > writes:
+            self.note(name)
         return answer
 
-    def follow(self, options: following.Options) -> following.Answer:
+    def follow(self, options: following.Options) -> Tuple[following.Answer, bool]:
         writes = self.turns.writes
-        answer = following.run(self.turns, options)
-        self._note("follow", writes)
+        answer = following.arrange(self.turns, options)
+        if self.turns.writes > writes:
+            self.note("follow")
         return answer
 
-    def _note(self, name: str, writes: int) -> None:
-        if self.turns.writes > writes and name not in self.changed:
-            self.changed += (name,)
+    def note(self, name: str) -> None:
+        self.changed = tuple(each for each in STEPS if each in {*self.changed, name})
 
 
-def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: links.Answer) -> List[str]:
+def _notes(
+    turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: links.Answer, boot: str
+) -> List[str]:
     """What a person has to know of a driver that is deployed, a sentence or two each."""
     served = [row.kernel for row in linked.outcome.kernels if row.build]
     notes = []
@@ -442,13 +556,13 @@ def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: l
         )
     elif done.reboot_needed:
         notes.append("needs a reboot: until then it uses other modules than those that it was given.")
-    if wanted.boot == "default" and done.entry and done.entry.menu.trial == "idle":
+    if boot == "default" and done.entry and done.entry.menu.trial == "idle":
         notes.append(
             "came up well in its trial, but none of its devices asked for the driver %s. Nothing is proved, and the default stays as "
             "it was. With early_load (kmod_early_load of the role) the driver is loaded in the trial."
             % wanted.driver
         )
-    if linked.held_back_by is not None and wanted.boot == "none":
+    if linked.held_back_by is not None and boot == "none":
         notes.append(
             "goes on with other modules, whether it is rebooted or not: its default boot entry loads them out of %s. Set boot "
             "(kmod_boot of the role) to once or default to have it start the entry with the variant."

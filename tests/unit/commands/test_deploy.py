@@ -160,7 +160,7 @@ def test_new_kernels_follow_and_do_not_any_more(machine):
         ((WantedDriver("a"), WantedDriver("a")), "a: is in the list of drivers twice"),
         (
             (WantedDriver("a", boot="once"), WantedDriver("b", boot="default")),
-            "a and b: are both to be tried",
+            "a and b: share the initramfs variant and boot entry of each kernel, and are given boot 'once' and 'default'",
         ),
         ((WantedDriver("../a"),), "../a"),
     ],
