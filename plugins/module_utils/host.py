@@ -79,11 +79,9 @@ class Host:
             visited.add(base + "/".join(done) if done else self.root)
             if todo or follow:
                 try:
-                    target: Optional[str] = os.readlink(base + "/".join([*done, part]))
+                    target = self._link(base + "/".join([*done, part]))
                 except OSError as error:
-                    if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-                        raise from_oserror(path, error, "look at it") from None
-                    target = None  # not a symlink, or not there
+                    raise from_oserror(path, error, "look at it") from None
                 if target is not None:
                     links += 1
                     if links > MAX_LINKS:
@@ -97,17 +95,34 @@ class Host:
             done.append(part)
         return base + "/".join(done) if done else self.root, visited
 
+    def _link(self, real: str) -> Optional[str]:
+        """The text of a symlink; None for anything else, and where nothing is."""
+        try:
+            return os.readlink(real)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            return None
+
+    def _stat(self, real: str, path: str) -> Optional[os.stat_result]:
+        try:
+            return os.lstat(real)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise from_oserror(path, error, "look at it") from None
+
     def inside(self, real: str) -> str:
         """The path inside the root of a real path: the inverse of ``real``."""
         return "/" + os.path.relpath(real, self.root) if real != self.root else "/"
 
     def lstat(self, path: str) -> Optional[os.stat_result]:
         """The file's own status (a symlink's, not its target's), None where there is none."""
-        return _stat(self.real(path, follow=False), path)
+        return self._stat(self.real(path, follow=False), path)
 
     def stat(self, path: str) -> Optional[os.stat_result]:
         """The status behind symlinks, None where nothing is there."""
-        return _stat(self.real(path), path)
+        return self._stat(self.real(path), path)
 
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
@@ -143,7 +158,9 @@ class Host:
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator["Reader"]:
         """A regular file for reading, never anything that could block or answer for ever (a FIFO, a device)."""
-        real = self.real(path)
+        yield from self._reader(path, self.real(path))
+
+    def _reader(self, path: str, real: str) -> Iterator["Reader"]:
         try:
             handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -172,6 +189,10 @@ class Host:
     def read_text(self, path: str, limit: int = 4 << 20) -> str:
         """A small configuration file; bytes that are no UTF-8 survive a round trip (surrogateescape)."""
         return self.read(path, limit).decode("utf-8", "surrogateescape")
+
+    def lay(self, path: str, name: str) -> None:
+        """Have ``name``, elsewhere on this machine, be that file for a tool to read. Errors: OSError."""
+        os.symlink(self.real(path), name)
 
     def free(self, path: str) -> int:
         """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of
@@ -371,15 +392,6 @@ class Reader:
             return os.pread(self.handle, size, offset)
         except OSError as error:
             raise from_oserror(self.path, error, "read the file") from None
-
-
-def _stat(real: str, path: str) -> Optional[os.stat_result]:
-    try:
-        return os.lstat(real)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise from_oserror(path, error, "look at it") from None
 
 
 def _sha256(real: str) -> str:

@@ -16,7 +16,6 @@ from ..host import Host
 from ..judge.verdict import COMPATIBLE
 from ..place import settings, store, together
 from ..place.initramfs import existing
-from ..place.settings import Followed
 from ..place.together import Shared
 from ..plan import Plan
 from ..read import names
@@ -28,69 +27,10 @@ from . import follow, following
 from . import link as links
 from . import variant as variants
 from .shared import entry_options, variant_options
+from .wanted import WantedDriver
 
 TURNS = True
 REQUIRE = ("all", "any", "booting", "none")
-
-
-class WantedDriver(NamedTuple):
-    """What is wanted of one driver; see the options of the module kmod_deploy."""
-
-    driver: str
-    state: str = "present"
-    path: Tuple[str, ...] = ()
-    described: Optional[Tuple[KernelModule, ...]] = None
-    kernels: Tuple[str, ...] = links.ALL
-    require: str = "any"
-    load: bool = False
-    initrd: bool = True
-    method: str = "auto"
-    early_load: bool = False
-    ignore_tpm: bool = False
-    entry: bool = True
-    args: str = ""
-    fallback_args: Optional[str] = None
-    loader: str = "auto"
-    copy_of: str = ""
-    boot: str = "none"  # none, once, default
-    follow: bool = False
-    keep_default: bool = False
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
-        given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
-        if "described" in given:
-            given["described"] = tuple(map(KernelModule.from_dict, given["described"]))
-        if given.get("fallback_args") == "auto":
-            del given["fallback_args"]
-        return cls(**given)
-
-    def link(self, files: Optional[Mapping[str, str]]) -> links.Options:
-        return links.Options(
-            self.driver,
-            path=self.path,
-            described=self.described,
-            files=None if self.described is None else files,
-            kernels=self.kernels,
-            load=self.load,
-        )
-
-    def followed(self) -> Followed:
-        return Followed(
-            kernels=self.kernels,
-            initrd=self.initrd,
-            method=self.method,
-            early_load=self.early_load,
-            ignore_tpm=self.ignore_tpm,
-            entry=self.entry,
-            args=self.args,
-            fallback_args="auto" if self.fallback_args is None else self.fallback_args,
-            loader=self.loader,
-            copy_of=self.copy_of,
-            boot=self.boot,
-            keep_default=self.keep_default,
-        )
 
 
 class Options(NamedTuple):
@@ -199,12 +139,17 @@ def run(turns: Turns, options: Options) -> Answer:
     for each in shared:
         _gate_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
-    if not turns.check:
-        need = [path for each in present for path in _lacking(each, foreseen[each.driver], options.files)]
-        follows = any(each.follow for each in present)
-        kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
-        if need or kmodctl:
-            return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
+    # in check mode what variants are made of
+    need = [
+        path
+        for each in present
+        if each.initrd or not turns.check
+        for path in _lacking(each, foreseen[each.driver], options.files)
+    ]
+    follows = any(each.follow for each in present) and not turns.check
+    kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
+    if need or kmodctl:
+        return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
     work = _Work(turns, options, foreseen, {each.driver: _Steps(turns) for each in [*absent, *present]})
     gone = _absent(work, absent, shared)
     done = _present(work, present, shared)
@@ -361,6 +306,7 @@ class _Started(NamedTuple):
     made: variants.Answer
     listed: Optional[entries.Answer] = None
     passed: bool = False  # whether a trial went well that boot asked for
+    unforeseen: Tuple[str, ...] = ()  # in check mode: the kernels of whose variants nothing is known yet
 
 
 def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
@@ -391,7 +337,7 @@ def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> link
     planned: Optional[_Foreseen] = foreseen
     if turns.writes:  # those before it have changed the host
         planned = None
-        if foreseen.early and not turns.check:
+        if foreseen.early:
             plan, answer = links.run(turns.host, wanted.link(work.options.files))
             planned = _Foreseen(plan, answer, early=False)
             _gate(wanted, planned)
@@ -409,6 +355,8 @@ def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _St
     """
     turns, steps = work.turns, [*work.of(shared), *leaving]
     made: variants.Answer = _take(turns, "variant", steps, variants, variant_options(shared))
+    if turns.check and made.unforeseen:
+        return _Started(shared, made, unforeseen=tuple(made.unforeseen))
     listed: Optional[entries.Answer] = None
     passed = False
     if shared.entry:
@@ -445,8 +393,7 @@ def _outcome(
         tuple(trial),
         reboot_needed=bool(trial) or (linked.reboot_needed and not over),
     )
-    boot = started.shared.boot if started else "none"
-    return done._replace(notes=tuple(_notes(work.turns, wanted, done, linked=linked, boot=boot)))
+    return done._replace(notes=tuple(_notes(done, linked, started)))
 
 
 def _following(wanted: WantedDriver, options: Options) -> following.Options:
@@ -534,25 +481,20 @@ class _Steps:
         self.changed = tuple(each for each in STEPS if each in {*self.changed, name})
 
 
-def _notes(
-    turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: links.Answer, boot: str
-) -> List[str]:
+def _notes(done: DriverOutcome, linked: links.Answer, started: Optional[_Started]) -> List[str]:
     """What a person has to know of a driver that is deployed, a sentence or two each."""
-    served = [row.kernel for row in linked.outcome.kernels if row.build]
     notes = []
-    if turns.check and "link" in done.changed and wanted.initrd and served:
+    boot = started.shared.boot if started else "none"
+    if started and started.unforeseen:
         notes.append(
-            "check mode links nothing, so what follows from new links is not shown here. A real run also makes %s (for the first "
-            "time, or again) for %s."
-            % (
-                "an initramfs variant and a boot entry" if wanted.entry else "an initramfs variant",
-                ", ".join(served),
-            )
+            "the initramfs variant of %s is built by the distribution's own tool when it is written: its digest, and what "
+            "follows from it%s, is not known in check mode."
+            % (", ".join(started.unforeseen), " for the boot entry" if started.shared.entry else "")
         )
     if done.trial:
         notes.append(
             "needs a reboot: the next boot alone tries the driver %s on %s."
-            % (wanted.driver, ", ".join(done.trial))
+            % (done.driver, ", ".join(done.trial))
         )
     elif done.reboot_needed:
         notes.append("needs a reboot: until then it uses other modules than those that it was given.")
@@ -560,7 +502,7 @@ def _notes(
         notes.append(
             "came up well in its trial, but none of its devices asked for the driver %s. Nothing is proved, and the default stays as "
             "it was. With early_load (kmod_early_load of the role) the driver is loaded in the trial."
-            % wanted.driver
+            % done.driver
         )
     if linked.held_back_by is not None and boot == "none":
         notes.append(

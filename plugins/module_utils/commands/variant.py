@@ -59,6 +59,12 @@ class Answer(NamedTuple):
         )
         return self._replace(variants=self.variants._replace(rows=rows))
 
+    @property
+    def unforeseen(self) -> List[str]:
+        """The kernels whose variant a tool builds when it is written: until then nothing is known of it."""
+        made = [row for row in self.variants.rows if isinstance(row, variant.Made)]
+        return [row.kernel for row in made if not row.sha256]
+
     def applied(self, found: Mapping[str, Any]) -> "Answer":
         """With what ``Plan.apply`` found out."""
         return self._replace(variants=self.variants.applied(found))

@@ -249,7 +249,7 @@ def _mirror_files(
         return found
     if path in without or not is_module_file(path) or not host.is_file(path):
         return []
-    os.symlink(host.real(path), target)
+    host.lay(path, target)
     return [path]
 
 
