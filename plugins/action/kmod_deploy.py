@@ -27,15 +27,15 @@ class ActionModule(SendingAction):
 
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         if any(_is_true(each.get("follow")) for each in args.get("drivers") or [] if isinstance(each, dict)):
-            args = dict(args, sources=kmodctl_digest())
+            args = dict(args, _sources=kmodctl_digest())
         answer = self._execute_module(module_args=args, task_vars=task_vars)
         need, need_kmodctl = answer.pop("need", []), answer.pop("need_kmodctl", False)
         sends = need or need_kmodctl  # in check mode what variants are made of, so that these are foreseen
         if answer.get("failed") or not (sends or self._task.async_val):
             return answer
-        args = dict(args, files=self.send(need))
+        args = dict(args, _files=self.send(need))
         if need_kmodctl:
-            args["kmodctl"] = self.send_kmodctl()
+            args["_kmodctl"] = self.send_kmodctl()
         answer = super().execute(args, task_vars)
         for name in ("need", "need_kmodctl"):
             answer.pop(name, None)

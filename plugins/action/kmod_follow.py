@@ -15,8 +15,8 @@ class ActionModule(SendingAction):
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         if args.get("state") == "absent":
             return super().execute(args, task_vars)
-        args = dict(args, sources=kmodctl_digest())
+        args = dict(args, _sources=kmodctl_digest())
         answer = self._execute_module(module_args=args, task_vars=task_vars)
         if answer.get("failed") or self._task.check_mode or not answer.get("need_kmodctl"):
             return answer
-        return super().execute(dict(args, kmodctl=self.send_kmodctl()), task_vars)
+        return super().execute(dict(args, _kmodctl=self.send_kmodctl()), task_vars)

@@ -15,12 +15,12 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils._sending import Sen
 
 class ActionModule(SendingAction):
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        if "described" not in args:
+        if "_described" not in args:
             return super().execute(args, task_vars)
         answer = self._execute_module(module_args=args, task_vars=task_vars)
         wanted = answer.pop("need", [])
         if answer.get("failed") or self._task.check_mode or not (wanted or self._task.async_val):
             return answer
-        answer = super().execute(dict(args, files=self.send(wanted)), task_vars)
+        answer = super().execute(dict(args, _files=self.send(wanted)), task_vars)
         answer.pop("need", None)
         return answer

@@ -19,9 +19,18 @@ from ansible_collections.outoftree.kmod.plugins.plugin_utils._action import Kmod
 
 
 class ActionModule(KmodAction):
+    def prepare(self, args: dict[str, Any]) -> str | None:
+        signer = super().prepare(args)
+        given = args.get("given")
+        if isinstance(given, list) and all(isinstance(each, dict) for each in given):
+            args["given"] = [dict(each) for each in given]
+            for each in args["given"]:
+                super().prepare(each)
+        return signer
+
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         cache = args.pop("cache", None)
-        args.update({"defer": True} if cache else {})
+        args.update({"_defer": True} if cache else {})
         answer = super().execute(args, task_vars)
         if "record" in answer:
             answer["record"]["host"] = str(
@@ -71,7 +80,7 @@ class ActionModule(KmodAction):
         self._fixup_perms2([shell.tmpdir], execute=False)
         into = shell.join_path(shell.tmpdir, os.path.basename(where))
         told = self._execute_module(
-            module_args={"root": args.get("root", "/"), "fetch": wanted, "into": into}, task_vars=task_vars
+            module_args={"root": args.get("root", "/"), "_fetch": wanted, "_into": into}, task_vars=task_vars
         )
         if told.get("failed") or "files" not in told:
             code = str(told.get("code", "OFFERED_UNREACHABLE"))

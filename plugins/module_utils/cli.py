@@ -88,6 +88,7 @@ def check(options: argparse.Namespace) -> int:
             kernels=tuple(options.kernel) or command.ALL,
             each=options.each,
             structs=options.structs,
+            findings="all",
             as_given=True,
             boots=False,
             exports=exports,

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from .errors import KmodError, from_oserror
 from .host import READ_LIMIT, Host, Reader
@@ -26,12 +26,28 @@ class _Seen(NamedTuple):
     status: Optional[os.stat_result]
 
 
+class _Entry(NamedTuple):
+    """What stands for an os.DirEntry."""
+
+    name: str
+    seen: _Seen
+
+    def is_file(self, follow_symlinks: bool = True) -> bool:
+        return isinstance(self.seen.node, File)
+
+    def is_dir(self, follow_symlinks: bool = True) -> bool:
+        return isinstance(self.seen.node, Directory)
+
+    def is_symlink(self) -> bool:
+        return isinstance(self.seen.node, Link)
+
+
 class Foreseen(Host):
     """``plan`` carried out on ``host``, which may be a foreseen one itself."""
 
     def __init__(self, host: Host, plan: Plan) -> None:
         super().__init__(host.root)
-        self.seen: Dict[str, _Seen] = dict(host.seen) if isinstance(host, Foreseen) else {}
+        self.nodes: Dict[str, _Seen] = dict(host.nodes) if isinstance(host, Foreseen) else {}
         for step in plan.steps:
             if isinstance(step, Change):
                 self._put(step)
@@ -43,7 +59,7 @@ class Foreseen(Host):
         node = change.after
         if isinstance(node, File) and not node.content.sha256:
             return
-        self.seen[self.real(change.path, follow=False)] = _Seen(node, self._status(node) if node else None)
+        self.nodes[self.real(change.path, follow=False)] = _Seen(node, self._status(node) if node else None)
 
     def _status(self, node: Node) -> os.stat_result:
         mode = KIND[type(node)] | (0o777 if isinstance(node, Link) else node.mode)
@@ -53,34 +69,51 @@ class Foreseen(Host):
         seconds = [now // 10**9] * 3
         more: Any = dict.fromkeys(("st_atime_ns", "st_mtime_ns", "st_ctime_ns"), now)
         more.update(dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), now / 10**9))
-        return os.stat_result([mode, -len(self.seen) - 1, 0, 1, *owner, size, *seconds], more)
+        return os.stat_result([mode, -len(self.nodes) - 1, 0, 1, *owner, size, *seconds], more)
 
     # Looking
 
     def _link(self, real: str) -> Optional[str]:
-        seen = self.seen.get(real)
+        seen = self.nodes.get(real)
         if seen is None:
             return super()._link(real)
         return seen.node.target if isinstance(seen.node, Link) else None
 
-    def _stat(self, real: str, path: str) -> Optional[os.stat_result]:
-        return self.seen[real].status if real in self.seen else super()._stat(real, path)
+    def entry(self, real: str) -> os.stat_result:
+        if real not in self.nodes:
+            return super().entry(real)
+        status = self.nodes[real].status
+        if status is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), real)
+        return status
 
     def readlink(self, path: str) -> str:
-        seen = self.seen.get(self.real(path, follow=False))
+        seen = self.nodes.get(self.real(path, follow=False))
         return seen.node.target if seen and isinstance(seen.node, Link) else super().readlink(path)
 
     def listdir(self, path: str) -> List[str]:
         real = self.real(path)
-        names = set() if real in self.seen else set(super().listdir(path))
-        for each, seen in self.seen.items():
+        return self._names(real, [] if real in self.nodes else super().listdir(path))
+
+    def scan(self, path: str) -> Tuple[str, List[Any]]:
+        real = self.real(path)
+        there = {} if real in self.nodes else {each.name: each for each in super().scan(path)[1]}
+        return real, [
+            _Entry(name, self.nodes[real + "/" + name]) if real + "/" + name in self.nodes else there[name]
+            for name in self._names(real, there)
+        ]
+
+    def _names(self, real: str, there: Iterable[str]) -> List[str]:
+        """The names in a directory, of those that are there and those that are planned."""
+        names = set(there)
+        for each, seen in self.nodes.items():
             above, name = os.path.split(each)
             if above == real:
                 (names.discard if seen.node is None else names.add)(name)
         return sorted(names)
 
     def _reader(self, path: str, real: str) -> Iterator[Reader]:
-        seen = self.seen.get(real)
+        seen = self.nodes.get(real)
         if seen is None:
             yield from super()._reader(path, real)
         elif isinstance(seen.node, File) and seen.status:
@@ -91,7 +124,7 @@ class Foreseen(Host):
             raise KmodError(path, "is not a regular file", "Name a file", "FILE_NOT_REGULAR")
 
     def lay(self, path: str, name: str) -> None:
-        seen = self.seen.get(self.real(path))
+        seen = self.nodes.get(self.real(path))
         if seen is None or not isinstance(seen.node, File):
             super().lay(path, name)
         else:

@@ -18,6 +18,7 @@ from . import lock
 from .errors import Interrupted, KmodError
 from .host import Host
 from .plan import Plan
+from .seen import BLIND, Blind
 
 # what a command's ``run`` makes of a host: the plan, and its Answer
 Work = Callable[[Host], Tuple[Plan, Any]]
@@ -30,9 +31,12 @@ class Turns(contextlib.ExitStack):
     Errors: LOCKED, those of planning and applying.
     """
 
-    def __init__(self, root: str, check: bool = False, wait: Optional[float] = None) -> None:
+    def __init__(
+        self, root: str, check: bool = False, wait: Optional[float] = None, seen: Blind = BLIND
+    ) -> None:
         super().__init__()
         self._host = Host(root)
+        self._host.seen = seen
         self._host.keeps_cache = not check
         self._planned: List[Plan] = []  # in check mode what the host is not seen with yet
         self.check = check

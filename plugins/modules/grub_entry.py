@@ -313,7 +313,7 @@ running:
       sample: true
     verdict:
       description:
-        - The same in a word. V(none) if no entry of the driver, as it is now, started the system. V(well) if
+        - What came of the boot in a word. V(none) if no entry of the driver, as it is now, started the system. V(well) if
           it came up with the deployed modules,
           V(idle) if it came up and no device asks for one, V(unloaded) if one does and none is loaded,
           V(other) if another module is,
@@ -324,7 +324,7 @@ running:
       returned: always
       sample: well
     message:
-      description: The same in a sentence.
+      description: What came of the boot in a sentence.
       type: str
       returned: always
       sample: The host came up with the entry of ootedu for 6.1.0-56-cloud-amd64 and has loaded ootedu as

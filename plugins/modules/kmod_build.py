@@ -59,7 +59,10 @@ options:
     elements: str
     default: []
   overrides:
-    description: Files on the build host that are read after dkms.conf, as dkms reads those in C(/etc/dkms).
+    description:
+      - Files on the build host that are read after dkms.conf, as dkms reads those in C(/etc/dkms).
+      - One directory may be among them, as C(/etc/dkms/PACKAGE). Its C(patches) are laid over those of the
+        source, and its scripts run in place of those of the same name that C(PRE_BUILD) and C(POST_BUILD) name.
     type: list
     elements: path
     default: []

@@ -36,17 +36,11 @@ options:
     elements: path
   src:
     description:
-      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the
+      - Modules on the controller, in the forms that O(path) takes. Relative paths are looked up where Ansible looks for files, then in the
         working directory.
       - The files are read there; what they need travels to the host, they themselves do not.
     type: list
     elements: path
-  described:
-    description:
-      - The same as plain data. Filled in from O(src) on the controller, where each file is read once for all
-        hosts.
-    type: list
-    elements: dict
   kernels:
     description:
       - The kernels to judge against, as releases or shell patterns of them.
@@ -84,6 +78,14 @@ options:
       - Kernel images have to be unpacked for this, which takes about two seconds for each.
     type: bool
     default: false
+  findings:
+    description:
+      - How findings of one kind in one module are told, such as symbols that differ. V(folded) makes one of them, with
+        their C(count). V(all) tells each, with its symbol and both versions.
+      - With C(-v) it is V(all), unless it is given.
+    type: str
+    choices: [folded, all]
+    default: folded
   kernel:
     description:
       - Kernels that are not installed, to judge against instead of those that are. Each item names one place
@@ -176,7 +178,8 @@ checks:
         is stable (docs/codes.md of the
         collection lists them all), C(message) is for people. C(symbol), C(wanted) (by the module) and
         C(found) (in the kernel) are there where
-        they say something.
+        they say something. C(count) is there instead of them where several of one kind are told as one, see
+        O(findings).
       type: list
       elements: dict
     origin:
@@ -210,6 +213,16 @@ checks:
           symbol: module_layout
           wanted: "0xa351f379"
           found: "0x82164fbb"
+summary:
+  description:
+    - The verdicts and the kinds of findings as a text to read, kernel by kernel.
+    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+      RV(compatible).
+  returned: success or O(require) not met
+  type: str
+  sample: |-
+    6.1.0-54-cloud-amd64: ena is incompatible (ENOEXEC)
+      refuse MODULE_LAYOUT_CRC: the version of module_layout differs
 signer:
   description: Who signed O(checksums), as the tool that checked O(signature) names them.
   returned: O(signature) given
@@ -229,7 +242,7 @@ def main():
             root=dict(type="path", default="/"),
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
-            described=dict(type="list", elements="dict"),
+            _described=dict(type="list", elements="dict"),
             checksums=dict(type="path"),
             signature=dict(type="path"),
             keyring=dict(type="path"),
@@ -237,6 +250,7 @@ def main():
             require=dict(type="str", choices=["all", "any", "booting", "none"], default="all"),
             each=dict(type="bool", default=False),
             structs=dict(type="bool", default=False),
+            findings=dict(type="str", choices=["folded", "all"], default="folded"),
             kernel=dict(
                 type="list",
                 elements="dict",

@@ -57,7 +57,7 @@ options:
         default: [all]
       require:
         description:
-          - Refuse, before anything of this driver is written, unless V(all) or V(any) of those kernels take it, or those that boots are
+          - Refuse, before anything of this driver is written, unless V(all) or V(any) of O(drivers[].kernels) take it, or those that boots are
             expected to start (V(booting)).
         type: str
         choices: [all, any, booting, none]
@@ -122,10 +122,44 @@ options:
             takes none of its builds.
         type: bool
         default: false
-      described:
-        description: The modules of O(drivers[].src) as plain data. Filled in on the controller.
+      ahead:
+        description:
+          - Kernel releases whose builds are stored on the host although it has no such kernel yet. A kernel that arrives, and takes one of
+            them, finds it there. The role C(outoftree.kmod.rebuild) fills it in.
         type: list
-        elements: dict
+        elements: str
+        default: []
+      options:
+        description:
+          - Parameters that the driver's modules are loaded with, now and by the initramfs variants. A dictionary of its modules, each
+            with a dictionary of parameters and values. A list is written with commas.
+          - A parameter that a module does not have, by the build that a kernel gets, is an error (C(PARAMETER_UNKNOWN)) that lists those it
+            has, and so is a value that does not fit its type (C(PARAMETER_VALUE)).
+          - O(drivers[].options), O(drivers[].blacklist) and O(drivers[].softdep) are one file, C(/etc/modprobe.d/outoftree.kmod-DRIVER.conf),
+            which goes when they are left out, and with the driver.
+        type: dict
+        default: {}
+      blacklist:
+        description:
+          - Modules that no device has loaded any more, such as the kernel's own for the same devices. They can still be loaded by name.
+          - modprobe.d holds for all kernels of a host. Where one gets no build of the driver, nothing may be left for the device there, and
+            RV(drivers[].notes) says so.
+        type: list
+        elements: str
+        default: []
+      softdep:
+        description:
+          - What C(modprobe) loads before (C(pre)) and after (C(post)) a module of the driver, where it is there. A dictionary of its modules,
+            each with a dictionary of C(pre) and C(post), which are lists of modules.
+          - A module that a kernel with the driver does not have is an error (C(SOFTDEP_MISSING)).
+        type: dict
+        default: {}
+      load_at_boot:
+        description:
+          - Load the driver's modules at each boot, whether a device asks for them or not, by C(/etc/modules-load.d/outoftree.kmod-DRIVER.conf).
+          - That is once the root file system is there. O(drivers[].early_load) does it in the initramfs.
+        type: bool
+        default: false
   exclusive:
     description:
       - Whether drivers that the host has and that are not in O(drivers) are removed. Otherwise they are in RV(unlisted).
@@ -136,15 +170,6 @@ options:
     type: str
     choices: [leave, divert]
     default: leave
-  files:
-    description: Where those of the modules lie that were sent to the host. Filled in on the controller.
-    type: dict
-  kmodctl:
-    description: Where the archive of kmodctl lies on the host. Filled in on the controller.
-    type: path
-  sources:
-    description: A digest of what kmodctl is made of. Filled in on the controller.
-    type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.change
@@ -163,6 +188,16 @@ EXAMPLES = r"""
       - driver: monitor
         src: builds/monitor
         initrd: false
+
+- name: Load a driver with parameters, in the place of the kernel's own
+  outoftree.kmod.kmod_deploy:
+    drivers:
+      - driver: mydriver
+        src: builds/mydriver
+        options:
+          mydriver: {queues: 4, mode: fast, irqs: [10, 11]}
+        blacklist: [in_tree_driver]
+        load_at_boot: true
 
 - name: Have these drivers and no others
   outoftree.kmod.kmod_deploy:
@@ -184,6 +219,14 @@ msg:
   returned: always
   type: str
   sample: "mydriver: 2 of 2 kernels use it"
+summary:
+  description:
+    - What was done about each driver, and what has to be known of it, as a text to read.
+    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+      RV(reboot_needed).
+  returned: success
+  type: str
+  sample: "mydriver: 2 of 2 kernels use it; changed: link, variant, entry"
 drivers:
   description: What became of each driver, the removed ones first.
   returned: success
@@ -197,7 +240,7 @@ drivers:
       description: V(present) or V(absent).
       type: str
     changed:
-      description: Which of V(link), V(variant), V(entry) and V(follow) changed something.
+      description: Which of V(link), V(loading), V(variant), V(entry) and V(follow) changed something.
       type: list
       elements: str
     trial:
@@ -213,6 +256,9 @@ drivers:
       elements: str
     link:
       description: The answer of M(outoftree.kmod.kmod_link).
+      type: dict
+    loading:
+      description: The C(files) in modprobe.d and modules-load.d, a list.
       type: dict
     variant:
       description: The answer of M(outoftree.kmod.initrd_variant); V(null) without O(drivers[].initrd).
@@ -248,7 +294,6 @@ code:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import task
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
 
 DRIVER = dict(
     driver=dict(type="str", required=True),
@@ -277,8 +322,20 @@ DRIVER = dict(
     boot=dict(type="str", choices=["none", "once", "default"], default="none"),
     follow=dict(type="bool", default=False),
     keep_default=dict(type="bool", default=False),
-    described=dict(type="list", elements="dict"),
+    ahead=dict(type="list", elements="str", default=[]),
+    options=dict(type="dict", default={}),
+    blacklist=dict(type="list", elements="str", default=[]),
+    softdep=dict(type="dict", default={}),
+    load_at_boot=dict(type="bool", default=False),
+    _described=dict(type="list", elements="dict"),
 )
+
+
+def command():
+    """All that looks and changes, which takes longer to import than a settled host takes to answer."""
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
+
+    return deploy
 
 
 def main():
@@ -288,13 +345,13 @@ def main():
             drivers=dict(type="list", elements="dict", options=DRIVER, required=True),
             exclusive=dict(type="bool", default=False),
             weak_modules=dict(type="str", choices=["leave", "divert"], default="leave"),
-            files=dict(type="dict"),
-            kmodctl=dict(type="path"),
-            sources=dict(type="str"),
+            _files=dict(type="dict"),
+            _kmodctl=dict(type="path"),
+            _sources=dict(type="str"),
         ),
         supports_check_mode=True,
     )
-    task.run(module, deploy)
+    task.run_unless_settled(module, command, getattr(__loader__, "archive", None))
 
 
 if __name__ == "__main__":

@@ -108,12 +108,6 @@ options:
     type: str
     choices: [leave, divert]
     default: leave
-  kmodctl:
-    description: Where the archive of kmodctl lies on the host. For internal use.
-    type: path
-  sources:
-    description: A digest of what kmodctl is made of. For internal use.
-    type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.change
@@ -234,8 +228,8 @@ def main():
             boot=dict(type="str", choices=["none", "once", "default"], default="none"),
             keep_default=dict(type="bool", default=False),
             weak_modules=dict(type="str", choices=["leave", "divert"], default="leave"),
-            kmodctl=dict(type="path"),
-            sources=dict(type="str"),
+            _kmodctl=dict(type="path"),
+            _sources=dict(type="str"),
             root=dict(type="path", default="/"),
         ),
         supports_check_mode=True,

@@ -39,14 +39,44 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ there.summary.splitlines() }}"
 
+- name: Restart a service where the running kernel uses the driver
+  ansible.builtin.service:
+    name: acquisition
+    state: restarted
+  when: ansible_facts.kmod.drivers.mydriver.running | default(false)
+
 - name: Fail if the running kernel still has an older module loaded
   ansible.builtin.assert:
     that: there.kernels | map(attribute='modules') | flatten | selectattr('loaded', 'eq', 'other') | length == 0
 """
 
 RETURN = r"""
+msg:
+  description: One line. How many kernels use each driver.
+  returned: success
+  type: str
+  sample: "dmy: 2 of 3 kernels use it"
+ansible_facts:
+  description: What plays decide by, as C(ansible_facts.kmod). Not where O(drivers) names some.
+  returned: success
+  type: dict
+  contains:
+    kmod:
+      description:
+        - In C(drivers) for each driver its C(version), the installed C(kernels) that use it, whether the running one does (C(running), V(null)
+          for a machine that does not run), and whether new kernels get it (C(follows)).
+        - In C(kernels) the installed kernels, oldest first.
+      type: dict
+  sample:
+    kmod:
+      drivers:
+        dmy: {version: "1.0", kernels: [6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64], running: true, follows: false}
+      kernels: [6.1.0-53-cloud-amd64, 6.1.0-55-cloud-amd64, 6.1.0-56-cloud-amd64]
 summary:
-  description: All of it as a text to read.
+  description:
+    - All of it as a text to read. On a host without drivers it is one line.
+    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+      RV(ansible_facts).
   returned: success
   type: str
   sample: |-

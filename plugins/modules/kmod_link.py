@@ -42,20 +42,12 @@ options:
     elements: path
   src:
     description:
-      - The same on the controller. Relative paths are looked up where Ansible looks for files, then in the
+      - Modules on the controller, in the forms that O(path) takes. Relative paths are looked up where Ansible looks for files, then in the
         working directory.
       - The files are read there, and of them only those that the host's kernels need and that it does not
         have travel to it.
     type: list
     elements: path
-  described:
-    description: The modules of O(src) as plain data. Filled in on the controller.
-    type: list
-    elements: dict
-  files:
-    description: Where those of the modules of O(src) lie that were sent to the host. Filled in on the
-      controller.
-    type: dict
   kernels:
     description:
       - The kernels to serve, as releases or shell patterns of them.
@@ -290,11 +282,11 @@ def main():
             driver=dict(type="str", required=True),
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
-            described=dict(type="list", elements="dict"),
+            _described=dict(type="list", elements="dict"),
             checksums=dict(type="path"),
             signature=dict(type="path"),
             keyring=dict(type="path"),
-            files=dict(type="dict"),
+            _files=dict(type="dict"),
             kernels=dict(type="list", elements="str", default=["all"]),
             state=dict(type="str", choices=["present", "absent"], default="present"),
             version=dict(type="str"),

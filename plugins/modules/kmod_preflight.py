@@ -25,7 +25,7 @@ options:
     description:
       - What the modules given by O(src) or O(path) are called. They count instead of what the host has of this
         driver.
-      - Required with one of those.
+      - Required with O(path) or O(src).
     type: str
   path:
     description:
@@ -35,15 +35,28 @@ options:
     elements: path
   src:
     description:
-      - The same on the controller.
+      - Modules on the controller, in the forms that O(path) takes.
     type: list
     elements: path
-  described:
+  given:
     description:
-      - The same as plain data. Filled in from O(src) on the controller, where each file is read once for all
-        hosts.
+      - Several drivers at once, each with what O(driver), O(path) and O(src) say of one. They are
+        judged beside each other, so one may use the symbols of another.
     type: list
     elements: dict
+    suboptions:
+      driver:
+        description: What the modules are called.
+        type: str
+        required: true
+      path:
+        description: Modules on the host.
+        type: list
+        elements: path
+      src:
+        description: Modules on the controller.
+        type: list
+        elements: path
   kernel:
     description:
       - Kernels that are not installed. Each item names one place with one of O(kernel[].package),
@@ -54,17 +67,6 @@ options:
         the host. The first host that is offered a kernel fetches its packages, they are kept in this directory
         for all others, and M(outoftree.kmod.kmod_preflight_fleet) reads each kernel once and judges it for all
         hosts. The role C(outoftree.kmod.preflight) does that.
-    type: path
-  defer:
-    description: Filled in from O(cache).
-    type: bool
-    default: false
-  fetch:
-    description: Packages to fetch. Filled in from O(cache).
-    type: list
-    elements: dict
-  into:
-    description: Where they are fetched to. Filled in from O(cache).
     type: path
   require:
     description:
@@ -223,7 +225,17 @@ def main():
             driver=dict(type="str"),
             path=dict(type="list", elements="path"),
             src=dict(type="list", elements="path"),
-            described=dict(type="list", elements="dict"),
+            _described=dict(type="list", elements="dict"),
+            given=dict(
+                type="list",
+                elements="dict",
+                options=dict(
+                    driver=dict(type="str", required=True),
+                    path=dict(type="list", elements="path"),
+                    src=dict(type="list", elements="path"),
+                    _described=dict(type="list", elements="dict"),
+                ),
+            ),
             checksums=dict(type="path"),
             signature=dict(type="path"),
             keyring=dict(type="path"),
@@ -240,9 +252,9 @@ def main():
                 ),
             ),
             cache=dict(type="path"),
-            defer=dict(type="bool", default=False),
-            fetch=dict(type="list", elements="dict"),
-            into=dict(type="path"),
+            _defer=dict(type="bool"),
+            _fetch=dict(type="list", elements="dict"),
+            _into=dict(type="path"),
             require=dict(type="str", choices=["none", "offered", "all"], default="none"),
         ),
         supports_check_mode=True,

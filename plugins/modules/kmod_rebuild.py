@@ -26,15 +26,16 @@ options:
   seen:
     description:
       - What the hosts say of the builds that the store has of the sources already, for the plan of what is
-        still missing. Each is what M(outoftree.kmod.kmod_preflight) says of one driver with C(src).
+        still missing. Each is what M(outoftree.kmod.kmod_preflight) says of them with C(given).
     type: list
     elements: dict
     default: []
   sources:
     description:
-      - By driver the C(source) on the build host and its C(version), and any of the options C(depends),
-        C(overrides), C(ignore), C(headers), C(jobs), C(timeout), C(memory), C(size) and C(root) of
-        M(outoftree.kmod.kmod_build).
+      - By driver where its source is and its C(version). Either C(source), a path on the build host, or C(src),
+        one on the controller, which is sent there.
+      - And any of the options C(depends), C(overrides), C(ignore), C(headers), C(jobs), C(timeout), C(memory),
+        C(size) and C(root) of M(outoftree.kmod.kmod_build).
     type: dict
     required: true
   store:
@@ -58,7 +59,9 @@ options:
     type: bool
     default: false
   sign:
-    description: What builds are signed with. The options are those of M(outoftree.kmod.kmod_sign).
+    description:
+      - What builds are signed with. The options are those of M(outoftree.kmod.kmod_sign).
+      - The key is tried before the first build. Without a good one the task fails, and nothing is compiled.
     type: dict
     suboptions:
       key:
@@ -181,6 +184,11 @@ failed_builds:
   type: list
   elements: dict
   sample: []
+waiting:
+  description: By host the builds that failed and that it waits for, as the key C(today) of its record has it.
+  returned: success
+  type: dict
+  sample: {}
 again:
   description: Whether it is worth asking the hosts again, with what was built.
   returned: success
@@ -197,6 +205,13 @@ no_source:
   returned: success
   type: dict
   sample: {}
+deploy:
+  description: >-
+    By host the drivers that it is to get, as the option C(drivers) of M(outoftree.kmod.kmod_deploy) has them. Builds
+    that were changed in the store are left out, and with O(sign) those that are not signed.
+  returned: success
+  type: dict
+  sample: {web1: [{driver: v4l2loopback, src: [/home/me/builds/v4l2loopback/0.12.7/6.1.0-56-amd64], ahead: []}]}
 store:
   description: Path of the store on the controller.
   returned: success

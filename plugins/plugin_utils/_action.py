@@ -14,10 +14,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ansible import constants as C
+from ansible import context
 from ansible.errors import AnsibleFileNotFound
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import module_utils_loader
 from ansible.release import __version__ as ansible_version
+from ansible.utils.display import Display
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError, printable
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files, _supply
@@ -27,6 +30,8 @@ SUPPLY = ("checksums", "signature", "keyring")
 # The last ansible-core for each Python that hosts may have, of those that newer ones have left behind (its
 # module_utils/basic.py, _PY_MIN).
 LAST_CORE = {(3, 6): (2, 16), (3, 7): (2, 17), (3, 8): (2, 19)}
+# What a person who reads an answer as it is printed gets of it besides its summary.
+SHORT = ("changed", "failed", "msg", "code", "compatible", "reboot_needed", "signer", "exception", "diff")
 
 
 class KmodAction(ActionBase):
@@ -37,6 +42,19 @@ class KmodAction(ActionBase):
 
     _supports_check_mode = True
     _supports_async = True
+
+    @property
+    def verbose(self) -> bool:
+        return bool(Display().verbosity)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads the answer as it is: it was asked for on the command line of ``ansible``, and not in
+        a form for programs.
+        """
+        asked = context.CLIARGS.get("module_name") and not self.verbose
+        data = context.CLIARGS.get("one_line") or context.CLIARGS.get("tree")
+        return bool(asked) and not data and C.DEFAULT_STDOUT_CALLBACK in ("default", "minimal")
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
@@ -66,10 +84,10 @@ class KmodAction(ActionBase):
         if warnings:
             result["warnings"] = list(result.get("warnings") or []) + warnings
         given = result.get("invocation", {}).get("module_args", {})
-        for each in [given, *(given.get("drivers") or [])]:
+        for each in [given, *(given.get("drivers") or []), *(given.get("given") or [])]:
             if isinstance(each, dict):
-                each.pop("described", None)  # nobody wants to read that
-        return result
+                each.pop("_described", None)  # nobody wants to read that
+        return short(result) if self.is_read else result
 
     def execute(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Run the module; a subclass may do so in several steps."""
@@ -111,7 +129,7 @@ class KmodAction(ActionBase):
         )
         src = given["src"] if isinstance(given["src"], list) else [given["src"]]
         files = _files.found([self.locate(path) for path in src], supply)
-        args["described"] = [_files.described(file) for file in files]
+        args["_described"] = [_files.described(file) for file in files]
         self.copies.update(files)
         return supply.signer if supply else None
 
@@ -164,6 +182,20 @@ class KmodAction(ActionBase):
                 % (*LAST_CORE[version], *version),
                 "PYTHON_TOO_OLD",
             )
+
+
+def short(answer: dict[str, Any]) -> dict[str, Any]:
+    """What there is to read of an answer, where it says that in a summary: ansible prints the lines of a list, and a
+    text as one line.
+    """
+    if not isinstance(answer.get("summary"), str):
+        return answer
+    kept = {
+        name: value
+        for name, value in answer.items()
+        if name in SHORT or name.startswith("_") or name in ("warnings", "deprecations", "ansible_facts")
+    }
+    return dict(kept, summary=answer["summary"].splitlines())
 
 
 def to_say(answer: dict[str, Any], args: dict[str, Any]) -> Iterator[str]:

@@ -12,14 +12,16 @@ import contextlib
 import hashlib
 import json
 import os
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ansible import constants as C
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError, from_oserror
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, source
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs, ko, names, package
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._supply import Supply
 
@@ -44,11 +46,12 @@ def private() -> str:
 
 def found(paths: Sequence[str], supply: Supply | None) -> list[ModuleFile]:
     """The module files at these paths, in directories and packages among them, each file (or package) held
-    against the ``supply``.
+    against the ``supply``, and a build of a build store against its build.json.
     """
     files = []
     for path in inputs.find(HERE, paths):
         copy = _copied(path, supply)
+        build_store.check_file(path, copy)
         files += _unpacked(path, copy) if names.is_package(path) else [ModuleFile(path, copy)]
     return files
 
@@ -63,6 +66,25 @@ def described(file: ModuleFile) -> dict[str, Any]:
     with new(kept) as name, open(name, "w", encoding="utf-8") as made:
         json.dump(answer, made)
     return answer
+
+
+def archive(path: str) -> str:
+    """A source as one file: an archive as it is, or one of the directory, without its history. Errors: those of
+    reading.
+    """
+    if not os.path.isdir(path):
+        return path
+    made = os.path.join(private(), "source-%s.tar" % hashlib.sha256(path.encode()).hexdigest()[:16])
+    try:
+        with new(made) as name, tarfile.open(name, "w") as file:
+            file.add(path, "source", filter=lambda member: None if _is_history(member.name) else member)
+    except OSError as error:
+        raise from_oserror(error.filename or path, error, "read the source") from None
+    return made
+
+
+def _is_history(name: str) -> bool:
+    return os.path.basename(name) in source.NOT_SOURCE
 
 
 def _copied(path: str, supply: Supply | None) -> str:

@@ -11,10 +11,12 @@ What a host has stays: kernels that one of its builds fits are not wanted, whate
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import version_key
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _fleet_plan, _records
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._records import INCOMPATIBLE, Record
 
@@ -48,14 +50,38 @@ class Outcome(NamedTuple):
 def versions(sources: Mapping[str, Any]) -> dict[str, str]:
     """Driver to version of the sources. Error: BAD_OPTION."""
     for driver, source in sources.items():
-        if not isinstance(source, Mapping) or not source.get("source") or not source.get("version"):
+        places = [name for name in ("source", "src") if isinstance(source, Mapping) and source.get(name)]
+        if len(places) != 1 or not source.get("version"):
             raise KmodError(
                 "sources: %s" % driver,
-                "says not both source and version",
-                "Give the path of the source on the build host, and the version that it is",
+                "names both source and src" if len(places) > 1 else "does not name a source and its version",
+                "Give either source, a path on the build host, or src, one on the controller; and version",
                 "BAD_OPTION",
             )
     return {driver: str(source["version"]) for driver, source in sources.items()}
+
+
+def needed(sources: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By driver, those first that give others their symbols, the drivers of the sources whose symbols it uses,
+    itself or through others. Error: BAD_OPTION.
+    """
+    found: dict[str, list[str]] = {}
+    left = {
+        driver: [n for n in source.get("depends") or () if n in sources] for driver, source in sources.items()
+    }
+    while left:
+        ready = [driver for driver, names in left.items() if not set(names) & set(left)]
+        if not ready:
+            raise KmodError(
+                "sources: " + ", ".join(sorted(left)),
+                "depend on each other in a circle",
+                "Build what uses each other's symbols from one source",
+                "BAD_OPTION",
+            )
+        for driver in ready:
+            names = left.pop(driver)
+            found[driver] = list(dict.fromkeys([*(other for name in names for other in found[name]), *names]))
+    return found
 
 
 def wanting(
@@ -68,7 +94,7 @@ def wanting(
 ) -> list[Record]:
     """The records with nothing but the drivers of the sources, each as the source's own builds have it.
 
-    ``seen`` are records of what the hosts say of builds of the sources in the store, one driver in each. With
+    ``seen`` are records of what the hosts say of builds of the sources in the store. With
     ``install`` hosts without a driver want it, too. With ``signs`` a build that is refused for lack of a signature
     is no build.
     """
@@ -141,6 +167,47 @@ def _none(driver: str, kernel: str) -> dict[str, Any]:
     }
 
 
+def ahead(records: Iterable[Any], seen: Iterable[Any]) -> dict[str, dict[str, list[str]]]:
+    """By host and driver the releases of those builds of the sources (``seen`` as in ``wanting``) that kernels to
+    come take, which take nothing that the host has.
+    """
+    had = {
+        (record["host"], each["driver"], each["kernel"])
+        for record in _records.merged(records)
+        for each in record["verdicts"]
+        if each["verdict"] == _records.COMPATIBLE
+    }
+    found: dict[str, dict[str, list[str]]] = {}
+    for record in map(_records.validated, seen):
+        for each in record["verdicts"]:
+            there = (record["host"], each["driver"], each["kernel"]) in had
+            if each["state"] == "offered" and each["verdict"] == _records.COMPATIBLE and not there:
+                releases = found.setdefault(record["host"], {}).setdefault(each["driver"], [])
+                releases += [each["build"]] if each["build"] not in releases else []
+    return found
+
+
+def waiting(rows: Iterable[Row], build_host: str) -> dict[str, list[dict[str, str]]]:
+    """By host what its record is to say today of the builds that failed and that it waits for."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if row["result"] != FAILED:
+            continue
+        others = [each for each in row["serves"] if each != row["release"]]
+        text = "%s for %s%s: %s: %s" % (
+            row["driver"],
+            row["release"],
+            " (and %s)" % ", ".join(others) if others else "",
+            row.get("code"),
+            "; ".join((row.get("errors") or [row.get("msg") or "it failed"])[:3]).rstrip("."),
+        )
+        text += ". Log on %s: %s" % (build_host, row["log"]) if row.get("log") else ""
+        for host in row["hosts"]:
+            told = {"kind": "build_failed", "driver": row["driver"], "kernel": row["release"], "text": text}
+            found.setdefault(host, []).append(told)
+    return found
+
+
 def without_source(records: Iterable[Any], sources: Mapping[str, str]) -> dict[str, list[str]]:
     """By driver that some kernel lacks a build of, and that there is no source for, the hosts."""
     found: dict[str, list[str]] = {}
@@ -151,14 +218,22 @@ def without_source(records: Iterable[Any], sources: Mapping[str, str]) -> dict[s
     return found
 
 
-def carry_out(records: Sequence[Record], build: Build, before: Sequence[Row]) -> Outcome:
-    """Make the builds that the plan has and that were not tried ``before``; a failure stops none of the others."""
+def carry_out(
+    records: Sequence[Record],
+    build: Build,
+    before: Sequence[Row],
+    needed: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
+) -> Outcome:
+    """Make the builds that the plan has and that were not tried ``before``; a failure stops none of the others.
+
+    What a driver is built with (``needed``) is built before it, for the same kernel.
+    """
     rows = list(before)
     new: list[Row] = []
     tried = {(row["driver"], row["release"]) for row in before}
     while True:
         plans = _plans(records, rows)
-        todo = [each for each in _todo(plans) if (each.driver, each.release) not in tried]
+        todo = [each for each in _todo(plans, needed) if (each.driver, each.release) not in tried]
         if not todo:
             _add_hosts(rows, records)
             rest = {plan["driver"]: {key: plan[key] for key in TELLING} for plan in plans}
@@ -198,12 +273,22 @@ def _only(record: Record, driver: str) -> Record:
     )
 
 
-def _todo(plans: Iterable[dict[str, Any]]) -> list[Todo]:
-    return [
-        Todo(plan["driver"], each["release"], tuple(each["serves"]), each["certain"])
+def _todo(plans: Iterable[dict[str, Any]], needed: Mapping[str, Sequence[str]]) -> list[Todo]:
+    found = {
+        (plan["driver"], each["release"]): Todo(
+            plan["driver"], each["release"], tuple(each["serves"]), each["certain"]
+        )
         for plan in plans
         for each in plan["builds"]
-    ]
+    }
+    for driver, release in list(found):
+        for name in needed.get(driver, ()):
+            found.setdefault((name, release), Todo(name, release, (release,), found[driver, release].certain))
+    order = {driver: number for number, driver in enumerate(needed)}
+    return sorted(
+        found.values(),
+        key=lambda each: (order.get(each.driver, len(order)), each.driver, version_key(each.release)),
+    )
 
 
 def _add_hosts(rows: Iterable[Row], records: Iterable[Record]) -> None:

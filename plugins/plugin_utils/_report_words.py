@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "build_failed": Kind("Builds that failed", "Read the log, mend the source, and rebuild."),
     "canary_failed": Kind("Where the canary ended", "No other host was updated: see what went wrong there."),
     "broken_entry": Kind(
         "Boot entries that start what is missing", "Deploy the driver again: it mends them."

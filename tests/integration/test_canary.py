@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import link
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import kernel_holds
 from tests.forge import fleet, kernels, repositories
@@ -75,13 +76,19 @@ class Fleet:
         tasks = [{"name": "Update", "ansible.builtin.command": {"argv": argv}}]
         (directory / "update.json").write_text(json.dumps(tasks))
 
+    def bring_ahead(self, builds):
+        """What the role rebuild does: a build for the kernel to come is on the hosts before it."""
+        for root in self.roots.values():
+            given = link.Options("vendor", path=(str(self.stock / builds),), whence="/", ahead=(NEW,))
+            link.run(Host(str(root)), given)[0].apply()
+
     def run(self, builds, **more):
-        """Whether it failed, and all that was said."""
+        """Whether it failed, and all that was said. Without ``builds`` no driver is named."""
+        given = {"kmod_driver": "vendor", "kmod_src": str(self.stock / builds)} if builds else {}
         variables = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
-            "kmod_driver": "vendor",
-            "kmod_src": str(self.stock / builds),
+            **given,
             "kmod_initrd": False,
             "kmod_update": str(self.directory / "update.json"),
             "kmod_report": str(self.directory / "report"),
@@ -141,7 +148,9 @@ def test_a_kernel_without_a_build_is_held_and_arrives_in_turns_once_there_is_one
     assert (
         "Lose a driver | 3 |" in machines.report() and NEW in machines.report().partition("## Held back")[2]
     )
-    failed, said = machines.run("both", kmod_initrd=True)
+    machines.bring_ahead("both")
+    assert [machines.served(name) for name in NAMES] == [[OLD, NEW]] * 3, "before the kernel is there"
+    failed, said = machines.run(None, kmod_initrd=True)
     assert not failed, said
     assert [machines.served(name) for name in NAMES] == [[OLD, NEW]] * 3
     assert [machines.held(name) for name in NAMES] == [[]] * 3

@@ -162,7 +162,7 @@ def test_bad_input_is_one_clear_message(answers, case, words):
 
 def test_nothing_is_written_and_no_description_is_echoed(answers, host):
     assert (
-        not list(host.rglob(".*kmod-new")) and "described" not in answers["all"]["invocation"]["module_args"]
+        not list(host.rglob(".*kmod-new")) and "_described" not in answers["all"]["invocation"]["module_args"]
     )
 
 

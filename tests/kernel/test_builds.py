@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import build
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import unpack
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import sandbox, unpack
 from tests.forge.sources import needs_sandbox, write
 from tests.kernel import machine, verdicts
 from tests.kernel.machine import Attempt
@@ -83,36 +83,69 @@ def newest(line, number, flavour):
     return pytest.skip("no kernel of %s with its headers" % line)
 
 
-# A source that asks the machine for its kernel, and writes down when and where it is built.
+# A source that asks the machine for its kernel and for the time, and writes down when and where it is built.
 CONF = """PACKAGE_NAME=ootedu
 PACKAGE_VERSION=1
 BUILT_MODULE_NAME[0]=ootedu
 BUILT_MODULE_NAME[1]=ootedu_user
 DEST_MODULE_LOCATION[0]=/extra
 DEST_MODULE_LOCATION[1]=/extra
+PRE_BUILD=when
 MAKE[0]="make"
+"""
+WHEN = """#!/bin/bash
+echo "the clock says $(perl -e 'print 1900 + (gmtime)[5]')"
+cp ootedu.c copied.h; touch ootedu.c  # times of files are the clock's
 """
 MAKEFILE = "all:\n\t$(MAKE) -C /lib/modules/$(shell uname -r)/build M=$(CURDIR) modules\n"
 STAMP = 'ccflags-y += -Wno-error=date-time -Wno-date-time -DBUILT=\\"$(shell date +%s)-$(shell uname -r)\\"\n'
-WHEN = "\nstatic const char when[] __attribute__((used)) = __DATE__ __TIME__ __FILE__ BUILT;\n"
+SAYS = "\nstatic const char when[] __attribute__((used)) = __DATE__ __TIME__ __FILE__ BUILT;\n"
 
 
-def test_the_same_input_gives_the_same_bytes_in_another_place_on_another_day(tmp_path):
-    kernel = newest("6.1", 0, "cloud-amd64")
+def clock(patch, offset, kernel):
+    """What is built from now on sees such a clock (+1500d), and files' times by it. By Debian's libfaketime, of
+    the suite that is built with.
+    """
+    unpacked = debian.unpack(debian.package("libfaketime", kernel.suite))
+    library = next(unpacked.rglob("libfaketimeMT.so.1"))
+    answers, bwrap = sandbox._answers, sandbox._bwrap
+    mine = sandbox.Mount("/run/faketime.so", str(library))
+    words = ["--setenv", "LD_PRELOAD", mine.place, "--setenv", "FAKETIME", offset]
+    patch.setattr(sandbox, "_answers", lambda box, directory: [*answers(box, directory), mine])
+    patch.setattr(sandbox, "_bwrap", lambda mounts: [*bwrap(mounts), *words])
+
+
+@pytest.mark.parametrize(
+    "line,flavour",
+    [("6.1", "cloud-amd64"), pytest.param("6.12", "cloud-amd64", marks=pytest.mark.full)],  # this one has BTF
+)
+def test_the_same_input_gives_the_same_bytes_in_another_place_on_another_day(
+    line, flavour, tmp_path, monkeypatch
+):
+    kernel = newest(line, 0, flavour)
+    root = "/" if line == "6.1" else dkms_itself.system(kernel.suite)
     source = tmp_path / "one" / "source"
     shutil.copytree(str(EDU), str(source))
-    write(source, {"dkms.conf": CONF, "Makefile": MAKEFILE, "Kbuild": STAMP + (EDU / "Kbuild").read_text()})
+    files = {"dkms.conf": CONF, "Makefile": MAKEFILE, "Kbuild": STAMP + (EDU / "Kbuild").read_text()}
+    write(source, dict(files, when=WHEN))
     for path in source.glob("*.c"):
-        path.write_text(path.read_text() + WHEN)
-    first = ours(kernel, source, tmp_path / "store")
+        path.write_text(path.read_text() + SAYS)
+    first = ours(kernel, source, tmp_path / "store", root)
     assert first.result == "built", first.msg
+    assert "the clock says %d\n" % time.gmtime().tm_year in Path(first.log).read_text()
     other = tmp_path / "another" / "place" / "of-a-longer-name"
     shutil.copytree(str(source), str(other))
     for path in other.rglob("*"):
         os.utime(str(path), (1, 1))
-    again = ours(kernel, other, tmp_path / "store-2", jobs=1)
-    assert again.result == "built", again.msg
-    assert (again.input, again.digests) == (first.input, first.digests) and len(first.digests) == 2
+    for number, (offset, jobs) in enumerate(
+        (("+1500d", 1), ("-3000d", 3))
+    ):  # before the time of all files, too
+        with monkeypatch.context() as patch:
+            clock(patch, offset, kernel)
+            again = ours(kernel, other, tmp_path / ("store-%d" % number), root, jobs=jobs)
+        assert again.result == "built", again.msg
+        assert "the clock says %d\n" % time.gmtime().tm_year not in Path(again.log).read_text()
+        assert (again.input, again.digests) == (first.input, first.digests) and len(first.digests) == 2
     data = Path(first.modules[0]).read_bytes()
     assert b"Jan  1 2020" in data and kernel.release.encode() in data
     assert not re.search(rb"/(tmp|root|work|home)/", data)

@@ -85,7 +85,9 @@ def el(tmp_path, stock):
 
 def record(root, which="all", **options):
     asked = preflight.Options(
-        driver="vendor", path=("/vendor.ko",), kernel=(KernelSource(offered=which),), **options
+        given=(preflight.GivenDriver("vendor", ("/vendor.ko",)),),
+        kernel=(KernelSource(offered=which),),
+        **options,
     )
     _plan, answer = preflight.run(Host(str(root)), asked)
     return json.loads(json.dumps(answer.record)), answer

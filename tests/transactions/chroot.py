@@ -61,6 +61,11 @@ def mounted(root: Path, shared: Path) -> Iterator[None]:
     """What a running system has in its directories, mounted below ``root``, and ``shared`` at SHARED."""
     places = []
     try:
+        if (
+            not root.is_mount()
+        ):  # as / is everywhere: where it is not, rpm 6 runs no script (its plugin "unshare")
+            run(["mount", "--bind", str(root), str(root)])
+            places.append(root)
         for kind, name, mode in (
             ("proc", "proc", ""),
             ("tmpfs", "dev", "0755"),

@@ -9,6 +9,7 @@ All programs are Debian's, of a suite that has the versions in question; the plu
 here, after what EL's do.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -17,7 +18,20 @@ from tests.lab import debian
 from tests.lab.debian import Image, run, say
 from tests.transactions import chroot, grubby, rpms, systems
 
-PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "zstd", "dracut", "grub2-common", "cpio", "rpm")
+PACKAGES = (
+    "systemd-sysv",
+    "udev",
+    "kmod",
+    "python3",
+    "zstd",
+    "dracut",
+    "grub2-common",
+    "cpio",
+    "rpm",
+    "xz-utils",
+)
+# for suites that are not merged by themselves, and have no package that says that they are
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh"
 
 
 class Enterprise(NamedTuple):
@@ -30,112 +44,113 @@ class Enterprise(NamedTuple):
     def __str__(self) -> str:
         return "el%d-%s" % (self.el, self.suite)
 
+    def kernels(self) -> Tuple[Image, Image, Image]:
+        """Three kernels; of what systems.kernels says. Those of bullseye are not kept in its archive."""
+        return systems.kernels("bookworm" if self.suite == "bullseye" else self.suite)
+
+    def shared(self) -> Path:
+        """A repository of the kernels' packages."""
+        images = self.kernels()
+
+        def make(directory: Path) -> None:
+            say("making packages of kernels for EL %d" % self.el)
+            for image in images:
+                rpms.build(image, self.el, directory)
+            rpms.rpmbuild(rpms.HEAD.format(self.el, 1) + RELEASE % self.el, {}, directory)
+            run(["createrepo_c", "--quiet", "--no-database", str(directory)])
+
+        recipe = systems.key(
+            images,
+            self.el,
+            rpms.OSTREE,
+            rpms.CORE,
+            rpms.MODULES,
+            rpms.MADE,
+            rpms.MORE.pattern,
+            rpms.HEAD,
+            rpms.LAYOUT,
+            RELEASE,
+            *([grubby.SCRIPTS] if self.el == 7 else []),
+        )
+        return debian.once(debian.cache() / "transactions" / ("rpms-el%d-%s" % (self.el, recipe)), make)
+
+    def base(self) -> chroot.Layers:
+        """A system with the first of its kernels."""
+        first = self.kernels()[0]
+        repository = self.shared()
+        settings = {
+            name: text % {"el": self.el} if name == "usr/lib/os-release" else text
+            for name, text in SETTINGS.items()
+        }
+
+        def make(directory: Path) -> None:
+            say("making a system like EL %d" % self.el)
+            root = directory / "root"
+            debian.system(
+                self.suite,
+                root,
+                (*PACKAGES, self.dnf),
+                *(["--setup-hook=" + MERGED_USR] if self.suite == "bullseye" else []),
+                *("--dpkgopt=" + line for line in systems.DPKG),
+            )
+            for name in ("postinst.d", "postrm.d", "preinst.d", "prerm.d", "install.d"):
+                shutil.rmtree(str(root / "etc/kernel" / name), ignore_errors=True)
+            for path in (root / "usr/lib/kernel/install.d").glob("*"):
+                if path.name in DEBIANS or path.name in PLUGINS:
+                    path.unlink()
+            for name, text in settings.items():
+                (root / name).unlink(missing_ok=True)
+                chroot.write(root, name, text)
+            for name, text in PLUGINS.items() if self.el > 7 else ():
+                chroot.write(root, "usr/lib/kernel/install.d/" + name, text, 0o755)
+            if self.el == 7:
+                grubby.prepare(root)
+            chroot.write(root, "usr/sbin/weak-modules", WEAK_MODULES, 0o755)
+            chroot.write(
+                root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
+            )
+            for path in (root / "usr/bin/dracut", root / "usr/lib/dracut/dracut.conf.d/01-debian.conf"):
+                if path.exists():  # newer ones have the name there
+                    path.write_text(re.sub(*IMAGE, path.read_text()))
+            for name in ("boot/efi", *(["boot/loader/entries"] if self.el > 7 else [])):
+                (root / name).mkdir(parents=True)
+            with chroot.mounted(root, repository):
+                script = (
+                    "ln -s grub-editenv /usr/bin/grub2-editenv; grub2-editenv /boot/grub2/grubenv create; %s -y install %s"
+                    % (self.dnf, rpms.name("kernel", first))
+                )
+                done = chroot.ran(root, script)
+                if done.status or not (root / ("boot/initramfs-%s.img" % first.release)).exists():
+                    raise debian.LabError("%s: %s" % (script, done.said[-3000:]))
+            shutil.move(str(root / "boot"), str(directory / "boot"))
+            (root / "boot").mkdir()
+
+        recipe = systems.key(
+            PACKAGES,
+            systems.DPKG,
+            settings,
+            PLUGINS,
+            WEAK_MODULES,
+            IMAGE,
+            self,
+            repository.name,
+            self.kernels(),
+        )
+        if self.el == 7:
+            recipe = systems.key(recipe, grubby.NEW_KERNEL_PKG, grubby.GRUB_CFG)
+        place = debian.once(
+            debian.cache() / "transactions" / ("%s-%s-%s" % (self, first.release, recipe)), make
+        )
+        return chroot.Layers((place / "root",), place / "boot")
+
+    def begin(self, host: chroot.Root) -> None:
+        host.ok("rm /var/log/calls")
+
 
 def missing() -> Optional[str]:
     """None where packages of kernels can be made, else the reason why not."""
     absent = [tool for tool in ("rpmbuild", "createrepo_c") if shutil.which(tool) is None]
     return "not installed: " + ", ".join(absent) if absent else None
-
-
-def kernels(system: Enterprise) -> Tuple[Image, Image, Image]:
-    """Three kernels; of what systems.kernels says. Those of bullseye are not kept in its archive."""
-    return systems.kernels("bookworm" if system.suite == "bullseye" else system.suite)
-
-
-def shared(system: Enterprise) -> Path:
-    """A repository of the kernels' packages."""
-    images = kernels(system)
-
-    def make(directory: Path) -> None:
-        say("making packages of kernels for EL %d" % system.el)
-        for image in images:
-            rpms.build(image, system.el, directory)
-        rpms.rpmbuild(rpms.HEAD.format(system.el, 1) + RELEASE % system.el, {}, directory)
-        run(["createrepo_c", "--quiet", "--no-database", str(directory)])
-
-    recipe = systems.key(
-        images,
-        system.el,
-        rpms.OSTREE,
-        rpms.CORE,
-        rpms.MODULES,
-        rpms.MADE,
-        rpms.MORE.pattern,
-        rpms.HEAD,
-        rpms.LAYOUT,
-        RELEASE,
-        *([grubby.SCRIPTS] if system.el == 7 else []),
-    )
-    return debian.once(debian.cache() / "transactions" / ("rpms-el%d-%s" % (system.el, recipe)), make)
-
-
-def base(system: Enterprise) -> chroot.Layers:
-    """A system with the first of its kernels."""
-    first = kernels(system)[0]
-    repository = shared(system)
-    settings = {
-        name: text % {"el": system.el} if name == "usr/lib/os-release" else text
-        for name, text in SETTINGS.items()
-    }
-
-    def make(directory: Path) -> None:
-        say("making a system like EL %d" % system.el)
-        root = directory / "root"
-        debian.system(
-            system.suite,
-            root,
-            (*PACKAGES, system.dnf),
-            *(["--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"] if system.suite == "bullseye" else []),
-            *("--dpkgopt=" + line for line in systems.DPKG),
-        )
-        for name in ("postinst.d", "postrm.d", "preinst.d", "prerm.d", "install.d"):
-            shutil.rmtree(str(root / "etc/kernel" / name), ignore_errors=True)
-        for path in (root / "usr/lib/kernel/install.d").glob("*"):
-            if path.name in DEBIANS or path.name in PLUGINS:
-                path.unlink()
-        for name, text in settings.items():
-            (root / name).unlink(missing_ok=True)
-            chroot.write(root, name, text)
-        for name, text in PLUGINS.items() if system.el > 7 else ():
-            chroot.write(root, "usr/lib/kernel/install.d/" + name, text, 0o755)
-        if system.el == 7:
-            grubby.prepare(root)
-        chroot.write(root, "usr/sbin/weak-modules", WEAK_MODULES, 0o755)
-        chroot.write(
-            root, "usr/bin/systemd-detect-virt", systems.ANSWERED["usr/bin/systemd-detect-virt"], 0o755
-        )
-        dracut = root / "usr/bin/dracut"
-        dracut.write_text(dracut.read_text().replace(*IMAGE))
-        for name in ("boot/efi", *(["boot/loader/entries"] if system.el > 7 else [])):
-            (root / name).mkdir(parents=True)
-        with chroot.mounted(root, repository):
-            script = (
-                "ln -s grub-editenv /usr/bin/grub2-editenv; grub2-editenv /boot/grub2/grubenv create; %s -y install %s"
-                % (system.dnf, rpms.name("kernel", first))
-            )
-            done = chroot.ran(root, script)
-            if done.status or not (root / ("boot/initramfs-%s.img" % first.release)).exists():
-                raise debian.LabError("%s: %s" % (script, done.said[-3000:]))
-        shutil.move(str(root / "boot"), str(directory / "boot"))
-        (root / "boot").mkdir()
-
-    recipe = systems.key(
-        PACKAGES,
-        systems.DPKG,
-        settings,
-        PLUGINS,
-        WEAK_MODULES,
-        IMAGE,
-        system,
-        repository.name,
-        kernels(system),
-    )
-    if system.el == 7:
-        recipe = systems.key(recipe, grubby.NEW_KERNEL_PKG, grubby.GRUB_CFG)
-    place = debian.once(
-        debian.cache() / "transactions" / ("%s-%s-%s" % (system, first.release, recipe)), make
-    )
-    return chroot.Layers((place / "root",), place / "boot")
 
 
 # The rest of the system, as far as packages of kernels need it.
@@ -150,31 +165,13 @@ The rest of the system.
 # plugins that EL does not have, or that only take time
 DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")
 # what dracut calls an image that nobody has named, as Debian has it, and as EL has it
-IMAGE = ("initrd.img-${kernel}", "initramfs-${kernel}.img")
-GRUB_CFG = """\
-load_env
-if [ "${next_entry}" ] ; then
-   set default="${next_entry}"
-   set next_entry=
-   save_env next_entry
-   set boot_once=true
-else
-   set default="${saved_entry}"
-fi
-### BEGIN /etc/grub.d/10_linux ###
+IMAGE = (r"initrd\.img-(\$kernel|\$\{kernel\})", r"initramfs-\1.img")
+BLSCFG = """\
 insmod part_gpt
 insmod ext2
 set root='hd0,gpt1'
 insmod blscfg
 blscfg
-### END /etc/grub.d/10_linux ###
-### BEGIN /etc/grub.d/41_custom ###
-if [ -f  ${config_directory}/custom.cfg ]; then
-  source ${config_directory}/custom.cfg
-elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
-  source $prefix/custom.cfg
-fi
-### END /etc/grub.d/41_custom ###
 """
 SETTINGS: Dict[str, str] = {
     "usr/lib/os-release": 'NAME="Lab Enterprise Linux"\nID="rhel"\nID_LIKE="fedora"\nVERSION_ID="%(el)d.4"\n'
@@ -188,7 +185,7 @@ SETTINGS: Dict[str, str] = {
     "etc/machine-id": systems.SETTINGS["etc/machine-id"],
     "etc/kernel/cmdline": systems.SETTINGS["etc/kernel/cmdline"],
     "etc/dracut.conf.d/small.conf": systems.SMALL["dracut"]["etc/dracut.conf.d/small.conf"],
-    "boot/grub2/grub.cfg": GRUB_CFG,
+    "boot/grub2/grub.cfg": grubby.GRUB_CFG % BLSCFG,
 }
 # kmod's, as far as kernels call it: what matters here is when it is called, and that its failing is theirs.
 WEAK_MODULES = """#!/bin/sh

@@ -12,6 +12,7 @@ from typing import Dict
 from tests.lab.debian import Image
 from tests.transactions import chroot
 
+# What a grub.cfg consists of besides its entries.
 GRUB_CFG = """\
 load_env
 if [ "${next_entry}" ] ; then
@@ -23,12 +24,12 @@ else
    set default="${saved_entry}"
 fi
 ### BEGIN /etc/grub.d/10_linux ###
-### END /etc/grub.d/10_linux ###
+%s### END /etc/grub.d/10_linux ###
 ### BEGIN /etc/grub.d/41_custom ###
 if [ -f  ${config_directory}/custom.cfg ]; then
   source ${config_directory}/custom.cfg
 elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
-  source $prefix/custom.cfg;
+  source $prefix/custom.cfg
 fi
 ### END /etc/grub.d/41_custom ###
 """
@@ -136,4 +137,4 @@ def prepare(root: Path) -> None:
     for name in ("postinst.d", "prerm.d"):
         (root / "etc/kernel" / name).mkdir(parents=True)
     chroot.write(root, "usr/sbin/new-kernel-pkg", NEW_KERNEL_PKG, 0o755)
-    chroot.write(root, "boot/grub2/grub.cfg", GRUB_CFG)
+    chroot.write(root, "boot/grub2/grub.cfg", GRUB_CFG % "")

@@ -87,6 +87,20 @@ class System(NamedTuple):
     def __str__(self) -> str:
         return "-".join(self)
 
+    def kernels(self) -> Tuple[Image, Image, Image]:
+        return kernels(self.suite)
+
+    def shared(self) -> Path:
+        return shared(self.suite)
+
+    def base(self) -> chroot.Layers:
+        return base(self.suite, self.generator)
+
+    def begin(self, host: chroot.Root) -> None:
+        """Make one that has the files of both boot loaders one that is started by its own."""
+        host.ok(LOADERS[self.loader])
+        host.ok("apt-get update -qq")
+
 
 def kernels(suite: str) -> Tuple[Image, Image, Image]:
     """Three kernels that the suite's system is given: the first it has; the second is newer; what was built

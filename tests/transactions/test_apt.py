@@ -15,8 +15,8 @@ import signal
 import pytest
 
 from tests.lab import debian, drivers
-from tests.transactions import chroot, machine, systems
-from tests.transactions.machine import DRIVER, Machine, changes
+from tests.transactions import chroot
+from tests.transactions.machine import DRIVER, changes
 from tests.transactions.systems import META, System
 
 SYSTEMS = (  # the first alone in the fast run
@@ -46,45 +46,8 @@ def system(request, memory):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def kernels(system):
-    return [image.release for image in systems.kernels(system.suite)]
-
-
-@pytest.fixture(scope="module")
-def command(memory):
-    return machine.kmodctl(memory)
-
-
-@pytest.fixture(scope="module")
-def deployed(system, memory, command):
-    """A system with the driver on its kernel, which does not follow yet."""
-    images = systems.kernels(system.suite)
-    host = Machine(
-        systems.base(system.suite, system.generator), memory, systems.shared(system.suite), command
-    )
-    try:
-        host.ok(systems.LOADERS[system.loader])
-        host.ok("apt-get update -qq")
-        host.deploy({images[0].release: drivers.edu(images[0])}, images[0].release)
-        yield host.freeze()
-    finally:
-        host.remove()
-
-
-@pytest.fixture
-def host(deployed, system, memory, command, request):
-    """One that follows new kernels."""
-    host = Machine(deployed, memory, systems.shared(system.suite), command)
-    try:
-        host.follow()
-        yield host
-    finally:
-        host.remove()
-
-
 def package(system, number):
-    return systems.kernels(system.suite)[number].package
+    return system.kernels()[number].package
 
 
 def test_a_kernel_arrives(host, system, kernels):
@@ -165,23 +128,19 @@ def test_a_metapackage_is_upgraded(host, system, kernels):
     host.settled()
 
 
-def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, kernels):
-    host = Machine(deployed, memory, systems.shared(system.suite), command)
-    try:
-        before = host.files()
-        host.follow()
-        host.follow_no_more()
-        assert changes(before, host.files()) == []
-        host.follow()
-        host.ok(APT + "install " + package(system, 1))
-        host.ok(APT + "purge " + package(system, 1))
-        host.follow_no_more()
-        assert changes(before, host.files()) == []
-        host.ok(APT + "install " + package(system, 1))
-        assert host.loads(kernels[1]) is None and host.entry(kernels[1]) is None, "nobody follows any more"
-        assert host.loads(kernels[0]) and host.entry(kernels[0]), "the driver is where it was"
-    finally:
-        host.remove()
+def test_following_ends_and_leaves_no_trace(bare, system, kernels):
+    before = bare.files()
+    bare.follow()
+    bare.follow_no_more()
+    assert changes(before, bare.files()) == []
+    bare.follow()
+    bare.ok(APT + "install " + package(system, 1))
+    bare.ok(APT + "purge " + package(system, 1))
+    bare.follow_no_more()
+    assert changes(before, bare.files()) == []
+    bare.ok(APT + "install " + package(system, 1))
+    assert bare.loads(kernels[1]) is None and bare.entry(kernels[1]) is None, "nobody follows any more"
+    assert bare.loads(kernels[0]) and bare.entry(kernels[0]), "the driver is where it was"
 
 
 HOOK = "/usr/local/libexec/outoftree-kmod-hook"
@@ -351,7 +310,7 @@ def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
     host.follow(keep_default=True)
     host.ok(APT + "install " + package(system, 2))
     assert host.default() == (kernels[0], None)
-    host.give({kernels[2]: drivers.edu(systems.kernels(system.suite)[2])})
+    host.give({kernels[2]: drivers.edu(system.kernels()[2])})
     host.ok("kmodctl refresh")
     host.served(kernels[2], shipped_has=False)
     assert host.default() == (kernels[2], None), "as it would have without us"
@@ -359,7 +318,7 @@ def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
     host.ok(
         APT
         + "--reinstall install "
-        + " ".join(deb.name.split("_")[0] for deb in debian.image_packages(systems.kernels(system.suite)[2]))
+        + " ".join(deb.name.split("_")[0] for deb in debian.image_packages(system.kernels()[2]))
     )
     host.served(kernels[2])
     host.settled()

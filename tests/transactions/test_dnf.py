@@ -17,7 +17,7 @@ import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import hooks
 from tests.lab import drivers
-from tests.transactions import chroot, enterprise, machine, menus, rpms
+from tests.transactions import chroot, enterprise, menus, rpms
 from tests.transactions.enterprise import Enterprise
 from tests.transactions.machine import DRIVER, Machine, changes
 
@@ -43,43 +43,9 @@ def system(request, memory):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def kernels(system):
-    return [image.release for image in enterprise.kernels(system)]
-
-
-@pytest.fixture(scope="module")
-def command(memory):
-    return machine.kmodctl(memory)
-
-
-@pytest.fixture(scope="module")
-def deployed(system, memory, command):
-    """A system with the driver on its kernel, which does not follow yet."""
-    first = enterprise.kernels(system)[0]
-    host = Machine(enterprise.base(system), memory, enterprise.shared(system), command)
-    try:
-        host.ok("rm /var/log/calls")
-        host.deploy({first.release: drivers.edu(first)}, first.release)
-        yield host.freeze()
-    finally:
-        host.remove()
-
-
-@pytest.fixture
-def host(deployed, system, memory, command):
-    """One that follows new kernels."""
-    host = Machine(deployed, memory, enterprise.shared(system), command)
-    try:
-        host.follow()
-        yield host
-    finally:
-        host.remove()
-
-
 def dnf(host, system, what, number, *packages):
     """Have dnf do something about a kernel's packages; what it said."""
-    names = " ".join(rpms.name(package, enterprise.kernels(system)[number]) for package in packages)
+    names = " ".join(rpms.name(package, system.kernels()[number]) for package in packages)
     return host.ok("%s -y %s %s" % (system.dnf, what, names))
 
 
@@ -140,7 +106,7 @@ def test_modules_alone_are_installed_again_and_nobody_is_told(host, system, kern
 
 @pytest.mark.full
 def test_two_kernels_at_once_of_which_one_refuses_the_driver(host, system, kernels):
-    names = " ".join(rpms.name("kernel", image) for image in enterprise.kernels(system)[1:])
+    names = " ".join(rpms.name("kernel", image) for image in system.kernels()[1:])
     said = host.ok("%s -y install %s" % (system.dnf, names))
     host.served(kernels[1])
     assert (
@@ -165,11 +131,9 @@ def test_the_oldest_kernel_goes_as_there_are_too_many(host, system, kernels):
 
 @pytest.mark.full
 def test_without_dnf(host, system, kernels):
-    image = enterprise.kernels(system)[1]
+    image = system.kernels()[1]
     names = ["-".join((package, *rpms.version(image.release))) for package in (*parts(system), "kernel")]
-    host.ok(
-        "cd /%s; rpm -ivh %s" % (enterprise.chroot.SHARED, " ".join(name + ".x86_64.rpm" for name in names))
-    )
+    host.ok("cd /%s; rpm -ivh %s" % (chroot.SHARED, " ".join(name + ".x86_64.rpm" for name in names)))
     host.served(kernels[1])
     host.ok("rpm -e " + " ".join(names))
     host.forgotten(kernels[1])
@@ -219,7 +183,7 @@ def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
     host.follow(keep_default=True)
     dnf(host, system, "install", 2, "kernel")
     assert host.default() == (kernels[0], None)
-    host.give({kernels[2]: drivers.edu(enterprise.kernels(system)[2])})
+    host.give({kernels[2]: drivers.edu(system.kernels()[2])})
     host.ok("kmodctl refresh")
     host.served(kernels[2], shipped_has=False)
     assert host.default() == (kernels[2], None), "as it would have without us"
@@ -230,7 +194,7 @@ def test_the_default_moves_on_when_a_build_arrives(host, system, kernels):
 @pytest.mark.parametrize("early", [pytest.param(True, id="links"), pytest.param(False, id="the rest")])
 def test_a_hook_is_killed(host, system, kernels, early):
     """The kernel has its image and entry all the same."""
-    names = rpms.name("kernel", enterprise.kernels(system)[1])
+    names = rpms.name("kernel", system.kernels()[1])
     with host.start("%s -y install %s" % (system.dnf, names)) as transaction:
         chroot.kill_amid(host.path, [hooks.HOOK, "add-kernel", *(["--early"] if early else []), kernels[1]])
         said, _nothing = transaction.communicate()
@@ -275,21 +239,17 @@ def test_an_entry_that_arrives_by_itself_is_tried_before_anything_is_said_of_the
 
 
 @pytest.mark.full
-def test_following_ends_and_leaves_no_trace(deployed, system, memory, command, kernels):
-    host = Machine(deployed, memory, enterprise.shared(system), command)
-    try:
-        before = host.files()
-        host.follow()
-        dnf(host, system, "install", 1, "kernel")
-        dnf(host, system, "remove", 1, *parts(system))
-        host.follow_no_more()
-        grubenv = "/boot/grub2/grubenv"  # dnf's own: the default went with the kernel
-        assert [line for line in changes(before, host.files()) if not line.startswith(grubenv)] == []
-        dnf(host, system, "install", 1, "kernel")
-        assert host.loads(kernels[1]) is None and host.entry(kernels[1]) is None, "nobody follows any more"
-        assert host.loads(kernels[0]) and host.entry(kernels[0]), "the driver is where it was"
-    finally:
-        host.remove()
+def test_following_ends_and_leaves_no_trace(bare, system, kernels):
+    before = bare.files()
+    bare.follow()
+    dnf(bare, system, "install", 1, "kernel")
+    dnf(bare, system, "remove", 1, *parts(system))
+    bare.follow_no_more()
+    grubenv = "/boot/grub2/grubenv"  # dnf's own: the default went with the kernel
+    assert [line for line in changes(before, bare.files()) if not line.startswith(grubenv)] == []
+    dnf(bare, system, "install", 1, "kernel")
+    assert bare.loads(kernels[1]) is None and bare.entry(kernels[1]) is None, "nobody follows any more"
+    assert bare.loads(kernels[0]) and bare.entry(kernels[0]), "the driver is where it was"
 
 
 # Amid a removal, when the kernel and its shipped entry are gone: after 20-grub, and long before our last hook.
@@ -330,10 +290,10 @@ def beside(system, memory, command):
         pytest.skip("OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
     if system.el not in (8, 9):
         pytest.skip("the script is EL 8's or 9's")
-    first = enterprise.kernels(system)[0]
-    host = Machine(enterprise.base(system), memory, enterprise.shared(system), command)
+    first = system.kernels()[0]
+    host = Machine(system.base(), memory, system.shared(), command)
     try:
-        host.ok("rm /var/log/calls")
+        system.begin(host)
         shutil.copyfile(script, str(host.path / "usr/sbin/weak-modules"))
         host.deploy({first.release: drivers.edu(first)[:1]}, first.release)
         host.follow()
@@ -390,7 +350,7 @@ def test_beside_weak_modules_packages_of_modules_come_and_go(beside, system, ker
     dnf(beside, system, "install", 1, "kernel")
     before = links(beside)
     assert before == of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
-    needy = next(path for path in drivers.edu(enterprise.kernels(system)[0]) if path.stem == "ootedu_user")
+    needy = next(path for path in drivers.edu(system.kernels()[0]) if path.stem == "ootedu_user")
     package = rpms.kmod("needy", [needy], kernels[0], Path(str(beside.path / "srv")))
     beside.ok("rpm -i /srv/" + package)
     added = of([kernels[1]], "needy", "ootedu_user", "/lib/modules/%s/%%s" % kernels[0])

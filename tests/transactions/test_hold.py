@@ -22,7 +22,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import hold_files, kernel_holds
 from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
 from tests.lab import debian, drivers
-from tests.transactions import chroot, enterprise, machine, rpms, systems
+from tests.transactions import chroot, enterprise, rpms, systems
 from tests.transactions.chroot import Root
 from tests.transactions.machine import DRIVER, Machine, changes
 from tests.transactions.systems import META, System
@@ -60,7 +60,7 @@ def system(request, memory):
 
 @pytest.fixture(scope="module")
 def images(system):
-    return systems.kernels(system.suite)
+    return system.kernels()
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +70,11 @@ def refused(system, images):
 
 
 @pytest.fixture(scope="module")
-def command(memory):
-    return machine.kmodctl(memory)
-
-
-@pytest.fixture(scope="module")
 def deployed(system, images, refused, memory, command):
     """The driver on the first kernel; a metapackage that brings another one, and a tool, can be upgraded."""
-    host = Machine(
-        systems.base(system.suite, system.generator), memory, systems.shared(system.suite), command
-    )
+    host = Machine(system.base(), memory, system.shared(), command)
     try:
-        host.ok(systems.LOADERS[system.loader])
+        system.begin(host)
         more = host.path / SOURCE[1:]
         deb(more, META, 3, refused.package)
         deb(more, "tool", 1)
@@ -103,16 +96,6 @@ def deb(directory, name, version, needs=""):
     target = directory / ("%s_%d_amd64.deb" % (name, version))
     debian.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", str(tree), str(target)])
     shutil.rmtree(str(tree))
-
-
-@pytest.fixture
-def host(deployed, system, memory, command):
-    host = Machine(deployed, memory, systems.shared(system.suite), command)
-    try:
-        host.follow()
-        yield host
-    finally:
-        host.remove()
 
 
 def installed(host):

@@ -12,59 +12,24 @@ import re
 
 import pytest
 
-from tests.lab import drivers
-from tests.transactions import enterprise, machine, rpms
+from tests.transactions import chroot, enterprise, rpms
 from tests.transactions.enterprise import Enterprise
-from tests.transactions.machine import DRIVER, Machine, changes
+from tests.transactions.machine import DRIVER, changes
 
 pytestmark = pytest.mark.full
 SYSTEM = Enterprise(7, "bookworm")
 
 
-@pytest.fixture(scope="module")
-def kernels(memory):
+@pytest.fixture(scope="module", params=[pytest.param(SYSTEM, id=str(SYSTEM))])
+def system(request, memory):
     reason = enterprise.missing()
     if reason:
         pytest.skip(reason)
-    return [image.release for image in enterprise.kernels(SYSTEM)]
-
-
-@pytest.fixture(scope="module")
-def command(memory):
-    return machine.kmodctl(memory)
-
-
-@pytest.fixture(scope="module")
-def deployed(memory, kernels, command):
-    """A system with the driver on its kernel, which does not follow yet."""
-    first = enterprise.kernels(SYSTEM)[0]
-    host = Machine(enterprise.base(SYSTEM), memory, enterprise.shared(SYSTEM), command)
-    try:
-        host.ok("rm /var/log/calls")
-        host.deploy({first.release: drivers.edu(first)}, first.release)
-        yield host.freeze()
-    finally:
-        host.remove()
-
-
-@pytest.fixture
-def bare(deployed, memory, command):
-    host = Machine(deployed, memory, enterprise.shared(SYSTEM), command)
-    try:
-        yield host
-    finally:
-        host.remove()
-
-
-@pytest.fixture
-def host(bare):
-    """One that follows new kernels."""
-    bare.follow()
-    return bare
+    return request.param
 
 
 def names(*numbers):
-    return " ".join(rpms.name("kernel", enterprise.kernels(SYSTEM)[number]) for number in numbers)
+    return " ".join(rpms.name("kernel", SYSTEM.kernels()[number]) for number in numbers)
 
 
 def test_a_kernel_arrives_and_leaves(host, kernels):
@@ -82,7 +47,9 @@ def test_a_kernel_arrives_and_leaves(host, kernels):
 
 
 def test_a_kernel_is_installed_again(host, kernels):
-    host.ok("dnf -y reinstall " + names(0))
+    """EL 7's rpm (4.11) runs no script of the package that is replaced by itself: addUpgradeErasures skips it."""
+    files = "/%s/%s.x86_64.rpm" % (chroot.SHARED, names(0))
+    host.ok("rpm -U --replacepkgs --nopreun --nopostun " + files)
     host.served(kernels[0])
     host.settled()
 

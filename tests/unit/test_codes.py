@@ -25,6 +25,7 @@ CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 # environment; and what is answered as PATH_LOOP; keys of os-release and of dkms.conf.
 NO_CODES = {
     *dkms_conf.KNOWN,
+    *dkms_conf._FAMILIES,
     "KERNEL_CC",
     "X86_KERNEL_IBT",
     "CFI_CLANG",

@@ -14,6 +14,7 @@ import yaml
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
 from tests import CHECKOUT
+from tests.readme import pages
 
 PAGES = sorted(
     path
@@ -66,3 +67,64 @@ def test_a_link_leads_somewhere(page, target):
 def test_yaml_of_the_documentation_is_yaml(page: Path):
     for block in re.findall(r"^```ya?ml\n(.*?)^```", page.read_text(), re.M | re.S):
         assert yaml.safe_load(block)
+
+
+def told(options):
+    """(name, sentence) of each option and what is in it."""
+    for name, option in (options or {}).items():
+        text = option["description"]
+        yield from ((name, each) for each in ([text] if isinstance(text, str) else text))
+        yield from told(option.get("suboptions") or option.get("options"))
+
+
+def documented():
+    for path in sorted((CHECKOUT / "plugins" / "modules").glob("*.py")):
+        found = re.search(r'^DOCUMENTATION = r"""\n(.*?)^"""', path.read_text(), re.M | re.S)
+        yield path.name, yaml.safe_load(found.group(1))["options"]
+    for path in sorted(CHECKOUT.glob("roles/*/meta/argument_specs.yml")):
+        yield path.parts[-3], yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+
+
+@pytest.mark.parametrize(
+    ("page", "options"), list(documented()), ids=lambda each: each if isinstance(each, str) else ""
+)
+def test_an_option_speaks_of_others_by_their_names(page, options):
+    """ansible-doc sorts them: what was before it is not any more."""
+    relative = re.compile(r"^(The same\b|As above|Likewise|Who may sign it)|\b(that list|those kernels)\b")
+    assert [(name, text) for name, text in told(options) if relative.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "options"), list(documented()), ids=lambda each: each if isinstance(each, str) else ""
+)
+def test_what_the_controller_fills_in_is_not_an_option_that_a_person_reads_of(page, options):
+    assert [(name, text) for name, text in told(options) if name.startswith("_") or "Filled in" in text] == []
+
+
+def typed_elsewhere():
+    every = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("roles/*/README.md")]
+    return sorted(
+        {
+            (page, command)
+            for page in (path.relative_to(CHECKOUT).as_posix() for path in every)
+            for command in pages.elsewhere(page)
+        }
+    )
+
+
+@pytest.mark.parametrize(("page", "command"), typed_elsewhere())
+def test_a_command_that_is_not_run_here_is_run_by_another_test_or_cannot_be(page, command):
+    where = [by for start, by in pages.ELSEWHERE.items() if command.startswith(start)]
+    assert where, "%s: no test runs it, and tests/readme/pages.py says nothing of it" % page
+    named = re.findall(r"tests/\S+\.py", where[0])
+    assert all((CHECKOUT / name).exists() for name in named)
+
+
+def test_only_pages_that_are_run_have_blocks_that_say_so():
+    every = [
+        path.relative_to(CHECKOUT).as_posix()
+        for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md")]
+    ]
+    assert sorted(pages.RUN) == sorted(
+        page for page in every if any(kind == "sh" for kind, _ in pages.blocks(page))
+    )

@@ -4,6 +4,7 @@
 
 """Build a driver for one kernel, on a build host, unless the store has a build of the same input already."""
 
+import errno
 import hashlib
 import json
 import os
@@ -12,19 +13,21 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from ..errors import KmodError
 from ..host import Host
-from ..lock import scratch
-from ..make import build_store, compile, dkms_conf, headers, sandbox, source, unpack
+from ..lock import clear_scratch, scratch
+from ..make import build_log, build_store, compile, dkms_conf, headers, sandbox, source, toolchain, unpack
 from ..make.build_store import BuildEntry, BuildFailure
-from ..make.compile import Built, Tools
+from ..make.compile import Built
 from ..make.dkms_conf import DkmsConf
 from ..make.headers import Headers
-from ..make.sandbox import Box, Limits
+from ..make.sandbox import Box, Limits, Mount
+from ..make.toolchain import Tools
 from ..read import names
 
 APART = True  # nothing of the machine is changed, only a store
 BUILT, KEPT, EXCLUDED, FAILED = "built", "kept", "excluded", "failed"
 PENDING = "pending"  # in check mode: it would be built
 LOG = "build.log"
+ROOM, FILES = 16 << 20, 64  # bytes and files that a file system has left which is not full
 
 
 class Options(NamedTuple):
@@ -117,6 +120,7 @@ class BuildJob(NamedTuple):
     conf: Optional[DkmsConf]
     version: str
     source: str  # its digest
+    overlay: Tuple[Mount, ...]
     needed: Tuple[BuildEntry, ...]
 
 
@@ -130,6 +134,8 @@ def run(host: Host, options: Options, check: bool = False) -> Answer:
     build_store.check_driver(options.driver)
     names.check_release(options.release, "release")
     sandbox.check()
+    if not check:
+        clear_scratch(Host("/"))  # a build that was killed may have left much
     found = _headers(host, options)
     machine = headers.machine(found)
     with scratch(Host("/")) as work:
@@ -176,13 +182,18 @@ def _job(options: Options, box: Box, found: Headers, *, work: str) -> BuildJob:
     digest = source.digest(target)
     source.give(target, box.user)
     seen = box._replace(mounts=tuple(headers.mounts(found, work, found.has_types)))
-    conf = None
+    conf, overlay = None, []
     if os.path.isfile("%s/%s" % (target, source.DKMS_CONF)):
-        for path in options.overrides:
+        files = [path for path in options.overrides if not os.path.isdir(path)]
+        for path in files:
             Host("/").read(path)
         auto = found.path("include/config/auto.conf")
         config = headers.read_config(auto) if os.path.isfile(auto) else found.config
-        conf = dkms_conf.read(seen, target, options.overrides, config, ignore=options.ignore)
+        conf = dkms_conf.read(seen, target, files, config, ignore=options.ignore)
+        place = "%s/%s" % (dkms_conf.OVERLAY, conf.name)
+        overlay = [Mount(place, path) for path in options.overrides if path not in files]
+        if len(overlay) > 1:
+            raise KmodError("overrides", "have several directories", "Give one", "BAD_OPTION")
     elif options.overrides:
         raise KmodError(
             "overrides", "are for a dkms.conf, and the source has none", "Leave them out", "BAD_OPTION"
@@ -190,27 +201,41 @@ def _job(options: Options, box: Box, found: Headers, *, work: str) -> BuildJob:
     version = options.version or (conf.version if conf else "0")
     build_store.check_version(version)
     needed = _needed(options, conf)
-    return BuildJob(options, seen, work, found, conf, version, digest, needed)
+    return BuildJob(options, seen, work, found, conf, version, digest, tuple(overlay), needed)
 
 
 def _needed(options: Options, conf: Optional[DkmsConf]) -> Tuple[BuildEntry, ...]:
     """The builds for this release of the drivers whose symbols are used, by their names or those of their
-    dkms packages.
+    dkms packages, and of those whose symbols these use.
     """
-    wanted = dict.fromkeys((*options.depends, *(conf.depends if conf else ())))
-    there = build_store.entries(options.store, release=options.release) if wanted else []
-    found = []
-    for name in wanted:
-        ours = [each for each in there if name in (each.driver, each.about.get("package"))]
-        if not ours:
-            raise KmodError(
-                options.driver,
-                "needs %s, of which the store has no build for %s" % (name, options.release),
-                "Build %s for that release first, into the same store" % name,
-                "DEPENDS_MISSING",
-            )
-        found.append(max(ours, key=lambda each: os.path.getmtime(each.directory)))
-    return tuple(found)
+    found: Dict[str, BuildEntry] = {}
+    todo = list(dict.fromkeys((*options.depends, *(conf.depends if conf else ()))))
+    while todo:
+        name = todo.pop(0)
+        made = build_store.newest(options.store, name, options.release)
+        if made is None:
+            raise _depends_missing(options, name, "of which the store has no build")
+        if made.driver == options.driver:
+            raise _depends_missing(options, name, "which is itself")
+        if made.driver in found:
+            continue
+        found[made.driver] = made
+        for other, digest in (made.about.get("needed") or {}).items():
+            if build_store.find(options.store, digest) is None:
+                raise _depends_missing(
+                    options, name, "which was built with a build of %s that is gone" % other
+                )
+            todo.append(other)
+    return tuple(found.values())
+
+
+def _depends_missing(options: Options, name: str, why: str) -> KmodError:
+    return KmodError(
+        options.driver,
+        "needs %s, %s (for %s)" % (name, why, options.release),
+        "Build %s for that release first, into the same store" % name,
+        "DEPENDS_MISSING",
+    )
 
 
 def _run(job: BuildJob, check: bool) -> Answer:
@@ -219,7 +244,7 @@ def _run(job: BuildJob, check: bool) -> Answer:
         return _answer(
             job, EXCLUDED, "%s is not for %s (%s)" % (options.driver, options.release, conf.excluded)
         )
-    made_with = compile.tools(job.box, job.headers, patches=bool(conf and conf.patches))
+    made_with = toolchain.tools(job.box, job.headers, patches=bool(conf and conf.patches))
     digest = _input(job, made_with)
     if check:
         return _known(job, digest) or _answer(
@@ -235,7 +260,10 @@ def _run(job: BuildJob, check: bool) -> Answer:
 
 def _input(job: BuildJob, made_with: Tools) -> str:
     """The digest of all that the bytes of a build depend on."""
-    overrides = [hashlib.sha256(Host("/").read(path)).hexdigest() for path in job.options.overrides]
+    overrides = [
+        source.digest(path) if os.path.isdir(path) else hashlib.sha256(Host("/").read(path)).hexdigest()
+        for path in job.options.overrides
+    ]
     told = {
         "recipe": compile.RECIPE,
         "driver": job.options.driver,
@@ -245,6 +273,7 @@ def _input(job: BuildJob, made_with: Tools) -> str:
         "release": job.options.release,
         "headers": job.headers.digest(),
         "compiler": made_with.version,
+        "linker": made_with.linker,
         "pahole": made_with.pahole,
         "needed": [[each.driver, each.input] for each in job.needed],
     }
@@ -279,7 +308,7 @@ def _more(limits: Limits, failed: BuildFailure) -> bool:
 def _build(job: BuildJob, made_with: Tools, digest: str, slot: build_store.Slot) -> Answer:
     options, began = job.options, time.monotonic()
     log = "%s/%s" % (job.work, LOG)
-    mounts = tuple(headers.mounts(job.headers, job.work, bool(made_with.pahole)))
+    mounts = (*headers.mounts(job.headers, job.work, bool(made_with.pahole)), *job.overlay)
     try:
         built = compile.build(
             job.box._replace(mounts=mounts),
@@ -294,7 +323,7 @@ def _build(job: BuildJob, made_with: Tools, digest: str, slot: build_store.Slot)
             log=log,
         )
     except compile.BuildFailed as error:
-        _check_room(job.work)
+        _check_room(job.work, log)
         reason = {
             "code": error.code,
             "message": str(error),
@@ -310,10 +339,25 @@ def _build(job: BuildJob, made_with: Tools, digest: str, slot: build_store.Slot)
     return _of_entry(job, made, BUILT, text)._replace(changed=True)
 
 
-def _check_room(work: str) -> None:
-    """A full disk says nothing of the source. Error: ENOSPC."""
-    if Host("/").free(work) < 16 << 20:
-        raise KmodError(work, "the disk is full", "Free space on that file system and run again", "ENOSPC")
+def _check_room(work: str, log: str) -> None:
+    """What the machine is short of says nothing of the source. Errors: ENOSPC, BUILD_STARVED."""
+    line = build_log.starved(log)
+    room = os.statvfs(work)
+    full = room.f_frsize * room.f_bavail < ROOM or room.f_files and room.f_favail < FILES
+    if full or line.endswith((os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))):
+        raise KmodError(
+            work,
+            "the disk is full" + (": " + line if line else ""),
+            "Free space on that file system (or files of it, or the quota) and run again",
+            "ENOSPC",
+        )
+    if line:
+        raise KmodError(
+            "the build host",
+            "ran out of memory or processes while it built: %s" % line,
+            "Run again when it has more of them, or fewer compilers at once (jobs)",
+            "BUILD_STARVED",
+        )
 
 
 def _about(job: BuildJob, made_with: Tools, built: Built, *, digest: str, seconds: int) -> Dict[str, Any]:
@@ -330,6 +374,7 @@ def _about(job: BuildJob, made_with: Tools, built: Built, *, digest: str, second
         "machine": job.box.machine,
         "vermagic": built.modules[0].vermagic,
         "compiler": made_with.version,
+        "linker": made_with.linker,
         "pahole": made_with.pahole or None,
         "headers": {"origin": job.headers.origin, "digest": job.headers.digest()},
         "module_sig_hash": job.headers.option("MODULE_SIG_HASH") or None,

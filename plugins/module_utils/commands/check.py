@@ -11,7 +11,7 @@ from ..errors import KmodError
 from ..host import MODULES, Host
 from ..judge import candidates
 from ..judge.selection import Build, builds, explained, matching, together
-from ..judge.verdict import COMPATIBLE, Verdict
+from ..judge.verdict import COMPATIBLE, DOUBT, NOTE, REFUSE, TAINT, Verdict
 from ..plan import Plan
 from ..read import inputs, kernel_package, kernels
 from ..read.export_sources import SourcedExports
@@ -21,6 +21,7 @@ from ..read.kernels import Kernel
 
 LOOKS = True  # nothing is planned
 ALL = ("all",)
+EFFECTS = (REFUSE, DOUBT, TAINT, NOTE)  # what decides comes first
 
 
 class Options(NamedTuple):
@@ -34,6 +35,7 @@ class Options(NamedTuple):
     require: str = "all"
     each: bool = False
     structs: bool = False
+    findings: str = "folded"  # or all of each kind
     # all are one build, for whichever releases they were made; also what is no module is judged
     as_given: bool = False
     boots: bool = True  # also find out which kernels boots are expected to start
@@ -46,11 +48,12 @@ class Options(NamedTuple):
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
         return cls(
             path=tuple(params["path"] or ()),
-            described=tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
+            described=tuple(KernelModule.from_dict(module) for module in params["_described"] or ()),
             kernels=tuple(params["kernels"]),
             require=params["require"],
             each=params["each"],
             structs=params["structs"],
+            findings=params["findings"],
             kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
         )
 
@@ -66,6 +69,7 @@ class Answer(NamedTuple):
     kernels: Tuple[str, ...]
     checks: Tuple[Verdict, ...]
     failed: bool  # require is not met
+    folded: bool = False
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -73,8 +77,21 @@ class Answer(NamedTuple):
             "compatible": list(self.compatible),
             "booting": list(self.booting),
             "kernels": list(self.kernels),
-            "checks": [verdict.as_dict() for verdict in self.checks],
+            "checks": [verdict.as_dict(self.folded) for verdict in self.checks],
+            "summary": self.summary,
         }
+
+    @property
+    def summary(self) -> str:
+        """What was found, a line for each verdict and for each kind of finding, kernel by kernel."""
+        lines: List[str] = []
+        for release in self.kernels:
+            for verdict in (each for each in self.checks if each.kernel == release):
+                errno = " (%s)" % verdict.errno if verdict.errno else ""
+                lines.append("%s: %s is %s%s" % (release, verdict.name, verdict.verdict, errno))
+                kinds = sorted(verdict.folded(), key=lambda each: EFFECTS.index(each["effect"]))
+                lines += ["  %(effect)s %(code)s: %(message)s" % each for each in kinds]
+        return "\n".join(lines)
 
 
 Judged = Tuple[Tuple[Verdict, ...], ...]  # on each build of a driver
@@ -123,6 +140,7 @@ def _answer(
         releases,
         _sorted(judged),
         failed=not met[options.require],
+        folded=options.findings == "folded",
     )
 
 

@@ -9,27 +9,25 @@ Whatever can be refused is refused before anything is written. A host on which a
 once, and nothing is written.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..judge.verdict import COMPATIBLE
 from ..place import settings, store, together
 from ..place.initramfs import existing
 from ..place.together import Shared
-from ..plan import Plan
 from ..read import names
-from ..read.kernel_module import KernelModule
-from ..read.kernels import version_key
 from ..turns import Turns
 from . import entry as entries
-from . import follow, following
+from . import follow, following, gate
 from . import link as links
+from . import loading as loadings
 from . import variant as variants
-from .shared import entry_options, variant_options
+from .shared import entry_options, trial_of, variant_options
 from .wanted import WantedDriver
 
 TURNS = True
+STEPS = ("link", "loading", "variant", "entry", "follow")
 REQUIRE = ("all", "any", "booting", "none")
 
 
@@ -51,9 +49,9 @@ class Options(NamedTuple):
             tuple(map(WantedDriver.from_params, params["drivers"])),
             params["exclusive"],
             params["weak_modules"],
-            params["files"],
-            params["kmodctl"],
-            params["sources"] or "",
+            params["_files"],
+            params["_kmodctl"],
+            params["_sources"] or "",
         )
 
 
@@ -62,8 +60,9 @@ class DriverOutcome(NamedTuple):
 
     driver: str
     state: str
-    changed: Tuple[str, ...] = ()  # of link, variant, entry, follow those that changed something
+    changed: Tuple[str, ...] = ()  # of link, loading, variant, entry, follow those that changed something
     link: Optional[links.Answer] = None
+    loading: Optional[loadings.Answer] = None
     variant: Optional[variants.Answer] = None
     entry: Optional[entries.Answer] = None
     follow: Optional[following.Answer] = None
@@ -72,7 +71,7 @@ class DriverOutcome(NamedTuple):
     notes: Tuple[str, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
-        steps = {"link": self.link, "variant": self.variant, "entry": self.entry, "follow": self.follow}
+        steps = {name: getattr(self, name) for name in STEPS}
         return {
             "driver": self.driver,
             "state": self.state,
@@ -104,6 +103,7 @@ class Answer(NamedTuple):
     def as_dict(self) -> Dict[str, Any]:
         return {
             "msg": "; ".join(each.msg for each in self.drivers),
+            "summary": self.summary,
             "drivers": [each.as_dict() for each in self.drivers],
             "unlisted": list(self.unlisted),
             "reboot_needed": any(each.reboot_needed for each in self.drivers),
@@ -111,15 +111,15 @@ class Answer(NamedTuple):
             "need_kmodctl": self.need_kmodctl,
         }
 
-
-class _Foreseen(NamedTuple):
-    """What linking one driver comes to, as things are. ``early``: it needs symbols of a driver before it in the
-    list that is not there yet, so that this is not the last word.
-    """
-
-    plan: Plan
-    answer: links.Answer
-    early: bool
+    @property
+    def summary(self) -> str:
+        """What was done about each driver, and what has to be known of it, as a text to read."""
+        lines = []
+        for each in self.drivers:
+            lines.append(each.msg + ("; changed: %s" % ", ".join(each.changed) if each.changed else ""))
+            lines += ["  the host " + note for note in each.notes]
+        lines += ["not in the list, and there: %s" % ", ".join(self.unlisted)] if self.unlisted else []
+        return "\n".join(lines)
 
 
 def run(turns: Turns, options: Options) -> Answer:
@@ -135,22 +135,28 @@ def run(turns: Turns, options: Options) -> Answer:
     absent = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
     absent += [each for each in options.drivers if each.state == "absent"]
     shared = _shared(host, present, [each.driver for each in absent])
-    foreseen = _foreseen(host, present, options.files)
+    foreseen = gate.look(host, present, options.files)
+    coming = frozenset(module.name for each in foreseen.values() for module in each.answer.given)
+    for wanted in present:
+        if not foreseen[wanted.driver].early:
+            loadings.run(host, wanted.loading(foreseen[wanted.driver].answer.outcome.after, coming))
     for each in shared:
-        _gate_shared(host, each, foreseen)
+        gate.refuse_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
     # in check mode what variants are made of
     need = [
         path
         for each in present
         if each.initrd or not turns.check
-        for path in _lacking(each, foreseen[each.driver], options.files)
+        for path in gate.lacking(each, foreseen[each.driver], options.files)
     ]
     follows = any(each.follow for each in present) and not turns.check
     kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
     if need or kmodctl:
         return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
-    work = _Work(turns, options, foreseen, {each.driver: _Steps(turns) for each in [*absent, *present]})
+    work = _Work(
+        turns, options, foreseen, coming, {each.driver: _Steps(turns) for each in [*absent, *present]}
+    )
     gone = _absent(work, absent, shared)
     done = _present(work, present, shared)
     return answer._replace(drivers=(*gone, *done))
@@ -176,123 +182,14 @@ def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) 
     return together.shared({**followed, **{each.driver: each.followed() for each in present}}, absent)
 
 
-# Before anything is written
-
-
-def _foreseen(
-    host: Host, drivers: Sequence[WantedDriver], files: Optional[Mapping[str, str]]
-) -> Dict[str, _Foreseen]:
-    """Errors: those of ``_gate``."""
-    found: Dict[str, _Foreseen] = {}
-    for wanted in drivers:
-        plan, answer = links.run(host, wanted.link(files))
-        to_come = [each.answer.given for each in found.values() if each.plan]
-        early = bool(answer.unserved) and any(_uses(answer.given, given) for given in to_come)
-        found[wanted.driver] = _Foreseen(plan, answer, early)
-        if not early:
-            _gate(wanted, found[wanted.driver])
-    return found
-
-
-def _uses(modules: Sequence[KernelModule], others: Sequence[KernelModule]) -> bool:
-    """Whether they need a symbol that the others export."""
-    exported = {export.name for module in others for export in module.exports}
-    return any(needed.name in exported for module in modules for needed in module.undefined)
-
-
-def _lacking(wanted: WantedDriver, foreseen: _Foreseen, files: Optional[Mapping[str, str]]) -> List[str]:
-    """The files on the controller that are wanted here."""
-    if files is not None or not (foreseen.early or foreseen.answer.waits):
-        return []
-    if foreseen.early:  # which builds it comes to is not known yet
-        return [module.path for module in wanted.described or ()]
-    return list(foreseen.answer.outcome.need)
-
-
-def _gate(wanted: WantedDriver, foreseen: _Foreseen) -> None:
-    """Refuse what can be refused before anything is written, and say so. Error: REQUIRE_UNMET."""
-    answer = foreseen.answer
-    takers = _takers(answer)
-    unmet = {
-        "none": False,
-        "any": not takers,
-        "all": len(takers) < len(answer.outcome.kernels),
-        "booting": any(row.boots for row in answer.unserved),
-    }
-    if unmet[wanted.require]:
-        raise KmodError(
-            wanted.driver,
-            "%s, and require is %s" % (_reasons(answer), wanted.require),
-            "Deploy builds for them, or require less. Nothing of it has been written",
-            "REQUIRE_UNMET",
-        )
-
-
-def _takers(answer: links.Answer) -> List[str]:
-    return [row.kernel for row in answer.outcome.kernels if row.verdict == COMPATIBLE]
-
-
-def _gate_shared(host: Host, shared: Shared, foreseen: Mapping[str, _Foreseen]) -> None:
-    """The same for what drivers share: that variants and entries can be had, and how to do without where not.
-
-    Errors: those of ``state: possible`` of the other commands.
-    """
-    its = {name: each for name, each in foreseen.items() if name in shared.drivers and not each.early}
-    if not its:
-        return
-    takers: Dict[str, Set[str]] = {}
-    for name, each in its.items():
-        for release in _takers(each.answer):
-            takers.setdefault(release, set()).add(name)
-    others = [name for name in shared.drivers if name not in foreseen]
-    for release in takers:
-        takers[release].update(existing.drivers_of(host, release, others))
-    there = {(each.wants.kernel, each.wants.drivers) for each in existing.holding(host, list(its))}
-    new = [release for release, drivers in takers.items() if (release, tuple(sorted(drivers))) not in there]
-    # where nothing new is linked, and there are the variants already, there is nothing that is not tried below
-    if not takers or not (new or any(each.plan for each in its.values())):
-        return
-    kernels = tuple(sorted(takers, key=version_key))
-    steps: List[Any] = [("initrd", variants, variant_options(shared, kernels, "possible"))]
-    if shared.entry:
-        asked = entry_options(shared, _boot(host, shared), kernels=kernels, state="possible")
-        takes = tuple((release, tuple(sorted(takers[release]))) for release in kernels)
-        steps.append(("entry", entries, asked._replace(takes=takes)))
-    for option, command, given in steps:
-        try:
-            command.run(host, given)
-        except KmodError as error:
-            without = "boot entry" if option == "entry" else "initramfs variant or boot entry"
-            raise KmodError(
-                error.what,
-                error.why,
-                "%s. Nothing of it has been written. With %s: false (kmod_%s of the role) no %s is made"
-                % (error.then.rstrip("."), option, option, without),
-                error.code,
-            ) from error
-
-
-def _reasons(answer: links.Answer) -> str:
-    """``1 of 2 kernels take it (6.1.0-54: 1 symbol differs)``."""
-    rows = answer.outcome.kernels
-    takers = [row for row in rows if row.verdict == COMPATIBLE]
-    reasons = ["%s: %s" % (row.kernel, row.reason) for row in answer.unserved]
-    said = "%d of %d kernels %s it" % (len(takers), len(rows), "takes" if len(takers) == 1 else "take")
-    return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
-
-
-def _boot(host: Host, shared: Shared) -> str:
-    """What the entry is asked for: the default only ever comes after a trial, and there is none elsewhere."""
-    return "once" if shared.boot != "none" and shared.entry and host.live else "none"
-
-
 # The work
 
 
 class _Work(NamedTuple):
     turns: Turns
     options: Options
-    foreseen: Mapping[str, _Foreseen]
+    foreseen: Mapping[str, gate.LinkPlan]
+    coming: FrozenSet[str]  # names of the modules that are given
     steps: Mapping[str, "_Steps"]  # of each driver
 
     def of(self, shared: Shared) -> "List[_Steps]":
@@ -313,10 +210,14 @@ def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shar
     turns = work.turns
     for each in shared:
         changes = [name for name in each.drivers if name in work.foreseen and work.foreseen[name].plan]
-        if each.boot == "default" and _boot(turns.host, each) != "none" and changes:
+        if each.boot == "default" and trial_of(turns.host, each) != "none" and changes:
             # until the new modules have proved themselves
             _take(turns, "entry", work.of(each), entries, entry_options(each, "shipped"))
-    linked = {each.driver: _linked(work, each, shared) for each in present}
+    linked, configured = {}, {}
+    for wanted in present:
+        linked[wanted.driver] = _linked(work, wanted, shared)
+        loaded = wanted.loading(linked[wanted.driver].outcome.after, work.coming)
+        configured[wanted.driver] = work.steps[wanted.driver].take("loading", loadings, loaded)
     started = [_start(work, each) for each in shared]
     follow = {each.driver: work.steps[each.driver].follow(_following(each, work.options)) for each in present}
     refreshed = _refresh(work, [name for name, (_answer, unsettled) in follow.items() if unsettled])
@@ -325,6 +226,7 @@ def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shar
             work,
             each,
             linked[each.driver],
+            configured[each.driver],
             next((one for one in started if each.driver in one.shared.drivers), None),
             follow[each.driver][0]._replace(refreshed=refreshed),
         )
@@ -334,19 +236,32 @@ def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shar
 
 def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
     turns, foreseen = work.turns, work.foreseen[wanted.driver]
-    planned: Optional[_Foreseen] = foreseen
+    planned: Optional[gate.LinkPlan] = foreseen
     if turns.writes:  # those before it have changed the host
         planned = None
         if foreseen.early:
             plan, answer = links.run(turns.host, wanted.link(work.options.files))
-            planned = _Foreseen(plan, answer, early=False)
-            _gate(wanted, planned)
+            planned = gate.LinkPlan(plan, answer, early=False)
+            gate.refuse(wanted, planned)
             for each in shared:
-                _gate_shared(turns.host, each, {wanted.driver: planned})
+                gate.refuse_shared(turns.host, each, {wanted.driver: planned})
+            loadings.run(turns.host, wanted.loading(answer.outcome.after, work.coming))
+    if wanted.load and not turns.check:
+        _before_loading(work, wanted, (planned or foreseen).answer)
     linked: links.Answer = work.steps[wanted.driver].take(
         "link", links, wanted.link(work.options.files), planned
     )
     return linked
+
+
+def _before_loading(work: _Work, wanted: WantedDriver, answer: links.Answer) -> None:
+    """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
+    between leaves no device without either.
+    """
+    whole = wanted.loading(answer.outcome.after, work.coming)
+    if loadings.run(work.turns.host, whole)[0]:
+        early = whole._replace(wanted=whole.wanted._replace(blacklist=()))
+        work.steps[wanted.driver].take("loading", loadings, early)
 
 
 def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
@@ -360,7 +275,7 @@ def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _St
     listed: Optional[entries.Answer] = None
     passed = False
     if shared.entry:
-        boot = _boot(turns.host, shared) if not leaving else "none"
+        boot = trial_of(turns.host, shared) if not leaving else "none"
         listed = _take(turns, "entry", steps, entries, entry_options(shared, boot))
         passed = boot != "none" and listed.menu.promote
         if passed and shared.boot == "default":
@@ -373,13 +288,14 @@ def _outcome(
     work: _Work,
     wanted: WantedDriver,
     linked: links.Answer,
+    configured: loadings.Answer,
     started: Optional[_Started],
     follow: following.Answer,
 ) -> DriverOutcome:
     name = wanted.driver
     made = started.made.of(name) if started else None
     listed = started.listed.of(name) if started and started.listed else None
-    tries = started is not None and _boot(work.turns.host, started.shared) != "none"
+    tries = started is not None and trial_of(work.turns.host, started.shared) != "none"
     trial = listed.menu.on_trial("pending") if tries and listed else []
     over = started is not None and started.passed and started.shared.boot == "once"
     done = DriverOutcome(
@@ -387,6 +303,7 @@ def _outcome(
         wanted.state,
         work.steps[name].changed,
         linked,
+        configured,
         made,
         listed,
         follow,
@@ -437,12 +354,12 @@ def _absent(work: _Work, absent: Sequence[WantedDriver], shared: Sequence[Shared
         name, steps = wanted.driver, work.steps[wanted.driver]
         listed = steps.take("entry", entries, entries.Options((name,), "absent", loader=wanted.loader))
         made = steps.take("variant", variants, variants.Options((name,), state="absent"))
+        configured = steps.take("loading", loadings, loadings.Options(name))
         linked = steps.take("link", links, links.Options(name, state="absent"))
-        done.append(DriverOutcome(name, wanted.state, steps.changed, linked, made, listed, follow[name]))
+        done.append(
+            DriverOutcome(name, wanted.state, steps.changed, linked, configured, made, listed, follow[name])
+        )
     return done
-
-
-STEPS = ("link", "variant", "entry", "follow")
 
 
 def _take(turns: Turns, name: str, steps: "Sequence[_Steps]", command: Any, options: Any) -> Any:
@@ -461,7 +378,7 @@ class _Steps:
         self.turns = turns
         self.changed: Tuple[str, ...] = ()
 
-    def take(self, name: str, command: Any, options: Any, foreseen: Optional[_Foreseen] = None) -> Any:
+    def take(self, name: str, command: Any, options: Any, foreseen: Optional[gate.LinkPlan] = None) -> Any:
         """``foreseen`` is what was planned already: it is carried out unless the host has changed."""
         planned = [foreseen] if foreseen else []
         writes = self.turns.writes
@@ -491,6 +408,7 @@ def _notes(done: DriverOutcome, linked: links.Answer, started: Optional[_Started
             "follows from it%s, is not known in check mode."
             % (", ".join(started.unforeseen), " for the boot entry" if started.shared.entry else "")
         )
+    notes += done.loading.notes if done.loading else ()
     if done.trial:
         notes.append(
             "needs a reboot: the next boot alone tries the driver %s on %s."

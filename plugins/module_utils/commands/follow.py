@@ -146,6 +146,7 @@ def run(turns: Turns, options: Options) -> Answer:
     Errors: RELEASE_NAME, KERNEL_MISSING, LOCKED, IMAGE_MODE, TRANSACTIONAL, SETTINGS_NEWER, MARK_NEWER.
     """
     host = turns.host
+    seen = len(bulletin.noted(host))
     if options.kernel is not None and not names.is_release(options.kernel):
         raise KmodError(
             options.kernel,
@@ -193,6 +194,7 @@ def run(turns: Turns, options: Options) -> Answer:
         rows=rows,
         errors=errors,
         gone=options.kernel if leaving else None,
+        seen=seen,
     )
 
 
@@ -367,10 +369,12 @@ def _settle(
     rows: List[Row],
     errors: List[str],
     gone: Optional[str],
+    seen: int,
 ) -> Answer:
     """What follows for all drivers together: the default, what is said of it all, and what was pending.
 
-    ``gone`` is a kernel that leaves: when rpm says so, its modules are still there.
+    ``gone`` is a kernel that leaves: when rpm says so, its modules are still there. ``seen``: how many notes of
+    hooks there were when the host was looked at.
     """
     problems = [
         _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
@@ -392,7 +396,7 @@ def _settle(
     if not errors and not any(row.error for row in rows):
         errors += [
             each
-            for each in [_failing(turns, lambda host: (bulletin.settled(host, options.kernel), None))]
+            for each in [_failing(turns, lambda host: (bulletin.settled(host, options.kernel, seen), None))]
             if each
         ]
     return Answer(

@@ -43,8 +43,8 @@ class Options(NamedTuple):
             params["driver"],
             params["state"],
             Followed(kernels=tuple(params["kernels"]), **given),
-            params["kmodctl"],
-            params["sources"] or "",
+            params["_kmodctl"],
+            params["_sources"] or "",
             params["weak_modules"],
         )
 

@@ -13,7 +13,8 @@ from ..errors import KmodError, forgiving
 from ..host import Host
 from ..judge import selection
 from ..judge.loader import judge
-from ..place import heal, kernel_holds, notice, running, store, weak_links
+from ..judge.verdict import COMPATIBLE
+from ..place import heal, kernel_holds, loading, notice, running, store, weak_links
 from ..place.notice import Unserved
 from ..plan import Content, Plan
 from ..read import inputs, kernels, names
@@ -41,16 +42,17 @@ class Options(NamedTuple):
     build: Optional[str] = None
     load: bool = False
     heal: bool = False
+    ahead: Tuple[str, ...] = ()  # releases whose builds are stored, although no such kernel is installed
     whence: Optional[str] = None  # the root that ``path`` lies in, where it is not the one to work on
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
-        described = params["described"]
+        described = params["_described"]
         return cls(
             driver=params["driver"],
             path=tuple(params["path"] or ()),
             described=None if described is None else tuple(map(KernelModule.from_dict, described)),
-            files=params["files"],
+            files=params["_files"],
             kernels=tuple(params["kernels"]),
             state=params["state"],
             version=params["version"],
@@ -75,6 +77,15 @@ class Answer(NamedTuple):
     def served(self) -> bool:
         """Whether each of the kernels has a build."""
         return all(row.build for row in self.outcome.kernels)
+
+    @property
+    def reasons(self) -> str:
+        """``1 of 2 kernels takes it (6.1.0-54: 1 symbol differs)``."""
+        rows = self.outcome.kernels
+        takers = [row for row in rows if row.verdict == COMPATIBLE]
+        reasons = ["%s: %s" % (row.kernel, row.reason) for row in self.unserved]
+        said = "%d of %d kernels %s it" % (len(takers), len(rows), "takes" if len(takers) == 1 else "take")
+        return "%s (%s)" % (said, "; ".join(reasons)) if reasons else said
 
     def as_dict(self) -> Dict[str, Any]:
         return {
@@ -105,7 +116,7 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
     chosen = selection.matching(installed, options.kernels)
     tree = store.ModuleTree(host, Plan(host))
     held = {each.kernel for each in kernel_holds.read(host) if each.driver == driver}
-    coming = held - {kernel.release for kernel in installed}
+    coming = held.union(options.ahead) - {kernel.release for kernel in installed}
     # what is replaced provides nothing
     ours = re.compile(r"/(extra|weak-updates(/outoftree\.kmod)?)/%s/" % re.escape(driver)).search
     judged = functools.partial(judge, without=ours)
@@ -134,14 +145,17 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
             coming=coming,
             healing=healing,
         )
+    whole = gone and options.version is None and options.build is None
     with forgiving():  # what is amiss there is kmod_hold's to tell
-        whole = gone and options.version is None and options.build is None
         tree.plan.extend(kernel_holds.settle(host, driver, gone=whole, stored=outcome.ahead))
     unserved = [] if gone else notice.unserved(host, installed, outcome.kernels, after=outcome.after)
     others = notice.other_drivers(host, [driver]) if gone and not tree.plan else []
     goes_on = running.goes_on_with_others(tree.plan, installed, outcome, contents=contents, load=options.load)
     held_back_by = running.held_back_by(host, outcome.after) if goes_on else None
-    return tree.plan, Answer(
+    # what it has in modprobe.d goes first: a blacklist must not outlive the driver
+    plan = loading.absent(host, driver) if whole else Plan(host)
+    plan.extend(tree.plan)
+    return plan, Answer(
         outcome,
         tuple(unserved),
         tuple(others),

@@ -51,13 +51,27 @@ VERSION = 1  # of the record: what reads one refuses a newer one
 OLD = 7  # days after which a person is told how old the lists are
 
 
+class GivenDriver(NamedTuple):
+    """Modules, and what they are called; neither, where nothing is given."""
+
+    driver: str = ""
+    path: Tuple[str, ...] = ()
+    described: Tuple[KernelModule, ...] = ()
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "GivenDriver":
+        return cls(
+            params["driver"] or "",
+            tuple(params["path"] or ()),
+            tuple(KernelModule.from_dict(module) for module in params["_described"] or ()),
+        )
+
+
 class Options(NamedTuple):
     """Those of the module kmod_preflight."""
 
     drivers: Tuple[str, ...] = ()  # of the host's store; all of them where none is named
-    driver: str = ""  # what the modules given are
-    path: Tuple[str, ...] = ()
-    described: Tuple[KernelModule, ...] = ()
+    given: Tuple[GivenDriver, ...] = ()  # these modules count instead of what the host has of the driver
     kernel: Tuple[KernelSource, ...] = ()
     require: str = "none"
     defer: bool = False  # what has to be fetched is left to who asks, with what it takes to judge it there
@@ -68,14 +82,12 @@ class Options(NamedTuple):
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
         return cls(
             drivers=tuple(params["drivers"] or ()),
-            driver=params["driver"] or "",
-            path=tuple(params["path"] or ()),
-            described=tuple(KernelModule.from_dict(module) for module in params["described"] or ()),
+            given=tuple(GivenDriver.from_params(each) for each in [params, *(params["given"] or ())]),
             kernel=tuple(KernelSource.from_params(each) for each in params["kernel"] or ()),
             require=params["require"],
-            defer=params["defer"],
-            fetch=packages_of(params["fetch"] or ()),
-            into=params["into"] or "",
+            defer=bool(params["_defer"]),
+            fetch=packages_of(params["_fetch"] or ()),
+            into=params["_into"] or "",
         )
 
 
@@ -205,7 +217,10 @@ class Answer(NamedTuple):
             verdicts=[],
             today=[dict(row._asdict()) for row in self.today],
             held=[row.as_dict() for row in self.held],
-            needs={driver: predict.needs(build.modules).as_dict() for driver, build in newest.items()},
+            needs={
+                driver: predict.needs(modules).as_dict()
+                for driver, modules in candidates.planned_by(self.drivers).items()
+            },
             facts={driver: {} for driver in self.drivers},
         )
         return extended(bare, self.judged)
@@ -299,7 +314,7 @@ def _stored(host: Host, options: Options) -> List[Deployed]:
     """The drivers of the store that are meant."""
     known = sorted({stored.driver for stored in store.builds(host)})
     for name in options.drivers:
-        if name not in known and name != options.driver:
+        if name not in known and name not in [each.driver for each in options.given]:
             raise KmodError(
                 name,
                 "there is no driver of this name on %s" % host.root,
@@ -310,16 +325,21 @@ def _stored(host: Host, options: Options) -> List[Deployed]:
 
 
 def _given(host: Host, options: Options) -> Dict[str, Tuple[Build, ...]]:
-    """The driver whose modules were given, which counts instead of what the store has of it."""
-    modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
-    if bool(modules) != bool(options.driver):
-        raise KmodError(
-            "driver",
-            "is the name of the modules that are given by src or path",
-            "Give both, or leave both out; drivers names those that the host has",
-            "BAD_OPTION",
-        )
-    return {names.check_driver(options.driver): tuple(builds(modules))} if modules else {}
+    found = {}
+    for each in options.given:
+        modules = list(each.described) + [module for module, _packed in inputs.modules(host, each.path)]
+        if bool(modules) != bool(each.driver):
+            raise KmodError(
+                "driver",
+                "is the name of the modules that are given by src or path",
+                "Give both, or leave both out; drivers names those that the host has",
+                "BAD_OPTION",
+            )
+        if each.driver in found:
+            raise KmodError(each.driver, "is given twice", "Give it once", "BAD_OPTION")
+        if modules:
+            found[names.check_driver(each.driver)] = tuple(builds(modules))
+    return found
 
 
 def _judge(
@@ -360,13 +380,12 @@ def _facts(
     judged.
     """
     found = {}
-    for driver, builds_ in drivers.items():
+    for driver, modules in candidates.planned_by(drivers).items():
         with contextlib.suppress(KmodError):  # there is nothing with its CRCs; the verdict says so
-            newest = max(builds_, key=lambda build: rank("", build))
-            facts = predict.facts(kernel, predict.needs(newest.modules).symbols)
+            facts = predict.facts(kernel, predict.needs(modules).symbols)
             if facts.vermagic is None and like:
                 flags = like.partition(" ")[2]
-                machine = newest.modules[0].machine
+                machine = modules[0].machine
                 facts = facts._replace(vermagic="%s %s" % (kernel.release, flags), machine=machine)
             found[driver] = facts
     return found

@@ -6,6 +6,7 @@
 
 from typing import Optional, Sequence
 
+from ..host import Host
 from ..place.together import Shared
 from . import entry, variant
 
@@ -45,3 +46,8 @@ def entry_options(
         args_of=shared.args_of,
         asking=shared.asking if asking is None else tuple(asking),
     )
+
+
+def trial_of(host: Host, shared: Shared) -> str:
+    """What the entry is asked for: the default only ever comes after a trial, and there is none elsewhere."""
+    return "once" if shared.boot != "none" and shared.entry and host.live else "none"

@@ -48,6 +48,14 @@ class SignedModule(NamedTuple):
     state: str
 
 
+class SignedBuild(NamedTuple):
+    """What is to be stored of a build: its build.json and its files; and what became of each module."""
+
+    about: Dict[str, Any]
+    files: Dict[str, bytes]
+    rows: Tuple[SignedModule, ...]
+
+
 class Answer(NamedTuple):
     """``changed`` says whether something was signed, or would have been."""
 
@@ -99,12 +107,19 @@ def run(host: Host, options: Options, check: bool = False) -> Answer:
             "Give one of them",
             "BAD_OPTION",
         )
-    by = sign.key(options.key, options.certificate, options.passphrase)
+    by = key_of(options)
     if options.path:
         modules = [_file(path, by, options, check) for path in inputs.find(host, options.path)]
     else:
         modules = [module for build in _builds(options) for module in _build(build, by, options, check)]
     return Answer(by.as_dict(), tuple(modules))
+
+
+def key_of(options: Options) -> SigningKey:
+    """The key, which opens and is that of the certificate. Errors: those of ``make.sign``."""
+    by = sign.key(options.key, options.certificate, options.passphrase)
+    sign.try_out(by)
+    return by
 
 
 def _builds(options: Options) -> List[build_store.BuildEntry]:
@@ -134,17 +149,27 @@ def _build(
             raise KmodError(
                 build.directory, "was removed meanwhile", "Run again when nobody else is at it", "NO_BUILDS"
             )
-        hash_name = _hash(options, now.about.get("module_sig_hash"), build.release, build.directory)
-        files, rows = now.contents(), []
-        for name in sorted(name for name in files if name.endswith(".ko")):
-            made = sign.signed(now.path(name), files[name], by, hash_name, before=now.about.get("signer"))
-            files[name] = made.data
-            state = "signed" if made.new else "unchanged"
-            rows.append(SignedModule(now.path(name), build.release, hash_name, state))
-        signer = dict(by.as_dict(), hash=hash_name)
-        if not check and (any(row.state == "signed" for row in rows) or now.about.get("signer") != signer):
-            slot.put(dict(now.about, signer=signer), files)
-    return rows
+        made = of_build(now, now.contents(), by, options)
+        if not check and (any(row.state == "signed" for row in made.rows) or now.about != made.about):
+            slot.put(made.about, made.files)
+    return list(made.rows)
+
+
+def of_build(
+    build: build_store.BuildEntry, files: Mapping[str, bytes], by: SigningKey, options: Options
+) -> SignedBuild:
+    """The files of a build with its modules signed, wherever it is to be stored.
+
+    Errors: SIGN_HASH, those of ``make.sign.signed``.
+    """
+    hash_name = _hash(options, build.about.get("module_sig_hash"), build.release, build.directory)
+    signed, rows = dict(files), []
+    for name in sorted(name for name in files if name.endswith(".ko")):
+        made = sign.signed(build.path(name), files[name], by, hash_name, before=build.about.get("signer"))
+        signed[name] = made.data
+        state = "signed" if made.new else "unchanged"
+        rows.append(SignedModule(build.path(name), build.release, hash_name, state))
+    return SignedBuild(dict(build.about, signer=dict(by.as_dict(), hash=hash_name)), signed, tuple(rows))
 
 
 def _file(path: str, by: SigningKey, options: Options, check: bool) -> SignedModule:

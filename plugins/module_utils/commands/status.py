@@ -7,7 +7,7 @@ new kernels get them.
 """
 
 import posixpath
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
@@ -17,6 +17,7 @@ from ..place.followed import State
 from ..place.inventory import Orphan, SeenEntry, SeenKernel, SeenVariant, StoredBuild, StoredDriver
 from ..place.today import HeldBack
 from ..plan import Plan
+from ..read.kernels import Kernel, version_key
 
 LOOKS = True  # nothing is planned
 
@@ -43,9 +44,13 @@ class Answer(NamedTuple):
     orphans: Tuple[Orphan, ...]
     following: Optional[State]
     held: Tuple[HeldBack, ...]
+    facts: Optional[Dict[str, Any]] = (
+        None  # of the host as a whole; None where some drivers alone were asked for
+    )
 
     def as_dict(self) -> Dict[str, Any]:
         return {
+            "msg": self.msg,
             "drivers": [row.as_dict() for row in self.drivers],
             "kernels": [row.as_dict() for row in self.kernels],
             "variants": [row.as_dict() for row in self.variants],
@@ -57,9 +62,38 @@ class Answer(NamedTuple):
         }
 
     @property
+    def msg(self) -> str:
+        """One line for people."""
+        if not self.drivers:
+            return self._nothing
+        users = {
+            driver.driver: {release for build in driver.builds for release in build.kernels}
+            for driver in self.drivers
+        }
+        return "; ".join(
+            "%s: %d of %d kernels use it" % (driver, len(kernels & self._releases), len(self.kernels))
+            for driver, kernels in users.items()
+        )
+
+    @property
+    def _releases(self) -> Set[str]:
+        return {kernel.kernel for kernel in self.kernels}
+
+    @property
+    def _nothing(self) -> str:
+        """That there is no driver, and in the same line what there is of others."""
+        others = {module.name for kernel in self.kernels for module in kernel.modules if module.path}
+        lost = sum(link.dangling for kernel in self.kernels for link in kernel.links)
+        said = ["out-of-tree modules of others: %s" % ", ".join(sorted(others))] if others else []
+        said += ["links of others that lead nowhere: %d" % lost] if lost else []
+        return "There is no driver in the store%s." % (" (%s)" % "; ".join(said) if said else "")
+
+    @property
     def summary(self) -> str:
         """All of it as a text to read."""
-        lines = [] if self.drivers else ["There is no driver in the store."]
+        if not (self.drivers or self.variants or self.entries or self.orphans or self.following or self.held):
+            return self._nothing
+        lines = [] if self.drivers else [self._nothing]
         for driver in self.drivers:
             lines += [
                 "%s %s for %s: %s"
@@ -108,17 +142,38 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         entries = [row for row in entries if set(options.drivers) & set(row.drivers)]
     there = [deployed(host, name) for name in sorted(set(options.drivers) or known)]
     installed = store.installed(host)
+    drivers = tuple(inventory.stored_driver(each, serving(host, each)) for each in there)
+    following = followed.state(host)
     return Plan(host), Answer(
-        drivers=tuple(inventory.stored_driver(each, serving(host, each)) for each in there),
+        drivers=drivers,
         kernels=tuple(inventory.kernel(host, kernel, there) for kernel in installed),
         variants=tuple(variants),
         entries=tuple(entries),
         orphans=tuple(
             inventory.orphans(variants, entries, there, installed={kernel.release for kernel in installed})
         ),
-        following=followed.state(host),
+        following=following,
         held=tuple(today.held(host)),
+        facts=None if options.drivers else _facts(drivers, installed, following),
     )
+
+
+def _facts(
+    drivers: Sequence[StoredDriver], installed: Sequence[Kernel], following: Optional[State]
+) -> Dict[str, Any]:
+    """What plays decide by, small enough to be kept for each host of a fleet."""
+    running = next((kernel.release for kernel in installed if kernel.running), None)
+    found = {}
+    for driver in drivers:
+        used = [build for build in driver.builds if build.kernels] or list(driver.builds)
+        kernels = {release for build in driver.builds for release in build.kernels}
+        found[driver.driver] = {
+            "version": max((build.version for build in used), key=version_key, default=""),
+            "kernels": [kernel.release for kernel in installed if kernel.release in kernels],
+            "running": running in kernels if running else None,
+            "follows": following is not None and driver.driver in following.drivers,
+        }
+    return {"drivers": found, "kernels": [kernel.release for kernel in installed]}
 
 
 def _kernel_lines(row: SeenKernel, variants: Mapping[str, SeenVariant]) -> List[str]:

@@ -4,11 +4,13 @@
 
 """What is wanted of one driver: what ``deploy`` brings a host to."""
 
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple
 
+from ..place.loading import Loading
 from ..place.settings import Followed
 from ..read.kernel_module import KernelModule
 from . import link as links
+from . import loading as loadings
 
 
 class WantedDriver(NamedTuple):
@@ -33,13 +35,20 @@ class WantedDriver(NamedTuple):
     boot: str = "none"  # none, once, default
     follow: bool = False
     keep_default: bool = False
+    ahead: Tuple[str, ...] = ()
+    options: Mapping[str, Any] = {}  # noqa: RUF012
+    blacklist: Tuple[str, ...] = ()
+    softdep: Mapping[str, Any] = {}  # noqa: RUF012
+    load_at_boot: bool = False
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
         given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update({name: tuple(given[name]) for name in ("path", "kernels") if name in given})
-        if "described" in given:
-            given["described"] = tuple(map(KernelModule.from_dict, given["described"]))
+        given.update(
+            {name: tuple(given[name]) for name in ("path", "kernels", "ahead", "blacklist") if name in given}
+        )
+        if params.get("_described") is not None:
+            given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
         if given.get("fallback_args") == "auto":
             del given["fallback_args"]
         return cls(**given)
@@ -52,7 +61,12 @@ class WantedDriver(NamedTuple):
             files=None if self.described is None else files,
             kernels=self.kernels,
             load=self.load,
+            ahead=self.ahead,
         )
+
+    def loading(self, used: Mapping[str, Any], coming: Iterable[str] = ()) -> loadings.Options:
+        wanted = Loading(self.options, self.blacklist, self.softdep, self.load_at_boot)
+        return loadings.Options(self.driver, wanted, used, frozenset(coming), self.args)
 
     def followed(self) -> Followed:
         return Followed(

@@ -28,7 +28,7 @@ from ..read.kernels import Kernel
 from ..read.runtime import Runtime
 from . import exactness
 from .loader import judge
-from .selection import Build, Choice, select
+from .selection import Build, Choice, rank, select
 from .verdict import DOUBT, INCOMPATIBLE, REFUSE, UNKNOWN, Verdict
 
 BY_CRC = ("SYMBOL_CRC", "MODULE_LAYOUT_CRC")
@@ -100,25 +100,56 @@ def choices(
 
 
 def _givers_first(drivers: Mapping[str, Sequence[Build]]) -> List[str]:
-    every = {
-        driver: [module for build in builds for module in build.modules] for driver, builds in drivers.items()
-    }
-    givers: Dict[str, List[str]] = {}
-    for driver, modules in every.items():
-        for name in {export.name for module in modules for export in module.exports}:
-            givers.setdefault(name, []).append(driver)
-    needs = {
-        driver: {
-            giver for module in modules for each in module.undefined for giver in givers.get(each.name, ())
-        }
-        for driver, modules in every.items()
-    }
+    needs = givers(drivers)
     ordered: List[str] = []
     while len(ordered) < len(drivers):
         left = [driver for driver in drivers if driver not in ordered]
         # where they go round in a circle, any will do: no module of a circle could be loaded
-        ordered.append(next((each for each in left if not (needs[each] - {each}) & set(left)), left[0]))
+        ordered.append(next((each for each in left if not needs[each] & set(left)), left[0]))
     return ordered
+
+
+def givers(drivers: Mapping[str, Sequence[Build]]) -> Dict[str, Set[str]]:
+    """By driver the other ones that give it symbols."""
+    every = {
+        driver: [module for build in builds for module in build.modules] for driver, builds in drivers.items()
+    }
+    gives: Dict[str, Set[str]] = {}
+    for driver, modules in every.items():
+        for name in {export.name for module in modules for export in module.exports}:
+            gives.setdefault(name, set()).add(driver)
+    return {
+        driver: {
+            giver
+            for module in modules
+            for each in module.undefined
+            if driver not in gives.get(each.name, ())
+            for giver in gives.get(each.name, ())
+        }
+        for driver, modules in every.items()
+    }
+
+
+def planned_by(drivers: Mapping[str, Sequence[Build]]) -> Dict[str, List[KernelModule]]:
+    """By driver the modules that builds of it are planned by: those of its newest build, and of the drivers
+    that give it symbols. It is built against theirs for the same kernel, so it has to be built anew where they
+    have to be: what a kernel has to give to all of them makes the classes of its builds.
+    """
+    needs = givers(drivers)
+    found: Dict[str, List[KernelModule]] = {}
+    for driver, builds in drivers.items():
+        newest = max(builds, key=lambda build: rank("", build))
+        modules, seen, todo = list(newest.modules), {driver}, sorted(needs[driver])
+        while todo:
+            giver = todo.pop(0)
+            if giver not in seen:
+                seen.add(giver)
+                todo += sorted(needs[giver])
+                own = {module.name for module in modules}
+                beside = max(drivers[giver], key=lambda build: rank(newest.release, build))
+                modules += [module for module in beside.modules if module.name not in own]
+        found[driver] = modules
+    return found
 
 
 class DriverVerdict(NamedTuple):

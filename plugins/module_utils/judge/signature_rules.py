@@ -60,25 +60,24 @@ def _key(module: KernelModule, loader: Loader, signature: Signature) -> Iterator
         )
         return
     trusted = key_known(loader, signature)
-    if trusted is False:
-        yield _forgiven(
-            loader,
-            "SIG_UNKNOWN_KEY",
-            "signed with a key that this kernel does not have (%s)" % _signer(signature),
-            reason="module with unavailable key",
-        )
-        yield from _enrolment(loader, signature)
-    elif trusted is None:
-        finding = _forgiven(
-            loader,
-            "SIG_UNKNOWN_KEY",
-            "signed with a key that this kernel may not have (%s)" % _signer(signature),
-            reason="module with unavailable key",
-        )
-        yield finding._replace(effect=DOUBT, errno=None) if finding.effect == REFUSE else finding
-        yield from _enrolment(loader, signature)
-    else:
+    if trusted:
         yield from _signed(module, loader, signature)
+        return
+    finding = _forgiven(
+        loader,
+        "SIG_UNKNOWN_KEY",
+        "signed with a key that this kernel %s (%s)"
+        % ("does not have" if trusted is False else "may not have", _signer(signature)),
+        reason="module with unavailable key",
+    )
+    ways = list(_enrolment(loader, signature))
+    if finding.effect == REFUSE:  # told with the reason, wherever that is shown alone
+        message = "; ".join([finding.message, *(each.message for each in ways)])
+        finding = finding._replace(message=message)
+        if trusted is None:
+            finding = finding._replace(effect=DOUBT, errno=None)
+    yield finding
+    yield from ways
 
 
 def _enrolment(loader: Loader, signature: Signature) -> Iterator[Finding]:

@@ -4,7 +4,7 @@
 
 """What is said of a module and a kernel."""
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 COMPATIBLE, INCOMPATIBLE, UNKNOWN = "compatible", "incompatible", "unknown"
 REFUSE = "refuse"  # the loader refuses the module for this
@@ -95,21 +95,42 @@ class Verdict(NamedTuple):
         first = self.reason
         if first is None:
             return ""
-        symbols = [
-            finding.symbol for finding in self.findings if finding.code == first.code and finding.symbol
-        ]
-        if first.code not in _COUNTED or not symbols:
-            return first.message
-        shown = ", ".join(symbols[:2]) + (", ..." if len(symbols) > 2 else "")
-        return "%s (%s)" % (_COUNTED[first.code][len(symbols) > 1].format(len(symbols)), shown)
+        return _counted([finding for finding in self.findings if finding.code == first.code]) or first.message
 
-    def as_dict(self) -> Dict[str, Any]:
+    def folded(self) -> List[Dict[str, Any]]:
+        """The findings, those of one kind as one with their ``count``, in the order of the first of each."""
+        kinds: Dict[Tuple[str, str], List[Finding]] = {}
+        for finding in self.findings:
+            kinds.setdefault((finding.effect, finding.code), []).append(finding)
+        return [
+            each[0].as_dict()
+            if len(each) == 1
+            else {
+                "code": each[0].code,
+                "effect": each[0].effect,
+                "count": len(each),
+                "message": _counted(each) or "%s (and %d more like that)" % (each[0].message, len(each) - 1),
+            }
+            for each in kinds.values()
+        ]
+
+    def as_dict(self, folded: bool = False) -> Dict[str, Any]:
         return {
             "module": self.module,
             "name": self.name,
             "kernel": self.kernel,
             "verdict": self.verdict,
             "errno": self.errno,
-            "findings": [finding.as_dict() for finding in self.findings],
+            "findings": self.folded() if folded else [finding.as_dict() for finding in self.findings],
             **(self.seen.as_dict() if self.seen else {}),
         }
+
+
+def _counted(findings: Sequence[Finding]) -> str:
+    """``3 symbols differ (pci_enable_device, skb_put, ...)``; "" for what is not told by counting."""
+    symbols = [finding.symbol for finding in findings if finding.symbol]
+    code = findings[0].code
+    if code not in _COUNTED or not symbols:
+        return ""
+    shown = ", ".join(symbols[:2]) + (", ..." if len(symbols) > 2 else "")
+    return "%s (%s)" % (_COUNTED[code][len(symbols) > 1].format(len(symbols)), shown)

@@ -24,19 +24,18 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
 from ..errors import KmodError, from_oserror
 from ..read import names
+from . import whole
 
 ABOUT = "build.json"
 LOG, REASON = "log", "reason.json"
 BY_INPUT, FAILED, LOCKS = "by-input", "failed", ".locks"
 FORMAT = 1  # of build.json; a store with a newer one was made by a newer collection
 LIMIT = 512 << 20  # bytes of one file
-_NEW, _OLD = ".new", ".old"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+~:-]{0,63}", re.ASCII)
 
@@ -157,6 +156,31 @@ def entries(store: str, driver: Optional[str] = None, release: Optional[str] = N
     return found
 
 
+def newest(store: str, name: str, release: str) -> Optional[BuildEntry]:
+    """The last build that was made for a release of a driver, called by its name or that of its dkms package;
+    None where there is none. Errors: those of ``find``, for these builds alone.
+    """
+    found = []
+    for driver in _listed(store):
+        for version in _listed(os.path.join(store, driver)) if driver not in (BY_INPUT, FAILED) else ():
+            directory = os.path.join(store, driver, version, release)
+            if driver != name:
+                try:
+                    about = _about(directory)
+                except KmodError:  # whatever is wrong with it, it is no matter of ours
+                    continue
+                if about is None or about.get("package") != name:
+                    continue
+            made = _opened(directory)
+            found += [made] if made else []
+    return max(found, key=lambda each: os.path.getmtime(each.directory), default=None)
+
+
+def releases(store: str, driver: str, version: str) -> List[str]:
+    """What a version of a driver may have builds for. Errors: those of bad names."""
+    return _listed(os.path.join(store, check_driver(driver), check_version(version)))
+
+
 def failure(store: str, digest: str) -> Optional[BuildFailure]:
     """Why a build of this input failed, None where none did."""
     directory = "%s/%s/%s" % (store, FAILED, _checked(digest))
@@ -169,6 +193,34 @@ def failure(store: str, digest: str) -> Optional[BuildFailure]:
             return None
         raise
     return BuildFailure(directory, reason) if isinstance(reason, dict) and "code" in reason else None
+
+
+def check_file(path: str, copy: str) -> None:
+    """See that a copy of a file that lies in a build, wherever that has been copied to, is what build.json says,
+    and that no module of the build is missing. Files elsewhere are left alone.
+
+    Errors: BUILD_TAMPERED, BUILD_STORE_NEWER, those of reading.
+    """
+    directory, name = os.path.split(path)
+    if not os.path.isfile("%s/%s" % (directory, ABOUT)):
+        return
+    try:
+        about = json.loads(_read("%s/%s" % (directory, ABOUT)).decode("utf-8"))
+        files = dict(about["files"]) if _DIGEST.fullmatch(about["input"]) else {}
+    except (ValueError, KeyError, TypeError):
+        return  # another's
+    if not files:
+        return
+    _check_format(about, "%s/%s" % (directory, ABOUT))
+    lost = sorted(
+        each for each in files if each.endswith(".ko") and not os.path.exists("%s/%s" % (directory, each))
+    )
+    if lost:
+        raise _tampered("%s/%s" % (directory, lost[0]), "is missing from its build")
+    if name not in files:
+        raise _tampered(path, "was added to a build")
+    if hashlib.sha256(_read(copy)).hexdigest() != files[name]:
+        raise _tampered(path, "is not the file that was put there")
 
 
 def _opened(directory: str) -> Optional[BuildEntry]:
@@ -216,6 +268,13 @@ def _about(directory: str) -> Optional[Dict[str, Any]]:
         )
     except (ValueError, KeyError, TypeError):
         raise _tampered(path, "does not describe a build") from None
+    _check_format(about, path)
+    if not fits:
+        raise _tampered(path, "does not describe the build that it lies with")
+    return dict(about)
+
+
+def _check_format(about: Mapping[str, Any], path: str) -> None:
     if about.get("format") != FORMAT:
         raise KmodError(
             path,
@@ -223,9 +282,6 @@ def _about(directory: str) -> Optional[Dict[str, Any]]:
             "Use that version, or another store",
             "BUILD_STORE_NEWER",
         )
-    if not fits:
-        raise _tampered(path, "does not describe the build that it lies with")
-    return dict(about)
 
 
 def _settled(path: str) -> Optional[bytes]:
@@ -237,16 +293,10 @@ def _settled(path: str) -> Optional[bytes]:
             if error.code != "PATH_MISSING":
                 raise
         directory = os.path.dirname(path)
-        if not any(map(os.path.isdir, (directory, *_beside(directory)))):
+        if not any(map(os.path.isdir, (directory, *whole.beside(directory)))):
             break
         time.sleep(patience)
     return None
-
-
-def _beside(directory: str) -> Tuple[str, str]:
-    """Where a new build lies before it takes its place, and the old one until then."""
-    above, name = os.path.split(directory)
-    return os.path.join(above, "." + name + _NEW), os.path.join(above, "." + name + _OLD)
 
 
 def _tampered(path: str, why: str) -> KmodError:
@@ -287,14 +337,14 @@ class Slot:
         before = None
         with contextlib.suppress(KmodError):  # whatever is wrong with it, it goes
             before = _about(directory)
-        _swap(directory, dict(files, **{ABOUT: _json(told)}))
+        whole.swap(directory, dict(files, **{ABOUT: _json(told)}))
         link = "%s/%s/%s" % (self.store, BY_INPUT, digest)
-        with _os_errors(link):
+        with whole.os_errors(link):
             os.makedirs(os.path.dirname(link), exist_ok=True)
-            _link(link, "../%s/%s/%s" % (self.driver, version, self.release))
+            whole.link(link, "../%s/%s/%s" % (self.driver, version, self.release))
             if before and before["input"] != digest:
-                _forget("%s/%s/%s" % (self.store, BY_INPUT, before["input"]))
-        _remove("%s/%s/%s" % (self.store, FAILED, digest))
+                whole.forget("%s/%s/%s" % (self.store, BY_INPUT, before["input"]))
+        whole.remove("%s/%s/%s" % (self.store, FAILED, digest))
         return BuildEntry(directory, told)
 
     def fail(self, digest: str, reason: Mapping[str, Any], log: bytes) -> BuildFailure:
@@ -304,7 +354,7 @@ class Slot:
         """
         directory = "%s/%s/%s" % (self.store, FAILED, _checked(digest))
         told = dict(reason, driver=self.driver, release=self.release)
-        _swap(directory, {LOG: log, REASON: _json(told)})
+        whole.swap(directory, {LOG: log, REASON: _json(told)})
         return BuildFailure(directory, told)
 
 
@@ -317,13 +367,13 @@ def held(store: str, driver: str, release: str, wait: float = 60) -> Iterator[Sl
     check_driver(driver)
     names.check_release(release, "release")
     path = "%s/%s/%s@%s" % (store, LOCKS, driver, release)
-    with _os_errors(path):
+    with whole.os_errors(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         _lock(handle, path, wait)
         for version in _listed(os.path.join(store, driver)):
-            _mend(os.path.join(store, driver, version, release))
+            whole.mend(os.path.join(store, driver, version, release))
         yield Slot(store, driver, release)
     finally:
         os.close(handle)
@@ -346,71 +396,6 @@ def _lock(handle: int, path: str, wait: float) -> None:
                 "LOCKED",
             )
         time.sleep(0.1)
-
-
-def _swap(directory: str, files: Mapping[str, bytes]) -> None:
-    """Put a directory of files in the place of the one that is there, whole or not at all."""
-    above = os.path.dirname(directory)
-    new, old = _beside(directory)
-    with _os_errors(directory):
-        os.makedirs(above, exist_ok=True)
-    _mend(directory)
-    try:
-        with _os_errors(directory):
-            os.mkdir(new)
-            for each, data in files.items():
-                _write(os.path.join(new, each), data)
-            _sync(new)
-            if os.path.isdir(directory):
-                os.rename(directory, old)
-            os.rename(new, directory)
-            _sync(above)
-    finally:
-        _mend(directory)
-
-
-def _mend(directory: str) -> None:
-    """Clear away what a run has left that did not get to its end; what it had put aside comes back."""
-    new, old = _beside(directory)
-    if os.path.isdir(old) and not os.path.exists(directory):
-        with _os_errors(directory):
-            os.rename(old, directory)
-    _remove(old)
-    _remove(new)
-
-
-def _link(path: str, target: str) -> None:
-    new = os.path.join(os.path.dirname(path), ".%s.%d%s" % (os.path.basename(path), os.getpid(), _NEW))
-    _forget(new)  # of a run that was killed
-    os.symlink(target, new)
-    os.rename(new, path)
-
-
-def _forget(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _remove(directory: str) -> None:
-    if os.path.isdir(directory):
-        with _os_errors(directory):
-            shutil.rmtree(directory)
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), 0o644)
-
-
-def _sync(directory: str) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # Small things
@@ -451,11 +436,3 @@ def _checked(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise ValueError("%r is no SHA-256 digest" % digest)
     return digest
-
-
-@contextlib.contextmanager
-def _os_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise from_oserror(path, error, "write to the store") from None

@@ -5,18 +5,15 @@
 """From source to .ko, in the order in which dkms does it: patches, PRE_BUILD, MAKE, is every module there,
 strip, POST_BUILD (``dkms.in: do_build``).
 
-What the sandbox holds is looked at before: a compiler that is not the kernel's, kbuild's own programs that do
-not run here. What comes out is looked at after, from outside: are these modules for this kernel, and would it
-take them.
+What comes out is looked at from outside: are these modules for this kernel, and would it take them.
 """
 
 import json
 import os
-import re
 import shlex
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..errors import KmodError, from_oserror, printable
+from ..errors import KmodError, from_oserror
 from ..host import Host
 from ..judge import predict
 from ..judge.loader import judge
@@ -24,10 +21,11 @@ from ..judge.verdict import INCOMPATIBLE, Verdict
 from ..read import ko, names
 from ..read.kernel_module import KernelModule
 from ..read.runtime import OFFLINE
-from . import dkms_conf, source
+from . import build_log, dkms_conf, source
 from .dkms_conf import DkmsConf
 from .headers import Headers, kernel
-from .sandbox import Box, Mount, run, said
+from .sandbox import Box, Mount, run
+from .toolchain import Tools
 
 RECIPE = 1  # counts up when the same input would give other bytes
 MODULE = 256 << 20  # bytes
@@ -42,26 +40,23 @@ STATUS = {  # of the script
     10: ("BUILD_FAILED", "it does not compile"),
     11: ("BUILD_FAILED", "a module cannot be stripped"),
 }
-ERRORS = 5  # lines that are told
-_ERROR = re.compile(
-    r"(?:fatal error|(?<!\w)error|ERROR|Error \d+|\*\*\*)[: ]|: not found|No such file|undefined!|cannot |FAILED|Killed"
-)
-# "recipe failed" lines say nothing that the lines before them have not said
-_ECHO = re.compile(r"^(?:make|gmake)(?:\[\d+\])?: \*\*\* \[")
-
 _SCRIPT = r"""
 shopt -s extglob
 kernel_source_dir=/lib/modules/$kernelver/build
 dkms_tree=%(tree)s source_tree=%(sources)s install_tree=/lib/modules
 build=$dkms_tree/$module/$module_version/build
 made=$dkms_tree/$module/$module_version/$kernelver/$arch/module
+overlay=%(overlay)s/$module
 say() { printf '\n### %%s\n' "$1"; }
 hook() {
-    if [[ ! -x $build/${1%%%% *} ]]; then say "$1 is not executable: not run"; return; fi
+    local where=$build
+    [[ ! -x $overlay/${1%%%% *} ]] || where=$overlay
+    if [[ ! -x $where/${1%%%% *} ]]; then say "$1 is not executable: not run"; return; fi
     say "$1"
-    (eval "cd $build/ && $build/$1")
+    (eval "cd $where/ && $where/$1")
 }
 cd "$build" || exit 15
+if [[ -d $overlay/patches ]]; then mkdir -p patches && cp -R "$overlay/patches/." patches/ || exit 5; fi
 for patch in "${patches[@]}"; do
     say "patch -p1 < patches/$patch"
     [[ patches/$patch != */../* && -e patches/$patch ]] || exit 5
@@ -85,39 +80,10 @@ for number in "${!built[@]}"; do
     [[ ${strips[number]} = no ]] || "$strip" -g "${built[number]}.ko" || exit 11
     cp -- "${built[number]}.ko" "$made/${names[number]}.ko" || exit 11
 done
-[[ ! $post_build ]] || hook "$post_build" || exit 9
 find . -name %(symvers)s -type f -exec cat {} + | LC_ALL=C sort -u > "$made/%(symvers)s"
+[[ ! $post_build ]] || hook "$post_build" || exit 9
 exit 0
 """
-_PROBE = r"""
-tell() { printf '%%s\0%%s\0' "$1" "$2"; }
-version() { "$1" --version 2> /dev/null | head -n 1; }
-for cc in %(compilers)s; do
-    command -v -- "$cc" > /dev/null || continue
-    tell cc "$cc"; tell version "$(version "$cc")"; tell number "$("$cc" -dumpfullversion 2> /dev/null || "$cc" -dumpversion)"
-    break
-done
-tell pahole "$(version pahole)"
-for tool in %(tools)s; do command -v -- "$tool" > /dev/null || tell missing "$tool"; done
-cd /lib/modules/%(release)s/build || exit 1
-for own in %(own)s; do
-    said=$("./$own" 2>&1 < /dev/null)
-    case $?:$said in
-        126:* | 127:* | *"not found (required by"* | *"error while loading shared"*) tell unusable "$own"; tell why "${said%%%%$'\n'*}" ;;
-    esac
-done
-"""
-
-
-class Tools(NamedTuple):
-    """What a build is made with. ``notes`` are (code, what is to be known)."""
-
-    cc: str
-    version: str  # the compiler's, as it tells it
-    given: bool  # it has to be forced upon kbuild
-    pahole: str  # its version, "" where it is not used
-    clang: bool
-    notes: Tuple[Tuple[str, str], ...]
 
 
 class Built(NamedTuple):
@@ -136,121 +102,6 @@ class BuildFailed(KmodError):
             what, why, "Read the log; mend the source, or get a version of it for this kernel", code
         )
         self.lines = list(lines)
-
-
-# Before
-
-
-def tools(box: Box, headers: Headers, *, patches: bool) -> Tools:
-    """What there is to build with in the box. Errors: TOOL_MISSING, BUILD_COMPILER, KBUILD_UNUSABLE."""
-    text = headers.option("CC_VERSION_TEXT")
-    clang = bool(headers.option("CC_IS_CLANG"))
-    theirs = text.split(" ")[0] if re.fullmatch(r"[\w.+-]+", text.split(" ")[0]) else ""
-    own = ["scripts/basic/fixdep", "scripts/mod/modpost"]
-    own += ["tools/objtool/objtool"] if headers.option("OBJTOOL") else []
-    own += ["tools/bpf/resolve_btfids/resolve_btfids"] if headers.has_types else []
-    needed = ["make", "ld.lld", "llvm-strip"] if clang else ["make", "ld", "strip"]
-    told = _probed(
-        box,
-        compilers=[theirs, "clang"] if clang else [theirs, "gcc", "cc"],
-        tools=needed + ["patch"] * patches,
-        own=[each for each in own if os.path.lexists(headers.path(each)) or "scripts/" in each],
-        release=headers.release,
-    )
-    for name in told.get("missing", []):
-        raise KmodError(name, "is not installed on the build system", "Install it there", "TOOL_MISSING")
-    cc = told.get("cc", [""])[0]
-    wanted = _number(headers.option("CLANG_VERSION" if clang else "GCC_VERSION"))
-    notes = _check_compiler(headers, cc, told.get("number", [""])[0], wanted, theirs=theirs)
-    _check_own(headers, told)
-    pahole = ""
-    if headers.has_types:
-        pahole, note = _pahole(told.get("pahole", [""])[0], headers.option("PAHOLE_VERSION"))
-        notes += [note] if note else []
-    return Tools(cc, told.get("version", [""])[0], cc != theirs, pahole, clang, tuple(notes))
-
-
-def _probed(box: Box, **words: Any) -> Dict[str, List[str]]:
-    script = _PROBE % {
-        name: word if isinstance(word, str) else " ".join(shlex.quote(each) for each in word if each)
-        for name, word in words.items()
-    }
-    path = box.work + "/probed"
-    short = box.limits._replace(seconds=min(60, box.limits.seconds))
-    ran = run(box._replace(limits=short), ["/bin/bash", "-c", script], {}, path)
-    with open(path, "rb") as file:
-        fields = file.read(1 << 20).decode("utf-8", "replace").split("\0")
-    os.unlink(path)
-    if ran.status and len(fields) < 3:
-        raise KmodError(
-            box.system,
-            "has no bash that runs in a sandbox: %s" % printable(fields[0].strip())[-300:],
-            "Build on a system with bash and the kernel's compiler",
-            "SANDBOX_REFUSED",
-        )
-    found: Dict[str, List[str]] = {}
-    for name, value in zip(fields[0::2], fields[1::2]):
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def _check_own(headers: Headers, told: Dict[str, List[str]]) -> None:
-    for name, why in zip(told.get("unusable", []), told.get("why", [])):
-        raise KmodError(
-            "%s of the headers of %s" % (name, headers.release),
-            "does not run on the build system: %s" % printable(why)[:200],
-            "Build in a system of the release that the kernel is of: give its root directory as root, or build on such "
-            "a host",
-            "KBUILD_UNUSABLE",
-        )
-
-
-def _check_compiler(
-    headers: Headers, cc: str, number: str, wanted: Tuple[int, ...], *, theirs: str
-) -> List[Tuple[str, str]]:
-    """A newer compiler than the kernel's does; an older one does not know the options that the kernel's
-    configuration asks for.
-    """
-    text = headers.option("CC_VERSION_TEXT") or "an unknown compiler"
-    if not cc:
-        raise KmodError(
-            headers.release,
-            "was built with %s, and the build system has no compiler" % text,
-            "Install %s there" % (theirs or "gcc"),
-            "BUILD_COMPILER",
-        )
-    ours = _number(number)
-    if not wanted or not ours or ours[0] == wanted[0]:
-        return []
-    if ours[0] < wanted[0]:
-        raise KmodError(
-            headers.release,
-            "was built with %s, and the compiler here, %s %s, is older" % (text, cc, number),
-            "Install %s, or build in a system that has it: give its root directory as root"
-            % (theirs or "that one"),
-            "BUILD_COMPILER",
-        )
-    return [("COMPILER_DIFFERS", "the kernel was built with %s, the module with %s %s" % (text, cc, number))]
-
-
-def _number(text: str) -> Tuple[int, ...]:
-    """A version: 120200 (12.2.0), as the configuration has it, or 12.2.0."""
-    if text.isdigit() and len(text) > 4:
-        return int(text) // 10000, int(text) // 100 % 100
-    return tuple(map(int, re.findall(r"\d+", text)[:2]))
-
-
-def _pahole(version: str, wanted: str) -> Tuple[str, Optional[Tuple[str, str]]]:
-    """Its version, "" where the modules are built without types, and what is to be known then."""
-    ours = [int(each) for each in re.findall(r"\d+", version)[:2]]
-    number = ours[0] * 100 + ours[1] if len(ours) == 2 else 0
-    if not number:
-        why = "pahole is not installed on the build system"
-    elif wanted.isdigit() and number < int(wanted):
-        why = "pahole here is %s, and the kernel's was %s.%s" % (version, wanted[:-2], wanted[-2:])
-    else:
-        return version, None
-    return "", ("PAHOLE_MISSING", why + ": the modules have no types (BTF); they load without")
 
 
 # The build itself
@@ -283,7 +134,7 @@ def build(
         symbols.append("/run/needed/%d/%s" % (number, SYMVERS))
         mounts.append(Mount(symbols[-1], path))
     variables = {"CC": made_with.cc, "KERNEL_CC": made_with.cc}
-    if made_with.clang:
+    if headers.option("LD_IS_LLD"):
         variables.update(LD="ld.lld", KERNEL_LD="ld.lld")
     if made_with.given:
         variables["MAKEFLAGS"] = " -- CC=" + made_with.cc
@@ -294,11 +145,16 @@ def build(
     if ran.exceeded:
         code = "BUILD_TIMEOUT" if ran.exceeded.startswith("time") else "BUILD_LIMIT"
         raise BuildFailed(
-            name, "the build took more than its %s, and was ended" % ran.exceeded, code, _tail(log)
+            name, "the build took more than its %s, and was ended" % ran.exceeded, code, build_log.last(log)
         )
     if ran.status:
+        short = build_log.limit(log)
+        if short:
+            raise BuildFailed(
+                name, "the build took more than its %s" % short, "BUILD_LIMIT", build_log.last(log)
+            )
         code, why = STATUS.get(ran.status, ("BUILD_FAILED", "the build ended with status %d" % ran.status))
-        lines = errors(log, above + "/build/")
+        lines = build_log.errors(log, above + "/build/")
         raise BuildFailed(name, why + (": " + lines[0] if lines else ""), code, lines)
     return judged(made, headers, conf, needed_by(needed))
 
@@ -332,31 +188,21 @@ def _script(
         "names": [record.name for record in records],
         "strips": ["yes" if record.strip else "no" for record in records],
     }
-    lines = ["%s=%s" % (key, shlex.quote(value)) for key, value in values.items()]
+    lines = ["%s[%d]=%s" % (key, index, shlex.quote(value)) for key, index, value in _keys(conf)]
+    lines += ["%s=%s" % (key, shlex.quote(value)) for key, value in values.items()]
     lines += ["%s=(%s)" % (key, " ".join(map(shlex.quote, each))) for key, each in arrays.items()]
     return "\n".join(lines) + _SCRIPT % {
         "tree": dkms_conf.TREE,
         "sources": dkms_conf.SOURCES,
+        "overlay": dkms_conf.OVERLAY,
         "symvers": SYMVERS,
     }
 
 
-def errors(log: str, below: str) -> List[str]:
-    """The first lines of a log that say what is wrong, with paths from the source's root."""
-    found: List[str] = []
-    echoes: List[str] = []
-    for line in said(log).decode("utf-8", "replace").splitlines():
-        if _ERROR.search(line) and not line.startswith("### "):  # a step of ours, as its conf has it
-            text = printable(line.replace(below, "").strip())[:300]
-            into = echoes if _ECHO.match(line) else found
-            if text not in into:
-                into.append(text)
-    return (found or echoes or _tail(log))[:ERRORS]
-
-
-def _tail(log: str) -> List[str]:
-    lines = said(log).decode("utf-8", "replace").split("\n")
-    return [printable(line.strip())[:300] for line in lines if line.strip()][-ERRORS:]
+def _keys(conf: Optional[DkmsConf]) -> Iterator[Tuple[str, int, str]]:
+    for key, of_index in (conf.values if conf else {}).items():
+        for index, value in of_index.items():
+            yield key, index, value
 
 
 # After

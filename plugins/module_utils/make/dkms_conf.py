@@ -21,16 +21,41 @@ from . import sandbox
 from .sandbox import Box, Mount, run
 
 TREE = "/var/lib/dkms"  # dkms_tree
+OVERLAY = "/etc/dkms"  # of a driver: what is laid over its patches, and runs in place of its scripts
 SOURCES = "/usr/src"  # source_tree
 ANSWERS = "answers"  # what the script tells, in the sandbox's /tmp
 LIMIT = 4 << 20  # bytes of that
 
 # Scripts that dkms runs where and when a driver is added, installed or removed: no part of a build.
 HOOKS = ("POST_ADD", "PRE_INSTALL", "POST_INSTALL", "POST_REMOVE")
-# What has no meaning for a build, or none any more: dkms itself passes over the latter with a warning.
-PASSED_OVER = (
+NAMES = ("PACKAGE_NAME", "PACKAGE_VERSION")
+ARRAYS = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
+MATCHED = ("MAKE_MATCH", "PATCH_MATCH", "BUILD_EXCLUSIVE_KERNEL", "BUILD_EXCLUSIVE_ARCH")
+# In dkms' order (``dkms_conf_variables``): a value may name a key that was evaluated before it.
+KNOWN = (
+    *NAMES,
+    "POST_ADD",
+    "POST_BUILD",
+    "POST_INSTALL",
+    "POST_REMOVE",
+    "PRE_BUILD",
+    "PRE_INSTALL",
+    "BUILD_DEPENDS",
+    "BUILD_EXCLUSIVE_ARCH",
+    "BUILD_EXCLUSIVE_CONFIG",
+    "BUILD_EXCLUSIVE_KERNEL",
+    "BUILD_EXCLUSIVE_KERNEL_MIN",
+    "BUILD_EXCLUSIVE_KERNEL_MAX",
+    "MAKE",
+    "MAKE_MATCH",
+    "PATCH",
+    "PATCH_MATCH",
+    *ARRAYS,
+    "STRIP",
     "AUTOINSTALL",
+    "NO_WEAK_MODULES",
     "BUILD_DEPENDS_REBUILD",
+    "OBSOLETE_BY",
     "CLEAN",
     "REMAKE_INITRD",
     "MODULES_CONF",
@@ -38,35 +63,17 @@ PASSED_OVER = (
     "MODULES_CONF_ALIAS_TYPE",
     "MODULES_CONF_OBSOLETE_ONLY",
 )
-NAMES = ("PACKAGE_NAME", "PACKAGE_VERSION")
-ARRAYS = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
-MATCHED = ("MAKE_MATCH", "PATCH_MATCH", "BUILD_EXCLUSIVE_KERNEL", "BUILD_EXCLUSIVE_ARCH")
-KNOWN = (
-    *NAMES,
-    *ARRAYS,
-    *MATCHED,
-    "MAKE",
-    "PATCH",
-    "PRE_BUILD",
-    "POST_BUILD",
-    "STRIP",
-    "BUILD_DEPENDS",
-    "BUILD_EXCLUSIVE_KERNEL_MIN",
-    "BUILD_EXCLUSIVE_KERNEL_MAX",
-    "BUILD_EXCLUSIVE_CONFIG",
-    "OBSOLETE_BY",
-    "NO_WEAK_MODULES",
-    *HOOKS,
-    *PASSED_OVER,
-)
-# A key of one of these families that is not known is a newer dkms', or a slip.
+YES_OR_NO = ("AUTOINSTALL", "BUILD_DEPENDS_REBUILD", "NO_WEAK_MODULES")
+# A key of one of these families that is not known is a newer dkms', or a slip. DKMS_DIRECTIVE... sets others.
 _FAMILIES = (
     "BUILD_EXCLUSIVE_",
     "BUILT_MODULE_",
     "DEST_MODULE_",
     "BUILD_DEPENDS_",
-    "DKMS_DIRECTIVE_",
+    "DKMS_DIRECTIVE",
     "MODULES_CONF_",
+    "POST_",
+    "PRE_",
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+~:@-]*", re.ASCII)
 
@@ -130,6 +137,8 @@ class Record(NamedTuple):
 
 
 class DkmsConf(NamedTuple):
+    """``values`` are all keys, by name and index: commands are evaluated where they are set."""
+
     name: str
     version: str
     records: Tuple[Record, ...]
@@ -139,6 +148,7 @@ class DkmsConf(NamedTuple):
     post_build: str
     depends: Tuple[str, ...]
     own_kernel_only: bool  # not to be used with other kernels than the one that it is built for
+    values: Dict[str, Dict[int, str]]
 
     @property
     def excluded(self) -> str:
@@ -261,6 +271,7 @@ def _made(
             *(index for key in ARRAYS for index in values.get(key, {})),
         ]
     )
+    words = {key: _yes(key, option(key)) for key in YES_OR_NO}
     exclusive = _Exclusive(values, matched, box=box, config=config, count=count)
     records = []
     for index in range(count):
@@ -272,7 +283,7 @@ def _made(
         strip = option("STRIP", index) or option("STRIP") or "yes"
         records.append(Record(location + built, called, strip[0] not in "nN", exclusive.why_not(index)))
     if not records:
-        raise _bad("it names no module", "")
+        raise _bad("it names no module: nothing would come of it", "")
     for what in ([record.built for record in records], [record.name for record in records]):
         twice = next((each for each in what if what.count(each) > 1), None)
         if twice:
@@ -295,7 +306,8 @@ def _made(
         option("PRE_BUILD"),
         option("POST_BUILD"),
         tuple(each for _index, each in sorted(values.get("BUILD_DEPENDS", {}).items()) if each),
-        _yes("NO_WEAK_MODULES", option("NO_WEAK_MODULES")),
+        words["NO_WEAK_MODULES"],
+        values,
     )
 
 
@@ -305,8 +317,8 @@ def _check_record(index: int, built: str, called: str, location: str) -> None:
             raise _bad("%s[%d] is not set" % (key, index), "")
         if value.endswith((".o", ".ko")):
             raise _bad("%s[%d] ends in .o or .ko" % (key, index), "")
-        if "/" in value:
-            raise _bad("%s[%d] is a path" % (key, index), "")
+    if "/" in called:  # the one that is built may be one
+        raise _bad("DEST_MODULE_NAME[%d] is a path" % index, "")
     if not location.startswith(("/kernel", "/updates", "/extra")):
         raise _bad("DEST_MODULE_LOCATION[%d] does not begin with /kernel, /updates or /extra" % index, "")
 
@@ -380,7 +392,7 @@ def _padded(version: str) -> str:
 def _bad(why: str, said: str) -> KmodError:
     last = " (%s)" % said.strip().splitlines()[-1][:200] if said.strip() else ""
     return KmodError(
-        "dkms.conf", why + last, "Mend it, or give overrides: dkms would refuse it, too", "DKMS_CONF"
+        "dkms.conf", why + last, "Mend it, or give overrides: dkms would not take it either", "DKMS_CONF"
     )
 
 

@@ -253,6 +253,8 @@ def mounts(headers: Headers, scratch: str, with_types: bool) -> Iterator[Mount]:
     if not with_types and os.path.isfile(headers.path(VMLINUX)):
         # no regular file: kbuild then does without
         yield Mount(posixpath.join(headers.directory, VMLINUX), "/dev/null")
+    # sources look there, too
+    yield Mount("/boot/config-" + headers.release, headers.path(".config"))
     for top in MODULES[1:]:
         link = "%s/%s/build" % (top, headers.release)
         if link != headers.directory:

@@ -26,6 +26,7 @@ from ..errors import KmodError, from_oserror, printable
 
 EPOCH = "1577836800"  # what the time is for ``date`` and the compiler: the same every day
 PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
+BLOCK = 4096  # bytes; an empty file takes an inode
 SAID = 4 << 20  # bytes of a log, from either end
 TICK = 0.2  # seconds between two looks at what a build uses
 _HIDDEN = ("modules", "debug", "firmware")  # of /usr/lib, besides linux-kbuild-*: the machine's own kernels'
@@ -42,6 +43,13 @@ _ETC = (
     "lsb-release",
     "SuSE-release",
 )
+_OF_THE_KERNEL = (
+    "cmdline",
+    "config.gz",
+    "kallsyms",
+    "modules",
+    "version_signature",
+)  # in /proc: the machine's own
 _UNAME = r"""#!/bin/sh
 asked=
 [ $# -gt 0 ] || asked=s
@@ -240,8 +248,9 @@ def _outside(box: Box, mounts: Sequence[Mount]) -> List[str]:
         if mount.link or _open_to_all(mount.source) or mount.source.startswith(box.work + "/"):
             seen.append(mount)
             continue
-        place = "%s/seen-%d" % (box.work, len(binds))
-        if os.path.isdir(mount.source):
+        kind = "directory" if os.path.isdir(mount.source) else "file"
+        place = "%s/seen-%s-%d" % (box.work, kind, len(binds))
+        if kind == "directory":
             os.makedirs(place, exist_ok=True)
         else:
             with open(place, "ab"):
@@ -377,6 +386,7 @@ def _answers(box: Box, directory: str) -> Iterator[Mount]:
         "date": _DATE % told,
         "version": "Linux version %(release)s (build@build) #1 SMP\n" % told,
         "osrelease": "%(release)s\n" % told,
+        "sysversion": "#1 SMP\n",
         "passwd": "build:x:1000:1000::/tmp:/bin/bash\n",
         "group": "build:x:1000:\n",
     }
@@ -391,6 +401,10 @@ def _answers(box: Box, directory: str) -> Iterator[Mount]:
     yield Mount(usr + "date", directory + "/date")
     yield Mount("/proc/version", directory + "/version")
     yield Mount("/proc/sys/kernel/osrelease", directory + "/osrelease")
+    yield Mount("/proc/sys/kernel/version", directory + "/sysversion")
+    for name in _OF_THE_KERNEL:
+        if os.path.exists("/proc/" + name):
+            yield Mount("/proc/" + name, "/dev/null")
     yield Mount("/etc/passwd", directory + "/passwd")
     yield Mount("/etc/group", directory + "/group")
     yield Mount("/var/tmp", link="/tmp")
@@ -441,13 +455,13 @@ def _used(pid: int) -> Tuple[int, int]:
 
 
 def _size(directory: str, enough: int) -> int:
-    """Bytes on disk below a directory; no further than to ``enough``."""
+    """Bytes on disk below a directory, no file for less than a block; no further than to ``enough``."""
     total, todo = 0, [directory]
     while todo and total <= enough:
         with contextlib.suppress(OSError):
             for each in os.scandir(todo.pop()):
                 with contextlib.suppress(OSError):
-                    total += each.stat(follow_symlinks=False).st_blocks * 512
+                    total += max(each.stat(follow_symlinks=False).st_blocks * 512, BLOCK)
                     if each.is_dir(follow_symlinks=False):
                         todo.append(each.path)
     return total

@@ -231,10 +231,22 @@ def signed(
                 "Give the module as it was built, without a signature",
                 "SIGNED_BY_OTHERS",
             )
+    return SignedBytes(_made(path, body, by, hash_name), True)
+
+
+def try_out(by: SigningKey) -> None:
+    """See that the key opens and is that of the certificate, before anything is made that it is to sign.
+
+    Errors: those of ``signed`` that are about the key.
+    """
+    _made(by.name, b"to be signed", by, "sha256")
+
+
+def _made(path: str, body: bytes, by: SigningKey, hash_name: str) -> bytes:
     message = _message(path, body, by, hash_name)
     made = body + message + struct.pack(">BBBBB3xI", 0, 0, signature.PKCS7, 0, 0, len(message)) + MARKER
     _prove(path, made, body, by, hash_name=hash_name)
-    return SignedBytes(made, True)
+    return made
 
 
 def _prove(path: str, made: bytes, body: bytes, by: SigningKey, *, hash_name: str) -> None:

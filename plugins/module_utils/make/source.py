@@ -25,7 +25,7 @@ from .sandbox import EPOCH
 
 FILES = 200000
 DKMS_CONF = "dkms.conf"
-_NOT_SOURCE = (".git", ".svn", ".hg")  # the history of a source is none
+NOT_SOURCE = (".git", ".svn", ".hg")  # the history of a source is none
 # What kbuild leaves: it would be taken for up to date. An object goes where what it was made of is there; one
 # that a vendor ships instead of a source stays.
 _LEFT = re.compile(
@@ -89,7 +89,7 @@ def _walk(path: str) -> Iterator[Tuple[str, List[str]]]:
         for entry in sorted(os.scandir(above), key=lambda entry: entry.name):
             if not entry.is_dir(follow_symlinks=False):
                 names.append(entry.name)
-            elif entry.name not in _NOT_SOURCE:
+            elif entry.name not in NOT_SOURCE:
                 todo.append(entry.path)
         yield above, names
 

@@ -149,7 +149,7 @@ def fingerprint(host: Host, paths: List[str]) -> str:
         if directory not in real:
             real[directory] = host.real(directory)
         try:
-            status = os.lstat(os.path.join(real[directory], name))
+            status = host.entry(real[directory] + "/" + name)
             status = (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
         except (FileNotFoundError, NotADirectoryError):  # listed in modules.dep and gone since
             continue

@@ -64,6 +64,8 @@ def find(host: Host, paths: Sequence[str]) -> List[str]:
 
 def _below(host: Host, directory: str, wanted: Callable[[str], bool]) -> Iterator[str]:
     for name in host.listdir(directory):
+        if name.startswith("."):  # what somebody is still writing, or a run that was killed has left
+            continue
         path = directory + "/" + name
         if wanted(name) and not host.is_dir(path):
             yield path

@@ -6,9 +6,14 @@
 tests/kernel/test_builds.py.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.commands import bui
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import selection
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, compile, sandbox
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, sandbox, toolchain
 from ansible_collections.outoftree.kmod.plugins.module_utils.make.headers import given
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import inputs
 from ansible_collections.outoftree.kmod.plugins.modules import kmod_build
@@ -194,6 +199,43 @@ MAKE_MATCH[1]="^5"
     assert "post was here" in log and "make -j1 KERNELRELEASE=%s named" % RELEASE in log
 
 
+def test_commands_are_evaluated_where_the_keys_are_set(run, tmp_path):
+    text = CONF + "MAKE='sh ./recipe \\$PACKAGE_NAME \\${BUILT_MODULE_NAME[0]} \\$kernelver'\n"
+    conf(tmp_path, text, recipe='echo "told $*"; test "$PATH" && ! env | grep PACKAGE && cp $1.bin $2.ko\n')
+    answer = run()
+    assert answer.result == "built", answer.msg
+    assert "told drv drv %s\n" % RELEASE in Path(answer.log).read_text()
+
+
+def test_a_directory_of_overrides_has_patches_and_scripts_of_its_own(run, tmp_path):
+    patch = "--- a/recipe\n+++ b/recipe\n@@ -1 +1 @@\n-%s\n+%s\n"
+    text = CONF + 'MAKE[0]="sh ./recipe"\nPATCH[0]=one.patch\nPATCH[1]=two.patch\nPRE_BUILD="pre.sh x"\n'
+    files = {"recipe": "false\n", "pre.sh": "#!/bin/sh\nexit 1\n", "patches/one.patch": "none"}
+    conf(tmp_path, text, **files)
+    overlay = write(
+        tmp_path / "overlay",
+        {
+            "patches/one.patch": patch % ("false", "true"),
+            "patches/two.patch": patch % ("true", "cp drv.bin drv.ko"),
+            "pre.sh": '#!/bin/sh\npwd\ntest "$1" = x && echo mine\n',
+        },
+    )
+    more = write(tmp_path, {"more.conf": "BUILT_MODULE_NAME[0]=drv\n"}) / "more.conf"
+    assert run().code == "BUILD_PATCH"
+    answer = run(overrides=(str(overlay), str(more)))
+    assert answer.result == "built", answer.msg
+    assert "/etc/dkms/drv\nmine\n" in Path(answer.log).read_text()
+    assert run(overrides=(str(overlay), str(more))).result == "kept"
+    write(overlay, {"pre.sh": "#!/bin/sh\necho other\n"})
+    assert run(overrides=(str(overlay), str(more))).result == "built"
+    assert code_of(run, overrides=(str(overlay), str(tmp_path))) == "BAD_OPTION"
+
+
+def test_what_kernels_are_built_with_has_to_be_in_their_headers(run, tmp_path):
+    (tmp_path / "headers/usr/lib/linux-kbuild-6.1/scripts/mod/modpost").unlink()
+    assert code_of(run) == "HEADERS_INCOMPLETE"
+
+
 def test_a_kernel_that_the_source_is_not_for_is_no_failure(run, tmp_path):
     conf(tmp_path, CONF + "BUILD_EXCLUSIVE_KERNEL_MIN=6.2\n")
     answer = run()
@@ -244,6 +286,41 @@ def test_drivers_that_are_needed_give_their_symbols_and_have_to_be_there(run, tm
     write(tmp_path / "base", {"README": "new"})
     run(driver="base", source=str(tmp_path / "base"))
     assert run().result == "built"  # what it was built against has changed
+    # another driver's entry is no matter of this one's
+    write(tmp_path / "store/other/1" / RELEASE, {"build.json": "{}"})
+    assert run(force=True).result == "built"
+
+
+def test_what_a_needed_driver_needs_is_there_as_well(run, tmp_path):
+    """drv uses mid, which uses low, each by a dkms package of another name."""
+
+    def layer(name, needs, gives, **options):
+        crcs = [LAYOUT, ("printk", 0x22), *((need, 0x70 + ord(need[0])) for need in needs)]
+        module = ko(
+            name, tuple(crcs), depends=",".join(needs), exports=[Export(n, 0x70 + ord(n[0])) for n in gives]
+        )
+        text = CONF.replace("drv", name).replace("PACKAGE_NAME=", "PACKAGE_NAME=pkg-")
+        lines = "".join("0x%08x\t%s\t%s\tEXPORT_SYMBOL\t\n" % (0x70 + ord(n[0]), n, name) for n in gives)
+        text = text.replace(
+            '.ko"',
+            '.ko; printf %s > Module.symvers; cat $KBUILD_EXTRA_SYMBOLS"' % repr(lines)[1:-1].join("''"),
+        )
+        shutil.rmtree(str(tmp_path / name), ignore_errors=True)
+        source(tmp_path / name, text, **{name + ".bin": module})
+        return run(driver=name, source=str(tmp_path / name), **options)
+
+    assert layer("low", (), ("low_open",)).result == "built"
+    middle = layer("mid", ("low_open",), ("mid_open",), depends=("pkg-low",))
+    assert middle.result == "built", middle.msg
+    answer = layer("drv", ("mid_open",), (), depends=("pkg-mid",))
+    assert answer.result == "built", answer.msg
+    about = json.loads(Path(answer.directory, "build.json").read_text())
+    assert sorted(about["needed"]) == ["low", "mid"]
+    write(tmp_path / "low", {"README": "newer"})
+    assert run(driver="low", source=str(tmp_path / "low")).result == "built"
+    # mid was built with what is gone
+    assert code_of(run, source=str(tmp_path / "drv"), depends=("mid",)) == "DEPENDS_MISSING"
+    assert code_of(run, source=str(tmp_path / "drv"), depends=("drv",)) == "DEPENDS_MISSING"
 
 
 @pytest.mark.parametrize(
@@ -266,11 +343,43 @@ def test_what_cannot_build_is_said_before(run, tmp_path, config, code, told):
     assert not (tmp_path / "store").exists()
 
 
+NO_COMPILER = toolchain.Compiler("", "", "", "", "", "")
+
+
 def test_a_machine_without_a_compiler_is_told_which_one_to_install(tmp_path):
     found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
     with pytest.raises(KmodError) as caught:
-        compile._check_compiler(found, "", "", (1, 2), theirs="gcc-1")
-    assert caught.value.code == "BUILD_COMPILER" and caught.value.then == "Install gcc-1 there"
+        toolchain._check_compiler(found, NO_COMPILER, (1, 2), theirs="gcc-1", machine="x86_64")
+    assert caught.value.code == "BUILD_COMPILER" and caught.value.then == "Install gcc-1 on the build system"
+
+
+@pytest.mark.parametrize(
+    "body,told",
+    [
+        (
+            "case $1 in -dM) echo '#define __clang__ 1' ;; -dumpmachine) echo x86_64-pc-linux-gnu ;; esac",
+            "is clang",
+        ),
+        ("case $1 in -dM) exit ;; -dumpmachine) echo aarch64-linux-gnu ;; esac", "is for aarch64-linux-gnu"),
+        (
+            "case $1 in -dM) echo 'fatal error: cannot execute cc1' >&2; exit 1 ;; esac",
+            "does not work: fatal error",
+        ),
+    ],
+)
+def test_a_compiler_of_another_kind_or_machine_or_one_that_does_not_work_is_said_before(
+    run, tmp_path, monkeypatch, body, told
+):
+    shutil.rmtree(str(tmp_path / "headers"))
+    headers(tmp_path / "headers", config=CONFIG.replace("gcc-1 (Ours)", "yes (Ours)"))
+    write(tmp_path, {"cc": "#!/bin/sh\n%s\necho 12.2.0\n" % body})
+    mine = sandbox.Mount("/usr/bin/yes", str(tmp_path / "cc"))  # stands where a mount can be made
+    answers = sandbox._answers
+    monkeypatch.setattr(sandbox, "_answers", lambda box, directory: [*answers(box, directory), mine])
+    with pytest.raises(KmodError) as caught:
+        run()
+    assert caught.value.code == "BUILD_COMPILER" and told in str(caught.value)
+    assert "Install yes on the build system" in str(caught.value)
 
 
 def test_a_newer_compiler_is_a_finding_and_is_forced_upon_kbuild(run, tmp_path):
@@ -285,6 +394,14 @@ def test_kbuilds_own_programs_have_to_run_here(run, tmp_path):
     assert code_of(run) == "KBUILD_UNUSABLE"
 
 
+def test_a_library_that_they_lack_is_named(tmp_path):
+    found = given([str(tmp_path / "headers")], RELEASE, str(tmp_path))
+    why = "objtool: error while loading shared libraries: libelf.so.1: cannot open shared object file: No such file"
+    with pytest.raises(KmodError) as caught:
+        toolchain._check_own(found, {"unusable": ["objtool"], "why": [why]})
+    assert caught.value.then.startswith("Install the package with libelf.so.1 there")
+
+
 def test_headers_of_another_release_are_refused(run):
     assert code_of(run, release=OTHER) == "HEADERS_OTHER_RELEASE"
 
@@ -295,12 +412,77 @@ def test_an_entry_that_was_tampered_with_is_not_kept_silently(run):
     assert run(force=True).result == "built" and run().result == "kept"
 
 
-def test_a_full_disk_is_no_failure_of_the_source(run, tmp_path, monkeypatch):
-    make(tmp_path, "echo No space left on device; exit 1")
-    monkeypatch.setattr(Host, "free", lambda self, path: 4096)
-    assert code_of(run) == "ENOSPC"
-    monkeypatch.undo()
+# On file systems of its own: /var/tmp, where it is built, of so much.
+SMALL = """
+mount -t tmpfs -o mode=1777,%s none /var/tmp
+mount -t tmpfs -o size=1m none /dev/shm
+exec "$@"
+"""
+BUILD = "import sys; from ansible_collections.outoftree.kmod.plugins.module_utils import cli; sys.exit(cli.main())"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize(
+    "options,greedy",
+    [
+        (
+            "size=30m",
+            "head -c 60M /dev/zero > big; rm -f big; exit 1",
+        ),  # room again, as after a compiler's end
+        ("size=30m", "cat /dev/zero > big"),
+        ("nr_inodes=300", "for i in $(seq 400); do echo > file$i || exit 1; done"),
+    ],
+)
+def test_a_full_disk_is_no_failure_of_the_source(run, tmp_path, options, greedy):
+    conf(tmp_path, CONF + 'MAKE[0]="sh ./greedy"\n', greedy=greedy + "\n")
+    words = ["build", str(tmp_path / "source"), "--driver", "drv", "--kernel", RELEASE, "--json"]
+    words += ["--store", str(tmp_path / "store"), "--headers", str(tmp_path / "headers")]
+    argv = ["unshare", "--mount", "sh", "-ec", SMALL % options, "sh", sys.executable, "-c", BUILD]
+    environment = dict(os.environ, PYTHONPATH=":".join(sys.path))
+    done = subprocess.run(
+        [*argv, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert done.returncode == 2 and b"the disk is full" in done.stdout, done.stdout
     assert not list((tmp_path / "store").rglob("reason.json"))
+    make(tmp_path, "cp drv.bin drv.ko")
+    assert run().result == "built"
+
+
+@pytest.mark.parametrize(
+    "line,code",
+    [
+        ("/tmp/ccX.s: Disk quota exceeded", "ENOSPC"),
+        ("cc1: fatal error: error writing to /tmp/ccX.s: No space left on device", "ENOSPC"),
+        ("gcc: fatal error: Killed signal terminated program cc1", "BUILD_STARVED"),
+        ("make[2]: *** [scripts/Makefile.build:250: drv.o] Killed", "BUILD_STARVED"),
+        ("/bin/sh: 1: Cannot fork: Resource temporarily unavailable", "BUILD_STARVED"),
+    ],
+)
+def test_what_the_machine_is_short_of_is_no_failure_of_the_source(run, tmp_path, line, code):
+    conf(tmp_path, CONF + "MAKE[0]='cat said; exit 1'\n", said=line + "\nmore\n")
+    assert code_of(run) == code
+    assert not list((tmp_path / "store").rglob("reason.json"))
+
+
+@pytest.mark.parametrize(
+    "line,limit",
+    [
+        ("cc1: out of memory allocating 65536 bytes after a total of 1 bytes", "memory"),
+        ("ld: Cannot allocate memory", "memory"),
+        ("make: *** [all] File size limit exceeded (core dumped)", "size"),
+    ],
+)
+def test_a_limit_that_a_tool_runs_into_is_one(run, tmp_path, line, limit):
+    conf(tmp_path, CONF + "MAKE[0]='cat said; exit 1'\n", said=line + "\n")
+    failed = run()
+    assert failed.code == "BUILD_LIMIT" and limit in failed.msg
+
+
+def test_a_source_that_speaks_of_it_is_short_of_nothing(run, tmp_path):
+    said = "drv.c:7: error: no\n    7 |  printk(oom: Cannot allocate memory\n      | x: No space left on device\n"
+    conf(tmp_path, CONF + "MAKE[0]='cat said; exit 1'\n", said=said)
+    failed = run()
+    assert (failed.code, failed.errors) == ("BUILD_FAILED", ("drv.c:7: error: no",))
 
 
 def test_an_endless_build_ends_and_is_tried_again_with_more_time(run, tmp_path):
@@ -321,6 +503,10 @@ def test_an_endless_build_ends_and_is_tried_again_with_more_time(run, tmp_path):
             "head -c 100M /dev/zero > big; head -c 100M /dev/zero > more; head -c 100M /dev/zero > big3; sleep 100",
         ),
         ("processes", "for i in $(seq 200); do sleep 100 & done; wait"),
+        (
+            "size",
+            "head -c 300M /dev/zero > big; sleep 100",  # one file: the limit is each process' own
+        ),
         (
             "memory",
             'perl -e "push @a, 1 x 1000000 while 1" || sleep 100 & for i in 1 2 3; do perl -e "\\$a = 1 x 150000000; sleep 100" & done; wait',
@@ -385,12 +571,15 @@ _kept: list = []
 
 def test_the_machines_own_kernel_is_not_seen(run, tmp_path):
     asked = (
-        "uname -r; cat /proc/version /proc/sys/kernel/osrelease; ls /lib/modules; uname -m; date +%Y; id -u"
+        "uname -r; cat /proc/version /proc/sys/kernel/osrelease; ls /lib/modules; uname -m; date +%Y; id -u\n"
+        "cat /boot/config-$(uname -r); echo version is $(cat /proc/sys/kernel/version)\n"
+        'for each in cmdline modules kallsyms config.gz; do echo "proc: $(head -c 9 /proc/$each 2> /dev/null)|"; done'
     )
     conf(tmp_path, CONF + 'MAKE[0]="sh ./ask; cp drv.bin drv.ko"\n', ask=asked + "\n")
     said = Path(run().log).read_text()
     assert os.uname().release not in said and said.count(RELEASE) >= 4
-    assert "2020\n1000\n" in said
+    assert "2020\n1000\n" in said and "CONFIG_MODVERSIONS=y" in said and "version is #1 SMP\n" in said
+    assert not re.search("proc: [^|]", said)
 
 
 def test_two_runs_at_once_build_once(run, tmp_path):
@@ -412,6 +601,40 @@ def _build(base):
 def test_without_bubblewrap_the_error_says_what_to_install(run, monkeypatch):
     monkeypatch.setattr(sandbox.tools, "find", lambda name: None)
     assert code_of(run) == "SANDBOX_MISSING"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_killed_leaves_no_process_and_the_next_clears_what_it_left(run, tmp_path, number):
+    make(tmp_path, "echo begun > begun; exec sleep 86399")
+    words = ["build", str(tmp_path / "source"), "--driver", "drv", "--kernel", RELEASE]
+    words += ["--store", str(tmp_path / "store"), "--headers", str(tmp_path / "headers")]
+    environment = dict(os.environ, PYTHONPATH=":".join(sys.path))
+    with subprocess.Popen([sys.executable, "-c", BUILD, *words], env=environment) as process:
+        begun = "outoftree.kmod-%d-*/build/begun" % process.pid
+        deadline = time.monotonic() + 60
+        while not list(Path("/var/tmp").glob(begun)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (left,) = Path("/var/tmp").glob(begun)
+        process.send_signal(number)
+    deadline = time.monotonic() + 20
+    while _runs("86399") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _runs("86399") and not list((tmp_path / "store").rglob("build.json"))
+    make(tmp_path, "cp drv.bin drv.ko")
+    assert run().result == "built" and not left.parent.parent.exists()
+
+
+def _runs(word):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().split(b"\0")[:2] == [b"sleep", word.encode()]:
+                return True
+    return False
+
+
+def test_reading_a_dkms_conf_ends(run, tmp_path):
+    conf(tmp_path, CONF + "while :; do :; done\n")
+    assert code_of(run, limits=sandbox.Limits(seconds=2)) == "DKMS_CONF"
 
 
 def test_scratch_is_cleared_away(run, tmp_path):

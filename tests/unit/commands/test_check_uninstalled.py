@@ -15,11 +15,12 @@ from tests.forge.symvers import EXPORTS, symvers
 
 PARAMS = {
     "path": ["/vendor.ko"],
-    "described": None,
+    "_described": None,
     "kernels": ["all"],
     "require": "all",
     "each": False,
     "structs": False,
+    "findings": "folded",
 }
 NEW = "6.1.0-10-amd64"
 

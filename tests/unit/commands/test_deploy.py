@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy, link
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands.deploy import Options, WantedDriver
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
@@ -215,6 +215,147 @@ def test_once_leaves_the_default_and_needs_no_reboot_after_a_trial_that_went_wel
     running.deploy_all(wanted)  # which notes that it went well
     writes, answer = running.deploy_all(wanted)
     assert writes == 0 and not answer.as_dict()["reboot_needed"] and running.started()[1] is None
+
+
+LATER = "5.14.0-999.el9.x86_64"  # a kernel that is not there yet
+
+
+def test_a_build_for_a_kernel_to_come_is_stored_ahead_and_stays(machine):
+    wanted = machine.wanted(ahead=(LATER,))
+    data = ko("vendor", [("printk", 0x99)], release=LATER, modinfo={"version": "1.0", "name": "vendor"})
+    (machine.root / "opt/vendor/later.ko").write_bytes(data)
+    assert len(machine.deploy_all(machine.wanted())[1].drivers) == 1
+    there = machine.root / ("lib/modules/%s/extra/vendor/vendor.ko" % LATER)
+    assert not there.exists(), "a build for no kernel of the host's is not its business"
+    writes, answer = machine.deploy_all(wanted)
+    assert writes and answer.drivers[0].link.outcome.ahead == (LATER,) and there.read_bytes() == data
+    assert machine.deploy_all(wanted)[0] == 0
+    assert machine.deploy_all(WantedDriver("vendor"))[0] == 0 and there.exists()
+
+
+# How it is loaded
+
+
+def configured(machine, name="vendor"):
+    path = machine.root / ("etc/modprobe.d/outoftree.kmod-%s.conf" % name)
+    return path.read_text().splitlines()[1:] if path.exists() else None
+
+
+PARAMETERS = {"parmtype": "debug:int"}
+
+
+class Parametered(Machine):
+    def module(self, name, needs=NEEDS, exports=(), version="1.0"):
+        path = super().module(name, needs, exports, version)
+        info = {"version": version, "name": name, **PARAMETERS}
+        (self.root / path[1:] / (name + ".ko")).write_bytes(
+            ko(name, needs, release=OLD, modinfo=info, exports=list(exports))
+        )
+        return path
+
+
+@pytest.fixture
+def parametered(tmp_path):
+    return Parametered(tmp_path / "root")
+
+
+LOADED = {
+    "options": {"vendor": {"debug": 1}},
+    "blacklist": ("dummy",),
+    "softdep": {"vendor": {"pre": ["dummy"]}},
+}
+
+
+def test_how_a_driver_is_loaded_is_written_with_it_changed_and_taken_back(parametered):
+    machine = parametered
+    before = machine.snapshot()
+    writes, answer = machine.deploy_all(machine.wanted(**LOADED))
+    assert answer.drivers[0].changed == ("link", "loading", "variant", "entry") and writes == 4
+    assert configured(machine) == ["options vendor debug=1", "blacklist dummy", "softdep vendor pre: dummy"]
+    assert answer.as_dict()["drivers"][0]["loading"] == {
+        "files": ["/etc/modprobe.d/outoftree.kmod-vendor.conf"]
+    }
+    there = machine.snapshot()
+    assert machine.deploy_all(machine.wanted(**LOADED))[0] == 0 and machine.snapshot() == there
+    assert machine.deploy_all(machine.wanted(), check=True)[0] >= 1 and machine.snapshot() == there
+    assert (
+        "loading" in machine.deploy_all(machine.wanted())[1].drivers[0].changed
+        and configured(machine) is None
+    )
+    machine.deploy_all(machine.wanted(**LOADED))
+    _writes, answer = machine.deploy_all(WantedDriver("vendor", state="absent"))
+    assert "loading" in answer.drivers[0].changed
+    shutil.rmtree(str(machine.root / "opt"))
+    after = machine.snapshot()
+    assert {path for path in after if "modules." not in path} == {
+        path for path in before if "modules." not in path and not path.startswith("opt")
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"options": {"vendor": {"no_such": 1}}}, "PARAMETER_UNKNOWN"),
+        ({"options": {"vendor": {"debug": "high"}}}, "PARAMETER_VALUE"),
+        ({"options": {"other": {"debug": 1}}}, "OPTION_MODULE"),
+        ({"blacklist": ("vendor",)}, "BLACKLIST_OWN"),
+        ({"softdep": {"vendor": {"pre": ["nowhere"]}}}, "SOFTDEP_MISSING"),
+        ({"load_at_boot": True}, "AT_BOOT_UNREAD"),
+    ],
+)
+def test_how_it_cannot_be_loaded_is_told_before_anything_is_written(parametered, given, code):
+    wanted = parametered.wanted("vendor", **given)
+    before = parametered.snapshot()
+    with pytest.raises(KmodError) as error:
+        parametered.deploy_all(parametered.wanted("first"), wanted)
+    assert error.value.code == code
+    shutil.rmtree(str(parametered.root / "opt/first"))
+    assert parametered.snapshot() == before
+
+
+def test_a_driver_may_soft_depend_on_one_that_is_deployed_with_it(parametered):
+    first = parametered.wanted("vendor", softdep={"vendor": {"post": ["second"]}})
+    _writes, answer = parametered.deploy_all(first, parametered.wanted("second"))
+    assert configured(parametered) == ["softdep vendor post: second"] and answer.drivers[0].loading.files
+
+
+def test_a_kernel_that_is_left_with_neither_driver_is_told_of(tmp_path):
+    machine = Parametered(tmp_path / "root", refuses=True)
+    _writes, answer = machine.deploy_all(machine.wanted(blacklist=("dummy", "typo")))
+    (neither, typo) = answer.drivers[0].notes
+    assert "has dummy, typo blacklisted on every kernel, and %s gets no driver vendor" % NEW in neither
+    assert "no kernel here has a module of that name" in typo
+    _writes, answer = machine.deploy_all(machine.wanted(blacklist=("dummy",)))
+    assert len(answer.drivers[0].notes) == 1
+
+
+def test_who_else_sets_a_parameter_is_told(parametered):
+    other = parametered.root / "etc/modprobe.d/zz.conf"
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("options vendor debug=0\noptions vendor other=1\n")
+    wanted = parametered.wanted(**dict(LOADED, args="vendor.debug=7 quiet"))
+    _writes, answer = parametered.deploy_all(wanted)
+    file, args = answer.drivers[0].notes
+    assert "vendor.debug=0 by /etc/modprobe.d/zz.conf, too, where it is to be 1" in file
+    assert "vendor.debug=7 by args" in args
+
+
+def test_nothing_of_how_it_is_loaded_outlives_its_links(parametered):
+    parametered.deploy_all(parametered.wanted(entry=False, initrd=False, **LOADED))
+    plan, _answer = link.run(parametered.host, link.Options("vendor", state="absent", build=OLD))
+    assert not [path for path in plan.paths() if "modprobe.d" in path]
+    plan, _answer = link.run(parametered.host, link.Options("vendor", state="absent"))
+    assert plan.paths()[0] == "/etc/modprobe.d/outoftree.kmod-vendor.conf"
+    plan.apply()
+    assert configured(parametered) is None
+
+
+def test_a_driver_that_no_kernel_takes_blacklists_nothing(parametered):
+    parametered.module("vendor", needs=[("module_layout", 0x11), ("nobody_has_it", 0x1)])
+    wanted = WantedDriver("vendor", path=("/opt/vendor",), require="none", **LOADED)
+    _writes, answer = parametered.deploy_all(wanted)
+    assert configured(parametered) is None and answer.drivers[0].loading.files == ()
+    assert answer.drivers[0].notes[0] == "uses vendor on no kernel, so that nothing of it is in modprobe.d."
 
 
 # Check mode

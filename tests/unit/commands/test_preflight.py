@@ -53,12 +53,13 @@ def run(tree, *packages, **params):
         "drivers": [],
         "driver": None,
         "path": None,
-        "described": None,
+        "_described": None,
+        "given": None,
         "kernel": [{"package": list(packages)}] if packages else None,
         "require": "none",
-        "defer": False,
-        "fetch": None,
-        "into": None,
+        "_defer": None,
+        "_fetch": None,
+        "_into": None,
     }
     options = preflight.Options.from_params(dict(asked, **params))
     plan, answer = preflight.run(Host(tree.root), options)
@@ -229,6 +230,32 @@ def test_what_others_modules_give_on_the_hosts_kernels_leaves_a_kernel_to_come_o
         ["vendor_call"],
     )
     assert "may come along or not" in rows[FOUR]["why"]
+
+
+def test_drivers_that_use_each_other_are_judged_and_planned_beside_each_other(tree):
+    """What gives them symbols has to be built anew for a kernel: then they have, too."""
+    exports = [("vendor_call", 0x99)]
+    giver = ko("giver", [LAYOUT, ("printk", 0x77)], release=ONE, exports=exports, modinfo={"name": "giver"})
+    modinfo = {"name": "auser", "depends": "giver"}
+    user = ko("auser", [LAYOUT, ("vendor_call", 0x99), ("kfree", 0x77)], release=ONE, modinfo=modinfo)
+    tree.write("/giver/giver.ko", giver)
+    tree.write("/auser/auser.ko", user)
+    both = [
+        {"driver": "auser", "path": ["/auser"], "_described": None},
+        {"driver": "giver", "path": ["/giver"], "_described": None},
+    ]
+    offer = headers(tree, FOUR, "printk", "kfree")
+    found = record(tree, offer, given=both, drivers=["auser", "giver"])
+    assert verdicts(found)["auser", FOUR] == ("compatible", ONE)
+    strong = {
+        driver: {each["name"]: each["strong"] for each in needs["modules"]}
+        for driver, needs in found["needs"].items()
+    }
+    assert strong == {"auser": {"auser": ["kfree"], "giver": ["printk"]}, "giver": {"giver": ["printk"]}}
+    assert "printk" in found["facts"]["auser"][FOUR]["exports"]
+    with pytest.raises(KmodError) as caught:
+        run(tree, given=[both[0], both[0]])
+    assert caught.value.code == "BAD_OPTION"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

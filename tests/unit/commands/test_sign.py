@@ -178,3 +178,19 @@ def test_nothing_of_the_key_is_in_the_answer(keys, store):
     told = json.dumps(run(keys, store=store, driver="vendor").as_dict())
     private = (keys / "new").read_text().splitlines()[1:-1]
     assert not [line for line in private if line in told] and str(keys / "new") not in told
+
+
+@pytest.mark.parametrize(
+    "name,certificate,code", [("new", "old.crt", "KEY_MISMATCH"), ("none", "new.crt", "PATH_MISSING")]
+)
+def test_a_key_that_will_not_do_is_known_before_there_is_anything_to_sign(
+    keys, tmp_path, name, certificate, code
+):
+    options = {"key": str(keys / name), "certificate": str(keys / certificate)}
+    with pytest.raises(KmodError) as caught:
+        command.run(Host("/"), command.Options(store=str(tmp_path), driver="vendor", **options))
+    assert caught.value.code == code
+    options["key"], options["certificate"] = str(keys / "new"), str(keys / "new.crt")
+    with pytest.raises(KmodError) as caught:
+        command.run(Host("/"), command.Options(store=str(tmp_path), driver="vendor", **options))
+    assert caught.value.code == "NO_BUILDS"

@@ -179,8 +179,40 @@ def test_it_works_on_a_root_without_anything(tmp_path):
         "orphans": [],
         "following": None,
         "held": [],
+        "msg": "There is no driver in the store.",
         "summary": "There is no driver in the store.",
     }
+
+
+def test_without_drivers_it_is_one_line_whatever_others_have(tree):
+    answer = inventory(Host(tree.root))
+    assert answer["msg"] == "vendor: 2 of 3 kernels use it"
+    shutil.rmtree(tree.path("/lib/modules/%s/extra" % TWO))
+    shutil.rmtree(tree.path("/lib/modules/%s/weak-updates/vendor" % ONE))
+    tree.write("/lib/modules/%s/updates/dkms/foreign.ko" % TWO, module("foreign", TWO))
+    for release in (ONE, TWO):
+        tree.depmod(release)
+    answer = inventory(Host(tree.root))
+    assert (
+        answer["summary"]
+        == answer["msg"]
+        == (
+            "There is no driver in the store (out-of-tree modules of others: foreign; links of others that lead nowhere: 1)."
+        )
+    )
+
+
+def test_the_facts_are_what_plays_decide_by(tree):
+    host = Host(tree.root)
+    tree.write(settings.PATH, settings.Settings({"vendor": settings.Followed()}).text.encode())
+    _plan, answer = status.run(host, status.Options())
+    assert answer.facts == {
+        "drivers": {"vendor": {"version": "1.0", "kernels": [ONE, TWO], "running": None, "follows": True}},
+        "kernels": [ONE, TWO, THREE],
+    }
+    assert "facts" not in answer.as_dict() and "ansible_facts" not in answer.as_dict()
+    # a part of them would stand for the whole
+    assert status.run(host, status.Options(("vendor",)))[1].facts is None
 
 
 @pytest.mark.parametrize(

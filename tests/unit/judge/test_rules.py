@@ -172,26 +172,38 @@ def test_a_key_of_the_firmware_or_the_owner_where_signatures_are_required(
         ("6.1.0-9-amd64", True, True, "SIG_ENROLMENT_WAITS"),
         ("6.1.0-9-amd64", False, False, None),  # nothing there that would take it
         ("5.15.9-arch1-1", True, False, None),  # its kernel would not look there
+        ("4.18.0-553.el8_10.x86_64", True, False, "SIG_NOT_ENROLLED"),
+        ("5.14.0-427.el9.x86_64", True, False, "SIG_NOT_ENROLLED"),
+        ("6.11.4-301.fc41.x86_64", True, True, "SIG_ENROLMENT_WAITS"),
+        ("6.8.0-31-generic", True, False, "SIG_NOT_ENROLLED"),
+        ("6.4.0-150600.23.25-default", True, False, "SIG_NOT_ENROLLED"),
     ],
 )
-@pytest.mark.parametrize("enforced", [True, False])
-def test_a_key_that_the_owner_can_enrol(release, shim, waits, note, enforced, tmp_path):
+@pytest.mark.parametrize("required", ["sig_enforce", "lockdown", None])
+def test_a_key_that_the_owner_can_enrol(release, shim, waits, note, required, tmp_path):
     families.kernel(tmp_path, release, config=CONFIG + MACHINE)
     data = ko(release=release)
     module = modules.parse(signed(data, PKCS7.sign(data)), "/opt/vendor.ko")
     theirs, others = (tuple(certificates(each.certificate)) for each in (PKCS7, OTHER))
     runtime = Runtime(
-        sig_enforce=enforced,
+        sig_enforce=required == "sig_enforce",
+        lockdown=required == "lockdown",
         keys=frozenset(["Debian Secure Boot CA: 6ccece7e4c6c0d1f6149f3dd27dfcc5cbb419ea1"]),
         enrolled=others,
         mok=shim,
         enrolling=theirs if waits else (),
     )
     (found,) = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], runtime)
-    assert found.verdict == ("incompatible" if enforced else "compatible")
+    assert found.verdict == ("incompatible" if required else "compatible")
     assert [code for code in codes(found, "note") if code.startswith("SIG_")] == ([note] if note else [])
     said = [finding.message for finding in found.findings if finding.code == "SIG_NOT_ENROLLED"]
     assert all("mokutil --import" in message for message in said)
+    told = {"SIG_NOT_ENROLLED": "mokutil --import", "SIG_ENROLMENT_WAITS": "confirm it at the console"}
+    assert not (required and note) or told[note] in found.short, "the reason is what people see"
+    enrolled = runtime._replace(enrolled=theirs, mok_trusted=True)
+    (found,) = loader.judge(kernels.installed(Host(str(tmp_path)))[0], [module], enrolled)
+    assert not [code for code in codes(found, "note") if code in told]
+    assert found.verdict == "compatible" or "arch" in release  # which looks nowhere that owners reach
 
 
 def test_what_an_image_says_of_signatures_is_read_once(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ there.
 """
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store, whole
 
 ONE, OTHER = "1" * 64, "2" * 64
 RELEASE = "6.1.0-56-amd64"
@@ -157,6 +158,42 @@ def test_a_build_that_was_tampered_with_is_an_error_and_can_be_built_again(store
     assert build_store.find(store, ONE) == made and made.contents() == FILES
 
 
+def checked(directory, copy=None):
+    build_store.check_file(str(directory / "drv.ko"), str(copy or directory / "drv.ko"))
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda directory: (directory / "drv.ko").write_bytes(b"changed"),
+        lambda directory: _about(files={"other.ko": ONE})(directory),
+        lambda directory: _about(files={"drv.ko": ONE})(directory),
+        lambda directory: _about(files={"drv.ko": hashlib.sha256(b"module").hexdigest(), "b.ko": ONE})(
+            directory
+        ),
+    ],
+)
+def test_a_file_of_a_build_that_was_tampered_with_is_refused_wherever_the_build_was_copied_to(
+    store, tmp_path, tamper
+):
+    copied = tmp_path / "by-hand"
+    shutil.copytree(put(store).directory, str(copied))
+    checked(copied)
+    tamper(copied)
+    assert code_of(checked, copied) == "BUILD_TAMPERED"
+
+
+def test_what_is_read_is_what_is_checked_and_what_others_call_build_json_is_theirs(store, tmp_path):
+    directory = Path(put(store).directory)
+    (tmp_path / "copy").write_bytes(b"changed since")
+    assert code_of(checked, directory, tmp_path / "copy") == "BUILD_TAMPERED"
+    for text in ("{}", "[]", "no json", '{"files": {"drv.ko": "x"}}', '{"files": [], "input": "x"}'):
+        (directory / "build.json").write_text(text)
+        checked(directory)
+    (directory / "build.json").unlink()
+    checked(directory)
+
+
 def test_an_input_that_leads_out_of_the_store_is_an_error(store, tmp_path):
     put(str(tmp_path / "other"))
     put(store)
@@ -189,13 +226,13 @@ def test_a_release_that_no_kernel_has_is_refused(store):
 
 def test_a_full_disk_leaves_everything_as_it_was(store, monkeypatch):
     made = put(store)
-    write = build_store._write
+    write = whole._write
 
     def full(path, data):
         write(path, data[:2])
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
-    monkeypatch.setattr(build_store, "_write", full)
+    monkeypatch.setattr(whole, "_write", full)
     assert code_of(put, store, OTHER) == "ENOSPC"
     assert code_of(fail, store) == "ENOSPC"
     assert build_store.find(store, ONE) == made and build_store.failure(store, ONE) is None

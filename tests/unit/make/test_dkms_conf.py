@@ -133,6 +133,18 @@ def test_a_matching_make_needs_no_first_one(read):
     assert read(ONE + "MAKE[0]=zero\nMAKE_MATCH[0]=^6\nMAKE[1]=one\n").make == "zero"
 
 
+def test_a_value_may_name_what_dkms_has_evaluated_before_it(read):
+    text = ONE + "MAKE='make ${PACKAGE_VERSION} ${BUILT_MODULE_NAME}.'\nSTRIP='$DEST_MODULE_LOCATION no'\n"
+    conf = read(text)
+    assert conf.make == "make 1.0 ."  # names of modules come after it
+    assert conf.values["STRIP"] == {0: "/extra no"}
+
+
+def test_what_is_built_may_lie_below_by_its_name_if_it_gets_another(read):
+    conf = read(ONE + "BUILT_MODULE_NAME[0]=sub/drv\nDEST_MODULE_NAME[0]=drv\n")
+    assert conf.records == (Record("sub/drv", "drv", True, ""),)
+
+
 def test_one_module_is_called_as_the_package(read):
     assert read(HEAD + "DEST_MODULE_LOCATION=/extra\n").records == (Record("drv", "drv", True, ""),)
 
@@ -192,6 +204,10 @@ def test_overrides_are_read_after_it_in_their_order(read):
         (ONE + "POST_ADD[0]=x.sh", "POST_ADD"),
         (ONE + "BUILD_EXCLUSIVE_MOON=full", "BUILD_EXCLUSIVE_MOON"),
         (ONE + "BUILT_MODULE_NAMES=x", "BUILT_MODULE_NAMES"),
+        (ONE + "DKMS_DIRECTIVE_1=STRIP=no", "DKMS_DIRECTIVE_1"),
+        (ONE + "DKMS_DIRECTIVE=STRIP=no", "DKMS_DIRECTIVE"),
+        (ONE + "POST_BUILDS=x.sh", "POST_BUILDS"),
+        (ONE + "PRE_REMOVE=x.sh", "PRE_REMOVE"),
     ],
 )
 def test_a_key_that_is_not_honoured_is_named_unless_it_may_be_ignored(read, text, named):
@@ -213,6 +229,10 @@ def test_a_key_that_is_not_honoured_is_named_unless_it_may_be_ignored(read, text
         (ONE + "BUILT_MODULE_NAME[1]=drv\nDEST_MODULE_LOCATION[1]=/extra\n", "drv twice"),
         (ONE + "DEST_MODULE_LOCATION[1]=/extra\n", "BUILT_MODULE_NAME[1] is not set"),
         (ONE + "NO_WEAK_MODULES=perhaps\n", "neither yes nor no"),
+        (ONE + "AUTOINSTALL=true\n", "AUTOINSTALL is 'true', neither yes nor no"),
+        (ONE + "BUILD_DEPENDS_REBUILD=1\n", "neither yes nor no"),
+        (ONE + "DEST_MODULE_NAME[0]=sub/drv\n", "DEST_MODULE_NAME[0] is a path"),
+        (HEAD + "BUILT_MODULE_NAME[0]=sub/drv\nDEST_MODULE_LOCATION[0]=/extra\n", "is a path"),
         (ONE + "exit 0\n", "PACKAGE_NAME is not set"),
         (ONE + "kill -9 $$\n", "it cannot be read"),
         (ONE + "MAKE='a `'\n", "not to be understood"),

@@ -54,6 +54,9 @@ def test_disk_space_is_that_of_files_that_are_there(tmp_path):
         file.truncate(1 << 30)
     (tmp_path / "link").symlink_to("/")
     assert 3 << 20 <= sandbox._size(str(tmp_path), 1 << 30) < 4 << 20
+    for number in range(300):  # a million of them would take all that the file system has of inodes
+        (tmp_path / ("empty%d" % number)).touch()
+    assert sandbox._size(str(tmp_path), 1 << 30) > 4 << 20
 
 
 def test_who_runs_foreign_code_is_nobody():

@@ -63,7 +63,9 @@ def look(tmp_path, monkeypatch):
         families.kernel(root, OLD)
         (root / "vendor.ko").write_bytes(data)
         asked = preflight.Options(
-            driver="vendor", path=("/vendor.ko",), kernel=(KernelSource(offered="newest"),), defer=True
+            given=(preflight.GivenDriver("vendor", ("/vendor.ko",)),),
+            kernel=(KernelSource(offered="newest"),),
+            defer=True,
         )
         _plan, answer = preflight.run(Host(str(root)), asked)
         found = json.loads(json.dumps(answer.as_dict()))

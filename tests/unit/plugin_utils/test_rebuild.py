@@ -191,18 +191,111 @@ def test_an_unsigned_build_where_signatures_are_required_is_none_if_builds_get_s
     assert len(made) == count
 
 
+def both(*kernels):
+    """A host with a driver that uses symbols of another one (giver), each with a build for the first kernel, by
+    the versions that kernels have of what the one and the other need.
+    """
+    names = {number: (release(number), crcs) for number, *crcs in kernels}
+    first = release(kernels[0][0])
+    of_giver, of_user = needs("a", module="giver"), needs("b", module="auser")
+    together = dict(of_user, modules=of_giver["modules"] + of_user["modules"])
+    verdicts = [
+        fits(driver, name, first) if name == first else refused(driver, name)
+        for driver in ("auser", "giver")
+        for name, _crcs in names.values()
+    ]
+    return record(
+        "web1",
+        drivers=[driver("auser", [first]), driver("giver", [first])],
+        kernels=[kernel(name) for name, _crcs in names.values()],
+        verdicts=verdicts,
+        needs={"auser": together, "giver": of_giver},
+        facts={
+            "giver": {name: facts(name, a=crcs[0]) for name, crcs in names.values()},
+            "auser": {name: facts(name, a=crcs[0], b=crcs[1]) for name, crcs in names.values()},
+        },
+    )
+
+
+TIED = {
+    "auser": {"source": "/src/auser", "version": "1.0", "depends": ["giver", "of-the-store"]},
+    "giver": {"source": "/src/giver", "version": "1.0"},
+}
+
+
+@pytest.mark.parametrize(
+    "kernels,made",
+    [
+        # one class for both: as many builds of the one as of the other
+        (((47, 1, 1), (50, 2, 1), (53, 2, 1)), [("giver", 50), ("auser", 50)]),
+        # a class of its own for what is used, and so for its user
+        (((47, 1, 1), (50, 2, 1), (53, 3, 1)), [("giver", 50), ("giver", 53), ("auser", 50), ("auser", 53)]),
+        # the user alone has two: it is built against the other's build for the same kernel
+        (((47, 1, 1), (50, 2, 1), (53, 2, 2)), [("giver", 50), ("giver", 53), ("auser", 50), ("auser", 53)]),
+        # the user alone lacks one
+        (((47, 1, 1), (50, 1, 2)), [("giver", 50), ("auser", 50)]),
+    ],
+)
+def test_drivers_that_use_each_other_are_planned_as_one_and_built_in_their_order(kernels, made):
+    host = both(*kernels)
+    if kernels[1][1] == 1:  # the build that is there serves it
+        host["verdicts"] = [
+            fits("giver", each["kernel"], release(47)) if each["driver"] == "giver" else each
+            for each in host["verdicts"]
+        ]
+    asked = _rebuild.wanting([host], [], _rebuild.versions(TIED), install=False)
+    todo = []
+    outcome = _rebuild.carry_out(
+        asked, lambda each, *_: todo.append(each) or {"result": "built"}, [], _rebuild.needed(TIED)
+    )
+    assert [(each.driver, each.release) for each in todo] == [
+        (name, release(number)) for name, number in made
+    ]
+    assert all(each.certain for each in todo) and outcome.again
+
+
+def test_sources_that_depend_on_each_other_in_a_circle_are_refused():
+    with pytest.raises(KmodError) as caught:
+        _rebuild.needed({"a": {"depends": ["b"]}, "b": {"depends": ["a"]}, "c": {}})
+    assert caught.value.code == "BAD_OPTION" and "a, b" in str(caught.value)
+    deep = {"a": {"depends": ["b"]}, "b": {"depends": ["c"]}, "c": {}}
+    assert list(_rebuild.needed(deep).items()) == [("c", []), ("b", ["c"]), ("a", ["c", "b"])]
+
+
 def test_drivers_without_a_source_are_named():
     assert _rebuild.without_source([record("web2"), record("web1")], {}) == {"vendor": ["web1", "web2"]}
     assert _rebuild.without_source([record("web1")], {"vendor": "1.0"}) == {}
 
 
 @pytest.mark.parametrize(
-    "source", [None, "/src", {}, {"source": "/src"}, {"version": "1"}, {"source": "", "version": "1"}]
+    "source",
+    [
+        None,
+        "/src",
+        {},
+        {"source": "/src"},
+        {"version": "1"},
+        {"source": "", "version": "1"},
+        {"source": "/a", "src": "b", "version": "1"},
+    ],
 )
 def test_a_source_says_where_it_is_and_which_version(source):
     with pytest.raises(KmodError) as caught:
         _rebuild.versions({"vendor": source})
     assert caught.value.code == "BAD_OPTION" and "vendor" in str(caught.value)
+
+
+def test_hosts_get_ahead_what_serves_the_kernels_to_come_and_nothing_that_they_have():
+    old, new, newer = map(release, (47, 50, 53))
+    coming = [kernel(old), *(dict(kernel(each), state="offered") for each in (new, newer))]
+    verdicts = [fits("vendor", old, old), refused("vendor", new), fits("vendor", newer, old)]
+    host = record("web1", kernels=coming, verdicts=verdicts)
+    told = [dict(fits("vendor", each, new), state="offered") for each in (new, newer)]
+    seen = record("web1", kernels=coming, verdicts=[refused("vendor", old), *told])
+    assert _rebuild.ahead([host], [seen, seen]) == {"web1": {"vendor": [new]}}
+    bare = record("web1", kernels=coming, drivers=[], verdicts=[])
+    assert _rebuild.ahead([bare], [seen]) == {"web1": {"vendor": [new]}}
+    assert _rebuild.ahead([host], [host]) == {}
 
 
 @given(

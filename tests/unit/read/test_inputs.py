@@ -53,3 +53,11 @@ def test_where_there_are_modules_packages_beside_them_are_left_alone(tmp_path):
     assert [(module.path, data) for module, data in inputs.modules(Host(str(tmp_path)), ["/"])] == [
         ("/vendor.ko", None)
     ]
+
+
+def test_what_somebody_is_still_writing_is_not_found(tmp_path):
+    for name in ("6.1.0-56", ".6.1.0-56.new"):
+        (tmp_path / "builds" / name).mkdir(parents=True)
+        (tmp_path / "builds" / name / "vendor.ko").write_bytes(ko())
+    (tmp_path / "builds/.hidden.ko").write_bytes(ko())
+    assert inputs.find(Host(str(tmp_path)), ["/builds"]) == ["/builds/6.1.0-56/vendor.ko"]

@@ -215,6 +215,7 @@ def _asking(host: Host, release: str, driver: str) -> Optional[str]:
     modules = [ko.read(host, path) for path in depmod.linked(host, release, [driver])]
     patterns = [fnmatch.translate(alias_of(alias)) for module in modules for alias in module.aliases]
     wanted = re.compile("|".join(patterns) or "(?!)")
+    host.past()
     for directory, _names, files in itertools.islice(os.walk(host.real("/sys/devices")), DEVICES):
         device = host.inside(directory)
         if "modalias" in files and wanted.match(alias_of(_small(host, device + "/modalias"))):

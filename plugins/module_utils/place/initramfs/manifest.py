@@ -47,13 +47,13 @@ class Wants(NamedTuple):
     modules: Tuple[Tuple[str, str], ...]  # name and sha256 of each
     base: Base
     needed: Tuple[Tuple[str, str], ...] = ()  # what those need that is not the kernel's own either, likewise
+    configured: Tuple[Tuple[str, str], ...] = ()  # path and sha256 of the drivers' files in modprobe.d
     other: Tuple[Tuple[str, Any], ...] = ()  # what another version of this collection has written besides
 
     def as_dict(self) -> Dict[str, Any]:
         """As it is stored, in manifests and in marks."""
-        said = (
-            dict(self.other, needed=[list(module) for module in self.needed]) if self.needed else self.other
-        )
+        lists = {"needed": self.needed, "configured": self.configured}
+        said = dict(self.other, **{name: list(map(list, rows)) for name, rows in lists.items() if rows})
         return dict(
             said,
             kernel=self.kernel,
@@ -71,11 +71,13 @@ class Wants(NamedTuple):
         early = data["early_load"]
         modules = tuple((name, sha256) for name, sha256 in data["modules"])
         needed = tuple((name, sha256) for name, sha256 in data.get("needed", ()))
+        configured = tuple((path, sha256) for path, sha256 in data.get("configured", ()))
         _texts(
             data["drivers"],
             early if isinstance(early, list) else [],
             [base.path, base.sha256],
             [sha256 for _name, sha256 in modules + needed],
+            *map(list, configured),
         )
         if not (
             data["drivers"]
@@ -93,6 +95,7 @@ class Wants(NamedTuple):
             modules=modules,
             base=base,
             needed=needed,
+            configured=configured,
             other=other,
         )
 

@@ -18,7 +18,7 @@ from ...host import Host
 from ...read.depmod import dependencies
 from ...read.kernel_module import KernelModule
 from ...read.names import module_of
-from .. import depmod, store
+from .. import depmod, loading, store
 from . import cpio, early, indexes, manifest, needs, plain
 from .generators import generator
 from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, place, squashed
@@ -85,6 +85,7 @@ def build(
     )
     files += firmware
     files += [cpio.item(had.prefix + "/" + name, data) for name, data in sorted(lists.items())]
+    files += configured(host, image, wants)
     started, mark = starts(image, kept, wants, modules)
     added = Added(
         held(had.prefix, ours),
@@ -105,6 +106,19 @@ def held(prefix: str, modules: Dict[str, KernelModule]) -> Tuple[Held, ...]:
         Held(module.name, prefix + "/" + path, module.sha256, module.version)
         for path, module in sorted(modules.items())
     )
+
+
+def configured(host: Host, image: Image, wants: Wants) -> List[cpio.Item]:
+    """The drivers' files in modprobe.d. One that the host does not have any more is empty, where the image still
+    has it.
+    """
+    files = loading.configured(host, wants.drivers)
+    paths = [loading.path(driver) for driver in wants.drivers]
+    return [
+        cpio.item(path[1:], files.get(path, b""))
+        for path in paths
+        if path in files or image.tree.find(path[1:]) is not None
+    ]
 
 
 def starts(

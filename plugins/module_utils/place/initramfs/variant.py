@@ -10,6 +10,7 @@ of the same things, and made again, under its number, when the distribution has 
 driver has changed.
 """
 
+import hashlib
 import itertools
 import os
 from typing import Any, Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
@@ -22,7 +23,7 @@ from ...read import depmod as dependency
 from ...read import ko, names
 from ...read.kernel_module import KernelModule
 from ...read.kernels import modules_root
-from .. import depmod
+from .. import depmod, loading
 from ..boot import shipped as shipped_entry
 from ..boot import withdraw
 from ..boot.menu import Entry
@@ -342,6 +343,10 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
         tuple((module.name, module.sha256) for module in modules),
         Base(base, 0, ""),
         needed=_needed(host, release, paths),
+        configured=tuple(
+            (path, hashlib.sha256(data).hexdigest())
+            for path, data in loading.configured(host, recipe.drivers).items()
+        ),
     )
     old = next(
         (
