@@ -196,7 +196,7 @@ def entry(options: argparse.Namespace) -> int:
     from .commands import entry as command
 
     asked = command.Options(
-        options.driver,
+        tuple(options.driver),
         state="absent" if options.absent else "present",
         kernels=tuple(options.kernel),
         boot=options.boot,

@@ -233,8 +233,12 @@ entries:
   elements: dict
   contains:
     driver:
-      description: Name of the driver.
+      description: Name of the driver; of several, with commas between them.
       type: str
+    drivers:
+      description: The drivers that it is for.
+      type: list
+      elements: str
     kernel:
       description: Release of the kernel.
       type: str
@@ -263,6 +267,7 @@ entries:
       elements: str
   sample:
     - driver: dmy
+      drivers: [dmy]
       kernel: 6.1.0-56-cloud-amd64
       id: outoftree-dmy-6.1.0-56-cloud-amd64
       title: "With driver dmy: Debian GNU/Linux, with Linux 6.1.0-56-cloud-amd64"

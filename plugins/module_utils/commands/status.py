@@ -127,7 +127,9 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Look. Error: DRIVER_UNKNOWN, for a name that nothing on the host has."""
     variants, entries = inventory.variants(host), inventory.entries(host)
     known = {stored.driver for stored in store.builds(host)}
-    elsewhere = {row.driver for row in entries}.union(*(row.seen.drivers for row in variants))
+    elsewhere = {name for row in entries for name in row.drivers}.union(
+        *(row.seen.drivers for row in variants)
+    )
     for name in options.drivers:
         if name not in known | elsewhere:
             raise KmodError(
@@ -138,7 +140,7 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
             )
     if options.drivers:
         variants = [row for row in variants if set(options.drivers) & set(row.seen.drivers)]
-        entries = [row for row in entries if row.driver in options.drivers]
+        entries = [row for row in entries if set(options.drivers) & set(row.drivers)]
     there = [deployed(host, name) for name in sorted(set(options.drivers) or known)]
     installed = store.installed(host)
     configured = loading.found(host)
