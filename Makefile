@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-report bench fuzz clean clean-cache
+.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-docs test-report test-ways ee docs capture bench fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (a minute or two, 1 GiB)"
@@ -26,7 +26,13 @@ help:
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
 	@echo "make test-readme   the README's commands as they are printed, with the oldest and newest ansible-core (package index)"
+	@echo "                   CORES='2.17 2.18' for other versions, CORES=all for every one"
+	@echo "make test-docs     the commands of further pages of the documentation, as they are printed (package index)"
 	@echo "make test-report   the fleet report in a browser: speed, size, accessibility, names with markup (chromium, node, npm)"
+	@echo "make test-ways     ansible-pull, an execution environment, slices, images, Python 3.6 (root, podman, mmdebstrap; ONLY=fast for 1 minute)"
+	@echo "make ee            an execution environment with this collection (podman, a container registry)"
+	@echo "make capture       docs/demo.svg, the picture of make demo in the README"
+	@echo "make docs          build/docs, the documentation as a site"
 	@echo "make bench         figures against the peers"
 	@echo "make clean         remove what was built here, caches of tools included"
 	@echo "make clean-cache   remove what the demo and the tests fetched, kept in ~/.cache/outoftree.kmod"
@@ -49,8 +55,19 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-lint.txt
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.test tests/requirements-docs.txt
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-docs.txt
+	@touch $@
+
+$(VENV)/.ways: $(VENV)/.test tests/requirements-ways.txt
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-ways.txt
+	@touch $@
+
 demo: $(VENV)/.demo
 	@$(BIN)/python -m demo
+
+capture: $(VENV)/.demo
+	@$(BIN)/python tools/capture.py docs/demo.svg make demo
 
 demo-rebuild: $(VENV)/.demo
 	@PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m demo.rebuild
@@ -60,7 +77,10 @@ test: $(VENV)/.test
 	$(BIN)/pytest -v tests/integration
 
 test-readme: $(VENV)/.test
-	$(BIN)/pytest -v tests/readme
+	CORES="$(if $(filter all,$(CORES)),lowest 2.17 2.18 2.19 2.20 2.21 newest,$(or $(CORES),lowest newest))" $(BIN)/pytest -v tests/readme/test_readme.py
+
+test-docs: $(VENV)/.test
+	$(BIN)/pytest -v --durations=0 tests/readme/test_pages.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -106,6 +126,19 @@ test-crash: $(VENV)/.test
 
 test-report: $(VENV)/.test
 	tests/report/run
+
+test-ways: $(VENV)/.ways
+	$(BIN)/pytest -v -rs --durations=0 $(if $(filter fast,$(ONLY)),tests/ways/test_slices.py tests/ways/test_pull.py,tests/ways)
+
+docs: $(VENV)/.docs
+	@$(BIN)/python tools/build_docs.py build/docs
+	@echo "See build/docs/index.html"
+
+ee: $(VENV)/.ways
+	rm -rf build/ee
+	ansible-galaxy collection build --output-path build/ee
+	mv build/ee/outoftree-kmod-*.tar.gz build/ee/outoftree-kmod.tar.gz
+	ansible-builder build -f execution-environment.yml -c build/ee/context -t outoftree-kmod-ee $(EE_OPTIONS)
 
 bench: $(VENV)/.test
 	set -e; for each in check exports variant weak_modules rebuild; do PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench.bench_$$each; done

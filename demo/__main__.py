@@ -46,7 +46,7 @@ def main() -> int:
     roots = {host: WORK / "fleet" / host for host in HOSTS}
     for host, numbers in HOSTS.items():
         fleet.HOSTS[host](roots[host], [stock.kernels[number] for number in numbers])
-        print("  %-9s %s" % (host, (fleet.HOSTS[host].__doc__ or "").split("\n")[0]))
+        print("  %-9s %s" % (host, " ".join((fleet.HOSTS[host].__doc__ or "").split())))
         fleet.write(roots[host] / OFFER[1:] / stock.package.name, stock.package.read_bytes())
     (WORK / "fresh").mkdir()
     fleet.el9(WORK / "fresh/el9", [stock.kernels[number] for number in HOSTS["el9"]])

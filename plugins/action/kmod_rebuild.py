@@ -56,7 +56,7 @@ class ActionModule(KmodAction):
                 "records": {"type": "list", "elements": "dict", "required": True},
                 "seen": {"type": "list", "elements": "dict", "default": []},
                 "sources": {"type": "dict", "required": True},
-                "store": {"type": "path", "required": True},
+                "store": {"type": "str", "required": True},  # of the build host, whose ~ it may begin with
                 "dest": {"type": "path"},
                 "before": {"type": "list", "elements": "dict", "default": []},
                 "install": {"type": "bool", "default": False},
@@ -82,8 +82,8 @@ class ActionModule(KmodAction):
         """Errors: BAD_OPTION, RECORD_NEWER, RECORD_DAMAGED, PLAN_DATA."""
         self.args = args
         self.local = self._connection.transport == "local"
-        self.dest = os.path.abspath(args["dest"] or args["store"])
-        self.store = os.path.abspath(args["store"]) if self.local else args["store"]
+        self.dest = os.path.abspath(args["dest"] or os.path.expanduser(args["store"]))
+        self.store = os.path.abspath(os.path.expanduser(args["store"])) if self.local else args["store"]
         self.changed = False
         versions = _rebuild.versions(args["sources"])
         needed = _rebuild.needed(args["sources"])

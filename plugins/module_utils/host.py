@@ -13,12 +13,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import struct
 from typing import Generator, Iterable, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from . import tools
 from .errors import KmodError, from_oserror
+from .seen import BLIND
 
 MAX_LINKS = 40  # the kernel's own MAXSYMLINKS
 READ_LIMIT = 512 << 20
@@ -47,6 +49,8 @@ class Host:
         # of the lock, while it is held: tools hold it as well, until they end
         self.lock_handle: Optional[int] = None
         self._private: Set[str] = set()  # directories that are known to be root's alone
+        # what is looked at, noted as long as somebody wants to know
+        self.seen = BLIND
 
     @property
     def live(self) -> bool:
@@ -55,12 +59,25 @@ class Host:
 
     # Looking
 
+    def past(self) -> None:
+        """Say that something is looked at without being noted here."""
+        self.seen.spoil()
+
     def real(self, path: str, follow: bool = True) -> str:
         """Where ``path`` lies on this machine; ``follow=False`` keeps a symlink as last component as it is.
 
         A missing component is no error (a file to be written has none yet); a loop is.
         """
         return self._walk(path, follow)[0]
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """What is looked at here is not noted: it follows from what is."""
+        seen, self.seen = self.seen, BLIND
+        try:
+            yield
+        finally:
+            self.seen = seen
 
     def _walk(self, path: str, follow: bool) -> Tuple[str, Set[str]]:
         """The real path, and every directory that was looked into on the way there."""
@@ -79,12 +96,11 @@ class Host:
             visited.add(base + "/".join(done) if done else self.root)
             if todo or follow:
                 try:
-                    target: Optional[str] = os.readlink(base + "/".join([*done, part]))
+                    target = self._link(base + "/".join([*done, part]))
                 except OSError as error:
-                    if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-                        raise from_oserror(path, error, "look at it") from None
-                    target = None  # not a symlink, or not there
+                    raise from_oserror(path, error, "look at it") from None
                 if target is not None:
+                    self.seen.link(base + "/".join([*done, part]), target)
                     links += 1
                     if links > MAX_LINKS:
                         raise KmodError(
@@ -95,7 +111,35 @@ class Host:
                     todo.extend([piece for piece in target.split("/") if piece and piece != "."][::-1])
                     continue
             done.append(part)
+        self.seen.through(visited)
         return base + "/".join(done) if done else self.root, visited
+
+    def _link(self, real: str) -> Optional[str]:
+        """The text of a symlink; None for anything else, and where nothing is."""
+        try:
+            return os.readlink(real)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            return None
+
+    def _stat(self, real: str, path: str) -> Optional[os.stat_result]:
+        try:
+            return self.entry(real)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise from_oserror(path, error, "look at it") from None
+
+    def entry(self, real: str) -> os.stat_result:
+        """The own status of what lies at a real path. Errors: OSError."""
+        try:
+            found = os.lstat(real)
+        except OSError as error:
+            self.seen.unopened(real, error)
+            raise
+        self.seen.status(real, found)
+        return found
 
     def inside(self, real: str) -> str:
         """The path inside the root of a real path: the inverse of ``real``."""
@@ -103,11 +147,11 @@ class Host:
 
     def lstat(self, path: str) -> Optional[os.stat_result]:
         """The file's own status (a symlink's, not its target's), None where there is none."""
-        return _stat(self.real(path, follow=False), path)
+        return self._stat(self.real(path, follow=False), path)
 
     def stat(self, path: str) -> Optional[os.stat_result]:
         """The status behind symlinks, None where nothing is there."""
-        return _stat(self.real(path), path)
+        return self._stat(self.real(path), path)
 
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
@@ -126,27 +170,44 @@ class Host:
 
     def readlink(self, path: str) -> str:
         """The symlink's own text."""
+        real = self.real(path, follow=False)
         try:
-            return os.readlink(self.real(path, follow=False))
+            target = os.readlink(real)
         except OSError as error:
             raise from_oserror(path, error, "read the symlink") from None
+        self.seen.link(real, target)
+        return target
 
     def listdir(self, path: str) -> List[str]:
         """The sorted names in a directory; none where there is no such directory."""
+        real = self.real(path)
+        found: List[str] = []
         try:
-            return sorted(os.listdir(self.real(path)))
+            found = sorted(os.listdir(real))
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            pass
         except OSError as error:
             raise from_oserror(path, error, "list the directory") from None
+        self.seen.names(real, found)
+        return found
+
+    def scan(self, path: str) -> Tuple[str, List["os.DirEntry[str]"]]:
+        """Where a directory lies, and its entries by name. Errors: OSError, PATH_LOOP."""
+        real = self.real(path)
+        found = sorted(os.scandir(real), key=lambda entry: entry.name)
+        self.seen.entries(real, found)
+        return real, found
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator["Reader"]:
         """A regular file for reading, never anything that could block or answer for ever (a FIFO, a device)."""
-        real = self.real(path)
+        yield from self._reader(path, self.real(path))
+
+    def _reader(self, path: str, real: str) -> Iterator["Reader"]:
         try:
             handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
+            self.seen.unopened(real, error)
             raise from_oserror(path, error, "open the file") from None
         try:
             status = os.fstat(handle)
@@ -154,6 +215,7 @@ class Host:
                 raise KmodError(path, "is not a regular file", "Name a file", "FILE_NOT_REGULAR")
             if not self.live:
                 _refuse_swapped(path, real, handle)
+            self.seen.opened(real, status)
             yield Reader(path, handle, status)
         finally:
             os.close(handle)
@@ -167,11 +229,27 @@ class Host:
                     "has %d bytes, more than the %d that are read" % (reader.size, limit),
                     code="FILE_TOO_LARGE",
                 )
-            return b"".join(reader.chunks(limit=limit))
+            data = b"".join(reader.chunks(limit=limit))
+        self.seen.content(self.real(path), data)
+        return data
 
     def read_text(self, path: str, limit: int = 4 << 20) -> str:
         """A small configuration file; bytes that are no UTF-8 survive a round trip (surrogateescape)."""
         return self.read(path, limit).decode("utf-8", "surrogateescape")
+
+    def find(self, path: str, pattern: str) -> List[str]:
+        """What ``pattern``, with one group, finds in a text of which nothing else counts: /proc/keys tells how
+        long each key lives, too.
+        """
+        with self.unseen():
+            text = self.read_text(path)
+        found = [str(each) for each in re.findall(pattern, text, re.MULTILINE)]
+        self.seen.found(self.real(path), pattern, found)
+        return found
+
+    def lay(self, path: str, name: str) -> None:
+        """Have ``name``, elsewhere on this machine, be that file for a tool to read. Errors: OSError."""
+        os.symlink(self.real(path), name)
 
     def free(self, path: str) -> int:
         """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of
@@ -182,6 +260,7 @@ class Host:
     def room(self, path: str) -> Tuple[int, int]:
         """The device that ``path`` is on, or will be, and the bytes that are free there."""
         real = self.real(path)
+        self.past()
         while not os.path.isdir(real):
             real = os.path.dirname(real)
         try:
@@ -280,6 +359,7 @@ class Host:
         """Where ``path`` lies, in directories that nobody but root can rearrange between this look and what
         is done next. Error: TREE_NOT_PRIVATE.
         """
+        self.past()
         real, visited = self._walk(path, follow=False)
         for directory in sorted(visited - self._private) if os.geteuid() == 0 else ():
             try:
@@ -310,6 +390,7 @@ class Host:
         **environment: str,
     ) -> tools.Completed:
         """Run one of this machine's tools, see ``tools.run``. One that outlives us keeps the lock."""
+        self.past()
         held = () if self.lock_handle is None else (self.lock_handle,)
         return tools.run(argv, stdin, check, held=held, timeout=timeout, directory=directory, **environment)
 
@@ -371,15 +452,6 @@ class Reader:
             return os.pread(self.handle, size, offset)
         except OSError as error:
             raise from_oserror(self.path, error, "read the file") from None
-
-
-def _stat(real: str, path: str) -> Optional[os.stat_result]:
-    try:
-        return os.lstat(real)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise from_oserror(path, error, "look at it") from None
 
 
 def _sha256(real: str) -> str:

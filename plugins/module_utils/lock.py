@@ -55,7 +55,7 @@ def glance(host: Host, wait: Optional[float] = None, clear: bool = True) -> Glan
     What a killed run has left is cleared away, unless only a look is wanted. Error: LOCKED.
     """
     real = host.real(path(host), follow=False)
-    if os.path.lexists(real):
+    if host.lstat(path(host)) is not None:
         if clear:
             with held(host, wait=wait):
                 pass

@@ -9,12 +9,16 @@ Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils 
 """
 
 import contextlib
+import time
 import traceback
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .errors import KmodError, from_oserror
 from .host import Host
-from .turns import Turns, Work
+from .seen import BLIND, TICK, Blind, Notes
+
+if TYPE_CHECKING:  # most runs of run_unless_settled import neither this nor what it needs
+    from .turns import Work
 
 
 class Done(NamedTuple):
@@ -25,8 +29,10 @@ class Done(NamedTuple):
     answer: Any
 
 
-def carry_out(root: str, check: bool, work: Work, wait: Optional[float] = None) -> Done:
+def carry_out(root: str, check: bool, work: "Work", wait: Optional[float] = None) -> Done:
     """Do what ``work`` plans, one run a host at a time, unless in ``check`` mode; ``wait`` as for ``Turns``."""
+    from .turns import Turns
+
     with Turns(root, check, wait) as turns:
         answer = turns.carry(work)
     return Done(turns.changed, turns.diff, answer)
@@ -58,7 +64,8 @@ def run(module: Any, command: Any) -> None:
     that works APART changes a store of builds and nothing of a host, and sees to that itself.
     """
     with _failing(module):
-        options = command.Options.from_params(module.params)
+        options: Any = command.Options.from_params(module.params)
+        answer: Any = None
         if getattr(command, "LOOKS", False):
             host = Host(module.params["root"])
             host.keeps_cache = not module.check_mode
@@ -70,19 +77,57 @@ def run(module: Any, command: Any) -> None:
             answer = command.run(Host(module.params.get("root", "/")), options, module.check_mode)
             told = dict(answer.as_dict(), changed=answer.changed, diff=answer.diff)
         elif getattr(command, "TURNS", False):
-            with Turns(module.params["root"], module.check_mode) as turns:
-                answer = command.run(turns, options)
-            told = dict(answer.as_dict(), changed=turns.changed, diff=turns.diff)
+            told, _writes = _in_turns(command, module.params["root"], module.check_mode, module.params)
         else:
             done = carry_out(
                 module.params["root"], module.check_mode, lambda host: command.run(host, options)
             )
             answer = done.answer
             told = dict(answer.as_dict(), changed=done.changed, diff=done.diff)
-        failed = getattr(answer, "failed", False)
+        failed = answer is not None and getattr(answer, "failed", False)
     if failed:
         module.fail_json(**_sendable(answer.as_dict()))
     module.exit_json(**_sendable(told))
+
+
+def run_unless_settled(module: Any, load: Callable[[], Any], archive: Optional[str]) -> None:
+    """The same for a command that works in several turns, which ``load`` imports: not before it is known that
+    something may have to be done. ``archive`` is what the module was packed in.
+    """
+    from . import settled
+
+    with _failing(module):
+        root, check = module.params["root"], module.check_mode
+        host = Host(root)
+        host.keeps_cache = not check
+        asked = settled.key(module._name, module.params, archive)
+        told = settled.answer(host, asked) if asked else None
+        if told is None:
+            command = load()
+            looked = Notes()
+            told, writes = _in_turns(command, root, check, module.params, looked)
+            if asked and not check:
+                again = told
+                with contextlib.suppress(KmodError):  # what was to be done is done
+                    if writes:  # and is looked at once more
+                        time.sleep(TICK)
+                        looked = Notes()
+                        params = dict(module.params, **dict.fromkeys(settled.SENT))
+                        again, writes = _in_turns(command, root, True, params, looked)
+                    if not (writes or again.get("need") or again.get("need_kmodctl")):
+                        settled.keep(host, asked, looked, again)
+    module.exit_json(**told)
+
+
+def _in_turns(
+    command: Any, root: str, check: bool, params: Dict[str, Any], looked: Blind = BLIND
+) -> Tuple[Dict[str, Any], int]:
+    """The answer, and how many plans were carried out, or would be."""
+    from .turns import Turns
+
+    with Turns(root, check, seen=looked) as turns:
+        answer = command.run(turns, command.Options.from_params(params))
+    return _sendable(dict(answer.as_dict(), changed=turns.changed, diff=turns.diff)), turns.writes
 
 
 def _sendable(answer: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.forge import fleet
+from tests.forge.ko import ko
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 
@@ -29,6 +30,12 @@ def stock(tmp_path_factory):
     kernels = [fleet.kernel(directory, release, change) for release, change in ((OLD, 0), (NEW, 1))]
     for driver in ("vendor", "rival"):
         fleet.build(directory / driver, driver, OLD)
+    fleet.build(directory / "library", "library", NEW, 1)
+    told = "debug:int\0parmtype=mode:charp\0parmtype=irqs:array of int"
+    needs = [(symbol, crc) for symbol, crc, *_rest in fleet.exports(0) if symbol in fleet.NEEDS]
+    fleet.write(
+        directory / "parametered/vendor.ko", ko("vendor", needs, release=OLD, modinfo={"parmtype": told})
+    )
     return kernels, directory
 
 
@@ -335,3 +342,52 @@ def test_a_python_that_is_too_old_is_named_with_the_ansible_core_that_serves_it(
     )
     patch = found[0].split("/")[-3].rsplit(".", 1)[1]
     assert failed and (words.replace("%s", patch).format(core=__version__)) in said, said
+
+
+# Parts of the role
+
+
+def test_a_look_says_what_would_be_done_and_does_nothing(run, host):
+    root = host("host")
+    before = names(root)
+    given = {"kmod_src": "vendor", "kmod_entry": False}
+    failed, said = run([root], "outoftree.kmod.deploy", "--tags", "kmod_look", **given)
+    assert not failed and names(root) == before, said
+    assert (
+        "vendor: 1 of 1 kernels use it" in said
+        and "changed: link" in said
+        and "Bring the drivers" not in said
+    )
+    failed, said = run([root], "outoftree.kmod.deploy", "--tags", "kmod_reboot", **given)
+    assert not failed and names(root) == before, said
+    failed, said = run([root], "outoftree.kmod.deploy", "--tags", "kmod_deploy", **given)
+    assert not failed and "See what would be done" not in said and names(root) > before, said
+
+
+def test_an_incompatible_driver_can_be_a_warning_and_the_others_are_deployed(run, host):
+    root = host("new", 1)
+    drivers = [{"driver": "vendor", "src": "vendor"}, {"driver": "library", "src": "library"}]
+    given = {"kmod_drivers": drivers, "kmod_entry": False, "kmod_initrd": False}
+    failed, said = run([root], "outoftree.kmod.deploy", **given)
+    assert failed and "REQUIRE_UNMET" in said or "0 of 1 kernels take it" in said
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_ignore_incompatible=True, **given)
+    assert not failed and "gets no driver vendor" in said, said
+    assert (root / ("lib/modules/%s/extra/library" % NEW)).exists()
+
+
+def test_how_it_is_loaded_by_variables_of_one_driver(run, host):
+    root = host("host")
+    given = {"kmod_src": "parametered", "kmod_entry": False, "kmod_initrd": False}
+    options = {"vendor": {"debug": 2, "mode": "two words", "irqs": [1, 2]}}
+    failed, said = run(
+        [root], "outoftree.kmod.deploy", kmod_options=options, kmod_blacklist=["rival"], **given
+    )
+    assert not failed, said
+    assert (root / "etc/modprobe.d/outoftree.kmod-vendor.conf").read_text().splitlines()[1:] == [
+        'options vendor debug=2 irqs=1,2 mode="two words"',
+        "blacklist rival",
+    ]
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_options={"vendor": {"debgu": 2}}, **given)
+    assert failed and "has no such parameter. It has debug, irqs, mode" in said
+    failed, said = run([root], "outoftree.kmod.remove", kmod_options=options)
+    assert not failed and not (root / "etc/modprobe.d/outoftree.kmod-vendor.conf").exists(), said

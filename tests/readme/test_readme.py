@@ -2,40 +2,32 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The README's commands, as they are printed and in their order, with the lowest and the newest versions of
-what it promises.
+"""The commands of the README and of the first pages after it, as they are printed and in their order, with the lowest
+and the newest versions of what is promised.
 
 Commands are in blocks marked ``sh``; the play is in the one marked ``yaml``. The hosts are directories.
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests import CHECKOUT
-from tests.forge import fleet
 from tests.lab import controllers, debian
-from tests.lab.controllers import VERSIONS
+from tests.readme import pages
 
-README = (CHECKOUT / "README.md").read_text()
-COMMANDS = [block.strip() for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)]
-PLAY = re.search(r"^```yaml\n(.*?)^```", README, re.M | re.S).group(1)
-OLD, MIDDLE, NEW = (
-    "5.14.0-427.13.1.el9_4.x86_64",
-    "5.14.0-503.11.1.el9_5.x86_64",
-    "5.14.0-570.12.1.el9_6.x86_64",
-)
+PAGES = ("README.md", "docs/first-driver.md", "docs/supply.md")
+BLOCKS = [block for page in PAGES for block in pages.blocks(page)]
+COMMANDS = [body.strip() for kind, body in BLOCKS if kind == "sh"]
+OLD, MIDDLE, NEW = pages.RELEASES
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("depmod", "gpg"))), reason="needs depmod and gpg")
 
 
-@pytest.fixture(scope="session", params=list(VERSIONS))
+@pytest.fixture(scope="session", params=os.environ.get("CORES", "lowest newest").split())
 def controller(request):
     try:
         return controllers.controller(request.param)
@@ -44,114 +36,14 @@ def controller(request):
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory):
-    """A copy of the checkout as somebody has it who has run the tests in it: with the caches that these
-    leave.
-    """
-    copy = tmp_path_factory.mktemp("checkout") / "outoftree.kmod"
-    for name in (
-        subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=str(CHECKOUT),
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-        .stdout.decode()
-        .split("\0")
-    ):
-        if name and (CHECKOUT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(str(CHECKOUT / name), str(copy / name))
-    for name in (
-        ".pytest_cache/v",
-        ".mypy_cache/3.10",
-        ".ruff_cache/0",
-        ".hypothesis/examples",
-        "plugins/modules/__pycache__",
-        "build/venv",
-        ".ansible",
-        "plugins/.mypy_cache",
-    ):
-        (copy / name).mkdir(parents=True)
-        (copy / name / "cached").write_text("a cache\n")
-    return copy
-
-
-@pytest.fixture(scope="session")
-def kernels(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("kernels")
-    return {
-        release: fleet.kernel(directory, release, change)
-        for release, change in ((OLD, 0), (MIDDLE, 1), (NEW, 2))
-    }
-
-
-@pytest.fixture(scope="session")
-def project(controller, tmp_path_factory, kernels):
-    """A vendor's builds, with a signed list, for hosts of which one has a newer kernel, not its default yet,
-    that takes neither of them.
-    """
-    directory = tmp_path_factory.mktemp("project")
-    for release, change in ((OLD, 0), (MIDDLE, 1)):
-        fleet.build(directory / "builds/mydriver", "mydriver", release, change)
-    os.system("cd %s/builds/mydriver && sha256sum */* > SHA256SUMS" % directory)
-    home = tmp_path_factory.mktemp("g")
-    home.chmod(0o700)
-    gpg = [
-        "gpg",
-        "--homedir",
-        str(home),
-        "--batch",
-        "--quiet",
-        "--yes",
-        "--pinentry-mode",
-        "loopback",
-        "--passphrase",
-        "",
-        "--armor",
-    ]
-    subprocess.run(
-        [*gpg, "--quick-generate-key", "Vendor <release@vendor.example>", "ed25519", "sign", "never"],
-        check=True,
-    )
-    subprocess.run([*gpg, "--output", str(directory / "vendor.asc"), "--export"], check=True)
-    subprocess.run([*gpg, "--detach-sign", str(directory / "builds/mydriver/SHA256SUMS")], check=True)
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
-    (directory / "driver.yml").write_text(PLAY)
-    for name, releases in (("db1", (OLD, MIDDLE)), ("db2", (NEW, MIDDLE))):
-        fleet.el9(directory / "hosts" / name, [kernels[release] for release in releases])
-    hosts = {name: {"kmod_root": str(directory / "hosts" / name)} for name in ("db1", "db2")}
-    (directory / "inventory").write_text(
-        json.dumps(
-            {
-                "storage": {
-                    "hosts": hosts,
-                    "vars": {
-                        "ansible_connection": "local",
-                        "ansible_become": False,
-                        "ansible_python_interpreter": sys.executable,
-                    },
-                }
-            }
-        )
-    )
-    return directory
+def project(controller, tmp_path_factory, project_in):
+    return project_in(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")
 def said(controller, checkout, project, tmp_path_factory):
     """What each command said, by its text; all of them ended well."""
-    settings = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ANSIBLE_", "PYTHON", "VIRTUAL_ENV"))
-    }
-    settings.update(
-        HOME=str(tmp_path_factory.mktemp("home")),
-        PATH="%s:%s" % (controller, os.environ["PATH"]),
-        LC_ALL="C.UTF-8",
-        COLUMNS="300",
-    )
+    settings = pages.settings(str(controller), str(tmp_path_factory.mktemp("home")))
     heard = {}
     for block in COMMANDS:
         for command in re.sub(r"\\\n\s*", "", block).splitlines():
@@ -168,7 +60,9 @@ def said(controller, checkout, project, tmp_path_factory):
                 text=True,
                 check=False,
             )
-            heard[command] = re.sub(r"\s+", " ", done.stdout)
+            heard.setdefault(
+                command, re.sub(r"\s+", " ", done.stdout)
+            )  # of one that is printed twice the first
             assert done.returncode == 0, "%s\n%s" % (command, done.stdout)
     heard["installed"] = sorted(
         str(
@@ -223,11 +117,7 @@ def test_the_output_that_is_printed_is_the_one_that_comes(said):
         ("TASK [", said["ansible-playbook -i inventory driver.yml"]),
         ("FAILED!", one(said, "kmod_compat")),
     ):
-        printed = [
-            block
-            for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
-            if not kind and words in block
-        ]
+        printed = [body for kind, body in BLOCKS if not kind and words in body]
         (block,) = [block for block in printed if "db1" in block]
         for part in block.split("..."):
             assert clean(part) in clean(text)

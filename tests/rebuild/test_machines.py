@@ -53,7 +53,7 @@ class Fleet:
             "kmod_hosts": "hosts",
             "kmod_store": "builds",
             "kmod_build_host": "build1",
-            "kmod_build_store": "/home/%s/kmods" % containers.USER,
+            "kmod_build_store": "~/kmods",
             "kmod_sources": {DRIVER: {"src": str(self.source), "version": self.version}},
             "kmod_sign": {"key": "modules.pem", "certificate": "modules.crt", "passphrase": "{{ secret }}"},
             "kmod_preflight_cache": str(self.directory / "cache"),

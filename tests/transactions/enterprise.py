@@ -9,6 +9,7 @@ All programs are Debian's, of a suite that has the versions in question; the plu
 here, after what EL's do.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional, Tuple
@@ -17,7 +18,18 @@ from tests.lab import debian
 from tests.lab.debian import Image, run, say
 from tests.transactions import chroot, grubby, rpms, systems
 
-PACKAGES = ("systemd-sysv", "udev", "kmod", "python3", "zstd", "dracut", "grub2-common", "cpio", "rpm")
+PACKAGES = (
+    "systemd-sysv",
+    "udev",
+    "kmod",
+    "python3",
+    "zstd",
+    "dracut",
+    "grub2-common",
+    "cpio",
+    "rpm",
+    "xz-utils",
+)
 # for suites that are not merged by themselves, and have no package that says that they are
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh"
 
@@ -99,7 +111,7 @@ class Enterprise(NamedTuple):
             )
             for path in (root / "usr/bin/dracut", root / "usr/lib/dracut/dracut.conf.d/01-debian.conf"):
                 if path.exists():  # newer ones have the name there
-                    path.write_text(path.read_text().replace(*IMAGE))
+                    path.write_text(re.sub(*IMAGE, path.read_text()))
             for name in ("boot/efi", *(["boot/loader/entries"] if self.el > 7 else [])):
                 (root / name).mkdir(parents=True)
             with chroot.mounted(root, repository):
@@ -153,7 +165,7 @@ The rest of the system.
 # plugins that EL does not have, or that only take time
 DEBIANS = ("55-initrd.install", "85-initrd.install", "51-dracut-rescue.install")
 # what dracut calls an image that nobody has named, as Debian has it, and as EL has it
-IMAGE = ("initrd.img-${kernel}", "initramfs-${kernel}.img")
+IMAGE = (r"initrd\.img-(\$kernel|\$\{kernel\})", r"initramfs-\1.img")
 BLSCFG = """\
 insmod part_gpt
 insmod ext2

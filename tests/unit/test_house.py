@@ -30,14 +30,18 @@ GROUND = LOOK + " plan"
 # own or a directory above it.
 MAY_IMPORT: Dict[str, str] = {
     "errors": "",
-    "compression": "errors",
+    "decoders": "errors",
+    "compression": "errors decoders",
     "tools": "errors",
-    "host": "errors tools",
+    "seen": "",
+    "host": "errors tools seen",
+    "kept_files": "errors host",
+    "settled": "host seen kept_files",
     "lock": "errors host",
     "plan": "errors host tools",
-    "turns": "errors host lock plan",
-    "task": "errors host turns",
-    "read": LOOK,
+    "turns": "errors host lock plan seen",
+    "task": "errors host turns seen settled",
+    "read": LOOK + " kept_files",
     "read/offered": LOOK + " tools read",  # package managers are asked, and change nothing
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
@@ -66,7 +70,7 @@ CRYPTOGRAPHY = (
 # What is neither the standard library's nor ours: by whom, and what.
 FROM_OUTSIDE: Dict[str, Tuple[str, ...]] = {
     # docs/design.md says how it gets to the hosts
-    "read/elf": ("ansible.module_utils.elftools.elf.structs", "elftools.elf.structs"),
+    "read/elf": ("ansible.module_utils.elftools.elf.enums", "elftools.elf.enums"),
     "make/sign": CRYPTOGRAPHY,
     "compression": ("compression",),  # the standard library's from Python 3.14 on
 }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import task
+from ansible_collections.outoftree.kmod.plugins.module_utils import task, turns
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Content, File, Link, Plan
 
@@ -121,7 +121,7 @@ def test_a_root_that_is_not_there_is_a_failure(tmp_path):
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_what_only_looks_takes_no_turn_and_fails_where_it_refuses(tmp_path, failed, monkeypatch):
-    monkeypatch.setattr(task, "Turns", None)
+    monkeypatch.setattr(turns, "Turns", None)
     answer = run(Module(tmp_path), lambda host, options: (Plan(host), Answer("1 of 2", failed)), looks=True)
     assert answer == dict({"msg": "1 of 2", "failed": failed}, **({} if failed else {"changed": False}))
 

@@ -6,141 +6,19 @@
 depmod is real, and so are rpm and the packages that it knows.
 """
 
-import io
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import cli, weak_modules2
-from tests.forge import families
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli
 from tests.forge.ko import LAYOUT, ko
+from tests.forge.suse import MISSING, ONE, RT, TWO, Suse
 
-NEED = [tool for tool in ("depmod", "rpm", "rpmbuild") if not shutil.which(tool)]
 pytestmark = pytest.mark.skipif(
-    bool(NEED) or os.geteuid() != 0, reason="needs root, and %s" % (NEED or "nothing else")
+    bool(MISSING) or os.geteuid() != 0, reason="needs root, and %s" % (MISSING or "nothing else")
 )
-ONE, TWO, RT = "6.4.0-150600.21-default", "6.4.0-150600.23-default", "6.4.0-150600.23-rt"
-LINK = "lib/modules/%s/weak-updates/updates/vendor.ko"
-
-
-class Suse:
-    def __init__(self, root):
-        self.root = root
-        families.configure(root, "sles")
-        for release in (ONE, TWO, RT):
-            exports = [(*LAYOUT, False, "", "vmlinux")]
-            exports += [
-                (name, 0x5, False, "", "vmlinux") for name in ("old", "both")[: 2 if release == ONE else 0]
-            ]
-            exports += [("both", 0x5, False, "", "vmlinux")] * (release != ONE)
-            families.kernel(root, release, exports=exports, family="sles")
-            self.depmod(release)
-        for directory in ("run", "var/lib/rpm"):
-            (root / directory).mkdir(parents=True)
-
-    def depmod(self, release):
-        subprocess.run(["depmod", "-b", str(self.root), release], check=True)
-
-    def kmp(self, name="vendor", version="1", release=ONE, needs=("both",), modules=("vendor",), more=""):
-        """Install a KMP; its name, version and release."""
-        paths = []
-        for module in modules:
-            path = "/usr/lib/modules/%s/updates/%s.ko" % (release, module)
-            target = self.root / "lib/modules" / release / "updates" / (module + ".ko")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            symbols = [LAYOUT, *((symbol, 0x5) for symbol in needs)]
-            target.write_bytes(
-                ko(module, symbols, release=release, modinfo={"version": version, "name": module})
-            )
-            paths.append(path)
-        self.depmod(release)
-        work = self.root.parent / "rpm"
-        work.mkdir(exist_ok=True)
-        (work / "kmp.spec").write_text(
-            "Name: %s-kmp-default\nVersion: %s\nRelease: 1\nSummary: -\nLicense: GPL\n%s\n%%description\n-\n"
-            "%%install\n%s%%files\n%s"
-            % (
-                name,
-                version,
-                more,
-                "".join(
-                    "mkdir -p %%{buildroot}%s\ntouch %%{buildroot}%s\n" % (os.path.dirname(p), p)
-                    for p in paths
-                ),
-                "".join(path + "\n" for path in paths),
-            )
-        )
-        subprocess.run(
-            [
-                "rpmbuild",
-                "-bb",
-                "--quiet",
-                "--define",
-                "_topdir %s" % work,
-                "--define",
-                "__os_install_post %{nil}",
-                "--define",
-                "_rpmdir %s" % work,
-                str(work / "kmp.spec"),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        (built,) = work.rglob("*.rpm")
-        subprocess.run(
-            [
-                "rpm",
-                "--root",
-                str(self.root),
-                "-i",
-                "--justdb",
-                "--nodeps",
-                "--noscripts",
-                "--ignorearch",
-                "--replacefiles",
-                str(built),
-            ],
-            check=True,
-        )
-        built.unlink()
-        return "%s-kmp-default-%s-1" % (name, version)
-
-    def erase(self, nvr):
-        """What rpm does before %postun; the list that the scriptlet kept."""
-        paths = self.rpm("-ql", nvr).split()
-        self.rpm("-e", "--justdb", "--nodeps", "--noscripts", nvr)
-        return paths
-
-    def rpm(self, *argv):
-        return subprocess.run(
-            ["rpm", "--root", str(self.root), *argv], check=True, stdout=subprocess.PIPE
-        ).stdout.decode()
-
-    def call(self, *argv, lines=()):
-        """Exit status, standard output and standard error."""
-        streams = sys.stdin, sys.stdout, sys.stderr
-        out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
-        sys.stdin = io.TextIOWrapper(io.BytesIO("".join(line + "\n" for line in lines).encode()))
-        sys.stdout, sys.stderr = out, err
-        try:
-            status = weak_modules2.main(list(argv), str(self.root))
-            out.flush()
-        finally:
-            sys.stdin, sys.stdout, sys.stderr = streams
-        return status, out.buffer.getvalue().decode(), err.getvalue()
-
-    def links(self):
-        return {
-            str(path.relative_to(self.root / "lib/modules")): os.readlink(str(path))
-            for path in sorted(self.root.glob("lib/modules/*/weak-updates/**/*.ko"))
-        }
-
-    def marks(self):
-        return sorted(path.name for path in self.root.glob("run/regenerate-initrd/*"))
 
 
 @pytest.fixture
@@ -151,7 +29,7 @@ def suse(tmp_path, monkeypatch):
     return Suse(tmp_path / "root")
 
 
-TO = "/lib/modules/%s/updates/vendor.ko" % ONE
+TO = "/usr/lib/modules/%s/updates/vendor.ko" % ONE
 
 
 def test_a_kmp_serves_the_kernels_of_its_flavor_with_its_whole_path(suse):
@@ -218,7 +96,9 @@ def test_another_version_takes_the_place_of_one_that_goes(suse):
     os.remove(str(suse.root / "lib/modules" / ONE / "updates/vendor.ko"))
     status, _out, err = suse.call("-v", "--remove-kmp", old, lines=listed)
     assert status == 0 and "Package %s replaced by package %s in kernel %s\n" % (old, new, TWO) in err
-    assert suse.links()[TWO + "/weak-updates/updates/vendor.ko"].startswith("/lib/modules/6.4.0-150600.22")
+    assert suse.links()[TWO + "/weak-updates/updates/vendor.ko"].startswith(
+        "/usr/lib/modules/6.4.0-150600.22"
+    )
 
 
 def test_a_kernel_that_leaves_loses_its_links(suse):
@@ -234,9 +114,50 @@ def test_images_are_left_to_the_end_of_the_transaction(suse, monkeypatch):
     nvr = suse.kmp()
     assert suse.call("--add-kmp", nvr, "--dry-run") == (0, "", "") and suse.marks() == []
     suse.call("--add-kmp", nvr)
-    assert suse.marks() == [TWO]
+    assert suse.marks() == [ONE, TWO]
     suse.call("--add-kernel", RT)  # that has no image yet, whatever KMPs there are
-    assert suse.marks() == sorted([RT, TWO])
+    assert suse.marks() == sorted([ONE, RT, TWO])
+
+
+def test_a_kmp_that_is_upgraded_has_the_images_made_again_that_may_have_the_old_one(suse, monkeypatch):
+    """Its links stay as they are, and what they lead to is another file."""
+    suse.call("--add-kmp", suse.kmp(version="1"))
+    suse.rpm("-e", "--justdb", "--nodeps", "--noscripts", "vendor-kmp-default-1-1")
+    monkeypatch.setenv("INITRD_IN_POSTTRANS", "1")
+    before = suse.links()
+    suse.call("--add-kmp", suse.kmp(version="2"))
+    assert suse.links() == before and suse.marks() == [ONE, TWO]
+
+
+def test_of_two_kmps_that_have_a_module_of_one_name_a_kernel_keeps_that_which_it_has(suse):
+    first = suse.kmp()
+    suse.call("--add-kmp", first)
+    before = suse.links()
+    status, _out, err = suse.call("-v", "--add-kmp", suse.kmp("rival", release="6.4.0-150600.22-default"))
+    assert (status, suse.links()) == (0, before) and "rival" not in err
+
+
+def test_a_module_that_lies_in_a_kernel_itself_is_not_linked_beside_it(suse):
+    nvr = suse.kmp()
+    place = suse.root / "lib/modules" / TWO / "updates"
+    place.mkdir()
+    shutil.copyfile(str(suse.root / "lib/modules" / ONE / "updates/vendor.ko"), str(place / "vendor.ko"))
+    assert suse.call("--add-kmp", nvr)[0] == 0 and suse.links() == {}
+
+
+def test_of_several_versions_the_highest_serves_whatever_kernel_it_was_built_for(suse):
+    suse.kmp(version="1", release="6.4.0-150600.22-default")
+    suse.kmp(version="2", release="6.4.0-150600.20-default")
+    assert suse.call("--add-kernel", TWO)[0] == 0
+    assert "150600.20" in suse.links()[TWO + "/weak-updates/updates/vendor.ko"]
+
+
+def test_the_directory_of_a_kernel_that_has_left_goes_with_its_last_links(suse):
+    place = suse.root / "lib/modules/6.4.0-150600.24-default/weak-updates/updates"
+    place.mkdir(parents=True)
+    (place / "vendor.ko").symlink_to(TO)
+    assert suse.call("--remove-kernel", "6.4.0-150600.24-default")[0] == 0
+    assert not place.parent.parent.exists()
 
 
 def test_without_that_a_kernel_that_has_no_image_is_told_of(suse):

@@ -120,21 +120,30 @@ def has_motd(host: Host) -> bool:
     return any(host.is_file(path) and b"/run/motd.d" in host.read(path, LIMIT) for path in modules)
 
 
-def pending(host: Host) -> List[str]:
-    """What hooks could not do, a line each, the oldest first; no line twice."""
+def noted(host: Host) -> List[str]:
+    """The lines that hooks have added about what they could not do, the oldest first."""
     if not host.is_file(PENDING):
         return []
-    return list(dict.fromkeys(line for line in host.read_text(PENDING, LIMIT).splitlines() if line))[-MANY:]
+    return [line for line in host.read_text(PENDING, LIMIT).splitlines() if line]
 
 
-def settled(host: Host, release: Optional[str]) -> Plan:
-    """Plan that nothing is pending any more, or nothing about one kernel."""
+def pending(host: Host) -> List[str]:
+    """What hooks could not do, a line each, the oldest first; no line twice."""
+    return _once(noted(host))
+
+
+def settled(host: Host, release: Optional[str], seen: int) -> Plan:
+    """Plan that nothing is pending any more, or nothing about one kernel, of the first ``seen`` lines: a hook
+    may have added another about what came since.
+    """
     plan = Plan(host)
-    left = [
+    lines = noted(host)
+    old = [
         line
-        for line in pending(host)
+        for line in lines[:seen]
         if release is not None and line.partition(":")[0].split()[-1:] != [release]
     ]
+    left = _once(old + lines[seen:])
     plan.put(
         PENDING,
         File(Content.of("".join(line + "\n" for line in left).encode("utf-8", "surrogateescape")))
@@ -142,3 +151,7 @@ def settled(host: Host, release: Optional[str]) -> Plan:
         else None,
     )
     return plan
+
+
+def _once(lines: Sequence[str]) -> List[str]:
+    return list(dict.fromkeys(lines))[-MANY:]

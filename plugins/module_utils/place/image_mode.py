@@ -50,6 +50,7 @@ def _read_only(host: Host) -> bool:
     to be.
     """
     if host.live:
+        host.past()
         return bool(os.statvfs("/").f_flag & os.ST_RDONLY)
     rows = (
         [line.split() for line in host.read_text("/etc/fstab", 1 << 20).splitlines()]

@@ -55,10 +55,13 @@ def installed(host: Host, flavor: str) -> List[Kmp]:
 
 
 def sources(host: Host, nvr: str, paths: Sequence[str]) -> List[Source]:
-    """The modules among a package's files; all of them or none serve a kernel."""
+    """The modules among a package's files; all of them or none serve a kernel.
+
+    Links say what rpm says: by that weak-modules2 knows its own once the files are gone.
+    """
     found = []
     for path in paths:
         parts = _PATH.fullmatch(path)
         if parts and names.is_module_file(path):
-            found.append(Source(packaged.plain(host, path), parts.group(1), parts.group(2), nvr))
+            found.append(Source(packaged.plain(host, path), parts.group(1), parts.group(2), nvr, path))
     return [each for each in found if packaged.can_be_listed(each)]

@@ -177,6 +177,7 @@ def _drives(host: Host, interface: str, name: str) -> bool:
     module = "/sys/class/net/%s/device/driver/module" % interface
     if host.exists(module):
         return posixpath.basename(host.real(module)) == name
+    host.past()
     information = array.array("B", struct.pack("I", ETHTOOL_GDRVINFO) + bytes(192))
     request = struct.pack(
         "16sP", interface.encode("ascii", "replace")[:15], information.buffer_info()[0]

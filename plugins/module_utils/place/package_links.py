@@ -201,7 +201,7 @@ def _made(host: Host, kernel: Kernel, chosen: Dict[str, Source]) -> Tuple[Dict[s
             if there:
                 blocked.append(there)
             else:
-                links[path] = each.path
+                links[path] = each.written or each.path
     return links, blocked
 
 

@@ -31,10 +31,11 @@ class Source(NamedTuple):
     that lies there alone).
     """
 
-    path: str  # as a link says it
+    path: str
     tree: str  # the release in whose tree it lies; "" if in none
     below: str  # where its link goes below weak-updates
     unit: str
+    written: str = ""  # what a link says, if not ``path``
 
     @property
     def name(self) -> str:
@@ -92,6 +93,15 @@ def sources(host: Host) -> List[Source]:
         for path in _files(host, "%s/%s/extra" % (root, release)):
             found.append(source(plain(host, path)))
     return [each for each in found if can_be_listed(each)]
+
+
+def own(host: Host, kernel: Kernel) -> List[str]:
+    """The modules that lie in a kernel's own updates/ and extra/, but those of stored drivers."""
+    return [
+        plain(host, path)
+        for top in ("updates", "extra")
+        for path in _files(host, "%s/%s" % (kernel.modules_dir, top))
+    ]
 
 
 def _files(host: Host, directory: str, depth: int = 0) -> Iterator[str]:

@@ -48,6 +48,7 @@ def busy(host: Host) -> List[str]:
     """The locks that a package manager holds now, by /proc/locks: to ask for a lock would take it from
     whoever wants it at that moment.
     """
+    host.past()
     inodes: Set[str] = set()
     with contextlib.suppress(OSError), open("/proc/locks") as locks:
         inodes = {word for line in locks for word in line.split() if word.count(":") == 2}

@@ -68,10 +68,12 @@ class Settings(NamedTuple):
 
 def read(host: Host) -> Optional[Settings]:
     """The settings; None where the host follows nothing. Errors: SETTINGS_DAMAGED, SETTINGS_NEWER."""
-    if not host.is_file(PATH):
+    if host.lstat(PATH) is None:
         return None
+    if not host.is_file(PATH):
+        raise _damaged("it is no file")
     try:
-        told = json.loads(host.read_text(PATH, LIMIT))
+        told = json.loads(_text(host))
         found = told["format"]
         if isinstance(found, int) and found > FORMAT:
             raise KmodError(
@@ -87,6 +89,15 @@ def read(host: Host) -> Optional[Settings]:
         return Settings(drivers, _typed(told["interpreter"], str, "interpreter"), kmodctl, tuple(made))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged("%s: %s" % (type(error).__name__, error)) from None
+
+
+def _text(host: Host) -> str:
+    try:
+        return host.read_text(PATH, LIMIT)
+    except KmodError as error:
+        if error.code != "FILE_TOO_LARGE":
+            raise
+        raise _damaged(error.why) from None
 
 
 def read_or_none(host: Host) -> Optional[Settings]:

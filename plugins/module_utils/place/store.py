@@ -17,7 +17,6 @@ digest of a module is then the digest of its file.
 """
 
 import hashlib
-import os
 import posixpath
 import re
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
@@ -274,11 +273,15 @@ class ModuleTree:
         """Whether anything below is ours: what is left to others alone keeps no mark of ours."""
         if any(path.startswith(directory + "/") for path in self.kept):
             return True
-        for below, _names, files in os.walk(self.host.real(directory)):
+        todo = [directory]
+        while todo:
+            real, entries = self.host.scan(todo.pop())
+            below = self.host.inside(real)
+            todo += ["%s/%s" % (below, each.name) for each in entries if each.is_dir(follow_symlinks=False)]
             paths = {
-                self.host.inside(os.path.join(below, name))
-                for name in files
-                if name.startswith(("outoftree.kmod-", MARK))
+                "%s/%s" % (below, each.name)
+                for each in entries
+                if each.name.startswith(("outoftree.kmod-", MARK))
             }
             if paths - {self._real(path) for path in self.removed} - {self._real(directory + "/" + MARK)}:
                 return True

@@ -154,8 +154,7 @@ def _files(
     ends there.
     """
     try:
-        real = host.real(directory)
-        entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+        real, entries = host.scan(directory)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:

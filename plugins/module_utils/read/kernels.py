@@ -9,10 +9,10 @@ import os
 import re
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
-from .. import compression
+from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import MODULES, Host
-from . import cache, depmod, export_sources, family, kernel_image, ko, modprobe, names, signature
+from . import depmod, export_sources, family, kernel_image, ko, modprobe, names, signature
 from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
@@ -208,7 +208,7 @@ class Kernel:
         if self.image is None:
             return Trust()
         key, name = export_sources.fingerprint(self.host, [self.image]), self.release + ":trust"
-        kept = cache.load_data(self.host, name, key)
+        kept = kept_files.load(self.host, name, key)
         with contextlib.suppress(LookupError, TypeError, ValueError):
             if kept is not None:
                 certificates = bytes.fromhex(kept["certificates"])
@@ -219,7 +219,7 @@ class Kernel:
         found = Trust(
             tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data
         )
-        cache.store_data(
+        kept_files.store(
             self.host,
             name,
             {

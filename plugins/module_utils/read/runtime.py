@@ -5,7 +5,7 @@
 """What holds on the machine that is running now, and nowhere else to be read."""
 
 import re
-from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from ..errors import forgiving
 from ..host import Host
@@ -82,15 +82,10 @@ def facts(kernel: Kernel) -> Runtime:
     secure_boot = _variable(host, efi.Variable("SecureBoot", efi.GLOBAL))
     line = _text(host, "/proc/cmdline") or ""
     named = re.findall(r"(?:^|\s)module_blacklist=(\S+)", line)
-    loaded = (
-        frozenset(line.split()[0] for line in (_text(host, "/proc/modules") or "").splitlines())
-        if kernel.running
-        else frozenset()
-    )
-    listed = _text(host, "/proc/keys") or ""
+    loaded = frozenset(_found(host, "/proc/modules", r"^(\S+)")) if kernel.running else frozenset()
     firmware = tuple(signature.certificates(_variable(host, efi.Variable("db", efi.SECURITY))))
     owners = _variable(host, efi.Variable("MokListRT", efi.SHIM))
-    keys = frozenset(re.findall(r" asymmetri (.*?): X509", listed))
+    keys = frozenset(_found(host, "/proc/keys", r" asymmetri (.*?): X509"))
     return Runtime(
         sig_enforce=enforce.strip() == "Y" if enforce else None,
         lockdown=lockdown.group(1) != "none"
@@ -114,7 +109,7 @@ def facts(kernel: Kernel) -> Runtime:
                 + _variable(host, efi.Variable("dbx", efi.SECURITY))
             )
         ),
-        rejected=frozenset(re.findall(r" blacklist bin:([0-9a-f]{64})$", listed, re.M)),
+        rejected=frozenset(_found(host, "/proc/keys", r" blacklist bin:([0-9a-f]{64})$")),
     )
 
 
@@ -122,6 +117,12 @@ def _text(host: Host, path: str) -> Optional[str]:
     with forgiving():
         return host.read_text(path)
     return None
+
+
+def _found(host: Host, path: str, pattern: str) -> List[str]:
+    with forgiving():
+        return host.find(path, pattern)
+    return []
 
 
 def _variable(host: Host, variable: efi.Variable) -> bytes:

@@ -82,7 +82,7 @@ def test_every_driver_is_served_whatever_becomes_of_another(host):
     (host.root / "lib/modules" / OLD / "extra/two/two.ko").write_bytes(b"damaged")
     answer = host.run()
     assert [bool(row.error) for row in answer.rows if row.driver == "two"] == [True] and answer.failed
-    assert host.ours() == [("one", NEW), ("three", NEW)]
+    assert host.ours() == [("one,three", NEW)]
     assert host.links(driver="one") == ["one.ko"] and host.links(driver="two") == []
 
 
@@ -259,7 +259,7 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
     host.run("refresh", None)
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
 
-    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    entry.run(host.host, entry.Options(("vendor",), boot="default", kernels=(NEW,)))[0].apply()
     assert host.started() == (NEW, "vendor")
     host.leave()
     host.run("remove-kernel")
@@ -276,7 +276,7 @@ def test_our_entry_goes_before_what_it_starts_does_and_is_the_default_no_more(tm
     variants, links = host.variants(), host.links()
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
 
-    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    entry.run(host.host, entry.Options(("vendor",), boot="default", kernels=(NEW,)))[0].apply()
     assert host.started() == (NEW, "vendor")
     assert not host.run("remove-kernel", early=True).failed
     assert host.ours() == [("vendor", OLD)] and host.started()[1] is None
@@ -379,6 +379,22 @@ def test_settings_that_are_damaged_leave_links_to_be_made_and_are_told(host, tex
     )
 
 
+@pytest.mark.parametrize("what", ["too large", "directory", "link to nothing"])
+def test_what_stands_where_the_settings_were_is_told_too(host, what):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / settings.PATH[1:]
+    path.unlink()
+    if what == "directory":
+        path.mkdir()
+    elif what == "link to nothing":
+        path.symlink_to("/nothing")
+    else:
+        path.write_text(" " * (settings.LIMIT + 1))
+    answer = host.run()
+    assert answer.failed and settings.PATH in answer.errors[0] and host.links() == ["vendor.ko"]
+
+
 def test_settings_of_a_newer_version_are_not_guessed_at(host):
     host.deploy()
     host.follow(vendor={})
@@ -473,6 +489,25 @@ def test_what_was_pending_for_a_kernel_is_settled_by_a_run_that_went_well(host):
     assert path.read_text() == "add-kernel 9.9: no Python\n"
     host.run("refresh", None)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("verb, kernel", [("refresh", None), ("add-kernel", NEW)])
+def test_what_a_hook_notes_while_a_run_is_at_work_stays_noted(host, monkeypatch, verb, kernel):
+    """Of a kernel that has arrived since, and of one that is installed again."""
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / bulletin.PENDING[1:]
+    path.write_text("add-kernel %s: no Python\n" % NEW)
+    mend = follow.leaks.mend
+    later = "add-kernel --early 9.9: the rest\nadd-kernel %s: no Python\n" % NEW
+
+    def meanwhile(host):
+        path.open("a").write(later)
+        return mend(host)
+
+    monkeypatch.setattr(follow.leaks, "mend", meanwhile)
+    host.run(verb, kernel)
+    assert path.read_text() == later
 
 
 # weak-modules

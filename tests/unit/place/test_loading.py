@@ -111,7 +111,7 @@ def test_a_directory_that_was_there_stays_and_one_that_we_made_goes_with_the_las
     (root / "etc/modules-load.d").mkdir()
     put(root, blacklist=["in_tree"], at_boot=True)
     host = Host(str(root))
-    other = loading.texts(host, "other", Loading(blacklist=("x",)), used={}, installed=[])
+    other = loading.texts(host, "other", Loading(blacklist=("x",)), used={OLD: build("other")}, installed=[])
     loading.present(host, "other", other).apply()
     loading.absent(host, "vendor").apply()
     assert (root / "etc/modprobe.d/outoftree.kmod-other.conf").exists()
@@ -166,7 +166,11 @@ def test_only_modules_of_the_driver_have_options_and_soft_dependencies(root):
         "OPTION_MODULE", "no module of the driver, which has vendor", root, options={"in_tree": {"debug": 1}}
     )
     refused("OPTION_MODULE", "no module of the driver", root, softdep={"in_tree": {"pre": ["vendor"]}})
-    refused("OPTION_MODULE", "on any kernel here", root, {OLD: None}, options={"vendor": {"debug": 1}})
+
+
+def test_where_no_kernel_uses_the_driver_nothing_is_blacklisted(root):
+    wanted = {"options": {"vendor": {"debug": 1}}, "blacklist": ("in_tree",), "at_boot": True}
+    assert texts(root, {OLD: None, NEW: None}, **wanted) == loading.Texts()
 
 
 @pytest.mark.parametrize(
@@ -184,12 +188,14 @@ def test_what_is_no_modules_name_is_refused_everywhere(root, name):
         {"options": {"vendor": "debug=1"}},
         {"options": {"vendor": None}},
         {"options": {"vendor": {"debug": 1}, "ven-dor": {}}},
+        {"options": {"vendor": {"irq-list": 1, "irq_list": 2}}},
+        {"softdep": {"vendor": {"pre": ["vendor"]}}},
         {"softdep": {"vendor": ["in_tree"]}},
         {"softdep": {"vendor": {"before": ["in_tree"]}}},
     ],
 )
 def test_another_shape_is_told(root, wanted):
-    used = {OLD: build("vendor", "ven_dor")}
+    used = {OLD: build("vendor", "ven_dor", told=(*PARAMETERS, ("parmtype", "irq_list:int")))}
     if "ven-dor" in wanted.get("options", {}):
         wanted["options"]["ven_dor"] = {}
     refused("BAD_OPTION", "options|softdep", root, used, **wanted)

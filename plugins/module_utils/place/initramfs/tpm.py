@@ -70,6 +70,7 @@ def _numbers(options: str) -> Set[int]:
 
 def _tokens(host: Host, device: str) -> List[Any]:
     """The tokens in a LUKS 2 header: how the volume is opened."""
+    host.past()
     kind, _unused, value = device.partition("=")
     try:
         path = host.real(SPECS[kind] + value.strip('"') if kind in SPECS else device)
