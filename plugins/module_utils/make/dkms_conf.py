@@ -261,6 +261,11 @@ def places(source: str, name: str, version: str) -> List[Mount]:
     ]
 
 
+def built(name: str, version: str, box: Box) -> str:
+    """Where dkms keeps the modules of a build for the kernel of the box, and its Module.symvers."""
+    return "%s/%s/%s/%s/%s/module" % (TREE, name, version, box.release, box.machine)
+
+
 def _made(
     values: Values, matched: Sequence[Tuple[str, int]], *, box: Box, config: Dict[str, str]
 ) -> DkmsConf:
