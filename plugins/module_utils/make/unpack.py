@@ -181,7 +181,9 @@ def _apt_get(asking: Asking, wanted: Sequence[str], directory: str) -> None:
 
 
 def _dnf(root: str, *words: str) -> List[str]:
-    return ["dnf", "-q"] + (["--installroot", root] if root != "/" else []) + list(words)
+    # a kernel that is held back can be built for
+    options = ["-q", "--setopt=disable_excludes=main"] + (["--installroot", root] if root != "/" else [])
+    return ["dnf", *options, *words]
 
 
 def _dnf_wanted(asking: Asking, release: str) -> List[str]:
