@@ -90,7 +90,12 @@ class ActionModule(KmodAction):
         versions = {driver: versions[driver] for driver in needed}  # the order that they are deployed in
         self.sent: dict[str, str] = {}
         records = _rebuild.wanting(
-            args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
+            args["records"],
+            args["seen"],
+            versions,
+            install=args["install"],
+            signs=bool(args["sign"]),
+            needed=needed,
         )
         outcome = _rebuild.carry_out(records, self.build, args["before"], needed)
         failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
