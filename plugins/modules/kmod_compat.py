@@ -216,7 +216,7 @@ checks:
 summary:
   description:
     - The verdicts and the kinds of findings as a text to read, kernel by kernel.
-    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+    - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
       RV(compatible).
   returned: success or O(require) not met
   type: str
