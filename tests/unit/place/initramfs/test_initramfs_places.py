@@ -14,6 +14,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
     existing,
     kept,
     listing,
+    room,
     variant,
 )
 from tests.forge.cpio import cpio
