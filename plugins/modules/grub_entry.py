@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: grub_entry
 short_description: Add boot entries for a kernel with an initramfs variant
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Adds a boot entry for each kernel that has an initramfs variant with the driver, or removes them. An entry
     is a copy of the

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_deploy
 short_description: Bring the out-of-tree drivers of a host to what is wanted of them
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Does in one task, for any number of drivers, what M(outoftree.kmod.kmod_link), M(outoftree.kmod.initrd_variant),
@@ -228,7 +228,7 @@ msg:
 summary:
   description:
     - What was done about each driver, and what has to be known of it, as a text to read.
-    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+    - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
       RV(reboot_needed).
   returned: success
   type: str

@@ -57,9 +57,14 @@ class StoredBuild(NamedTuple):
 class StoredDriver(NamedTuple):
     driver: str
     builds: Tuple[StoredBuild, ...]
+    loading: Tuple[str, ...] = ()  # its files in modprobe.d and modules-load.d
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"driver": self.driver, "builds": [build.as_dict() for build in self.builds]}
+        return {
+            "driver": self.driver,
+            "builds": [build.as_dict() for build in self.builds],
+            "loading": list(self.loading),
+        }
 
 
 class UsedModule(NamedTuple):
@@ -161,9 +166,9 @@ class SeenEntry(NamedTuple):
 
 
 class Orphan(NamedTuple):
-    """What is left of a kernel that is gone, or starts what is gone."""
+    """What is left of a kernel that is gone, or starts what is gone; or how a driver is loaded that is gone."""
 
-    kind: str  # variant, entry, link
+    kind: str  # variant, entry, link, loading
     path: str
     kernel: str
     size: int = 0
