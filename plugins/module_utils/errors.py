@@ -25,6 +25,10 @@ class KmodError(Exception):
         self.code = code
 
 
+class DamagedError(Exception):
+    """What a decoder says of data that it cannot decode."""
+
+
 class SystemFailed(KmodError):
     """A call to the system failed for a reason that says nothing of what was asked for (EIO, no open files
     left): the next time it may not.

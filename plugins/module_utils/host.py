@@ -96,11 +96,9 @@ class Host:
             visited.add(base + "/".join(done) if done else self.root)
             if todo or follow:
                 try:
-                    target: Optional[str] = os.readlink(base + "/".join([*done, part]))
+                    target = self._link(base + "/".join([*done, part]))
                 except OSError as error:
-                    if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-                        raise from_oserror(path, error, "look at it") from None
-                    target = None  # not a symlink, or not there
+                    raise from_oserror(path, error, "look at it") from None
                 if target is not None:
                     self.seen.link(base + "/".join([*done, part]), target)
                     links += 1
@@ -116,17 +114,14 @@ class Host:
         self.seen.through(visited)
         return base + "/".join(done) if done else self.root, visited
 
-    def inside(self, real: str) -> str:
-        """The path inside the root of a real path: the inverse of ``real``."""
-        return "/" + os.path.relpath(real, self.root) if real != self.root else "/"
-
-    def lstat(self, path: str) -> Optional[os.stat_result]:
-        """The file's own status (a symlink's, not its target's), None where there is none."""
-        return self._stat(self.real(path, follow=False), path)
-
-    def stat(self, path: str) -> Optional[os.stat_result]:
-        """The status behind symlinks, None where nothing is there."""
-        return self._stat(self.real(path), path)
+    def _link(self, real: str) -> Optional[str]:
+        """The text of a symlink; None for anything else, and where nothing is."""
+        try:
+            return os.readlink(real)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            return None
 
     def _stat(self, real: str, path: str) -> Optional[os.stat_result]:
         try:
@@ -145,6 +140,18 @@ class Host:
             raise
         self.seen.status(real, found)
         return found
+
+    def inside(self, real: str) -> str:
+        """The path inside the root of a real path: the inverse of ``real``."""
+        return "/" + os.path.relpath(real, self.root) if real != self.root else "/"
+
+    def lstat(self, path: str) -> Optional[os.stat_result]:
+        """The file's own status (a symlink's, not its target's), None where there is none."""
+        return self._stat(self.real(path, follow=False), path)
+
+    def stat(self, path: str) -> Optional[os.stat_result]:
+        """The status behind symlinks, None where nothing is there."""
+        return self._stat(self.real(path), path)
 
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
@@ -194,7 +201,9 @@ class Host:
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator["Reader"]:
         """A regular file for reading, never anything that could block or answer for ever (a FIFO, a device)."""
-        real = self.real(path)
+        yield from self._reader(path, self.real(path))
+
+    def _reader(self, path: str, real: str) -> Iterator["Reader"]:
         try:
             handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -237,6 +246,10 @@ class Host:
         found = [str(each) for each in re.findall(pattern, text, re.MULTILINE)]
         self.seen.found(self.real(path), pattern, found)
         return found
+
+    def lay(self, path: str, name: str) -> None:
+        """Have ``name``, elsewhere on this machine, be that file for a tool to read. Errors: OSError."""
+        os.symlink(self.real(path), name)
 
     def free(self, path: str) -> int:
         """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of

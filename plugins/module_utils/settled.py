@@ -21,7 +21,7 @@ from . import kept_files, seen
 from .host import Host
 
 # parameters that say where on the host lies what was sent for this very run
-SENT = ("files", "kmodctl")
+SENT = ("_files", "_kmodctl")
 BOOT = "/proc/sys/kernel/random/boot_id"
 
 

@@ -13,7 +13,6 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from . import settled
 from .errors import KmodError, from_oserror
 from .host import Host
 from .seen import BLIND, TICK, Blind, Notes
@@ -95,6 +94,8 @@ def run_unless_settled(module: Any, load: Callable[[], Any], archive: Optional[s
     """The same for a command that works in several turns, which ``load`` imports: not before it is known that
     something may have to be done. ``archive`` is what the module was packed in.
     """
+    from . import settled
+
     with _failing(module):
         root, check = module.params["root"], module.check_mode
         host = Host(root)

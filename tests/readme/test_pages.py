@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import CHECKOUT, COLLECTIONS
+from tests import COLLECTIONS
 from tests.forge import fleet
 from tests.readme import pages
 

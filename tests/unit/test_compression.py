@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import compression
+from ansible_collections.outoftree.kmod.plugins.module_utils import decoders
 from ansible_collections.outoftree.kmod.plugins.module_utils.compression import Decoder, decompress, detect
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 
@@ -109,7 +109,7 @@ def test_a_decoder_gives_small_pieces():
 
 
 def test_what_cannot_be_read_here_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(compression, "_library", lambda *names: None)
+    monkeypatch.setattr(decoders, "_library", lambda *names: None)
     with pytest.raises(KmodError) as caught:
         decompress(b"\x89LZO\x00\r\n\x1a\n", "initrd.img")
     assert caught.value.code == "COMP_UNSUPPORTED"

@@ -128,3 +128,29 @@ def test_only_pages_that_are_run_have_blocks_that_say_so():
     assert sorted(pages.RUN) == sorted(
         page for page in every if any(kind == "sh" for kind, _ in pages.blocks(page))
     )
+
+
+def shown_by():
+    """The last column of the comparison: a file of tests, or one test of it."""
+    rows = re.findall(r"^\| (?!\| |\|?-)(.*) \|$", (CHECKOUT / "docs/comparison.md").read_text(), re.M)
+    return [(cells[0], cells[-1].strip("` ")) for cells in (row.split(" | ") for row in rows)]
+
+
+def test_the_comparison_has_rows():
+    assert len(shown_by()) > 15
+
+
+@pytest.mark.parametrize(("row", "test"), shown_by())
+def test_what_the_comparison_says_of_this_collection_is_shown_by_a_test_that_is_there(row, test):
+    path, _, name = test.partition("::")
+    text = (CHECKOUT / path).read_text()
+    assert "def %s(" % name in text if name else "def test_" in text
+
+
+def test_what_a_module_or_role_says_it_came_with_is_a_release_or_the_next_one():
+    metadata = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text())
+    kept = CHECKOUT / "changelogs/changelog.yaml"
+    released = yaml.safe_load(kept.read_text())["releases"] if kept.exists() else {}
+    for path in [*CHECKOUT.glob("plugins/modules/*.py"), *CHECKOUT.glob("roles/*/meta/argument_specs.yml")]:
+        (came,) = set(re.findall(r"^ *version_added: *(\S+)$", path.read_text(), re.M))
+        assert came == str(metadata["version"]) or came in released, path

@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import kept_files, seen, settled, task
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.modules import kmod_deploy
 from ansible_collections.outoftree.kmod.plugins.plugin_utils import _files
 from tests import CHECKOUT, COLLECTIONS
 from tests.unit.commands.follower import NEW
@@ -29,21 +30,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps what it found"),
 ]
 CACHE = "var/cache/outoftree.kmod"
-DRIVER = {
-    **dict.fromkeys(("path", "checksums", "signature", "keyring", "copy_of", "described", "src")),
-    **dict.fromkeys(("load", "early_load", "ignore_tpm", "follow", "keep_default"), False),
-    "driver": "vendor",
-    "state": "present",
-    "kernels": ["all"],
-    "require": "any",
-    "initrd": True,
-    "method": "auto",
-    "entry": True,
-    "args": "",
-    "fallback_args": "auto",
-    "loader": "auto",
-    "boot": "none",
-}
+# as Ansible hands over what a task leaves out
+DRIVER = dict({name: option.get("default") for name, option in kmod_deploy.DRIVER.items()}, driver="vendor")
 
 
 class Settled(Machine):
@@ -66,8 +54,15 @@ class Settled(Machine):
         return deploy
 
     def params(self, **more):
-        given = {"exclusive": False, "weak_modules": "leave", "files": None, "kmodctl": None, "sources": None}
-        return {"root": str(self.root), "drivers": self.drivers, **given, **more}
+        sent = {"_files": None, "_kmodctl": None, "_sources": None}
+        return {
+            "root": str(self.root),
+            "drivers": self.drivers,
+            "exclusive": False,
+            "weak_modules": "leave",
+            **sent,
+            **more,
+        }
 
     def ask(self, check=False, **more):
         """The answer, and whether it was had by looking."""
@@ -202,11 +197,11 @@ def test_check_mode_keeps_nothing(host):
 def test_one_that_still_wants_files_is_not_settled(tmp_path):
     host = Settled(tmp_path / "root")
     described = [json.loads(json.dumps(each)) for each in _described(host)]
-    host.drivers = [dict(DRIVER, described=described)]
+    host.drivers = [dict(DRIVER, _described=described)]
     answer, _looked = host.ask()
     assert answer["need"] and not list((host.root / CACHE).glob("settled:*"))
     sent = {each["path"]: str(host.root / "opt/vendor/vendor.ko") for each in described}
-    assert host.ask(files=sent)[0]["changed"]
+    assert host.ask(_files=sent)[0]["changed"]
     assert host.ask()[1] is False  # the task of the next play, which sends nothing
 
 

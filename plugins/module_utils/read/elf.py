@@ -2,32 +2,23 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Relocatable ELF files as the kernel's loader sees them: the header by pyelftools, the tables from the
-sections' bytes.
+"""Relocatable ELF files as the kernel's loader sees them.
 
 The loader looks neither at EI_CLASS nor at EI_DATA: it decodes with its own word size and byte order. So both
 follow from e_machine here, and e_ident decides only where a machine has several. What the loader would
 stumble over is a Fault, not an error: which kernel refuses it for which fault is for the judge to say.
 """
 
-import functools
 import struct
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 
-try:
-    from ansible.module_utils.elftools.elf.structs import ELFStructs  # type: ignore[import-not-found]
-except ImportError:
-    try:
-        from elftools.elf.structs import ELFStructs
-    except ImportError:  # only parse() cannot do without
-        ELFStructs = None
-
 # include/uapi/linux/elf.h. pyelftools' tables grow from version to version, and a name that one lacks is an
 # error there.
 NULL, PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = 0, 1, 2, 3, 4, 8, 9  # SHT_
 ALLOC = 2  # SHF_
+RELOCATABLE = 1  # ET_REL
 UNDEF, ABSOLUTE, COMMON, LIVEPATCH = 0, 0xFFF1, 0xFFF2, 0xFF20  # SHN_
 WEAK = 2  # STB_
 
@@ -122,11 +113,38 @@ class Elf(NamedTuple):
         return self.data[section.offset : section.offset + section.size] if section else b""
 
 
-@functools.lru_cache(maxsize=4)
-def _structs(little: bool, bits: int) -> Any:
-    structs = ELFStructs(little_endian=little, elfclass=bits)
-    structs.create_basic_structs()
-    return structs
+class Header(NamedTuple):
+    """What counts of an Elf32_Ehdr or Elf64_Ehdr, behind e_ident."""
+
+    type: int
+    sections_at: int
+    section_size: int
+    sections: int
+    names: int  # index of the section of the sections' names
+
+
+def _header(data: bytes, bits: int, order: str) -> Header:
+    form = order + ("H2xI8x8xQI2x2x2x" if bits == 64 else "H2xI4x4xII2x2x2x") + "HHH"
+    kind, _version, *rest = struct.unpack_from(form, data, 16)
+    return Header(kind, rest[0], *rest[2:])
+
+
+def _type_name(number: int) -> str:
+    """``ET_DYN``, by pyelftools' table, which few ever need. Error: PYELFTOOLS_MISSING."""
+    try:
+        from ansible.module_utils.elftools.elf.enums import ENUM_E_TYPE  # type: ignore[import-not-found]
+    except ImportError:
+        try:
+            from elftools.elf.enums import ENUM_E_TYPE
+        except ImportError:
+            raise KmodError(
+                "pyelftools",
+                "is not installed",
+                "Install it: pip install 'pyelftools>=0.27,<0.33'",
+                "PYELFTOOLS_MISSING",
+            ) from None
+    names = {value: name for name, value in ENUM_E_TYPE.items() if name != "_default_"}
+    return str(names.get(number, number))
 
 
 def machine_of(data: bytes) -> Optional[Tuple[str, int, str]]:
@@ -145,13 +163,6 @@ def parse(data: bytes) -> Elf:
 
     Error: PYELFTOOLS_MISSING.
     """
-    if ELFStructs is None:
-        raise KmodError(
-            "pyelftools",
-            "is not installed",
-            "Install it: pip install 'pyelftools>=0.27,<0.33'",
-            "PYELFTOOLS_MISSING",
-        )
     if not data:
         return _faulty(data, "FILE_EMPTY", "the file is empty")
     if data[:4] != b"\x7fELF"[: len(data)]:
@@ -166,12 +177,11 @@ def parse(data: bytes) -> Elf:
         return _faulty(
             data, "ELF_TRUNCATED", "ends within the ELF header (%d bytes)" % len(data), machine=machine
         )
-    # of e_ident it stumbles over what no loader looks at
-    header = _structs(order == "<", bits).Elf_Ehdr.parse(data[:4] + bytes(12) + data[16:64])
+    header = _header(data, bits, order)
     faults = []
     odd = data[4:6] != bytes([bits // 32, 1 if order == "<" else 2])
-    if header["e_type"] != "ET_REL":
-        faults.append(Fault("ELF_TYPE", "not a relocatable file (%s)" % header["e_type"]))
+    if header.type != RELOCATABLE:
+        faults.append(Fault("ELF_TYPE", "not a relocatable file (%s)" % _type_name(header.type)))
     sections: Tuple[Section, ...] = ()
     fault = _header_fault(header, len(data), bits)
     if fault is None:
@@ -192,34 +202,34 @@ def _faulty(data: bytes, code: str, message: str, *, machine: Tuple[str, int, st
     return Elf(data, name, bits, order=order, sections=(), faults=(Fault(code, message),))
 
 
-def _header_fault(header: Any, size: int, bits: int) -> Optional[Fault]:
+def _header_fault(header: Header, size: int, bits: int) -> Optional[Fault]:
     """kernel/module/main.c: elf_validity_ehdr, elf_validity_cache_sechdrs"""
     expected = 64 if bits == 64 else 40
-    if header["e_shentsize"] != expected:
-        return Fault("ELF_SHDR", "section headers of %d bytes, not %d" % (header["e_shentsize"], expected))
-    if header["e_shoff"] >= size or header["e_shnum"] * expected > size - header["e_shoff"]:
+    if header.section_size != expected:
+        return Fault("ELF_SHDR", "section headers of %d bytes, not %d" % (header.section_size, expected))
+    if header.sections_at >= size or header.sections * expected > size - header.sections_at:
         return Fault(
             "ELF_TRUNCATED",
             "the section headers (%d at byte %d) lie outside of the file's %d bytes: it is cut off or damaged"
-            % (header["e_shnum"], header["e_shoff"], size),
+            % (header.sections, header.sections_at, size),
         )
-    if header["e_shnum"] == 0:
+    if header.sections == 0:
         return Fault("ELF_SHDR", "no section headers")
-    if not 0 < header["e_shstrndx"] < header["e_shnum"]:
+    if not 0 < header.names < header.sections:
         return Fault(
             "ELF_SHDR",
             "the index of the section names (%d) is none of the %d sections"
-            % (header["e_shstrndx"], header["e_shnum"]),
+            % (header.names, header.sections),
         )
     return None
 
 
 def _sections(
-    data: bytes, header: Any, *, bits: int, order: str
+    data: bytes, header: Header, *, bits: int, order: str
 ) -> Tuple[Tuple[Section, ...], Optional[Fault]]:
     """kernel/module/main.c: elf_validity_cache_sechdrs, elf_validity_cache_secstrings"""
     form = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
-    start, count, size = header["e_shoff"], header["e_shnum"], len(data)
+    start, count, size = header.sections_at, header.sections, len(data)
     rows = [form.unpack_from(data, start + index * form.size) for index in range(count)]
     for index, row in enumerate(rows):
         if index and row[1] not in (NULL, NOBITS) and (row[4] > size or row[5] > size - row[4]):
@@ -227,7 +237,7 @@ def _sections(
                 "ELF_SECTION_BOUNDS",
                 "section %d (type %d) lies outside of the file's %d bytes" % (index, row[1], size),
             )
-    names = rows[header["e_shstrndx"]]
+    names = rows[header.names]
     table = data[names[4] : names[4] + names[5]]
     if not table or table[-1]:
         return (), Fault("ELF_SHDR", "the section names do not end with a NUL")

@@ -5,7 +5,7 @@
 """What a kernel exports."""
 
 from itertools import repeat
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, Iterable, List, NamedTuple, Optional
 
 from .. import compression
 from ..errors import KmodError
@@ -46,6 +46,12 @@ def find_symvers(host: Host, release: str) -> Optional[str]:
 
 def read_symvers(host: Host, path: str) -> Dict[str, Export]:
     return from_symvers(compression.decompress(host.read(path), path), path)
+
+
+def named_in_symvers(host: Host, path: str, symbols: Iterable[str]) -> bool:
+    """Whether it lists any of these, without all the rest being read."""
+    data = compression.decompress(host.read(path), path)
+    return any(b"\t" + symbol.encode("utf-8", "surrogateescape") + b"\t" in data for symbol in symbols)
 
 
 def from_symvers(data: bytes, what: str = "Module.symvers") -> Dict[str, Export]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import compression
+from ansible_collections.outoftree.kmod.plugins.module_utils import decoders
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image
 from tests.forge import images
@@ -105,7 +105,7 @@ def test_no_vermagic_without_a_banner():
 
 
 def test_what_cannot_be_unpacked_here_is_named(monkeypatch):
-    monkeypatch.setattr(compression, "_library", lambda *names: None)
+    monkeypatch.setattr(decoders, "_library", lambda *names: None)
     assert refused(images.bzimage(b"\x89LZO\0\r\n\x1a\n" + bytes(99))) == "COMP_UNSUPPORTED"
 
 

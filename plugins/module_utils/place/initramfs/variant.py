@@ -29,19 +29,28 @@ from ..boot import withdraw
 from ..boot.menu import Entry
 from . import early, existing, image, manifest, overlay, rebuild, tpm, witness
 from .kept import Kept
-from .manifest import Added, Base, Variant, Wants
+from .manifest import Added, Base, EarlyLoad, Variant, Wants
 
 SLACK = 1 << 20  # left free on /boot
 
 
 class Recipe(NamedTuple):
-    """What a variant is to be: see the options of the module initrd_variant."""
+    """What a variant is to be: see the options of the module initrd_variant.
+
+    ``each``: a kernel that has modules of some of the drivers gets a variant with those.
+    """
 
     drivers: Tuple[str, ...]
     modules: Tuple[str, ...] = ()  # files on the host; none: those that the kernel has of the drivers
     method: str = "auto"
-    early_load: bool = False
+    early_load: EarlyLoad = False
     ignore_tpm: bool = False
+    each: bool = False
+
+    def of(self, host: Host, release: str) -> "Recipe":
+        """What it is for one kernel."""
+        its = existing.drivers_of(host, release, self.drivers) if self.each else ()
+        return self._replace(drivers=its) if its else self
 
 
 class Made(NamedTuple):
@@ -74,7 +83,7 @@ class Made(NamedTuple):
             "kernel": self.kernel,
             "drivers": list(wants.drivers),
             "base": wants.base.path,
-            "early_load": wants.early_load,
+            "early_load": bool(wants.early_load),
             "path": self.path,
             "status": self.status,
             "base_sha256": wants.base.sha256,
@@ -150,7 +159,7 @@ def present(
     """
     _check_drivers(recipe.drivers)
     made, rows = Plan(host), []
-    for release in kernels or existing.having(host, recipe.drivers):
+    for release in kernels or existing.having(host, recipe.drivers, recipe.each):
         if not names.is_release(release):
             raise KmodError(
                 release,
@@ -158,7 +167,7 @@ def present(
                 "Name kernels as uname -r does",
                 "RELEASE_NAME",
             )
-        steps, row = plan(host, release, recipe, taken=before.planned if before else ())
+        steps, row = plan(host, release, recipe.of(host, release), taken=before.planned if before else ())
         made.extend(steps)
         rows.append(row)
     # an entry may start what is not there, too
@@ -205,6 +214,24 @@ def absent(
             if host.lstat(path) is not None:
                 rows.append(Touched(mark.wants.kernel, path, status="foreign"))
     return steps, Variants(tuple(rows))
+
+
+def superseded(host: Host, recipe: Recipe, known: Container[str]) -> Plan:
+    """Plan that the variants go in whose place others of the recipe have come: of the same kernels, with other
+    drivers, all of them ``known``. Those that a boot entry starts stay.
+    """
+    there = existing.holding(host, recipe.drivers)
+    wanted = {kernel: each.wants.drivers for kernel, each in existing.of_each(host, recipe.drivers).items()}
+    return _removal(
+        host,
+        [
+            each
+            for each in there
+            if each.wants.drivers != wanted[each.wants.kernel]
+            and all(driver in known for driver in each.wants.drivers)
+            and not shipped_entry.starting(host, each.path)
+        ],
+    )
 
 
 def possible(host: Host, recipe: Recipe, kernels: Sequence[str]) -> Tuple[Plan, Variants]:
@@ -312,7 +339,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
     wants = Wants(
         release,
         tuple(sorted(recipe.drivers)),
-        recipe.early_load,
+        _early(recipe),
         tuple((module.name, module.sha256) for module in modules),
         Base(base, 0, ""),
         needed=_needed(host, release, paths),
@@ -370,6 +397,14 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
                 File(Content(0, "", lambda: (witness.written(host, path),), binary=True), witness.MODE),
             )
     return steps, row
+
+
+def _early(recipe: Recipe) -> EarlyLoad:
+    """Which drivers are loaded at once: True for all, False for none."""
+    if isinstance(recipe.early_load, bool):
+        return recipe.early_load
+    early = tuple(sorted(set(recipe.early_load) & set(recipe.drivers)))
+    return early if 0 < len(early) < len(set(recipe.drivers)) else bool(early)
 
 
 def _needed(host: Host, release: str, paths: Sequence[str]) -> Tuple[Tuple[str, str], ...]:
