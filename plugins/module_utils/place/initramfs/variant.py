@@ -219,6 +219,8 @@ def superseded(host: Host, recipe: Recipe, known: Container[str]) -> Plan:
     drivers, all of them ``known``. Those that a boot entry starts stay.
     """
     there = existing.holding(host, recipe.drivers)
+    if len(there) == len({each.wants.kernel for each in there}):
+        return Plan(host)
     wanted = {kernel: each.wants.drivers for kernel, each in existing.of_each(host, recipe.drivers).items()}
     return _removal(
         host,
