@@ -149,7 +149,7 @@ def run(turns: Turns, options: Options) -> Answer:
     kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
     if need or kmodctl:
         return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
-    work = _Work(
+    work = _Deployment(
         turns, options, foreseen, coming, {each.driver: _Steps(turns) for each in [*absent, *present]}
     )
     gone = _absent(work, absent, shared)
@@ -171,16 +171,21 @@ def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) 
     listed = [each.driver for each in present]
     told = settings.read_or_none(host)
     followed = dict(told.drivers if told else {})
-    followed = {**together.others(host, {*listed, *absent, *followed}), **followed}
+    followed.update({each.driver: each.followed() for each in present})
+    followed.update(together.others(host, {*listed, *absent, *followed}, followed))
     for name in absent:
         followed.pop(name, None)
-    return together.shared({**followed, **{each.driver: each.followed() for each in present}}, absent)
+    return [
+        # of the others it is what follows new kernels that sees to their trials
+        each._replace(asking=tuple(name for name in each.asking if name in listed))
+        for each in together.shared(followed, absent)
+    ]
 
 
 # The work
 
 
-class _Work(NamedTuple):
+class _Deployment(NamedTuple):
     turns: Turns
     options: Options
     foreseen: Mapping[str, gate.LinkPlan]
@@ -201,11 +206,13 @@ class _Started(NamedTuple):
     unforeseen: Tuple[str, ...] = ()  # in check mode: the kernels of whose variants nothing is known yet
 
 
-def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
+def _present(
+    work: _Deployment, present: Sequence[WantedDriver], shared: Sequence[Shared]
+) -> List[DriverOutcome]:
     turns = work.turns
     for each in shared:
         changes = [name for name in each.drivers if name in work.foreseen and work.foreseen[name].plan]
-        if each.boot == "default" and trial_of(turns.host, each) != "none" and changes:
+        if each.boot == "default" and each.entry and turns.host.live and changes:
             # until the new modules have proved themselves
             _take(turns, "entry", work.of(each), entries, entry_options(each, "shipped"))
     linked, configured = {}, {}
@@ -229,7 +236,7 @@ def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shar
     ]
 
 
-def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
+def _linked(work: _Deployment, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
     turns, foreseen = work.turns, work.foreseen[wanted.driver]
     planned: Optional[gate.LinkPlan] = foreseen
     if turns.writes:  # those before it have changed the host
@@ -249,7 +256,7 @@ def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> link
     return linked
 
 
-def _before_loading(work: _Work, wanted: WantedDriver, answer: links.Answer) -> None:
+def _before_loading(work: _Deployment, wanted: WantedDriver, answer: links.Answer) -> None:
     """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
     between leaves no device without either.
     """
@@ -259,7 +266,7 @@ def _before_loading(work: _Work, wanted: WantedDriver, answer: links.Answer) -> 
         work.steps[wanted.driver].take("loading", loadings, early)
 
 
-def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
+def _start(work: _Deployment, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
     """The variants and entries of drivers that share them; those that they had before go last. ``leaving`` are
     drivers that shared them until now: nothing is tried yet.
     """
@@ -280,7 +287,7 @@ def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _St
 
 
 def _outcome(
-    work: _Work,
+    work: _Deployment,
     wanted: WantedDriver,
     linked: links.Answer,
     configured: loadings.Answer,
@@ -319,7 +326,7 @@ def _following(wanted: WantedDriver, options: Options) -> following.Options:
     )
 
 
-def _refresh(work: _Work, drivers: Sequence[str]) -> Optional[follow.Answer]:
+def _refresh(work: _Deployment, drivers: Sequence[str]) -> Optional[follow.Answer]:
     """Once all is as it is to follow: what the host had not done yet."""
     if not drivers:
         return None
@@ -330,7 +337,9 @@ def _refresh(work: _Work, drivers: Sequence[str]) -> Optional[follow.Answer]:
     return refreshed
 
 
-def _absent(work: _Work, absent: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
+def _absent(
+    work: _Deployment, absent: Sequence[WantedDriver], shared: Sequence[Shared]
+) -> List[DriverOutcome]:
     """The other way round, so that nothing is started that is not there.
 
     The drivers that stay have theirs before those go that they had together.

@@ -393,3 +393,25 @@ def test_what_is_asked_for_together_is_told_for_each_set():
     first, second = together.shared(told.drivers, ["gone"])
     assert first.drivers == ("a", "c") and first.early_load == ("a",) and first.args_of == (("a", "x"),)
     assert second.drivers == ("b",) and not second.entry and "gone" in first.known
+
+
+def test_a_driver_that_is_not_listed_and_is_not_there_keeps_nothing_from_being_tried(running):
+    running.follow(gone={"boot": "default"})
+    wanted = running.wanted(boot="default", args="x=1  y=2", fallback_args="panic=7")
+    rows = running.deploy_all(wanted)[1].drivers
+    assert rows[0].trial and running.ours()[0][0] == "vendor"
+    running.boot()
+    running.deploy_all(wanted)
+    assert running.started()[1] == "vendor"
+
+
+def test_what_is_said_of_two_is_the_same_where_one_is_not_listed(running):
+    wanted = (
+        running.wanted(args="x=1  y=2", boot="default", fallback_args="panic=7"),
+        running.wanted("other", args="z"),
+    )
+    running.deploy_all(*wanted)
+    running.boot()
+    running.deploy_all(*wanted)
+    assert running.started()[1] == BOTH
+    assert running.deploy_all(wanted[0])[0] == 0
