@@ -422,3 +422,20 @@ def test_check_mode_says_that_nothing_is_known_of_what_a_tool_builds(machine):
     (row,) = machine.deploy_all(wanted, check=True)[1].drivers
     assert machine.snapshot() == before and row.entry is None
     assert "is not known in check mode" in row.notes[0] and NEW in row.notes[0] and OLD in row.notes[0]
+
+
+def test_check_mode_foresees_the_trial_and_that_its_entry_becomes_the_default(running):
+    wanted = running.wanted(boot="default")
+    said = running.deploy_all(wanted, check=True)[1]
+    done = running.deploy_all(wanted)[1]
+    assert said.drivers[0].trial and said.drivers[0].notes == done.drivers[0].notes
+    assert foreseen(said) == foreseen(done)
+    running.boot()
+    said = running.deploy_all(wanted, check=True)[1]
+    assert running.started()[1] is None
+    done = running.deploy_all(wanted)[1]
+    assert running.started()[1] == "vendor" and foreseen(said) == foreseen(done)
+    running.module("vendor", version="2.0")
+    said = running.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"), check=True)[1]
+    done = running.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"))[1]
+    assert said.drivers[0].trial and foreseen(said) == foreseen(done)
