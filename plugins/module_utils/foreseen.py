@@ -46,6 +46,8 @@ class _Entry(NamedTuple):
 class Foreseen(Host):
     """``plan`` carried out on ``host``, which may be a foreseen one itself."""
 
+    as_it_is = False
+
     def __init__(self, host: Host, plan: Plan) -> None:
         super().__init__(host.root)
         self.nodes: Dict[str, _Seen] = dict(host.nodes) if isinstance(host, Foreseen) else {}
@@ -139,6 +141,13 @@ class Foreseen(Host):
             with open(name, "wb") as file:
                 for chunk in seen.node.content.chunks():
                     file.write(chunk)
+
+    def laid_out(self, path: str, name: str) -> str:
+        os.mkdir(name)
+        for each in self.listdir(path):
+            if self.is_file(path + "/" + each):
+                self.lay(path + "/" + each, os.path.join(name, each))
+        return name
 
 
 def _failed(number: int) -> OSError:
