@@ -148,7 +148,7 @@ def test_a_tool_gets_the_file_as_it_is_planned(host, tmp_path):
 def test_a_tool_gets_a_directory_as_it_is_planned(host, tmp_path):
     foreseen = Foreseen(host, planned(host))
     where = foreseen.laid_out("/etc", str(tmp_path / "laid"))
-    assert {name: open(os.path.join(where, name)).read() for name in os.listdir(where)} == {
+    assert {name: (tmp_path / "laid" / name).read_text() for name in os.listdir(where)} == {
         "new": "new",
         "old": "replaced",
         "stays": "new",
