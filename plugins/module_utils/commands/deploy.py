@@ -143,13 +143,7 @@ def run(turns: Turns, options: Options) -> Answer:
     for each in shared:
         gate.refuse_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
-    # in check mode what variants are made of
-    need = [
-        path
-        for each in present
-        if each.initrd or not turns.check
-        for path in gate.lacking(each, foreseen[each.driver], options.files)
-    ]
+    need = [path for each in present for path in gate.lacking(each, foreseen[each.driver], options.files)]
     follows = any(each.follow for each in present) and not turns.check
     kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
     if need or kmodctl:
