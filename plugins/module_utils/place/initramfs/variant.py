@@ -47,7 +47,8 @@ class Recipe(NamedTuple):
 
     def of(self, host: Host, release: str) -> "Recipe":
         """What it is for one kernel."""
-        its = existing.drivers_of(host, release, self.drivers) if self.each else ()
+        several = self.each and len(self.drivers) > 1
+        its = existing.drivers_of(host, release, self.drivers) if several else ()
         return self._replace(drivers=its) if its else self
 
 
