@@ -26,6 +26,7 @@ help:
 	@echo "make test-crash    every operation, killed, failed and cut off at each call (30 minutes; ONLY=fast for 3)"
 	@echo "make fuzz          a million damaged modules, images, symvers and streams (COUNT=n for fewer)"
 	@echo "make test-readme   the README's commands as they are printed, with the oldest and newest ansible-core (package index)"
+	@echo "                   CORES='2.17 2.18' for other versions, CORES=all for every one"
 	@echo "make test-docs     the commands of further pages of the documentation, as they are printed (package index)"
 	@echo "make test-report   the fleet report in a browser: speed, size, accessibility, names with markup (chromium, node, npm)"
 	@echo "make test-ways     ansible-pull, an execution environment, slices, images, Python 3.6 (root, podman, mmdebstrap; ONLY=fast for 1 minute)"
@@ -37,6 +38,7 @@ help:
 	@echo "make clean-cache   remove what the demo and the tests fetched, kept in ~/.cache/outoftree.kmod"
 
 $(VENV)/.demo: requirements.txt
+	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed (Debian: apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	@echo "Setting up $(VENV) ..."
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV) || { echo "The venv module of Python is needed (Debian: apt install python3-venv)"; exit 1; }
@@ -76,7 +78,7 @@ test: $(VENV)/.test
 	$(BIN)/pytest -v tests/integration
 
 test-readme: $(VENV)/.test
-	$(BIN)/pytest -v tests/readme/test_readme.py
+	CORES="$(if $(filter all,$(CORES)),lowest 2.17 2.18 2.19 2.20 2.21 newest,$(or $(CORES),lowest newest))" $(BIN)/pytest -v tests/readme/test_readme.py
 
 test-docs: $(VENV)/.test
 	$(BIN)/pytest -v --durations=0 tests/readme/test_pages.py

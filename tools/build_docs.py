@@ -38,8 +38,8 @@ def front(text: str) -> str:
     parts = re.split(r"^(?=## )", text, flags=re.M)
     for part in parts[1:]:
         title = part.split("\n")[0][3:]
-        links = dict.fromkeys(re.findall(r"\]\(([^)#]+\.md)\)", part))
-        pages = [link[: -len(".md")] for link in links] + [MODULES] * (title == "Reference")
+        links = dict.fromkeys(re.findall(r"\]\(([^)#:]+)\.(?:md|rst)\)", part))
+        pages = [*links] + [MODULES] * (title == "Reference")
         text += "\n```{toctree}\n:hidden:\n:caption: %s\n\n%s\n```\n" % (title, "\n".join(pages))
     return text
 
@@ -54,8 +54,16 @@ def main() -> None:
             place = source / path.relative_to(CHECKOUT)
             place.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, place)
+    # Labels of Ansible's own documentation, which the modules' pages refer to.
+    labels = ("action_plugins", "common_return_values", "ansible_configuration_settings")
+    (source / "ansible.rst").write_text(
+        ":orphan:\n\n%s\nAnsible's own documentation\n===========================\n\n"
+        "See https://docs.ansible.com/\n" % "".join(".. _%s:\n" % label for label in labels)
+    )
     (source / "index.md").write_text(front((source / "docs/README.md").read_text()))
     (source / "docs/README.md").unlink()
+    readme = source / "README.md"
+    readme.write_text(readme.read_text().replace("(docs/README.md)", "(index.md)"))
     (source / "collections-made").mkdir(mode=0o755)
     modules = ["antsibull-docs", "collection", "--use-current", "--fail-on-error", "--dest-dir"]
     run(*modules, str(source / "collections-made"), "outoftree.kmod")

@@ -18,13 +18,13 @@ import termios
 from html import escape
 from pathlib import Path
 
-COLUMNS = 200
+COLUMNS = 160
 CELL, LINE, MARGIN = 7.25, 17, 14  # pixels, of a font of 12
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">
 <!-- SPDX-License-Identifier: GPL-3.0-or-later -->
 <title>{title}</title>
 <rect width="100%" height="100%" rx="8" fill="#1b1f24"/>
-<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="12" fill="#d6dbe0" xml:space="preserve">
+<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="12" fill="#d6dbe0">
 """
 
 
@@ -96,6 +96,7 @@ def main() -> int:
     status, text = printed(command)
     if status == 0:
         text = "$ %s\n%s" % (" ".join(command), text.replace(os.getcwd() + "/", ""))
+        text = text.replace(" ", "\xa0")  # viewers disagree on whether blanks in a row are shown
         Path(target).write_text(drawn(lines(text), "The output of: " + " ".join(command)))
     return status
 

@@ -36,6 +36,8 @@ class ActionModule(KmodAction):
             answer["record"]["host"] = str(
                 (task_vars or {}).get("inventory_hostname", answer["record"]["host"])
             )
+            if self.is_read:
+                answer["summary"] = "\n".join(lines(answer["record"]))
         if cache and "subject" in answer:
             answer["subject"] = _packages.kept(answer["subject"])
             answer["deferred"] = [
@@ -91,3 +93,11 @@ class ActionModule(KmodAction):
                 target = os.path.join(directory, os.path.basename(name))
                 self._connection.fetch_file(shell.join_path(into, name), target)
                 _packages.check(target, digest, wanted)
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """A host's record for a person: a line a verdict, and what is amiss now."""
+    told = [
+        "%(kernel)s (%(state)s): %(driver)s is %(verdict)s: %(why)s" % each for each in record["verdicts"]
+    ]
+    return told + [each["text"] for each in record["today"]]

@@ -159,7 +159,7 @@ def _variant_parser(commands: Any) -> argparse.ArgumentParser:
         default="refuse",
         help="with --absent: what to do about boot entries that start a variant (default: refuse, and name them)",
     )
-    _change_options(each, several=True)
+    _change_options(each, several="all in one variant")
     return each
 
 
@@ -187,7 +187,7 @@ def _entry_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="ID",
         help="id or title of the entry to copy, where a kernel has several that differ",
     )
-    _change_options(each)
+    _change_options(each, several="all in one entry", required=True)
     return each
 
 
@@ -299,10 +299,14 @@ def _kernels_option(each: argparse.ArgumentParser) -> None:
     )
 
 
-def _change_options(each: argparse.ArgumentParser, several: bool = False) -> None:
+def _change_options(each: argparse.ArgumentParser, several: str = "", required: bool = False) -> None:
     if several:
         each.add_argument(
-            "--driver", action="append", metavar="NAME", help="the driver (several: all in one variant)"
+            "--driver",
+            action="append",
+            required=required,
+            metavar="NAME",
+            help="the driver (several: %s)" % several,
         )
     else:
         each.add_argument("--driver", required=True, metavar="NAME", help="name of the driver")

@@ -8,14 +8,16 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 from .arguments import WEAK_MODULES, WEAK_MODULES2, parsed
 from .errors import KmodError
 from .host import Host
 from .output import columns, let_go, open_streams, say, warn
 from .task import carry_out
-from .turns import Work
+
+if TYPE_CHECKING:
+    from .turns import Work
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
 HERE = "/"  # files named on the command line are those of this machine, whatever --root says
@@ -169,7 +171,8 @@ def variant(options: argparse.Namespace) -> int:
         _show(
             options,
             [row.as_dict() for row in rows],
-            columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]),
+            columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows])
+            or "There is no initramfs variant of a driver.",
         )
         return OK if all(row.state == "current" for row in rows) else NOT_ALL
     asked = command.Options(
@@ -186,7 +189,7 @@ def variant(options: argparse.Namespace) -> int:
         ["", "pruned", path] for path in made.pruned
     ]
     lines += [["", "no longer started", row.entry] for row in made.given_back]
-    _show(options, result, columns(lines))
+    _show(options, result, columns(lines) or "nothing to do")
     return OK
 
 
@@ -194,7 +197,7 @@ def entry(options: argparse.Namespace) -> int:
     from .commands import entry as command
 
     asked = command.Options(
-        options.driver,
+        tuple(options.driver),
         state="absent" if options.absent else "present",
         kernels=tuple(options.kernel),
         boot=options.boot,
@@ -251,7 +254,7 @@ def build(options: argparse.Namespace) -> int:
     return NOT_ALL if answer.failed else OK
 
 
-def _change(options: argparse.Namespace, work: Work) -> Tuple[Any, Dict[str, Any]]:
+def _change(options: argparse.Namespace, work: "Work") -> Tuple[Any, Dict[str, Any]]:
     """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
     others = done.answer.other_drivers

@@ -20,10 +20,10 @@ from typing import Generator, Iterable, Iterator, List, Optional, Sequence, Set,
 
 from . import tools
 from .errors import KmodError, from_oserror
+from .reader import READ_LIMIT, Reader
 from .seen import BLIND
 
 MAX_LINKS = 40  # the kernel's own MAXSYMLINKS
-READ_LIMIT = 512 << 20
 # A boot loader reads a file system without its journal. What is only there yet it does not see: after a power
 # cut GRUB would start what was before.
 READ_BY_LOADERS = ("/boot/", "/efi/")
@@ -96,11 +96,9 @@ class Host:
             visited.add(base + "/".join(done) if done else self.root)
             if todo or follow:
                 try:
-                    target: Optional[str] = os.readlink(base + "/".join([*done, part]))
+                    target = self._link(base + "/".join([*done, part]))
                 except OSError as error:
-                    if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-                        raise from_oserror(path, error, "look at it") from None
-                    target = None  # not a symlink, or not there
+                    raise from_oserror(path, error, "look at it") from None
                 if target is not None:
                     self.seen.link(base + "/".join([*done, part]), target)
                     links += 1
@@ -116,17 +114,14 @@ class Host:
         self.seen.through(visited)
         return base + "/".join(done) if done else self.root, visited
 
-    def inside(self, real: str) -> str:
-        """The path inside the root of a real path: the inverse of ``real``."""
-        return "/" + os.path.relpath(real, self.root) if real != self.root else "/"
-
-    def lstat(self, path: str) -> Optional[os.stat_result]:
-        """The file's own status (a symlink's, not its target's), None where there is none."""
-        return self._stat(self.real(path, follow=False), path)
-
-    def stat(self, path: str) -> Optional[os.stat_result]:
-        """The status behind symlinks, None where nothing is there."""
-        return self._stat(self.real(path), path)
+    def _link(self, real: str) -> Optional[str]:
+        """The text of a symlink; None for anything else, and where nothing is."""
+        try:
+            return os.readlink(real)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            return None
 
     def _stat(self, real: str, path: str) -> Optional[os.stat_result]:
         try:
@@ -145,6 +140,18 @@ class Host:
             raise
         self.seen.status(real, found)
         return found
+
+    def inside(self, real: str) -> str:
+        """The path inside the root of a real path: the inverse of ``real``."""
+        return "/" + os.path.relpath(real, self.root) if real != self.root else "/"
+
+    def lstat(self, path: str) -> Optional[os.stat_result]:
+        """The file's own status (a symlink's, not its target's), None where there is none."""
+        return self._stat(self.real(path, follow=False), path)
+
+    def stat(self, path: str) -> Optional[os.stat_result]:
+        """The status behind symlinks, None where nothing is there."""
+        return self._stat(self.real(path), path)
 
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None
@@ -192,9 +199,11 @@ class Host:
         return real, found
 
     @contextlib.contextmanager
-    def open(self, path: str) -> Iterator["Reader"]:
+    def open(self, path: str) -> Iterator[Reader]:
         """A regular file for reading, never anything that could block or answer for ever (a FIFO, a device)."""
-        real = self.real(path)
+        yield from self._reader(path, self.real(path))
+
+    def _reader(self, path: str, real: str) -> Iterator[Reader]:
         try:
             handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -237,6 +246,10 @@ class Host:
         found = [str(each) for each in re.findall(pattern, text, re.MULTILINE)]
         self.seen.found(self.real(path), pattern, found)
         return found
+
+    def lay(self, path: str, name: str) -> None:
+        """Have ``name``, elsewhere on this machine, be that file for a tool to read. Errors: OSError."""
+        os.symlink(self.real(path), name)
 
     def free(self, path: str) -> int:
         """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of
@@ -405,40 +418,6 @@ def temporary(real: str) -> str:
     if len(os.fsencode(new)) > NAME_MAX:
         new = "." + hashlib.sha256(os.fsencode(name)).hexdigest() + TEMPORARY
     return os.path.join(directory, new)
-
-
-class Reader:
-    """An open regular file, read in pieces."""
-
-    def __init__(self, path: str, handle: int, status: os.stat_result) -> None:
-        self.path = path
-        self.handle = handle
-        self.size = status.st_size
-        self.status = status
-
-    def chunks(self, size: int = 1 << 18, limit: int = READ_LIMIT) -> Iterator[bytes]:
-        """From where the file stands to its end; a file that grows past ``limit`` meanwhile is an error."""
-        total = 0
-        while True:
-            try:
-                chunk = os.read(self.handle, size)
-            except OSError as error:
-                raise from_oserror(self.path, error, "read the file") from None
-            if not chunk:
-                return
-            total += len(chunk)
-            if total > limit:
-                raise KmodError(
-                    self.path, "has more than the %d bytes that are read" % limit, code="FILE_TOO_LARGE"
-                )
-            yield chunk
-
-    def at(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``, fewer at the end of the file."""
-        try:
-            return os.pread(self.handle, size, offset)
-        except OSError as error:
-            raise from_oserror(self.path, error, "read the file") from None
 
 
 def _sha256(real: str) -> str:

@@ -26,7 +26,7 @@ ATTEMPTS = 3  # at a host that others change at the same time
 
 
 class Turns(contextlib.ExitStack):
-    """``carry`` plans and applies; with ``check`` it only plans, of what is there now.
+    """``carry`` plans and applies; with ``check`` it only plans, each of what would be there by then.
 
     Errors: LOCKED, those of planning and applying.
     """
@@ -35,15 +35,25 @@ class Turns(contextlib.ExitStack):
         self, root: str, check: bool = False, wait: Optional[float] = None, seen: Blind = BLIND
     ) -> None:
         super().__init__()
-        self.host = Host(root)
-        self.host.seen = seen
-        self.host.keeps_cache = not check
+        self._host = Host(root)
+        self._host.seen = seen
+        self._host.keeps_cache = not check
+        self._planned: List[Plan] = []  # in check mode what the host is not seen with yet
         self.check = check
         self.wait = wait
         self.turn: Optional[lock.Turn] = None
         self.since = lock.glance(self.host, wait, clear=not check)
         self.writes = 0  # plans that were carried out, or would be
         self.diff: List[Dict[str, str]] = []  # their steps, as Ansible shows them
+
+    @property
+    def host(self) -> Host:
+        """The host as it is; in check mode, as it would be by now."""
+        while self._planned:
+            from .foreseen import Foreseen
+
+            self._host = Foreseen(self._host, self._planned.pop(0))
+        return self._host
 
     @property
     def changed(self) -> bool:
@@ -64,6 +74,7 @@ class Turns(contextlib.ExitStack):
             if self.check:
                 self.writes += 1
                 self.diff += plan.diff()
+                self._planned.append(plan)
                 return answer
             if getattr(answer, "waits", False):
                 return answer

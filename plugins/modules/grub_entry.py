@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: grub_entry
 short_description: Add boot entries for a kernel with an initramfs variant
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Adds a boot entry for each kernel that has an initramfs variant with the driver, or removes them. An entry
     is a copy of the
@@ -24,8 +24,14 @@ description:
   - Entries that are not made by this module are left alone.
 options:
   driver:
-    description: Name of the driver. It tells whose an entry is, and is the first thing that its title says.
-    type: str
+    description:
+      - Name of the driver, or of several that one variant holds. They tell whose an entry is, and are the first thing that its
+        title says.
+      - A trial of an entry with several drivers went well if each of them has proved itself.
+      - Where there is an entry with more drivers than those that are named, and none with these alone, it is that one which is
+        meant. V(absent) removes all entries with any of them.
+    type: list
+    elements: str
     required: true
   state:
     description:
@@ -157,6 +163,12 @@ kernels:
       type: str
       returned: always
       sample: 5.14.0-503.11.1.el9_5.x86_64
+    drivers:
+      description: The drivers that it is for.
+      type: list
+      elements: str
+      returned: always
+      sample: [vendor]
     id:
       description: What the boot loader knows the entry by. Under GRUB legacy this is its number.
       type: str
@@ -328,7 +340,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.commands import ent
 def main():
     module = AnsibleModule(
         argument_spec=dict(
-            driver=dict(type="str", required=True),
+            driver=dict(type="list", elements="str", required=True),
             state=dict(type="str", choices=["present", "absent", "possible"], default="present"),
             kernels=dict(type="list", elements="str", default=[]),
             initrd=dict(type="list", elements="path"),

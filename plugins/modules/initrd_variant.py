@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: initrd_variant
 short_description: Put a driver into a variant of each kernel's initramfs
-version_added: 0.1.0
+version_added: 1.0.0
 author:
   - Contributors to the outoftree.kmod project (@outoftree)
 description:

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_build
 short_description: Build a driver for one kernel on a build host
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Builds the modules of a driver for one kernel release, in a sandbox, and puts them into a store that
     M(outoftree.kmod.kmod_link) and the role C(outoftree.kmod.deploy) take as it is.

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_compat
 short_description: Say which installed kernels would load an out-of-tree kernel module, and why not
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Judges C(.ko) files against installed kernels by the rules of each kernel's own loader, without loading
@@ -216,7 +216,7 @@ checks:
 summary:
   description:
     - The verdicts and the kinds of findings as a text to read, kernel by kernel.
-    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+    - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
       RV(compatible).
   returned: success or O(require) not met
   type: str

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_deploy
 short_description: Bring the out-of-tree drivers of a host to what is wanted of them
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Does in one task, for any number of drivers, what M(outoftree.kmod.kmod_link), M(outoftree.kmod.initrd_variant),
@@ -14,6 +14,11 @@ description:
   - Every driver is judged and everything is looked at before anything is written. What can be refused is refused then.
   - On a host where all is as it is wanted this is one look, which writes nothing and sends nothing.
   - Drivers are brought there in the order in which they are listed. One that needs symbols of another comes after it.
+  - The drivers that want an initramfs variant and a boot entry have one of each together for every kernel, with those of them that it takes.
+    They are tried together, and the entry becomes the default when each of them has proved itself.
+  - In check mode all of it is planned, one step of what would be there after those before it. What a variant is made of is sent to Ansible's
+    temporary directory for that. Of a variant that the distribution's own tool builds (O(drivers[].method=rebuild)) nothing is known before
+    it is there; that is said in RV(drivers[].notes).
   - The role C(outoftree.kmod.deploy) is this module, and reboots where that is asked for.
 options:
   drivers:
@@ -107,7 +112,8 @@ options:
         description:
           - What the next boots start. V(none) leaves that as it is, V(once) tries the new entry on the next boot alone, V(default) makes it
             the default once such a trial went well, which takes a reboot and another run.
-          - One driver of a host can be tried at a time.
+          - The drivers of a host that have boot entries have one together, and are tried together. What one of them asks for is
+            what is done; V(once) and V(default) at a time are refused.
           - On a machine that does not run (O(root)) nothing is tried.
         type: str
         choices: [none, once, default]
@@ -222,7 +228,7 @@ msg:
 summary:
   description:
     - What was done about each driver, and what has to be known of it, as a text to read.
-    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
+    - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
       RV(reboot_needed).
   returned: success
   type: str

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_follow
 short_description: Have a host give new kernels a driver by itself
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Installs C(kmodctl) (C(/usr/local/sbin/kmodctl)), hooks that the distribution's kernel packages call,
     units of systemd, and one file with

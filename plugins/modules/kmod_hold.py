@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_hold
 short_description: Keep kernels that a driver has no build for from being installed
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Writes into the package manager's own files that a kernel is not to be installed, with the driver and the
     reason in a comment. All other updates go on, newer kernels included.

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_info
 short_description: Say which out-of-tree drivers are on a host, and which kernels use what of them
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Reads the drivers that M(outoftree.kmod.kmod_link) has stored, with their versions and builds, and for
@@ -75,8 +75,8 @@ ansible_facts:
 summary:
   description:
     - All of it as a text to read. On a host without drivers it is one line.
-    - On the command line of C(ansible), without C(-v), this is a list of its lines, and all that is answered besides RV(msg) and
-      RV(ansible_facts).
+    - On the command line of C(ansible), without C(-v), C(-o) and C(--tree), this is a list of its lines, and all that is answered besides RV(msg) and
+      C(ansible_facts).
   returned: success
   type: str
   sample: |-
@@ -121,8 +121,13 @@ drivers:
               at.
           type: list
           elements: dict
+    loading:
+      description: Its files in modprobe.d and modules-load.d, see M(outoftree.kmod.kmod_deploy).
+      type: list
+      elements: str
   sample:
     - driver: dmy
+      loading: []
       builds:
         - build: 6.1.0-55-cloud-amd64
           version: ""
@@ -228,8 +233,12 @@ entries:
   elements: dict
   contains:
     driver:
-      description: Name of the driver.
+      description: Name of the driver; of several, with commas between them.
       type: str
+    drivers:
+      description: The drivers that it is for.
+      type: list
+      elements: str
     kernel:
       description: Release of the kernel.
       type: str
@@ -258,6 +267,7 @@ entries:
       elements: str
   sample:
     - driver: dmy
+      drivers: [dmy]
       kernel: 6.1.0-56-cloud-amd64
       id: outoftree-dmy-6.1.0-56-cloud-amd64
       title: "With driver dmy: Debian GNU/Linux, with Linux 6.1.0-56-cloud-amd64"
@@ -268,8 +278,8 @@ entries:
       missing: []
 orphans:
   description: >-
-    What is left of kernels that are gone, or starts what is gone. Each with its C(kind) (V(variant), V(entry)
-    or V(link)), C(path), C(kernel)
+    What is left of kernels or drivers that are gone, or starts what is gone. Each with its C(kind) (V(variant), V(entry),
+    V(link) or V(loading)), C(path), C(kernel)
     and, for images, C(size) in bytes.
   returned: success
   type: list

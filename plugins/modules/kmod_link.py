@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_link
 short_description: Give every installed kernel the right build of an out-of-tree driver
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Judges the builds of a driver against the installed kernels by the rules of each kernel's own loader, and

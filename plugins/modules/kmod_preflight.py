@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_preflight
 short_description: Say what becomes of a host's out-of-tree drivers on the kernels that it has, and on those that it would get
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Judges the drivers of a host against its installed kernels, and against kernels that it has not got yet,
@@ -116,6 +116,13 @@ msg:
   type: str
   sample: "mydriver: 2 of 2 installed kernels, 0 of 1 on offer; 5.14.0-611.el9.x86_64: mydriver: 1 symbol
     differs (kfree)"
+summary:
+  description:
+    - The verdicts, and what is amiss now, as a list of lines.
+    - This is all that is answered besides RV(msg) on the command line of C(ansible), without C(-v), C(-o) and C(--tree).
+  returned: on the command line of C(ansible)
+  type: list
+  elements: str
 record:
   description: What is known of the host. Keys that a newer collection adds can be ignored, a higher C(version)
     cannot.

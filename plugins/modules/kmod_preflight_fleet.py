@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_preflight_fleet
 short_description: Judge the kernels that a fleet's hosts would get, each of them once for all hosts
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Puts together the records of all hosts of a play from what M(outoftree.kmod.kmod_preflight) answered for each

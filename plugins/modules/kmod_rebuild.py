@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_rebuild
 short_description: Build what a fleet's kernels lack of its drivers, and nothing else
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Plans by the records of hosts (M(outoftree.kmod.kmod_preflight)) the fewest builds after which no host
     lacks a driver, and makes them on the build host, one after the other (M(outoftree.kmod.kmod_build)).

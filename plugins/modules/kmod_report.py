@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_report
 short_description: Write the report on a fleet's drivers and kernels
-version_added: 0.1.0
+version_added: 1.0.0
 author: Contributors to the outoftree.kmod project (@outoftree)
 description:
   - Puts together what M(outoftree.kmod.kmod_preflight) found on each host, and writes C(report.html),

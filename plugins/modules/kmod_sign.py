@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: kmod_sign
 short_description: Sign kernel modules
-version_added: 0.1.0
+version_added: 1.0.0
 description:
   - Gives modules the signature that the kernel's own C(sign-file) makes. That is a PKCS#7 message behind the
     file.

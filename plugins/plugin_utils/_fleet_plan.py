@@ -67,7 +67,9 @@ class _Driver:
         return len({host for kernel in kernels for host in self.lacking.get(kernel, ())})
 
 
-def rebuild(records: Iterable[Record], buildable: Iterable[str] | None = None) -> list[dict[str, Any]]:
+def rebuild(
+    records: Iterable[Record], buildable: Iterable[str] | None = None, preferred: Iterable[str] = ()
+) -> list[dict[str, Any]]:
     """A plan for each driver that some host lacks a build of, as plain JSON.
 
     ``builds``: ``release`` to build for, the kernels that it ``serves``, whether that is ``certain``, and the
@@ -75,12 +77,12 @@ def rebuild(records: Iterable[Record], buildable: Iterable[str] | None = None) -
     there or as predicted, with the ``hosts`` that have not got it. ``impossible``: kernels that nothing can be
     built for (``buildable`` are those that headers are to be had for; None: all). ``untold``: kernels of which
     too little is known to plan. ``ambiguous``: one release with different contents on different ``hosts`` (a
-    list of lists). ``elsewhere``: by kernel the hosts that refuse the driver for what no build changes, such
+    list of lists). ``preferred``: see ``PlanRequest``. ``elsewhere``: by kernel the hosts that refuse the driver for what no build changes, such
     as its key.
     Error: PLAN_DATA.
     """
     drivers = _by_driver(records)
-    plans = [_plan(name, drivers[name], buildable) for name in sorted(drivers)]
+    plans = [_plan(name, drivers[name], buildable, preferred) for name in sorted(drivers)]
     return [
         plan
         for plan in plans
@@ -126,7 +128,9 @@ def _note(driver: _Driver, record: Record, described: dict[str, Any]) -> None:
         by_kernel.setdefault(_text(facts), []).append(host)
 
 
-def _plan(name: DriverName, driver: _Driver, buildable: Iterable[str] | None) -> dict[str, Any]:
+def _plan(
+    name: DriverName, driver: _Driver, buildable: Iterable[str] | None, preferred: Iterable[str]
+) -> dict[str, Any]:
     # of one name and two contents: what takes the one says nothing of the other
     contested = {
         kernel for facts in driver.facts.values() for kernel, texts in facts.items() if len(texts) > 1
@@ -149,6 +153,7 @@ def _plan(name: DriverName, driver: _Driver, buildable: Iterable[str] | None) ->
                 "kernels": list(facts.values()),
                 "wanted": kernels,
                 "buildable": [each for each in facts or kernels if possible is None or each in possible],
+                "preferred": list(preferred),
             }
         )
         impossible += plan["impossible"]

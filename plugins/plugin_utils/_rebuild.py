@@ -232,7 +232,7 @@ def carry_out(
     new: list[Row] = []
     tried = {(row["driver"], row["release"]) for row in before}
     while True:
-        plans = _plans(records, rows)
+        plans = _plans(records, rows, needed)
         todo = [each for each in _todo(plans, needed) if (each.driver, each.release) not in tried]
         if not todo:
             _add_hosts(rows, records)
@@ -251,8 +251,12 @@ def carry_out(
             rows.append(row)
 
 
-def _plans(records: Sequence[Record], rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """One for each driver, without the kernels that have turned out to have no headers."""
+def _plans(
+    records: Sequence[Record], rows: Iterable[Row], needed: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """One for each driver, without the kernels that have turned out to have no headers; of a class that kernel
+    for which there are builds of what the driver needs.
+    """
     lacking: dict[str, set[str]] = {}
     for row in rows:
         if row.get("code") == NO_HEADERS:
@@ -261,7 +265,14 @@ def _plans(records: Sequence[Record], rows: Iterable[Row]) -> list[dict[str, Any
     for driver in sorted({each["driver"] for record in records for each in record["drivers"]}):
         kernels = {each["kernel"] for record in records for each in record["kernels"]}
         buildable = kernels - lacking[driver] if driver in lacking else None
-        found += _fleet_plan.rebuild([_only(record, driver) for record in records], buildable)
+        preferred = [
+            build["kernel"]
+            for record in records
+            for each in record["drivers"]
+            if each["driver"] in needed.get(driver, ())
+            for build in each["builds"]
+        ]
+        found += _fleet_plan.rebuild([_only(record, driver) for record in records], buildable, preferred)
     return found
 
 

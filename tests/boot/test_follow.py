@@ -106,6 +106,15 @@ class Following(Machine):
             % CHECK
         )
 
+    def make_image(self, release):
+        """The distribution's own image, by hand and without a hook."""
+        self.ran("mkinitramfs -o /boot/initrd.img-%s %s" % (release, release))
+
+    def variant(self, release):
+        """(state, digest) of the variant of a kernel's image."""
+        (row,) = [row for row in json.loads(self.ran("kmodctl variant --json")) if row["kernel"] == release]
+        return row["state"], self.ran("sha256sum " + row["path"]).split()[0]
+
     def state(self, unit):
         return self.guest.try_script("systemctl is-active " + unit)[1].strip()
 
@@ -124,6 +133,30 @@ def test_it_is_deployed_and_follows(machine, kernels):
     machine.deploy(machine.builds(kernels[0]), DRIVER, *FOLLOWS)
     assert machine.started_by() == DRIVER and machine.loaded_in_initramfs()
     assert machine.state("outoftree-kmod.path") == "active"
+
+
+def test_an_image_that_is_made_and_nobody_told_has_its_variant_made_again_by_the_path_unit(machine, kernels):
+    release = kernels[0].release
+    before = machine.variant(release)
+    machine.make_image(release)
+    deadline = time.monotonic() + 600
+    while machine.variant(release) == before or machine.variant(release)[0] != "current":
+        assert time.monotonic() < deadline, machine.ran("systemctl status outoftree-kmod.path")
+        time.sleep(5)
+    machine.settled()
+
+
+def test_what_the_path_unit_missed_is_done_before_the_machine_goes_down(machine, kernels):
+    release = kernels[0].release
+    machine.ran("systemctl stop outoftree-kmod.path")
+    machine.make_image(release)
+    assert machine.variant(release)[0] == "stale"
+    assert machine.reboot() == release
+    assert machine.variant(release)[0] == "current"
+    made = machine.ran("stat -c %%Y /boot/initrd.img-%s.*" % release).split()
+    booted = int(machine.ran("sed -n 's/^btime //p' /proc/stat"))
+    assert max(map(int, made)) < booted, "not by the look that follows the boot"
+    assert machine.started_by() == DRIVER and machine.loaded_in_initramfs()
 
 
 def test_a_new_kernel_comes_up_with_the_driver_out_of_its_initramfs(machine, kernels):

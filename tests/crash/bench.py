@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import cli
-from tests.crash import faketools, followed, judge, scenes, shim, tree
+from tests.crash import deployed, faketools, followed, judge, scenes, shim, tree
 from tests.crash.judge import Scene
 from tests.crash.tree import Tree
 
@@ -78,6 +78,8 @@ class Bench:
                 before()
             if argv[0] == followed.FOLLOW.split()[0]:
                 return followed.main(argv, self.src / "kmodctl.zip")
+            if argv[0] == deployed.DEPLOY:
+                return deployed.main(argv)
             return cli.main(argv)
 
         return work

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
-from tests.crash import followed, tree
+from tests.crash import deployed, followed, tree
 from tests.forge import families, initramfs, machines
 from tests.forge.cpio import cpio
 from tests.forge.ko import ko
@@ -37,6 +37,16 @@ VARIANT, SEGMENT, REBUILD = (
 ENTRY = "entry --driver acme"
 UNLINK, NO_VARIANT, NO_ENTRY = LINK.split(" {")[0] + " --absent", VARIANT + " --absent", ENTRY + " --absent"
 REMOVAL = (NO_ENTRY, NO_VARIANT, UNLINK)
+
+
+# a second driver, in variants and entries with the first
+SECOND, SECOND_NEWER = (
+    LINK.replace("acme", "beta").replace("v1", "beta1"),
+    NEWER.replace("acme", "beta").replace("v2", "beta2"),
+)
+ONE, BOTH = deployed.DEPLOY + " acme", deployed.DEPLOY + " acme beta"
+BOTH_DEFAULT = ENTRY + " --driver beta --boot default"
+SECOND_REMOVAL = tuple(each.replace("acme", "beta") for each in REMOVAL)
 
 
 FOLLOWED_REMOVAL = (followed.FOLLOW_NO_MORE, *REMOVAL)
@@ -69,10 +79,15 @@ class Operation(NamedTuple):
     @property
     def follows(self) -> bool:
         """Whether it is of several steps, each of which is whole: what was done of it stays."""
-        return "kernel" in self.command or "kmod_follow" in self.command or self.command == "refresh"
+        return (
+            any(word in self.command for word in ("kernel", "kmod_follow", deployed.DEPLOY))
+            or self.command == "refresh"
+        )
 
     @property
     def removal(self) -> Tuple[str, ...]:
+        if deployed.DEPLOY in self.command:
+            return (*REMOVAL, *SECOND_REMOVAL)
         return FOLLOWED_REMOVAL if self.follows else REMOVAL
 
 
@@ -145,6 +160,15 @@ OPERATIONS += [
     ),
     Operation("refresh", "el9", (*WHOLE, FOLLOW, NEWER), "refresh"),
 ]
+for _family in ("el9", "debian", "systemd-boot"):  # what was proved is the default before
+    _there = (LINK, SECOND)
+    OPERATIONS += [
+        Operation("driver-added:" + _family, _family, (*_there, ONE, ENTRY + " --boot default"), BOTH),
+        Operation("driver-updated:" + _family, _family, (*_there, BOTH, BOTH_DEFAULT, SECOND_NEWER), BOTH),
+        Operation(
+            "driver-removed:" + _family, _family, (*_there, BOTH, BOTH_DEFAULT), ONE + " --absent beta"
+        ),
+    ]
 for _family in ("el9", "debian", "systemd-boot"):  # the default stays on the older kernel, and moves on
     OPERATIONS += [
         Operation("keep:" + _family, _family, (LINK, KEEP), ADD, arrives=True, refuses=True),
@@ -182,6 +206,10 @@ def sources(directory: Path) -> Path:
             path = directory / name / (module + ".ko")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_module(module, name, version))
+    for name in ("beta1", "beta2"):
+        path = directory / name / "beta.ko"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_module("beta", name, name[-1] + ".0", alias="pci:v00005678d*"))
     for module in ("acme", "acme_helper"):
         path = directory / "new" / (module + ".ko")
         path.parent.mkdir(exist_ok=True)
@@ -190,12 +218,14 @@ def sources(directory: Path) -> Path:
     return directory
 
 
-def _module(name: str, build: str, version: str, exports: Exports = EXPORTS) -> bytes:
+def _module(
+    name: str, build: str, version: str, exports: Exports = EXPORTS, alias: str = "pci:v00001234d*"
+) -> bytes:
     return ko(
         name,
         _needs(exports),
         release=OLD if exports is EXPORTS else NEW,
-        modinfo={"version": version, "note": build, "name": name, "alias": "pci:v00001234d*"},
+        modinfo={"version": version, "note": build, "name": name, "alias": alias},
     )
 
 

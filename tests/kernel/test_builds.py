@@ -152,6 +152,23 @@ def test_the_same_input_gives_the_same_bytes_in_another_place_on_another_day(
     assert all(each["verdict"] == "compatible" for each in first.verdicts)
 
 
+def test_headers_are_fetched_by_the_systems_apt_and_unpacked_beside(tmp_path, monkeypatch):
+    kernel = newest("6.1", 0, "cloud-amd64")
+    configuration = debian._configuration(kernel.suite, "amd64", False)
+    monkeypatch.setenv("APT_CONFIG", debian._environment(configuration)["APT_CONFIG"])
+    monkeypatch.setattr(build, "_cache", lambda: str(tmp_path / "headers"))
+    options = build.Options("ootedu", str(EDU), kernel.release, str(tmp_path / "store"))
+    made = build.run(Host("/"), options, False)
+    assert made.result == "built" and len(made.modules) == 2, made.msg
+    (there,) = (tmp_path / "headers").iterdir()
+    assert {path.name for path in (there / "usr/src").iterdir()} >= {"linux-headers-" + kernel.release}
+    assert not Path("/lib/modules", kernel.release, "build").exists()
+    monkeypatch.setenv("APT_CONFIG", "/dev/null")  # what was fetched is not fetched again
+    monkeypatch.setenv("PATH", "%s:%s" % (tmp_path / "bin", os.environ["PATH"]))
+    write(tmp_path / "bin", {"apt-cache": "#!/bin/sh\nexit 100\n"})
+    assert build.run(Host("/"), options, False).result == "kept"
+
+
 def sources(suite):
     """(name of the package, its source's directory) for the drivers that a suite has."""
     for name in NAMES:

@@ -21,6 +21,10 @@ VERSIONS: Dict[
 ] = {  # and the Pythons that each runs on, the better one first
     "lowest": (["ansible-core==2.16.*", "pyelftools==0.27"], ("3.10", "3.11", "3.12")),
     "newest": (["ansible-core", "pyelftools<0.33"], ("3.14", "3.13", "3.12", "3.11")),
+    **{
+        core: (["ansible-core==%s.*" % core, "pyelftools<0.33"], ("3.12", "3.11"))
+        for core in ("2.17", "2.18", "2.19", "2.20", "2.21")
+    },
 }
 
 

@@ -21,8 +21,13 @@ TYPED = (
     "openssl",
     "systemctl",
     "mokutil",
-    "build/",
-    "cd ",
+    "build/kmodctl",
+    "sha256sum",
+    "gpg",
+    "ssh-keygen",
+    "minisign",
+    "dnf",
+    "dkms",
 )
 # Pages of which every block marked ``sh`` is run by tests/readme, in order; README.md with the lowest and the newest controller.
 RUN = (
@@ -34,6 +39,7 @@ RUN = (
     "docs/leaving.md",
     "docs/air-gap.md",
     "docs/install.md",
+    "docs/supply.md",
 )
 # Commands outside of such blocks, by how they begin: the test that runs them, or why none can.
 ELSEWHERE = {
@@ -45,7 +51,7 @@ ELSEWHERE = {
     "ansible-galaxy collection install --force -p collections": "tests/ways/test_pull.py",
     "ansible-playbook -i build/demo/inventory.json": "tests/integration/test_demo.py",
     "ansible HOST -m outoftree.kmod.kmod_info": "tests/readme/test_pages.py",
-    "ansible-galaxy collection install --force -r requirements.yml": "the repository is none that a test can reach",
+    "ansible-galaxy collection install -r requirements.yml": "the repository is none that a test can reach",
     "mmdebstrap": "tests/ways/test_images.py",
     "make demo-rebuild": ".ci/run",
     "make ee": "tests/ways/test_execution_environment.py",

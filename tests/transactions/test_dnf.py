@@ -11,11 +11,11 @@ far as they matter to the order of things.
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import hooks
+from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import diversion, hooks
 from tests.lab import drivers
 from tests.transactions import chroot, enterprise, menus, rpms
 from tests.transactions.enterprise import Enterprise
@@ -283,23 +283,36 @@ def test_no_entry_of_ours_is_left_with_nothing_to_start(host, system, kernels, s
 
 
 @pytest.fixture
-def beside(system, memory, command):
-    """A host with kmod's own weak-modules, and of the driver the module that others need."""
-    script = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
-    if not script:
-        pytest.skip("OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
-    if system.el not in (8, 9):
-        pytest.skip("the script is EL 8's or 9's")
+def half(system, memory, command):
+    """A host with, of the driver, the module that others need."""
     first = system.kernels()[0]
     host = Machine(system.base(), memory, system.shared(), command)
     try:
         system.begin(host)
-        shutil.copyfile(script, str(host.path / "usr/sbin/weak-modules"))
         host.deploy({first.release: drivers.edu(first)[:1]}, first.release)
         host.follow()
         yield host
     finally:
         host.remove()
+
+
+@pytest.fixture
+def beside(half, system):
+    """One with kmod's own weak-modules."""
+    script = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
+    if not script:
+        pytest.skip("OUTOFTREE_KMOD_WEAK_MODULES names no copy of weak-modules")
+    if system.el not in (8, 9):
+        pytest.skip("the script is EL 8's or 9's")
+    shutil.copyfile(script, str(half.path / "usr/sbin/weak-modules"))
+    return half
+
+
+def needy(host, system):
+    """Write a package of a module that needs the driver's; its file's name on the host."""
+    first = system.kernels()[0]
+    module = next(path for path in drivers.edu(first) if path.stem == "ootedu_user")
+    return "/srv/" + rpms.kmod("needy", [module], first.release, host.path / "srv")
 
 
 def links(host):
@@ -350,9 +363,7 @@ def test_beside_weak_modules_packages_of_modules_come_and_go(beside, system, ker
     dnf(beside, system, "install", 1, "kernel")
     before = links(beside)
     assert before == of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
-    needy = next(path for path in drivers.edu(system.kernels()[0]) if path.stem == "ootedu_user")
-    package = rpms.kmod("needy", [needy], kernels[0], Path(str(beside.path / "srv")))
-    beside.ok("rpm -i /srv/" + package)
+    beside.ok("rpm -i " + needy(beside, system))
     added = of([kernels[1]], "needy", "ootedu_user", "/lib/modules/%s/%%s" % kernels[0])
     assert links(beside) == {**before, **added}
     assert beside.loads(kernels[1]) and beside.loads(kernels[1], "ootedu_user")
@@ -365,3 +376,28 @@ def test_beside_weak_modules_packages_of_modules_come_and_go(beside, system, ker
     beside.ok("kmodctl refresh")
     beside.served(kernels[1])
     beside.settled()
+
+
+@pytest.mark.full
+def test_in_the_place_of_weak_modules_it_is_called_by_packages_and_goes_again(half, system, kernels):
+    script = half.path / "usr/sbin/weak-modules"
+    before = script.read_bytes(), sorted(os.listdir(str(script.parent)))
+    on_host = Host(str(half.path))
+    diversion.present(on_host, hooks.KMODCTL, "/usr/bin/python3").apply()
+    dnf(half, system, "install", 1, "kernel")
+    half.served(kernels[1])
+    ours = links(half)
+    assert ours == of([kernels[1]], DRIVER, DRIVER, "../../../%s/%%s" % kernels[0])
+    half.ok("rpm -i " + needy(half, system))
+    added = of([kernels[1]], "needy", "ootedu_user", "/lib/modules/%s/%%s" % kernels[0])
+    assert links(half) == {**ours, **added} and half.loads(kernels[1], "ootedu_user")
+    dnf(half, system, "install", 2, "kernel")
+    assert links(half) == {**ours, **added}, "the third kernel takes nothing"
+    half.ok("rpm -e kmod-needy")
+    assert links(half) == ours
+    half.served(kernels[1])
+    half.settled()
+    dnf(half, system, "remove", 1, *parts(system))
+    half.forgotten(kernels[1])
+    diversion.absent(on_host).apply()
+    assert (script.read_bytes(), sorted(os.listdir(str(script.parent)))) == before

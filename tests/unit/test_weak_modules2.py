@@ -116,7 +116,7 @@ def test_images_are_left_to_the_end_of_the_transaction(suse, monkeypatch):
     suse.call("--add-kmp", nvr)
     assert suse.marks() == [ONE, TWO]
     suse.call("--add-kernel", RT)  # that has no image yet, whatever KMPs there are
-    assert suse.marks() == sorted([RT, TWO])
+    assert suse.marks() == sorted([ONE, RT, TWO])
 
 
 def test_a_kmp_that_is_upgraded_has_the_images_made_again_that_may_have_the_old_one(suse, monkeypatch):

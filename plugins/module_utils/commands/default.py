@@ -14,13 +14,15 @@ from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import ENDS_ALL, KmodError
 from ..host import Host
-from ..place.boot import hold
+from ..place.boot import hold, trials
 from ..place.boot.answer import EntryAnswer
 from ..place.boot.menu import release as release_of
 from ..place.settings import Followed
+from ..place.together import Shared
 from ..read.kernels import version_key
 from ..turns import Turns
 from . import entry
+from .shared import entry_options
 
 NO_LOADER = ("LOADER_MISSING", "LOADER_AMBIGUOUS")
 # What somebody has to know, and nothing that a later run could do
@@ -34,30 +36,17 @@ class Decided(NamedTuple):
     undecided: bool = False  # whether a trial goes on right now
 
 
-def options(
-    driver: str, followed: Followed, boot: str = "none", *, kernels: Sequence[str] = ()
-) -> entry.Options:
-    fallback = None if followed.fallback_args == "auto" else followed.fallback_args
-    return entry.Options(
-        driver,
-        kernels=tuple(kernels),
-        boot=boot,
-        args=followed.args,
-        fallback_args=fallback,
-        loader=followed.loader,
-        copy_of=followed.copy_of,
-    )
-
-
 def settle(
     turns: Turns,
     drivers: Mapping[str, Followed],
     wanted: Mapping[str, Set[str]],
     *,
+    shared: Sequence[Shared],
     served: Mapping[str, Set[str]],
 ) -> Decided:
     """Bring the default to what it is to be.
 
+    ``shared``: which of the drivers are in one variant and entry.
     ``wanted``, ``served``: the kernels that each driver is meant for, and those that use a build.
     """
     host = turns.host
@@ -76,16 +65,15 @@ def settle(
             name for name, followed in drivers.items() if followed.keep_default and release in wanted[name]
         ]
         if any(release not in served[name] for name in keepers):
-            return _keep(turns, drivers, keepers, served=served, refused=release)
+            return _keep(turns, drivers, keepers, shared=shared, served=served, refused=release)
         if hold.read(host) is not None:
             turns.carry(lambda host: (hold.release(host), None))
     except KmodError as error:
         return _told(error)
-    tried = [
-        _try(turns, name, drivers[name], release=release)
-        for name in touching
-        if drivers[name].boot != "none" and release in served[name] & wanted[name]
-    ]
+    tried = []
+    for each in shared if turns.host.live and not turns.check else ():
+        asking = [name for name in each.asking if release in served[name] & wanted[name]]
+        tried += [_try(turns, each, asking, release=release)] if each.entry and asking else []
     return Decided(
         None,
         tuple(text for each in tried for text in each.errors),
@@ -113,6 +101,7 @@ def _keep(
     drivers: Mapping[str, Followed],
     keepers: Sequence[str],
     *,
+    shared: Sequence[Shared],
     served: Mapping[str, Set[str]],
     refused: str,
 ) -> Decided:
@@ -130,11 +119,12 @@ def _keep(
     # an entry of ours, which somebody or a trial has made that
     if now is not None and now.driver and release_of(now) == release:
         return Decided(kept=release)
-    for name in keepers:
-        if drivers[name].boot == "default" and _proven(turns, name, drivers[name]) == release:
+    for each in shared:
+        asking = [name for name in each.asking if name in keepers]
+        if asking and each.entry and each.boot == "default" and _proven(turns, each, asking) == release:
             if hold.read(turns.host) is not None:
                 turns.carry(lambda host: (hold.release(host), None))
-            _start(turns, name, drivers[name], boot="default", release=release)
+            _start(turns, each, asking, boot="default", release=release)
             return Decided(kept=release)
     first = drivers[keepers[0]]
     turns.carry(lambda host: hold.hold(host, release, first.loader, copy_of=first.copy_of))
@@ -144,29 +134,31 @@ def _keep(
 # A kernel that does
 
 
-def _try(turns: Turns, driver: str, followed: Followed, *, release: str) -> Decided:
-    """Have the next boot try the driver's entry for a kernel, or make what has proved itself the default."""
-    if not (followed.initrd and followed.entry and turns.host.live) or turns.check:
-        return Decided()
+def _try(turns: Turns, shared: Shared, asking: Sequence[str], *, release: str) -> Decided:
+    """Have the next boot try the drivers' entry for a kernel, or make what has proved itself the default."""
     try:
-        answer = _start(turns, driver, followed, boot="none")
+        answer = _start(turns, shared, asking, boot="none")
         state = _trials(answer).get(release, "none")
         if state == "none":
-            answer = _start(turns, driver, followed, boot="once", release=release)
-        proven = _newest_passed(answer if state != "none" else _start(turns, driver, followed, boot="none"))
-        if followed.boot == "default" and proven is not None:
+            answer = _start(turns, shared, asking, boot="once", release=release)
+        proven = _newest_passed(
+            answer if state != "none" else _start(turns, shared, asking, boot="none"), asking
+        )
+        if shared.boot == "default" and proven is not None:
             writes = turns.writes
-            _start(turns, driver, followed, boot="default", release=proven)
+            _start(turns, shared, asking, boot="default", release=proven)
             # what was the default gets the arguments back by which it comes back by itself
             if turns.writes != writes:
-                _start(turns, driver, followed, boot="none")
+                _start(turns, shared, asking, boot="none")
         failed = state == "failed"
         undecided = (
             failed and answer.running.booted == release and answer.running.verdict in ("idle", "unloaded")
         )
+        drivers = next(trials.told(row.driver) for row in answer.rows if row.kernel == release)
         note = (
-            "%s was tried on %s, and the host was not seen running the driver after that. It is not tried again until the driver or the image "
-            "changes, or its entry is removed" % (driver, release)
+            "%s was tried on %s, and the host was not seen running the driver after that%s. It is not tried again until the driver or the image "
+            "changes, or its entry is removed"
+            % (drivers, release, ": " + answer.running.message.rstrip(".") if answer.running.booted else "")
         )
         return Decided(
             notes=(note,) if failed and not undecided else (), undecided=undecided or state == "idle"
@@ -175,21 +167,23 @@ def _try(turns: Turns, driver: str, followed: Followed, *, release: str) -> Deci
         return _told(error)
 
 
-def _start(turns: Turns, driver: str, followed: Followed, *, boot: str, release: str = "") -> EntryAnswer:
-    asked = options(driver, followed, boot, kernels=[release] if release else [])
+def _start(
+    turns: Turns, shared: Shared, asking: Sequence[str], *, boot: str, release: str = ""
+) -> EntryAnswer:
+    asked = entry_options(shared, boot, kernels=[release] if release else [], asking=asking)
     answer: entry.Answer = turns.carry(lambda host: entry.run(host, asked))
     return answer.menu
 
 
-def _proven(turns: Turns, driver: str, followed: Followed) -> Optional[str]:
-    """The newest kernel whose entry of the driver has passed its trial."""
-    if not (followed.initrd and followed.entry):
-        return None
-    return _newest_passed(_start(turns, driver, followed, boot="none"))
+def _proven(turns: Turns, shared: Shared, asking: Sequence[str]) -> Optional[str]:
+    """The newest kernel whose entry of the drivers has passed its trial."""
+    return _newest_passed(_start(turns, shared, asking, boot="none"), asking)
 
 
-def _newest_passed(answer: EntryAnswer) -> Optional[str]:
-    return max(answer.on_trial("passed"), key=version_key, default=None)
+def _newest_passed(answer: EntryAnswer, asking: Sequence[str]) -> Optional[str]:
+    """Of those whose entry has all the drivers that ask for it."""
+    passed = [set(answer.on_trial("passed", name)) for name in asking]
+    return max(set.intersection(*passed), key=version_key, default=None)
 
 
 def _trials(answer: EntryAnswer) -> Dict[str, str]:

@@ -9,120 +9,26 @@ Whatever can be refused is refused before anything is written. A host on which a
 once, and nothing is written.
 """
 
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..judge.verdict import COMPATIBLE
-from ..place import store
+from ..place import settings, store, together
 from ..place.initramfs import existing
-from ..place.loading import Loading
-from ..place.settings import Followed
-from ..plan import Plan
+from ..place.together import Shared
 from ..read import names
-from ..read.kernel_module import KernelModule
 from ..turns import Turns
 from . import entry as entries
-from . import following
+from . import follow, following, gate
 from . import link as links
 from . import loading as loadings
 from . import variant as variants
+from .shared import entry_options, trial_of, variant_options
+from .wanted import WantedDriver
 
 TURNS = True
+STEPS = ("link", "loading", "variant", "entry", "follow")
 REQUIRE = ("all", "any", "booting", "none")
-
-
-class WantedDriver(NamedTuple):
-    """What is wanted of one driver; see the options of the module kmod_deploy."""
-
-    driver: str
-    state: str = "present"
-    path: Tuple[str, ...] = ()
-    described: Optional[Tuple[KernelModule, ...]] = None
-    kernels: Tuple[str, ...] = links.ALL
-    require: str = "any"
-    load: bool = False
-    initrd: bool = True
-    method: str = "auto"
-    early_load: bool = False
-    ignore_tpm: bool = False
-    entry: bool = True
-    args: str = ""
-    fallback_args: Optional[str] = None
-    loader: str = "auto"
-    copy_of: str = ""
-    boot: str = "none"  # none, once, default
-    follow: bool = False
-    keep_default: bool = False
-    ahead: Tuple[str, ...] = ()
-    options: Mapping[str, Any] = {}  # noqa: RUF012
-    blacklist: Tuple[str, ...] = ()
-    softdep: Mapping[str, Any] = {}  # noqa: RUF012
-    load_at_boot: bool = False
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
-        given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update(
-            {name: tuple(given[name]) for name in ("path", "kernels", "ahead", "blacklist") if name in given}
-        )
-        if params.get("_described") is not None:
-            given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
-        if given.get("fallback_args") == "auto":
-            del given["fallback_args"]
-        return cls(**given)
-
-    @property
-    def enters(self) -> bool:
-        return self.initrd and self.entry
-
-    def link(self, files: Optional[Mapping[str, str]]) -> links.Options:
-        return links.Options(
-            self.driver,
-            path=self.path,
-            described=self.described,
-            files=None if self.described is None else files,
-            kernels=self.kernels,
-            load=self.load,
-            ahead=self.ahead,
-        )
-
-    def variant(self, **more: Any) -> variants.Options:
-        made = variants.Options(
-            (self.driver,), method=self.method, early_load=self.early_load, ignore_tpm=self.ignore_tpm
-        )
-        return made._replace(**more)
-
-    def menu(self, boot: str, **more: Any) -> entries.Options:
-        made = entries.Options(
-            self.driver,
-            boot=boot,
-            args=self.args,
-            fallback_args=self.fallback_args,
-            loader=self.loader,
-            copy_of=self.copy_of,
-        )
-        return made._replace(**more)
-
-    def loading(self, used: Mapping[str, Any], coming: Iterable[str] = ()) -> loadings.Options:
-        wanted = Loading(self.options, self.blacklist, self.softdep, self.load_at_boot)
-        return loadings.Options(self.driver, wanted, used, frozenset(coming), self.args)
-
-    def followed(self) -> Followed:
-        return Followed(
-            kernels=self.kernels,
-            initrd=self.initrd,
-            method=self.method,
-            early_load=self.early_load,
-            ignore_tpm=self.ignore_tpm,
-            entry=self.entry,
-            args=self.args,
-            fallback_args="auto" if self.fallback_args is None else self.fallback_args,
-            loader=self.loader,
-            copy_of=self.copy_of,
-            boot=self.boot,
-            keep_default=self.keep_default,
-        )
 
 
 class Options(NamedTuple):
@@ -165,7 +71,7 @@ class DriverOutcome(NamedTuple):
     notes: Tuple[str, ...] = ()
 
     def as_dict(self) -> Dict[str, Any]:
-        steps = {name: getattr(self, name) for name in ("link", "loading", "variant", "entry", "follow")}
+        steps = {name: getattr(self, name) for name in STEPS}
         return {
             "driver": self.driver,
             "state": self.state,
@@ -216,43 +122,44 @@ class Answer(NamedTuple):
         return "\n".join(lines)
 
 
-class _Foreseen(NamedTuple):
-    """What linking one driver comes to, as things are. ``early``: it needs symbols of a driver before it in the
-    list that is not there yet, so that this is not the last word.
-    """
-
-    plan: Plan
-    answer: links.Answer
-    early: bool
-
-
 def run(turns: Turns, options: Options) -> Answer:
-    """Look at every driver first, then bring one after another to what is wanted.
+    """Look at every driver first, then bring all of them to what is wanted.
 
     Errors: BAD_OPTION, REQUIRE_UNMET, and those of the commands that it is put together from.
     """
     _check(options.drivers)
     host = turns.host
-    unlisted = sorted(
-        {each.driver for each in store.builds(host)} - {each.driver for each in options.drivers}
-    )
-    gone = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
+    listed = [each.driver for each in options.drivers]
+    unlisted = sorted({each.driver for each in store.builds(host)} - set(listed))
     present = [each for each in options.drivers if each.state == "present"]
-    foreseen = _foreseen(host, present, options.files)
-    coming = {module.name for each in foreseen.values() for module in each.answer.given}
-    for each in present:
-        if not foreseen[each.driver].early:
-            loadings.run(host, each.loading(foreseen[each.driver].answer.outcome.after, coming))
+    absent = [WantedDriver(name, state="absent") for name in unlisted] if options.exclusive else []
+    absent += [each for each in options.drivers if each.state == "absent"]
+    shared = _shared(host, present, [each.driver for each in absent])
+    foreseen = gate.look(host, present, options.files)
+    coming = frozenset(module.name for each in foreseen.values() for module in each.answer.given)
+    for wanted in present:
+        if not foreseen[wanted.driver].early:
+            loadings.run(host, wanted.loading(foreseen[wanted.driver].answer.outcome.after, coming))
+    for each in shared:
+        gate.refuse_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
-    if not turns.check:
-        need = [path for each in present for path in _lacking(each, foreseen[each.driver], options.files)]
-        follows = any(each.follow for each in present)
-        kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
-        if need or kmodctl:
-            return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
-    done = [_absent(turns, each) for each in [*gone, *options.drivers] if each.state == "absent"]
-    done += [_present(turns, each, foreseen[each.driver], options, coming) for each in present]
-    return answer._replace(drivers=tuple(done))
+    # in check mode what variants are made of
+    need = [
+        path
+        for each in present
+        if each.initrd or not turns.check
+        for path in gate.lacking(each, foreseen[each.driver], options.files)
+    ]
+    follows = any(each.follow for each in present) and not turns.check
+    kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
+    if need or kmodctl:
+        return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
+    work = _Deployment(
+        turns, options, foreseen, coming, {each.driver: _Steps(turns) for each in [*absent, *present]}
+    )
+    gone = _absent(work, absent, shared)
+    done = _present(work, present, shared)
+    return answer._replace(drivers=(*gone, *done))
 
 
 def _check(drivers: Sequence[WantedDriver]) -> None:
@@ -260,138 +167,143 @@ def _check(drivers: Sequence[WantedDriver]) -> None:
     for name in named:
         if named.count(name) > 1:
             raise KmodError(name, "is in the list of drivers twice", "Name each driver once", "BAD_OPTION")
-    tried = [each.driver for each in drivers if each.state == "present" and each.boot != "none"]
-    if len(tried) > 1:
-        raise KmodError(
-            " and ".join(tried),
-            "are both to be tried by the next boot, which can start one entry",
-            "Leave boot at none for all but one of them",
-            "BAD_OPTION",
-        )
 
 
-# Before anything is written
-
-
-def _foreseen(
-    host: Host, drivers: Sequence[WantedDriver], files: Optional[Mapping[str, str]]
-) -> Dict[str, _Foreseen]:
-    """Errors: those of ``_gate``."""
-    found: Dict[str, _Foreseen] = {}
-    for wanted in drivers:
-        plan, answer = links.run(host, wanted.link(files))
-        to_come = [each.answer.given for each in found.values() if each.plan]
-        early = bool(answer.unserved) and any(_uses(answer.given, given) for given in to_come)
-        found[wanted.driver] = _Foreseen(plan, answer, early)
-        if not early:
-            _gate(host, wanted, found[wanted.driver])
-    return found
-
-
-def _uses(modules: Sequence[KernelModule], others: Sequence[KernelModule]) -> bool:
-    """Whether they need a symbol that the others export."""
-    exported = {export.name for module in others for export in module.exports}
-    return any(needed.name in exported for module in modules for needed in module.undefined)
-
-
-def _lacking(wanted: WantedDriver, foreseen: _Foreseen, files: Optional[Mapping[str, str]]) -> List[str]:
-    """The files on the controller that are wanted here."""
-    if files is not None or not (foreseen.early or foreseen.answer.waits):
-        return []
-    if foreseen.early:  # which builds it comes to is not known yet
-        return [module.path for module in wanted.described or ()]
-    return list(foreseen.answer.outcome.need)
-
-
-def _gate(host: Host, wanted: WantedDriver, foreseen: _Foreseen) -> None:
-    """Refuse what can be refused before anything is written, and say so.
-
-    Errors: REQUIRE_UNMET, those of ``state: possible`` of the other commands.
+def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) -> List[Shared]:
+    """Which drivers share variants and entries: those that are listed, and of the others on the host those that
+    follow new kernels, or share some with these already.
     """
-    answer = foreseen.answer
-    takers = [row.kernel for row in answer.outcome.kernels if row.verdict == COMPATIBLE]
-    unmet = {
-        "none": False,
-        "any": not takers,
-        "all": len(takers) < len(answer.outcome.kernels),
-        "booting": any(row.boots for row in answer.unserved),
-    }
-    if unmet[wanted.require]:
-        raise KmodError(
-            wanted.driver,
-            "%s, and require is %s" % (answer.reasons, wanted.require),
-            "Deploy builds for them, or require less. Nothing of it has been written",
-            "REQUIRE_UNMET",
-        )
-    # where nothing new is linked, and there are variants already, there is nothing that is not tried below
-    new = set(takers) - set(existing.images(host, wanted.driver))
-    if wanted.initrd and takers and (foreseen.plan or new):
-        _possible(host, wanted, takers)
+    listed = [each.driver for each in present]
+    told = settings.read_or_none(host)
+    followed = dict(told.drivers if told else {})
+    followed = {**together.others(host, {*listed, *absent, *followed}), **followed}
+    for name in absent:
+        followed.pop(name, None)
+    return together.shared({**followed, **{each.driver: each.followed() for each in present}}, absent)
 
 
-def _possible(host: Host, wanted: WantedDriver, kernels: Sequence[str]) -> None:
-    """That variants and entries can be had, and how to do without where not."""
-    steps: List[Any] = [("initrd", variants, wanted.variant(state="possible", kernels=tuple(kernels)))]
-    if wanted.entry:
-        options = wanted.menu(_boot(host, wanted), state="possible", kernels=tuple(kernels))
-        steps.append(("entry", entries, options))
-    for option, command, given in steps:
-        try:
-            command.run(host, given)
-        except KmodError as error:
-            without = "boot entry" if option == "entry" else "initramfs variant or boot entry"
-            raise KmodError(
-                error.what,
-                error.why,
-                "%s. Nothing of it has been written. With %s: false (kmod_%s of the role) no %s is made"
-                % (error.then.rstrip("."), option, option, without),
-                error.code,
-            ) from error
+# The work
 
 
-def _boot(host: Host, wanted: WantedDriver) -> str:
-    """What the entry is asked for: the default only ever comes after a trial, and there is none elsewhere."""
-    return "once" if wanted.boot != "none" and host.live else "none"
+class _Deployment(NamedTuple):
+    turns: Turns
+    options: Options
+    foreseen: Mapping[str, gate.LinkPlan]
+    coming: FrozenSet[str]  # names of the modules that are given
+    steps: Mapping[str, "_Steps"]  # of each driver
+
+    def of(self, shared: Shared) -> "List[_Steps]":
+        return [self.steps[name] for name in shared.drivers if name in self.steps]
 
 
-# One driver
+class _Started(NamedTuple):
+    """What drivers share, as it is now."""
+
+    shared: Shared
+    made: variants.Answer
+    listed: Optional[entries.Answer] = None
+    passed: bool = False  # whether a trial went well that boot asked for
+    unforeseen: Tuple[str, ...] = ()  # in check mode: the kernels of whose variants nothing is known yet
 
 
 def _present(
-    turns: Turns, wanted: WantedDriver, foreseen: _Foreseen, options: Options, coming: Iterable[str]
-) -> DriverOutcome:
-    host, steps = turns.host, _Steps(turns)
-    planned: Optional[_Foreseen] = foreseen
+    work: _Deployment, present: Sequence[WantedDriver], shared: Sequence[Shared]
+) -> List[DriverOutcome]:
+    turns = work.turns
+    for each in shared:
+        changes = [name for name in each.drivers if name in work.foreseen and work.foreseen[name].plan]
+        if each.boot == "default" and trial_of(turns.host, each) != "none" and changes:
+            # until the new modules have proved themselves
+            _take(turns, "entry", work.of(each), entries, entry_options(each, "shipped"))
+    linked, configured = {}, {}
+    for wanted in present:
+        linked[wanted.driver] = _linked(work, wanted, shared)
+        loaded = wanted.loading(linked[wanted.driver].outcome.after, work.coming)
+        configured[wanted.driver] = work.steps[wanted.driver].take("loading", loadings, loaded)
+    started = [_start(work, each) for each in shared]
+    follow = {each.driver: work.steps[each.driver].follow(_following(each, work.options)) for each in present}
+    refreshed = _refresh(work, [name for name, (_answer, unsettled) in follow.items() if unsettled])
+    return [
+        _outcome(
+            work,
+            each,
+            linked[each.driver],
+            configured[each.driver],
+            next((one for one in started if each.driver in one.shared.drivers), None),
+            follow[each.driver][0]._replace(refreshed=refreshed),
+        )
+        for each in present
+    ]
+
+
+def _linked(work: _Deployment, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
+    turns, foreseen = work.turns, work.foreseen[wanted.driver]
+    planned: Optional[gate.LinkPlan] = foreseen
     if turns.writes:  # those before it have changed the host
         planned = None
-        if foreseen.early and not turns.check:
-            plan, answer = links.run(host, wanted.link(options.files))
-            planned = _Foreseen(plan, answer, early=False)
-            _gate(host, wanted, planned)
-            loadings.run(host, wanted.loading(answer.outcome.after, coming))
-    boot = _boot(host, wanted)
-    tries = boot != "none" and wanted.enters
-    if wanted.boot == "default" and tries and foreseen.plan:
-        # until the new modules have proved themselves
-        steps.take("entry", entries, wanted.menu("shipped"))
+        if foreseen.early:
+            plan, answer = links.run(turns.host, wanted.link(work.options.files))
+            planned = gate.LinkPlan(plan, answer, early=False)
+            gate.refuse(wanted, planned)
+            for each in shared:
+                gate.refuse_shared(turns.host, each, {wanted.driver: planned})
+            loadings.run(turns.host, wanted.loading(answer.outcome.after, work.coming))
     if wanted.load and not turns.check:
-        _before_loading(steps, wanted, (planned or foreseen).answer, coming)
-    linked: links.Answer = steps.take("link", links, wanted.link(options.files), planned)
-    configured = steps.take("loading", loadings, wanted.loading(linked.outcome.after, coming))
-    made = steps.take("variant", variants, wanted.variant()) if wanted.initrd else None
+        _before_loading(work, wanted, (planned or foreseen).answer)
+    linked: links.Answer = work.steps[wanted.driver].take(
+        "link", links, wanted.link(work.options.files), planned
+    )
+    return linked
+
+
+def _before_loading(work: _Deployment, wanted: WantedDriver, answer: links.Answer) -> None:
+    """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
+    between leaves no device without either.
+    """
+    whole = wanted.loading(answer.outcome.after, work.coming)
+    if loadings.run(work.turns.host, whole)[0]:
+        early = whole._replace(wanted=whole.wanted._replace(blacklist=()))
+        work.steps[wanted.driver].take("loading", loadings, early)
+
+
+def _start(work: _Deployment, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
+    """The variants and entries of drivers that share them; those that they had before go last. ``leaving`` are
+    drivers that shared them until now: nothing is tried yet.
+    """
+    turns, steps = work.turns, [*work.of(shared), *leaving]
+    made: variants.Answer = _take(turns, "variant", steps, variants, variant_options(shared))
+    if turns.check and made.unforeseen:
+        return _Started(shared, made, unforeseen=tuple(made.unforeseen))
     listed: Optional[entries.Answer] = None
-    if wanted.enters:
-        listed = steps.take("entry", entries, wanted.menu(boot))
-    passed = tries and bool(listed and listed.menu.promote)
-    if passed and wanted.boot == "default":
-        listed = steps.take("entry", entries, wanted.menu("default"))
-    follow = steps.follow(_following(wanted, options))
+    passed = False
+    if shared.entry:
+        boot = trial_of(turns.host, shared) if not leaving else "none"
+        listed = _take(turns, "entry", steps, entries, entry_options(shared, boot))
+        passed = boot != "none" and listed.menu.promote
+        if passed and shared.boot == "default":
+            listed = _take(turns, "entry", steps, entries, entry_options(shared, "default"))
+    _take(turns, "variant", steps, variants, variant_options(shared, state="superseded"))
+    return _Started(shared, made, listed, passed)
+
+
+def _outcome(
+    work: _Deployment,
+    wanted: WantedDriver,
+    linked: links.Answer,
+    configured: loadings.Answer,
+    started: Optional[_Started],
+    follow: following.Answer,
+) -> DriverOutcome:
+    name = wanted.driver
+    made = started.made.of(name) if started else None
+    listed = started.listed.of(name) if started and started.listed else None
+    tries = started is not None and trial_of(work.turns.host, started.shared) != "none"
     trial = listed.menu.on_trial("pending") if tries and listed else []
-    over = passed and wanted.boot == "once"
+    over = started is not None and started.passed and started.shared.boot == "once"
     done = DriverOutcome(
-        wanted.driver,
+        name,
         wanted.state,
-        steps.changed,
+        work.steps[name].changed,
         linked,
         configured,
         made,
@@ -400,18 +312,7 @@ def _present(
         tuple(trial),
         reboot_needed=bool(trial) or (linked.reboot_needed and not over),
     )
-    return done._replace(notes=tuple(_notes(turns, wanted, done, linked=linked)))
-
-
-def _before_loading(
-    steps: "_Steps", wanted: WantedDriver, answer: links.Answer, coming: Iterable[str]
-) -> None:
-    """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
-    between leaves no device without either.
-    """
-    whole = wanted.loading(answer.outcome.after, coming)
-    if loadings.run(steps.turns.host, whole)[0]:
-        steps.take("loading", loadings, whole._replace(wanted=whole.wanted._replace(blacklist=())))
+    return done._replace(notes=tuple(_notes(done, linked, started)))
 
 
 def _following(wanted: WantedDriver, options: Options) -> following.Options:
@@ -425,15 +326,53 @@ def _following(wanted: WantedDriver, options: Options) -> following.Options:
     )
 
 
-def _absent(turns: Turns, wanted: WantedDriver) -> DriverOutcome:
-    """The other way round, so that nothing is started that is not there."""
-    steps = _Steps(turns)
-    follow = steps.follow(following.Options(wanted.driver, "absent"))
-    listed = steps.take("entry", entries, entries.Options(wanted.driver, "absent", loader=wanted.loader))
-    made = steps.take("variant", variants, variants.Options((wanted.driver,), state="absent"))
-    configured = steps.take("loading", loadings, loadings.Options(wanted.driver))
-    linked = steps.take("link", links, links.Options(wanted.driver, state="absent"))
-    return DriverOutcome(wanted.driver, wanted.state, steps.changed, linked, configured, made, listed, follow)
+def _refresh(work: _Deployment, drivers: Sequence[str]) -> Optional[follow.Answer]:
+    """Once all is as it is to follow: what the host had not done yet."""
+    if not drivers:
+        return None
+    writes = work.turns.writes
+    refreshed = following.refresh(work.turns)
+    for name in drivers if work.turns.writes > writes else ():
+        work.steps[name].note("follow")
+    return refreshed
+
+
+def _absent(
+    work: _Deployment, absent: Sequence[WantedDriver], shared: Sequence[Shared]
+) -> List[DriverOutcome]:
+    """The other way round, so that nothing is started that is not there.
+
+    The drivers that stay have theirs before those go that they had together.
+    """
+    turns, gone = work.turns, {each.driver for each in absent}
+    follow = {
+        each.driver: work.steps[each.driver].follow(following.Options(each.driver, "absent"))[0]
+        for each in absent
+    }
+    beside = {name for each in existing.holding(turns.host, list(gone)) for name in each.wants.drivers}
+    for each in shared:
+        if beside & set(each.drivers):
+            _start(work, each, leaving=[work.steps[name] for name in gone & beside])
+    done = []
+    for wanted in absent:
+        name, steps = wanted.driver, work.steps[wanted.driver]
+        listed = steps.take("entry", entries, entries.Options((name,), "absent", loader=wanted.loader))
+        made = steps.take("variant", variants, variants.Options((name,), state="absent"))
+        configured = steps.take("loading", loadings, loadings.Options(name))
+        linked = steps.take("link", links, links.Options(name, state="absent"))
+        done.append(
+            DriverOutcome(name, wanted.state, steps.changed, linked, configured, made, listed, follow[name])
+        )
+    return done
+
+
+def _take(turns: Turns, name: str, steps: "Sequence[_Steps]", command: Any, options: Any) -> Any:
+    """One step of several drivers."""
+    writes = turns.writes
+    answer = turns.carry(lambda host: command.run(host, options))
+    for each in steps if turns.writes > writes else ():
+        each.note(name)
+    return answer
 
 
 class _Steps:
@@ -443,53 +382,51 @@ class _Steps:
         self.turns = turns
         self.changed: Tuple[str, ...] = ()
 
-    def take(self, name: str, command: Any, options: Any, foreseen: Optional[_Foreseen] = None) -> Any:
+    def take(self, name: str, command: Any, options: Any, foreseen: Optional[gate.LinkPlan] = None) -> Any:
         """``foreseen`` is what was planned already: it is carried out unless the host has changed."""
         planned = [foreseen] if foreseen else []
         writes = self.turns.writes
         answer = self.turns.carry(lambda host: planned.pop()[:2] if planned else command.run(host, options))
-        self._note(name, writes)
+        if self.turns.writes > writes:
+            self.note(name)
         return answer
 
-    def follow(self, options: following.Options) -> following.Answer:
+    def follow(self, options: following.Options) -> Tuple[following.Answer, bool]:
         writes = self.turns.writes
-        answer = following.run(self.turns, options)
-        self._note("follow", writes)
+        answer = following.arrange(self.turns, options)
+        if self.turns.writes > writes:
+            self.note("follow")
         return answer
 
-    def _note(self, name: str, writes: int) -> None:
-        if self.turns.writes > writes and name not in self.changed:
-            self.changed += (name,)
+    def note(self, name: str) -> None:
+        self.changed = tuple(each for each in STEPS if each in {*self.changed, name})
 
 
-def _notes(turns: Turns, wanted: WantedDriver, done: DriverOutcome, *, linked: links.Answer) -> List[str]:
+def _notes(done: DriverOutcome, linked: links.Answer, started: Optional[_Started]) -> List[str]:
     """What a person has to know of a driver that is deployed, a sentence or two each."""
-    served = [row.kernel for row in linked.outcome.kernels if row.build]
     notes = []
-    if turns.check and "link" in done.changed and wanted.initrd and served:
+    boot = started.shared.boot if started else "none"
+    if started and started.unforeseen:
         notes.append(
-            "check mode links nothing, so what follows from new links is not shown here. A real run also makes %s (for the first "
-            "time, or again) for %s."
-            % (
-                "an initramfs variant and a boot entry" if wanted.entry else "an initramfs variant",
-                ", ".join(served),
-            )
+            "the initramfs variant of %s is built by the distribution's own tool when it is written: its digest, and what "
+            "follows from it%s, is not known in check mode."
+            % (", ".join(started.unforeseen), " for the boot entry" if started.shared.entry else "")
         )
     notes += done.loading.notes if done.loading else ()
     if done.trial:
         notes.append(
             "needs a reboot: the next boot alone tries the driver %s on %s."
-            % (wanted.driver, ", ".join(done.trial))
+            % (done.driver, ", ".join(done.trial))
         )
     elif done.reboot_needed:
         notes.append("needs a reboot: until then it uses other modules than those that it was given.")
-    if wanted.boot == "default" and done.entry and done.entry.menu.trial == "idle":
+    if boot == "default" and done.entry and done.entry.menu.trial == "idle":
         notes.append(
             "came up well in its trial, but none of its devices asked for the driver %s. Nothing is proved, and the default stays as "
             "it was. With early_load (kmod_early_load of the role) the driver is loaded in the trial."
-            % wanted.driver
+            % done.driver
         )
-    if linked.held_back_by is not None and wanted.boot == "none":
+    if linked.held_back_by is not None and boot == "none":
         notes.append(
             "goes on with other modules, whether it is rebooted or not: its default boot entry loads them out of %s. Set boot "
             "(kmod_boot of the role) to once or default to have it start the entry with the variant."

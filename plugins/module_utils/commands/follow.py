@@ -19,18 +19,31 @@ from ..host import MODULES, Host
 from ..judge import selection
 from ..judge.loader import judge
 from ..judge.verdict import COMPATIBLE
-from ..place import bulletin, diversion, image_mode, kernel_holds, notice, quiet, settings, store, weak_links
+from ..place import (
+    bulletin,
+    diversion,
+    image_mode,
+    kernel_holds,
+    notice,
+    quiet,
+    settings,
+    store,
+    together,
+    weak_links,
+)
 from ..place import driver as drivers
 from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
 from ..place.hook_texts import KMODCTL
 from ..place.initramfs import image
 from ..place.settings import Followed, Settings
+from ..place.together import Shared
 from ..plan import Plan, stamp
 from ..read import kernels, names
 from ..read.kernels import Kernel, modules_root
 from ..turns import Turns
 from . import default, entry, link, variant
+from .shared import entry_options, variant_options
 
 VERBS = ("add-kernel", "remove-kernel", "refresh")
 BOOT_WAIT, BOOT_STEP = 60.0, 5.0  # seconds: how long after the boot a driver may still be loaded
@@ -159,12 +172,29 @@ def run(turns: Turns, options: Options) -> Answer:
         rows += (
             _leave(turns, driver, options.kernel or "", entries_alone=options.early)
             if leaving
-            else _serve(turns, there, driver, followed=followed, options=options)
+            else _link(turns, there, driver, followed=followed, options=options)
         )
     if told is None or options.early:
         return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
+    shared: List[Shared] = []
+    try:
+        beside = together.others(host, told.drivers)
+        shared = together.shared({**told.drivers, **beside})
+    except KmodError as error:
+        if error.code in ENDS_ALL:
+            raise
+        errors.append(str(error))
+    for each in shared if not leaving else ():
+        rows = _start(turns, each, options.kernel, rows=rows)
     return _settle(
-        turns, told, options, rows=rows, errors=errors, gone=options.kernel if leaving else None, seen=seen
+        turns,
+        told,
+        options,
+        shared=shared,
+        rows=rows,
+        errors=errors,
+        gone=options.kernel if leaving else None,
+        seen=seen,
     )
 
 
@@ -219,66 +249,53 @@ class Installed:
         return self.known
 
 
-def _serve(turns: Turns, there: Installed, driver: str, *, followed: Followed, options: Options) -> List[Row]:
-    """Link a driver, and unless it is ``early`` make its variants and entries, for one kernel or for all that
-    it is meant for.
-    """
-    rows: List[Row] = []
+def _link(turns: Turns, there: Installed, driver: str, *, followed: Followed, options: Options) -> List[Row]:
+    """Link a driver, for one kernel or for all that it is meant for."""
     try:
         chosen = meant(there.kernels(), followed, options.kernel)
-        if chosen:
-            linked = turns.carry(
-                lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen)), there.kernels())
-            )
-            rows = [
-                Row(
-                    driver, each.kernel, each.verdict, each.reason, each.build.release if each.build else None
-                )
-                for each in linked.outcome.kernels
-            ]
-        served = [row.kernel for row in rows if row.build is not None]
-        if options.early or (options.kernel is not None and not served):
-            return rows
-        # of all kernels, what is left of those that are gone goes, too
-        asked = served if options.kernel is not None else []
-        if followed.initrd:
-            rows = _with_variants(turns, driver, followed, asked=asked, rows=rows)
-        if followed.initrd and followed.entry:
-            rows = _with_entries(turns, driver, followed, asked=asked, rows=rows)
-        return rows
+        if not chosen:
+            return []
+        linked = turns.carry(
+            lambda host: link.run(host, link.Options(driver, kernels=tuple(chosen)), there.kernels())
+        )
+        return [
+            Row(driver, each.kernel, each.verdict, each.reason, each.build.release if each.build else None)
+            for each in linked.outcome.kernels
+        ]
     except KmodError as error:
         if error.code in ENDS_ALL:
             raise
-        return [row._replace(error=str(error)) for row in rows] or [
-            Row(driver, options.kernel or "", "", "", error=str(error))
-        ]
+        return [Row(driver, options.kernel or "", "", "", error=str(error))]
 
 
-def _with_variants(
-    turns: Turns, driver: str, followed: Followed, *, asked: Sequence[str], rows: List[Row]
-) -> List[Row]:
-    made = turns.carry(
-        lambda host: variant.run(
-            host,
-            variant.Options(
-                (driver,),
-                tuple(asked),
-                method=followed.method,
-                early_load=followed.early_load,
-                ignore_tpm=followed.ignore_tpm,
-            ),
-        )
-    )
-    states = {each["kernel"]: each["status"] for each in made.as_dict()["variants"]}
-    return [row._replace(variant=states.get(row.kernel, "")) for row in rows]
-
-
-def _with_entries(
-    turns: Turns, driver: str, followed: Followed, *, asked: Sequence[str], rows: List[Row]
-) -> List[Row]:
-    made = turns.carry(lambda host: entry.run(host, default.options(driver, followed, kernels=asked)))
-    states = {each.kernel: each.state for each in made.menu.rows}
-    return [row._replace(entry=states.get(row.kernel, "")) for row in rows]
+def _start(turns: Turns, shared: Shared, kernel: Optional[str], *, rows: List[Row]) -> List[Row]:
+    """Make the variants and entries of drivers that share them, for one kernel or for all; rows with what came
+    of it.
+    """
+    its = [row for row in rows if row.driver in shared.drivers]
+    if (its and all(row.error for row in its)) or (kernel is not None and not any(row.build for row in its)):
+        return rows
+    # of all kernels, what is left of those that are gone goes, too
+    asked = [kernel] if kernel is not None else []
+    try:
+        made = turns.carry(lambda host: variant.run(host, variant_options(shared, asked)))
+        variants = {each["kernel"]: each["status"] for each in made.as_dict()["variants"]}
+        entries: Dict[str, str] = {}
+        if shared.entry:
+            listed = turns.carry(lambda host: entry.run(host, entry_options(shared, kernels=asked)))
+            entries = {each.kernel: each.state for each in listed.menu.rows}
+        turns.carry(lambda host: variant.run(host, variant_options(shared, state="superseded")))
+    except KmodError as error:
+        if error.code in ENDS_ALL:
+            raise
+        failed = [row._replace(error=row.error or str(error)) if row in its else row for row in rows]
+        return failed if its else [*rows, Row(shared.drivers[0], kernel or "", "", "", error=str(error))]
+    return [
+        row._replace(variant=variants.get(row.kernel, ""), entry=entries.get(row.kernel, ""))
+        if row in its
+        else row
+        for row in rows
+    ]
 
 
 def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = False) -> List[Row]:
@@ -287,7 +304,7 @@ def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = Fal
     Builds that lie below it stay.
     """
     works: List[Callable[[Host], Tuple[Plan, Any]]] = [
-        lambda host: entry.run(host, entry.Options(driver, state="absent", kernels=(release,))),
+        lambda host: entry.run(host, entry.Options((driver,), state="absent", kernels=(release,))),
         lambda host: variant.run(
             host, variant.Options((driver,), (release,), entries="remove", state="absent")
         ),
@@ -348,6 +365,7 @@ def _settle(
     told: Settings,
     options: Options,
     *,
+    shared: Sequence[Shared],
     rows: List[Row],
     errors: List[str],
     gone: Optional[str],
@@ -365,7 +383,7 @@ def _settle(
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
     served = {driver: serving(turns.host, driver, installed) for driver in told.drivers}
     wanted = {driver: set(meant(installed, followed)) for driver, followed in told.drivers.items()}
-    decided = default.settle(turns, told.drivers, wanted, served=served)
+    decided = default.settle(turns, told.drivers, wanted, shared=shared, served=served)
     errors = errors + [each for each in [*problems, *decided.errors] if each]
     said = Bulletin(
         tuple(_lacking(turns.host, installed, wanted, served=served, rows=rows)),

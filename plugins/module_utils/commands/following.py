@@ -96,8 +96,24 @@ def run(turns: Turns, options: Options) -> Answer:
     Errors: DRIVER_NAME, IMAGE_MODE, TRANSACTIONAL, NO_HOOKS, SETTINGS_NEWER, KMODCTL_DAMAGED, those of
     applying a plan.
     """
+    answer, unsettled = arrange(turns, options)
+    return answer._replace(refreshed=refresh(turns) if unsettled else None)
+
+
+def arrange(turns: Turns, options: Options) -> Tuple[Answer, bool]:
+    """The same, but for what is to be done now: whether there may be something, which ``refresh`` does. Errors as
+    of ``run``.
+    """
     names.check_driver(options.driver)
     return _absent(turns, options.driver) if options.state == "absent" else _present(turns, options)
+
+
+def refresh(turns: Turns) -> Optional[follow.Answer]:
+    return (
+        follow.run(turns, follow.Options("refresh"))
+        if not turns.check and settings.read_or_none(turns.host)
+        else None
+    )
 
 
 def lacks_kmodctl(host: Host, sources: str) -> bool:
@@ -109,7 +125,7 @@ def _interpreter() -> str:
     return sys.executable or "/usr/bin/python3"
 
 
-def _present(turns: Turns, options: Options) -> Answer:
+def _present(turns: Turns, options: Options) -> Tuple[Answer, bool]:
     host = turns.host
     image_mode.refuse(host)
     family = hooks.family(host)
@@ -123,7 +139,7 @@ def _present(turns: Turns, options: Options) -> Answer:
     interpreter = _interpreter()
     has = hooks.has_kmodctl(host, options.sources, interpreter)
     if not has and options.kmodctl is None and not turns.check:
-        return Answer(options.driver, family, _following(host), (), need_kmodctl=True)
+        return Answer(options.driver, family, _following(host), (), need_kmodctl=True), False
     kmodctl = None if has else _kmodctl(options, interpreter)
 
     def plan(host: Host) -> Tuple[Plan, None]:
@@ -139,8 +155,8 @@ def _present(turns: Turns, options: Options) -> Answer:
     turns.carry(plan)
     turns.carry(lambda host: (_weak_modules(host, options, interpreter), None))
     there = _following(host) if not turns.check else tuple(sorted({*_following(host), options.driver}))
-    refreshed = follow.run(turns, follow.Options("refresh")) if _unsettled(host) and not turns.check else None
-    return Answer(options.driver, family, there, tuple(sorted(hooks.files(host, interpreter))), refreshed)
+    answer = Answer(options.driver, family, there, tuple(sorted(hooks.files(host, interpreter))))
+    return answer, _unsettled(host)
 
 
 def _weak_modules(host: Host, options: Options, interpreter: str) -> Plan:
@@ -165,7 +181,7 @@ def _kmodctl(options: Options, interpreter: str) -> Content:
     return Content.of(zipapp.runnable(sources, interpreter))
 
 
-def _absent(turns: Turns, driver: str) -> Answer:
+def _absent(turns: Turns, driver: str) -> Tuple[Answer, bool]:
     host = turns.host
     old = settings.read_or_none(host)
     left = tuple(sorted(set(old.drivers if old else ()) - {driver}))
@@ -174,10 +190,7 @@ def _absent(turns: Turns, driver: str) -> Answer:
     if not left:  # before kmodctl goes, which is called from there
         turns.carry(lambda host: (diversion.absent(host), None))
     turns.carry(lambda host: (hooks.absent(host, driver), None))
-    refreshed = None
-    if left and old and driver in old.drivers and not turns.check:
-        refreshed = follow.run(turns, follow.Options("refresh"))
-    return Answer(driver, hooks.family(host), left, (), refreshed)
+    return Answer(driver, hooks.family(host), left, ()), bool(left and old and driver in old.drivers)
 
 
 def _following(host: Host) -> Tuple[str, ...]:

@@ -4,7 +4,19 @@
 
 """Have a driver's parameters, blacklist, soft dependencies and loading at boot in modprobe.d and modules-load.d."""
 
-from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from ..errors import forgiving
 from ..host import Host
@@ -50,6 +62,7 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     notes = [*_left_alone(options), *_contradicted(host, options, texts.modprobe)]
     if plan:  # said once
         notes += _not_there(installed, options.wanted.blacklist)
+        notes += _loaded(host, options.wanted.options)
     return plan, Answer(files, tuple(notes))
 
 
@@ -70,11 +83,25 @@ def _left_alone(options: Options) -> Iterator[str]:
 
 
 def _not_there(installed: Sequence[Kernel], blacklist: Sequence[str]) -> Iterator[str]:
-    for name in (str(each).replace("-", "_") for each in blacklist):
+    for name in map(_plain, blacklist):
         if any(name in kernel.builtin for kernel in installed):
             yield "has %s blacklisted, which is part of a kernel and there whatever modprobe.d says." % name
         elif not any(name in kernel.modules for kernel in installed):
             yield "has %s blacklisted, and no kernel here has a module of that name." % name
+
+
+def _loaded(host: Host, modules: Iterable[str]) -> Iterator[str]:
+    """What the running kernel has loaded is not touched by a file."""
+    there = [name for name in modules if host.live and host.exists("/sys/module/%s/initstate" % _plain(name))]
+    if there:
+        yield (
+            "has %s loaded with the parameters of before, until it is loaded again or the host is rebooted."
+            % ", ".join(there)
+        )
+
+
+def _plain(name: str) -> str:
+    return str(name).replace("-", "_")
 
 
 def _contradicted(host: Host, options: Options, text: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import followed, inventory, store, today
+from ..place import followed, inventory, loading, store, today
 from ..place.driver import deployed, serving
 from ..place.followed import State
 from ..place.inventory import Orphan, SeenEntry, SeenKernel, SeenVariant, StoredBuild, StoredDriver
@@ -100,6 +100,7 @@ class Answer(NamedTuple):
                 % (driver.driver, build.version or "(no version)", build.build, _users(build))
                 for build in driver.builds
             ]
+            lines += ["  loaded as %s says" % path for path in driver.loading]
         variants = {row.seen.path: row for row in self.variants}
         for kernel in self.kernels:
             lines += _kernel_lines(kernel, variants)
@@ -126,7 +127,9 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Look. Error: DRIVER_UNKNOWN, for a name that nothing on the host has."""
     variants, entries = inventory.variants(host), inventory.entries(host)
     known = {stored.driver for stored in store.builds(host)}
-    elsewhere = {row.driver for row in entries}.union(*(row.seen.drivers for row in variants))
+    elsewhere = {name for row in entries for name in row.drivers}.union(
+        *(row.seen.drivers for row in variants)
+    )
     for name in options.drivers:
         if name not in known | elsewhere:
             raise KmodError(
@@ -137,10 +140,17 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
             )
     if options.drivers:
         variants = [row for row in variants if set(options.drivers) & set(row.seen.drivers)]
-        entries = [row for row in entries if row.driver in options.drivers]
+        entries = [row for row in entries if set(options.drivers) & set(row.drivers)]
     there = [deployed(host, name) for name in sorted(set(options.drivers) or known)]
     installed = store.installed(host)
-    drivers = tuple(inventory.stored_driver(each, serving(host, each)) for each in there)
+    configured = loading.found(host)
+    drivers = tuple(
+        inventory.stored_driver(each, serving(host, each))._replace(
+            loading=tuple(configured.get(each.driver, ()))
+        )
+        for each in there
+    )
+    left = [] if options.drivers else [paths for driver, paths in configured.items() if driver not in known]
     following = followed.state(host)
     return Plan(host), Answer(
         drivers=drivers,
@@ -149,6 +159,7 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
         entries=tuple(entries),
         orphans=tuple(
             inventory.orphans(variants, entries, there, installed={kernel.release for kernel in installed})
+            + [Orphan("loading", path, "") for paths in left for path in paths]
         ),
         following=following,
         held=tuple(today.held(host)),
@@ -201,6 +212,8 @@ def _entry_line(row: SeenEntry) -> str:
 
 
 def _orphan_line(row: Orphan) -> str:
+    if row.kind == "loading":
+        return "left over: %s of a driver that is not there" % row.path
     size = " (%.0f MiB)" % (row.size / (1 << 20)) if row.size else ""
     return "left over: %s %s for %s%s" % (row.kind, row.path, row.kernel or "an unknown kernel", size)
 

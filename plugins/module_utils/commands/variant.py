@@ -10,6 +10,7 @@ from ..host import Host
 from ..place import notice, store
 from ..place.initramfs import existing, listing, variant
 from ..place.initramfs.existing import Seen
+from ..place.initramfs.manifest import EarlyLoad
 from ..plan import Plan
 
 
@@ -20,20 +21,25 @@ class Options(NamedTuple):
     kernels: Tuple[str, ...] = ()
     modules: Tuple[str, ...] = ()
     method: str = "auto"
-    early_load: bool = False
+    early_load: EarlyLoad = False
     ignore_tpm: bool = False
     entries: str = "refuse"
-    state: str = "present"
+    state: str = "present"  # present, absent, possible, superseded
+    # of kmod_deploy and of hosts that follow new kernels, see Recipe and variant.superseded
+    each: bool = False
+    known: Tuple[str, ...] = ()
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
-        given: Dict[str, Any] = {name: params[name] for name in cls._fields}
+        given: Dict[str, Any] = {name: params[name] for name in cls._fields if name in params}
         given.update((name, tuple(given[name])) for name in ("driver", "kernels", "modules"))
         return cls(**given)
 
     @property
     def recipe(self) -> variant.Recipe:
-        return variant.Recipe(self.driver, self.modules, self.method, self.early_load, self.ignore_tpm)
+        return variant.Recipe(
+            self.driver, self.modules, self.method, self.early_load, self.ignore_tpm, self.each
+        )
 
 
 class Answer(NamedTuple):
@@ -43,6 +49,21 @@ class Answer(NamedTuple):
 
     variants: variant.Variants
     other_drivers: Tuple[str, ...]
+
+    def of(self, driver: str) -> "Answer":
+        """What of it is one driver's."""
+        rows = tuple(
+            row
+            for row in self.variants.rows
+            if not isinstance(row, variant.Made) or driver in row.wants.drivers
+        )
+        return self._replace(variants=self.variants._replace(rows=rows))
+
+    @property
+    def unforeseen(self) -> List[str]:
+        """The kernels whose variant a tool builds when it is written: until then nothing is known of it."""
+        made = [row for row in self.variants.rows if isinstance(row, variant.Made)]
+        return [row.kernel for row in made if not row.sha256]
 
     def applied(self, found: Mapping[str, Any]) -> "Answer":
         """With what ``Plan.apply`` found out."""
@@ -59,6 +80,8 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     store.check(host)
     if options.state == "absent":
         plan, variants = variant.absent(host, options.driver, options.kernels, entries=options.entries)
+    elif options.state == "superseded":
+        plan, variants = variant.superseded(host, options.recipe, options.known), variant.Variants()
     elif options.state == "possible":
         plan, variants = variant.possible(host, options.recipe, options.kernels)
     else:

@@ -9,7 +9,7 @@ another class does so only where symbols are weak. So there is one build a class
 along with another.
 """
 
-from typing import Any, Dict, FrozenSet, Hashable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, FrozenSet, Hashable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..read.kernels import version_key
 from .predict import KernelFacts, Needs, fingerprint, not_as_made, predicted
@@ -20,7 +20,8 @@ class PlanRequest(NamedTuple):
     they were judged.
 
     ``needs`` is None where there is no build at all; ``buildable`` are the releases of ``kernels`` that
-    headers are to be had for.
+    headers are to be had for, and ``preferred`` those of them that are built for where it makes no difference: the
+    drivers that this one is built against have builds for them.
     """
 
     driver: str
@@ -29,6 +30,7 @@ class PlanRequest(NamedTuple):
     wanted: Tuple[str, ...]
     buildable: Tuple[str, ...]
     builds: Dict[str, Tuple[str, ...]] = {}
+    preferred: Tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Dict[str, Any]) -> "PlanRequest":
@@ -42,7 +44,8 @@ class PlanRequest(NamedTuple):
             builds = {str(release): tuple(takers) for release, takers in (data.get("builds") or {}).items()}
             needs = Needs.from_dict(data["needs"]) if data.get("needs") else None
             wanted, buildable = tuple(named["wanted"]), tuple(named["buildable"])
-            return cls(str(data["driver"]), needs, kernels, wanted, buildable, builds)
+            preferred = tuple(data.get("preferred") or ())
+            return cls(str(data["driver"]), needs, kernels, wanted, buildable, builds, preferred)
         except (KeyError, TypeError, AttributeError) as error:
             raise not_as_made("a request for a plan", error) from None
 
@@ -85,13 +88,18 @@ def least(request: PlanRequest) -> RebuildPlan:
     kept.update((release, release) for release in own_builds)
     open_ = [release for release in request.wanted if release not in kept]
     if request.needs is None:
-        first = min(set(request.buildable) & set(open_) or request.buildable, key=version_key, default=None)
+        possible = set(request.buildable) & set(open_) or set(request.buildable)
+        first = min(possible & set(request.preferred) or possible, key=version_key, default=None)
         if first is None or not open_:
             return RebuildPlan(request.driver, kept, (), tuple(_sorted(open_)))
         return RebuildPlan(request.driver, kept, (PlannedBuild(first, tuple(_sorted(open_)), False),), ())
     classes = _Classes(request.kernels, request.needs)
     targets = frozenset(classes.of[release] for release in open_ if release in classes.of)
-    candidates = {number: classes.oldest(number, request.buildable) for number in classes.members}
+    preferred = set(request.preferred) & set(request.buildable)
+    candidates = {
+        number: classes.oldest(number, preferred) or classes.oldest(number, request.buildable)
+        for number in classes.members
+    }
     serves = {
         number: frozenset(target for target in targets if classes.serves(number, target))
         for number, release in candidates.items()
@@ -135,7 +143,7 @@ class _Classes:
     def serves(self, number: int, other: int) -> bool:
         return bool(predicted(self.members[number][0], self.members[other][0], self.needs))
 
-    def oldest(self, number: int, among: Sequence[str]) -> Optional[str]:
+    def oldest(self, number: int, among: Collection[str]) -> Optional[str]:
         return next((kernel.release for kernel in self.members[number] if kernel.release in among), None)
 
     def among(self, numbers: Any, releases: Sequence[str]) -> Tuple[str, ...]:

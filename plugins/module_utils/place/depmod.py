@@ -74,6 +74,15 @@ def linked(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
     return tuple(sorted(path for path in chosen(host, modules_dir).values() if path.startswith(directories)))
 
 
+def driver_of(path: str, drivers: Sequence[str]) -> Optional[str]:
+    """The one of the drivers in whose directory a module file lies; None for one that lies elsewhere."""
+    below = path.partition("/modules/")[2].partition("/")[2]
+    return next(
+        (driver for driver in drivers if below.startswith(tuple("%s/%s/" % (at, driver) for at in PLACES))),
+        None,
+    )
+
+
 # Running it
 
 # what it reads besides the modules
@@ -240,7 +249,7 @@ def _mirror_files(
         return found
     if path in without or not is_module_file(path) or not host.is_file(path):
         return []
-    os.symlink(host.real(path), target)
+    host.lay(path, target)
     return [path]
 
 

@@ -18,7 +18,7 @@ from ..read import ko
 from ..read.depmod import listed
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
-from ..read.names import module_of
+from ..read.names import apart, module_of
 from . import heal, loaded, store
 from .boot import loaders, shipped
 from .boot.view import View
@@ -57,9 +57,14 @@ class StoredBuild(NamedTuple):
 class StoredDriver(NamedTuple):
     driver: str
     builds: Tuple[StoredBuild, ...]
+    loading: Tuple[str, ...] = ()  # its files in modprobe.d and modules-load.d
 
     def as_dict(self) -> Dict[str, Any]:
-        return {"driver": self.driver, "builds": [build.as_dict() for build in self.builds]}
+        return {
+            "driver": self.driver,
+            "builds": [build.as_dict() for build in self.builds],
+            "loading": list(self.loading),
+        }
 
 
 class UsedModule(NamedTuple):
@@ -140,7 +145,7 @@ class SeenVariant(NamedTuple):
 class SeenEntry(NamedTuple):
     """A boot entry of ours, the files that it starts, and those of them that are not there."""
 
-    driver: str
+    drivers: Tuple[str, ...]
     kernel: str
     id: str
     title: str
@@ -151,13 +156,19 @@ class SeenEntry(NamedTuple):
     missing: Tuple[str, ...]
 
     def as_dict(self) -> Dict[str, Any]:
-        return dict(self._asdict(), starts=list(self.starts), missing=list(self.missing))
+        return dict(
+            self._asdict(),
+            driver=", ".join(self.drivers),
+            drivers=list(self.drivers),
+            starts=list(self.starts),
+            missing=list(self.missing),
+        )
 
 
 class Orphan(NamedTuple):
-    """What is left of a kernel that is gone, or starts what is gone."""
+    """What is left of a kernel that is gone, or starts what is gone; or how a driver is loaded that is gone."""
 
-    kind: str  # variant, entry, link
+    kind: str  # variant, entry, link, loading
     path: str
     kernel: str
     size: int = 0
@@ -309,7 +320,7 @@ def entries(host: Host) -> List[SeenEntry]:
             files = tuple(word for word in (entry.linux,) + entry.initrd if "$" not in word)
             rows.append(
                 SeenEntry(
-                    entry.driver,
+                    apart(entry.driver),
                     entry.kernel or "",
                     entry.id,
                     title=entry.title,

@@ -10,6 +10,7 @@ first line says whose a file is: what does not begin so is somebody else's, and 
 """
 
 import fnmatch
+import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
@@ -86,6 +87,8 @@ def texts(
     lines = []
     for module, given in sorted(_by_module("options", wanted.options, driver, own).items()):
         words = [_word(module, name, value, by_kernel) for name, value in _pairs("options", module, given)]
+        if len({word.partition("=")[0] for word in words}) < len(words):
+            raise _bad("options", "of %s set one parameter twice" % module, "Leave one of them out")
         lines += ["options %s %s" % (module, " ".join(words))] if words else []
     lines += ["blacklist %s" % name for name in _blacklist(wanted.blacklist, driver, own)]
     for module, given in sorted(_by_module("softdep", wanted.softdep, driver, own).items()):
@@ -97,6 +100,8 @@ def texts(
                 "pre and post are all it can have",
             )
         others = {part: [_module(each) for each in _list("softdep", parts.get(part))] for part in _PARTS}
+        if any(module in names for names in others.values()):
+            raise _bad("softdep", "of %s names %s itself" % (module, module), "Leave it out")
         _there(others, module, own, by_kernel, installed=installed, coming=coming)
         said = ["%s: %s" % (part, " ".join(others[part])) for part in _PARTS if others[part]]
         lines += ["softdep %s %s" % (module, " ".join(said))] if said else []
@@ -136,6 +141,17 @@ def configured(host: Host, drivers: Iterable[str]) -> Dict[str, bytes]:
         if host.is_file(place) and not host.is_link(place) and _is_mine(host, place, driver):
             found[place] = host.read(place, 1 << 20)
     return found
+
+
+def found(host: Host) -> Dict[str, List[str]]:
+    """The files of ours that a host has, by driver, whether there is anything else of that or not."""
+    there: Dict[str, List[str]] = {}
+    for directory in (MODPROBE, AT_BOOT):
+        for name in host.listdir(directory):
+            named = re.match(r"outoftree\.kmod-(.+)\.conf$", name)
+            if named and _is_mine(host, "%s/%s" % (directory, name), named.group(1)):
+                there.setdefault(named.group(1), []).append("%s/%s" % (directory, name))
+    return there
 
 
 def _is_mine(host: Host, place: str, driver: str) -> bool:

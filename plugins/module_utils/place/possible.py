@@ -6,9 +6,10 @@
 modules.
 """
 
-from typing import Sequence
+from typing import Mapping, Optional, Sequence
 
 from ..host import Host
+from ..read import names
 from ..read.kernels import version_key
 from . import store
 from .boot import entry
@@ -17,15 +18,28 @@ from .boot.menu import Verified
 from .initramfs import existing, image
 
 
-def entries(host: Host, request: entry.Request, kernels: Sequence[str]) -> EntryAnswer:
+def entries(
+    host: Host,
+    request: entry.Request,
+    kernels: Sequence[str],
+    takes: Optional[Mapping[str, Sequence[str]]] = None,
+) -> EntryAnswer:
     """That each of the kernels can have an entry, beside those that have a variant already: planned with the
     shipped image in the place of variants.
+
+    ``takes``: the drivers that each of the kernels takes, where those are not all of them.
 
     Answers as ``entry.present`` does, with no change. Errors: those of ``image.shipped`` and
     ``entry.present``.
     """
     installed = {kernel.release for kernel in store.installed(host)}
-    releases = sorted({*kernels, *(installed & set(existing.images(host, request.driver)))}, key=version_key)
-    images = {release: Verified((image.shipped(host, release),)) for release in releases}
+    had = existing.started(host, request.drivers)
+    releases = sorted({*kernels, *(installed & set(had))}, key=version_key)
+    images = {
+        release: Verified(
+            (image.shipped(host, release),), driver=names.together((takes or {}).get(release, ()))
+        )
+        for release in releases
+    }
     _plan, answer = entry.present(host, request._replace(all_kernels=True), images)
     return answer.possible()

@@ -12,6 +12,7 @@ from typing import Dict, Optional, Sequence, Tuple
 from ..errors import KmodError, SystemFailed
 from ..host import Host
 from ..plan import Plan
+from ..read import names
 from .boot import entry
 from .boot.answer import EntryAnswer
 from .boot.menu import Verified
@@ -21,15 +22,24 @@ from .initramfs import existing, manifest
 def present(
     host: Host, request: entry.Request, kernels: Sequence[str] = (), *, initrd: Optional[Sequence[str]] = None
 ) -> Tuple[Plan, EntryAnswer]:
-    """Plan entries for these kernels or all that have a variant with the driver; ``initrd``: the images,
+    """Plan entries for these kernels or all that have a variant with the drivers; ``initrd``: the images,
     instead of the variant, for one kernel.
     """
     if initrd and len(kernels) != 1:
         raise KmodError("initrd", "is for one kernel", "Name that kernel alone in kernels", "ARGS_INVALID")
     found: Dict[str, Verified] = {}
     try:
-        images = {kernels[0]: tuple(initrd)} if initrd else existing.images(host, request.driver, kernels)
-        found = {release: verified(host, release, paths) for release, paths in images.items()}
+        if initrd:
+            found = {kernels[0]: verified(host, kernels[0], tuple(initrd))}
+        else:
+            found = {
+                release: verified(host, release, existing.loaded(each.path, each.base, each.method))._replace(
+                    driver=names.together(each.wants.drivers)
+                )
+                for release, each in existing.started(
+                    host, request.drivers, kernels, each=request.each
+                ).items()
+            }
     except KmodError as error:
         # the shipped default comes back whatever is wrong with a variant
         if request.boot != "shipped" or isinstance(error, SystemFailed):

@@ -10,6 +10,7 @@ from ..errors import forgiving
 from ..host import Host
 from ..judge.selection import Choice
 from ..read.kernels import Kernel
+from ..read.names import apart
 from . import bulletin, inventory, kernel_holds
 from .boot import hold, loaders, trials
 from .boot.menu import Menu
@@ -121,7 +122,8 @@ def _entries(host: Host) -> Iterator[Amiss]:
     for row in inventory.entries(host):
         if row.missing:
             text = "the boot entry %r starts what is missing: %s" % (row.title, ", ".join(row.missing))
-            yield Amiss("broken_entry", row.driver, row.kernel, text)
+            for driver in row.drivers:
+                yield Amiss("broken_entry", driver, row.kernel, text)
     with forgiving():
         menu = loaders.detect(host).menu(View(host))
         yield from _trials(host, menu)
@@ -133,8 +135,12 @@ def _trials(host: Host, menu: Menu) -> Iterator[Amiss]:
             running = trials.proof(host, entry.driver, menu, marks={})
             trial = trials.known(entry.trial.split(" ")[-1], entry, once=menu.once, running=running)
             if trial.state == "failed":
-                text = "the trial of the boot entry %r failed: it came up without the driver" % entry.title
-                yield Amiss("trial_failed", entry.driver, entry.kernel, text)
+                text = "the trial of the boot entry %r failed: %s" % (
+                    entry.title,
+                    running.message if running.booted == entry.kernel else "it came up without the driver",
+                )
+                for driver in apart(entry.driver):
+                    yield Amiss("trial_failed", driver, entry.kernel, text)
 
 
 def _running(host: Host, installed: Sequence[Kernel], there: Sequence[Deployed]) -> Iterator[Amiss]:

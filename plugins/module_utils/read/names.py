@@ -11,6 +11,7 @@ ASCII, so that none of them can mean anything else there.
 
 import functools
 import re
+from typing import Iterable, Tuple
 
 from ..errors import KmodError
 
@@ -33,6 +34,19 @@ def check_driver(driver: str) -> str:
             "DRIVER_NAME",
         )
     return driver
+
+
+TOGETHER = ","  # between the drivers of one boot entry: no driver's name has it
+
+
+def together(drivers: Iterable[str]) -> str:
+    """What the boot entry of these drivers is marked with: of one it is its name. Error: DRIVER_NAME."""
+    return TOGETHER.join(sorted({check_driver(driver) for driver in drivers}))
+
+
+def apart(marked: str) -> Tuple[str, ...]:
+    """The inverse: the drivers of a boot entry by its mark."""
+    return tuple(marked.split(TOGETHER))
 
 
 def is_release(text: str) -> bool:

@@ -140,14 +140,6 @@ def test_a_driver_may_need_symbols_of_one_before_it(machine):
     assert machine.deploy_all(*wanted)[0] == 0
 
 
-def test_check_mode_writes_nothing_and_says_what_it_cannot_foresee(machine):
-    wanted = machine.wanted()
-    before = machine.snapshot()
-    writes, answer = machine.deploy_all(wanted, check=True)
-    assert writes and machine.snapshot() == before
-    assert "A real run also makes an initramfs variant and a boot entry" in answer.drivers[0].notes[0]
-
-
 def test_new_kernels_follow_and_do_not_any_more(machine):
     wanted = machine.wanted(follow=True)
     writes, answer = machine.deploy_all(wanted)
@@ -160,7 +152,7 @@ def test_new_kernels_follow_and_do_not_any_more(machine):
         ((WantedDriver("a"), WantedDriver("a")), "a: is in the list of drivers twice"),
         (
             (WantedDriver("a", boot="once"), WantedDriver("b", boot="default")),
-            "a and b: are both to be tried",
+            "a and b: share the initramfs variant and boot entry of each kernel, and are given boot 'once' and 'default'",
         ),
         ((WantedDriver("../a"),), "../a"),
     ],
@@ -364,3 +356,78 @@ def test_a_driver_that_no_kernel_takes_blacklists_nothing(parametered):
     _writes, answer = parametered.deploy_all(wanted)
     assert configured(parametered) is None and answer.drivers[0].loading.files == ()
     assert answer.drivers[0].notes[0] == "uses vendor on no kernel, so that nothing of it is in modprobe.d."
+
+
+# Check mode
+
+
+FORESEEN = ("variant", "entry")
+
+
+def foreseen(answer):
+    """What is said of variants and entries."""
+    return [[row.as_dict()[name] for name in FORESEEN] for row in answer.drivers]
+
+
+@pytest.mark.parametrize("family", ["debian", "el9", "systemd-boot"])
+@pytest.mark.parametrize("method", ["overlay", "segment"])
+def test_check_mode_on_a_fresh_host_says_what_a_real_run_then_does_to_the_digest(tmp_path, family, method):
+    machine = Machine(tmp_path / "root", family)
+    wanted = machine.wanted(method=method, args="x=1"), machine.wanted("other")
+    before = machine.snapshot()
+    with Turns(str(machine.root), check=True) as turns:
+        said = deploy.run(turns, Options(wanted))
+    assert machine.snapshot() == before and all(row.sha256 for row in said.drivers[0].variant.variants.rows)
+    with Turns(str(machine.root)) as real:
+        done = deploy.run(real, Options(wanted))
+    assert foreseen(said) == foreseen(done) and turns.writes == real.writes
+    assert [row.changed for row in said.drivers] == [row.changed for row in done.drivers]
+    assert turns.diff == real.diff
+    assert any("outoftree.kmod=other,vendor" in step["after"] for step in turns.diff)
+
+
+@pytest.mark.parametrize("change", ["updated", "added", "removed"])
+def test_check_mode_says_what_becomes_of_what_is_there(machine, change):
+    first, second = machine.wanted(), machine.wanted("other")
+    machine.deploy_all(*((first,) if change == "added" else (first, second)))
+    then = (first, second)
+    if change == "updated":
+        machine.module("other", version="2.0")
+    if change == "removed":
+        then = first, WantedDriver("other", state="absent")
+    before = machine.snapshot()
+    with Turns(str(machine.root), check=True) as turns:
+        said = deploy.run(turns, Options(then))
+    assert machine.snapshot() == before
+    with Turns(str(machine.root)) as real:
+        done = deploy.run(real, Options(then))
+    assert foreseen(said) == foreseen(done) and turns.diff == real.diff
+
+
+def test_check_mode_foresees_a_driver_that_needs_symbols_of_one_before_it(machine):
+    machine.module("library", exports=[("lib_call", 0x77)])
+    machine.module("user", needs=[*NEEDS, ("lib_call", 0x77)])
+    wanted = WantedDriver("library", path=("/opt/library",)), WantedDriver("user", path=("/opt/user",))
+    said = machine.deploy_all(*wanted, check=True)[1]
+    assert foreseen(said) == foreseen(machine.deploy_all(*wanted)[1])
+
+
+def test_check_mode_says_that_nothing_is_known_of_what_a_tool_builds(machine):
+    dracut = machine.root / "usr/bin/dracut"
+    dracut.parent.mkdir(parents=True, exist_ok=True)
+    dracut.write_text("#!/bin/sh\nexit 1\n")
+    dracut.chmod(0o755)
+    wanted = machine.wanted(method="rebuild")
+    before = machine.snapshot()
+    (row,) = machine.deploy_all(wanted, check=True)[1].drivers
+    assert machine.snapshot() == before and row.entry is None
+    assert "is not known in check mode" in row.notes[0] and NEW in row.notes[0] and OLD in row.notes[0]
+
+
+def test_check_mode_foretells_what_a_changed_parameter_brings(parametered):
+    parametered.deploy_all(parametered.wanted(**LOADED))
+    later = parametered.wanted(**dict(LOADED, options={"vendor": {"debug": 2}}))
+    before = parametered.snapshot()
+    foretold = parametered.deploy_all(later, check=True)[1].drivers[0].changed
+    assert parametered.snapshot() == before and "variant" in foretold
+    assert parametered.deploy_all(later)[1].drivers[0].changed == foretold

@@ -82,7 +82,7 @@ def test_every_driver_is_served_whatever_becomes_of_another(host):
     (host.root / "lib/modules" / OLD / "extra/two/two.ko").write_bytes(b"damaged")
     answer = host.run()
     assert [bool(row.error) for row in answer.rows if row.driver == "two"] == [True] and answer.failed
-    assert host.ours() == [("one", NEW), ("three", NEW)]
+    assert host.ours() == [("one,three", NEW)]
     assert host.links(driver="one") == ["one.ko"] and host.links(driver="two") == []
 
 
@@ -259,7 +259,7 @@ def test_boots_start_nothing_of_a_kernel_that_left(host):
     host.run("refresh", None)
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
 
-    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    entry.run(host.host, entry.Options(("vendor",), boot="default", kernels=(NEW,)))[0].apply()
     assert host.started() == (NEW, "vendor")
     host.leave()
     host.run("remove-kernel")
@@ -276,7 +276,7 @@ def test_our_entry_goes_before_what_it_starts_does_and_is_the_default_no_more(tm
     variants, links = host.variants(), host.links()
     from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
 
-    entry.run(host.host, entry.Options("vendor", boot="default", kernels=(NEW,)))[0].apply()
+    entry.run(host.host, entry.Options(("vendor",), boot="default", kernels=(NEW,)))[0].apply()
     assert host.started() == (NEW, "vendor")
     assert not host.run("remove-kernel", early=True).failed
     assert host.ours() == [("vendor", OLD)] and host.started()[1] is None

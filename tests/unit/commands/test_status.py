@@ -184,6 +184,18 @@ def test_it_works_on_a_root_without_anything(tmp_path):
     }
 
 
+def test_how_it_is_loaded_and_what_is_left_of_that_where_the_driver_is_gone(tree):
+    vendor, other = ("/etc/modprobe.d/outoftree.kmod-%s.conf" % name for name in ("vendor", "other"))
+    tree.write(vendor, b"# outoftree.kmod vendor: made\noptions vendor debug=1\n")
+    tree.write(other, b"# outoftree.kmod other: made\nblacklist dummy\n")
+    tree.write("/etc/modprobe.d/outoftree.kmod-mine.conf", b"blacklist by_hand\n")
+    answer = inventory(Host(tree.root))
+    assert answer["drivers"][0]["loading"] == [vendor] and "loaded as %s says" % vendor in answer["summary"]
+    assert [(each["kind"], each["path"]) for each in answer["orphans"]] == [("loading", other)]
+    assert "left over: %s of a driver that is not there" % other in answer["summary"]
+    assert inventory(Host(tree.root), ["vendor"])["orphans"] == []
+
+
 def test_without_drivers_it_is_one_line_whatever_others_have(tree):
     answer = inventory(Host(tree.root))
     assert answer["msg"] == "vendor: 2 of 3 kernels use it"

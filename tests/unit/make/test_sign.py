@@ -7,6 +7,8 @@ shown nowhere.
 """
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils import tools
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.make import sign
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
+from tests import CHECKOUT
 from tests.forge.ko import ko
 from tests.forge.signature import OTHER, signed
 
@@ -281,3 +284,15 @@ def test_the_hash_is_the_kernels_own():
     assert sign.hash_of({"CONFIG_MODULES": "y"}) is None
     assert sign.check_hash("sha3-384", "it") == "sha3-384"
     assert "md4" in refused("SIGN_HASH", sign.check_hash, "md4", "the configuration")
+
+
+def test_the_commands_in_the_documentation_make_a_key_that_signs(tmp_path):
+    text = (CHECKOUT / "docs/rebuild.md").read_text()
+    (make,) = re.findall(r"^openssl (req .*)$", text, re.M)
+    (turn,) = re.findall(r"`openssl (x509 [^`]*)`", text)
+    openssl(tmp_path, *shlex.split(make), "-passout", "pass:" + SECRET)
+    by = sign.key(str(tmp_path / "modules.pem"), str(tmp_path / "modules.crt"), SECRET)
+    sign.try_out(by)
+    openssl(tmp_path, *shlex.split(turn))
+    der = tmp_path / "modules.der"
+    assert sign.read_certificate(str(der), der.read_bytes()) == by.certificate

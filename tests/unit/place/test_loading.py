@@ -188,12 +188,14 @@ def test_what_is_no_modules_name_is_refused_everywhere(root, name):
         {"options": {"vendor": "debug=1"}},
         {"options": {"vendor": None}},
         {"options": {"vendor": {"debug": 1}, "ven-dor": {}}},
+        {"options": {"vendor": {"irq-list": 1, "irq_list": 2}}},
+        {"softdep": {"vendor": {"pre": ["vendor"]}}},
         {"softdep": {"vendor": ["in_tree"]}},
         {"softdep": {"vendor": {"before": ["in_tree"]}}},
     ],
 )
 def test_another_shape_is_told(root, wanted):
-    used = {OLD: build("vendor", "ven_dor")}
+    used = {OLD: build("vendor", "ven_dor", told=(*PARAMETERS, ("parmtype", "irq_list:int")))}
     if "ven-dor" in wanted.get("options", {}):
         wanted["options"]["ven_dor"] = {}
     refused("BAD_OPTION", "options|softdep", root, used, **wanted)

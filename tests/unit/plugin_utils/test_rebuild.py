@@ -254,6 +254,28 @@ def test_drivers_that_use_each_other_are_planned_as_one_and_built_in_their_order
     assert all(each.certain for each in todo) and outcome.again
 
 
+def test_of_a_class_that_kernel_is_built_for_which_has_a_build_of_what_is_needed():
+    """Else a host would have one of two builds of that, and the other one would be that which fits."""
+    host = both((47, 1, 1), (50, 2, 1), (53, 2, 1))
+    host["verdicts"] = [
+        fits("giver", name, name if name == release(47) else release(53))
+        if each["driver"] == "giver"
+        else each
+        for each in host["verdicts"]
+        for name in [each["kernel"]]
+    ]
+    host["drivers"][1] = driver("giver", [release(47), release(53)])
+    asked = _rebuild.wanting([host], [], _rebuild.versions(TIED), install=False)
+    todo = []
+    _rebuild.carry_out(
+        asked, lambda each, *_: todo.append(each) or {"result": "kept"}, [], _rebuild.needed(TIED)
+    )
+    assert [(each.driver, each.release, each.serves) for each in todo] == [
+        ("giver", release(53), (release(53),)),  # there already, and kept
+        ("auser", release(53), (release(50), release(53))),
+    ]
+
+
 def test_sources_that_depend_on_each_other_in_a_circle_are_refused():
     with pytest.raises(KmodError) as caught:
         _rebuild.needed({"a": {"depends": ["b"]}, "b": {"depends": ["a"]}, "c": {}})

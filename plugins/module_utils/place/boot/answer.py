@@ -7,6 +7,7 @@
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from ...read import names
 from .trials import Running
 
 STATES = ("pending", "failed", "idle", "passed")  # of trials, the one that matters most first
@@ -28,9 +29,15 @@ class EntryRow(NamedTuple):
     default: bool = False
     next: bool = False
     trial: str = "none"  # see trials.Trial
+    driver: str = ""  # or several, see names.together
 
     def as_dict(self) -> Dict[str, Any]:
-        row: Dict[str, Any] = {"kernel": self.kernel, "id": self.id, "title": self.title}
+        row: Dict[str, Any] = {
+            "kernel": self.kernel,
+            "drivers": list(names.apart(self.driver)),
+            "id": self.id,
+            "title": self.title,
+        }
         if self.state != "absent":
             row.update(initrd=list(self.initrd), args=self.args)
         row.update(path=self.path, state=self.state, changed=self.changed)
@@ -42,7 +49,7 @@ class EntryRow(NamedTuple):
 class EntryAnswer(NamedTuple):
     """What the menu of a boot loader comes to for a driver, once it is as planned."""
 
-    driver: str
+    driver: str  # or several, as they are told
     loader: str
     config: str
     rows: Tuple[EntryRow, ...]
@@ -52,9 +59,13 @@ class EntryAnswer(NamedTuple):
     own: Tuple[str, ...]  # the kernels that have an entry of the driver
     others: Tuple[str, ...]  # the other drivers that have entries
 
-    def on_trial(self, state: str) -> List[str]:
-        """The kernels whose trial is in one of STATES."""
-        return [row.kernel for row in self.rows if row.trial == state]
+    def on_trial(self, state: str, driver: str = "") -> List[str]:
+        """The kernels whose trial (with that driver, if one is named) is in one of STATES."""
+        return [
+            row.kernel
+            for row in self.rows
+            if row.trial == state and (not driver or driver in names.apart(row.driver))
+        ]
 
     @property
     def trial(self) -> str:

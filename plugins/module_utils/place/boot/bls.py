@@ -10,6 +10,7 @@ import re
 from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import KmodError
+from ...read import names
 from .. import texts
 from . import cmdline
 from .menu import Entry, New, without_ours
@@ -69,9 +70,9 @@ def identity(path: str) -> str:
 
 def entries(view: View, directory: str) -> List[Entry]:
     """The entries as GRUB shows them: sorted by file name, the highest version first."""
-    names = [name for name in view.names(directory) if name.endswith(".conf") and not name.startswith(".")]
-    names.sort(key=lambda name: functools.cmp_to_key(compare)(split(name[: -len(".conf")])), reverse=True)
-    found = [entry(directory + "/" + name, view.text(directory + "/" + name) or "") for name in names]
+    files = [name for name in view.names(directory) if name.endswith(".conf") and not name.startswith(".")]
+    files.sort(key=lambda name: functools.cmp_to_key(compare)(split(name[: -len(".conf")])), reverse=True)
+    found = [entry(directory + "/" + name, view.text(directory + "/" + name) or "") for name in files]
     return [each for each in found if each is not None]
 
 
@@ -109,10 +110,10 @@ def _weight(part: str) -> Tuple[int, int, str]:
 
 
 def safe(driver: str) -> str:
-    """The driver's name for a file's name: without hyphens, at which names are split before they are
-    compared.
+    """The driver's name for a file's name, or those of several: without hyphens, at which names are split
+    before they are compared.
     """
-    return re.sub(r"[^A-Za-z0-9.]", "_", driver)
+    return "~".join(re.sub(r"[^A-Za-z0-9.]", "_", each) for each in names.apart(driver))
 
 
 def path(shipped: str, new: New) -> str:

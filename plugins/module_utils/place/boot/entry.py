@@ -26,14 +26,35 @@ from .view import View
 class Request(NamedTuple):
     """What is asked for besides the kernels."""
 
-    driver: str
+    driver: str  # or several, see names.together
     args: str = ""
     fallback_args: Optional[str] = None  # None: FALLBACK_ARGS, until the entry is the default
     boot: str = "none"  # none, once, default, shipped
     copy_of: str = ""  # title or id of the entry to copy
     loader: str = loaders.AUTO
-    # whether the kernels are all that have a variant with the driver, and not some that were named
+    # whether the kernels are all that have a variant with the drivers, and not some that were named
     all_kernels: bool = False
+    # whether each kernel gets an entry of those of the drivers that it has: others with any of them go, as
+    # long as all of theirs are ``known``
+    each: bool = False
+    known: Tuple[str, ...] = ()
+    # arguments that are those of one driver, and the drivers that ask for ``boot``
+    args_of: Tuple[Tuple[str, str], ...] = ()
+    asking: Tuple[str, ...] = ()
+
+    @property
+    def drivers(self) -> Tuple[str, ...]:
+        return names.apart(self.driver)
+
+    @property
+    def told(self) -> str:
+        return trials.told(self.driver)
+
+    def args_for(self, driver: str) -> str:
+        """What is appended for an entry of these drivers."""
+        told = [self.args] + [args for each, args in self.args_of if each in names.apart(driver)]
+        given = [args for args in told if args]
+        return given[0] if len(set(given)) == 1 else " ".join(dict.fromkeys(" ".join(given).split()))
 
 
 class Intended(NamedTuple):
@@ -67,14 +88,18 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> T
         raise KmodError(
             before.default.title,
             "is what boots start, with the Xen hypervisor; entries of %s are copies of those without it"
-            % request.driver,
+            % request.told,
             "Choose the entry in the boot menu, or make one without Xen the default first",
             "DEFAULT_XEN",
         )
-    kernels = _whole(host, request, before, kernels=kernels)
+    kernels = _named(request, before, _whole(host, request, before, kernels=kernels))
     target = _target(at, request, before, kernels=kernels)
+    now = os.uname().release
     running = trials.proof(
-        host, request.driver, before, marks={release: images.mark for release, images in kernels.items()}
+        host,
+        kernels[now].driver if now in kernels else request.driver,
+        before,
+        marks={release: images.mark for release, images in kernels.items()},
     )
     wanted = {
         release: _intended(
@@ -92,34 +117,36 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> T
     made = {release: each.new for release, each in wanted.items()}
     tried = wanted[target] if target and wanted[target].trial.starts else None
     if tried or request.boot == "shipped":  # what is on trial is no default, at no time
-        withdraw.restore(view, at, request.driver)
+        withdraw.restore(view, at, request.drivers)
         view.then()
     for new in made.values():
         at.loader.add(view, at, new)
     _drop_doubled(view, at, before, made=made)
     gone = [
         entry
-        for entry in before.entries
-        # with its kernel
-        if entry.driver == request.driver
-        and entry.kernel not in kernels
-        and locate(host, entry.linux) is None
+        for entry in before.with_any(request.drivers)
+        if (
+            _superseded(request, entry, kernels)
+            if entry.kernel in kernels
+            else locate(host, entry.linux) is None
+        )
     ]
     withdraw.drop(view, at, gone)
     if target and request.boot == "default":
-        at.loader.set_default(view, at, at.menu(view).ours(request.driver, target))
+        at.loader.set_default(view, at, at.menu(view).ours(kernels[target].driver, target))
     elif tried:
-        at.loader.set_once(view, at, at.menu(view).ours(request.driver, tried.new.kernel))
+        at.loader.set_once(view, at, at.menu(view).ours(tried.new.driver, tried.new.kernel))
         view.then()  # a run that is cut off before the trial is arranged must not look like one that failed
         at.loader.add(view, at, tried.new._replace(trial=tried.trial.remark))
     after = at.menu(view)
-    promises.check_menu(at, before, after, made=made.values(), asked=request.boot != "none")
+    asked = request.boot != "none" or any(same(before.default, entry) for entry in gone)
+    promises.check_menu(at, before, after, made=made.values(), asked=asked)
     fallback = FALLBACK_ARGS.split() if request.fallback_args is None else []
     for each in wanted.values():
-        entry = after.ours(request.driver, each.new.kernel)
+        entry = after.ours(each.new.driver, each.new.kernel)
         promises.check_lines(view, at, each.new, entry=entry, trial=each is tried, fallback=fallback)
-    meant = after.ours(request.driver, target) if target and request.boot == "default" else None
-    started = after.default if after.default and after.default.driver == request.driver else None
+    meant = after.ours(kernels[target].driver, target) if target and request.boot == "default" else None
+    started = after.default if after.default in after.with_any(request.drivers) else None
     if not same(started, meant) and (meant or tried or request.boot == "shipped"):
         raise KmodError(
             at.config,
@@ -131,10 +158,21 @@ def _present(host: Host, request: Request, kernels: Mapping[str, Verified]) -> T
     return view.plan(), _answer(at, request.driver, after, rows=rows, running=running)
 
 
+def _superseded(request: Request, entry: Entry, kernels: Mapping[str, Verified]) -> bool:
+    """Whether an entry of another set of drivers goes, now that there is one of those that its kernel has."""
+    return (
+        request.each
+        and request.boot != "shipped"
+        and entry.driver != kernels[entry.kernel or ""].driver
+        and all(driver in request.known for driver in names.apart(entry.driver or ""))
+    )
+
+
 def _start(host: Host, request: Request, kernels: Mapping[str, Verified]) -> Tuple[Installation, View]:
     """The boot loader, and its files as they are; what is asked for has no faults in itself."""
-    names.check_driver(request.driver)
-    check_args(request.args)
+    names.together(request.drivers)  # they can be drivers' names
+    for args in [request.args] + [args for _driver, args in request.args_of]:
+        check_args(args)
     check_args(request.fallback_args or "")
     for release in kernels:
         names.check_release(release, "kernels")
@@ -150,12 +188,12 @@ def _whole(
     """
     if request.boot == "shipped":
         return {release: images for release, images in kernels.items() if images.damage is None}
-    for entry in before.entries if request.all_kernels else ():
-        if entry.driver == request.driver and entry.kernel not in kernels and locate(host, entry.linux):
+    for entry in before.with_any(request.drivers) if request.all_kernels else ():
+        if entry.kernel not in kernels and locate(host, entry.linux):
             raise KmodError(
                 entry.title,
                 "starts %s with %s, which is not a whole variant with the driver %s"
-                % (entry.kernel, " ".join(entry.initrd), request.driver),
+                % (entry.kernel, " ".join(entry.initrd), request.told),
                 "Make the variant again (outoftree.kmod.initrd_variant), or remove the entry (state: absent)",
                 "VARIANT_DAMAGED",
             )
@@ -163,6 +201,23 @@ def _whole(
         if images.damage:
             raise images.damage
     return dict(kernels)
+
+
+def _named(request: Request, before: Menu, kernels: Mapping[str, Verified]) -> Dict[str, Verified]:
+    """The same, with whose each entry is to be: of the drivers that were asked for; or of those of its variant
+    where ``each``, or where there is such an entry, and none of the former.
+    """
+    own = request.driver
+    there = {(entry.driver, entry.kernel) for entry in before.entries}
+    return {
+        release: images._replace(
+            driver=images.driver
+            if images.driver
+            and (request.each or ((images.driver, release) in there and (own, release) not in there))
+            else own
+        )
+        for release, images in kernels.items()
+    }
 
 
 def _target(
@@ -178,18 +233,25 @@ def _target(
     boots_now = (release_of(before.default) if before.default else None) or max(
         shown, key=version_key, default=None
     )
+    if boots_now is not None and boots_now in kernels:
+        lacking = sorted(set(request.asking) - set(names.apart(kernels[boots_now].driver)))
+        if lacking and request.boot in ("once", "default"):
+            raise _lacks(boots_now, ", ".join(lacking))
     if not kernels or boots_now in kernels:
         return boots_now if kernels else None
     newest = list(kernels)[-1]
     if request.all_kernels and request.boot in ("once", "default"):
-        raise KmodError(
-            boots_now or at.config,
-            "is the kernel that boots start, and has no initramfs variant with %s; %s has one"
-            % (request.driver, newest),
-            "Make the variant (outoftree.kmod.initrd_variant), or name in kernels the one to start instead",
-            "VARIANT_MISSING",
-        )
+        raise _lacks(boots_now or at.config, request.told, "; %s has one" % newest)
     return newest
+
+
+def _lacks(kernel: str, drivers: str, more: str = "") -> KmodError:
+    return KmodError(
+        kernel,
+        "is the kernel that boots start, and has no initramfs variant with %s%s" % (drivers, more),
+        "Make the variant (outoftree.kmod.initrd_variant), or name in kernels the one to start instead",
+        "VARIANT_MISSING",
+    )
 
 
 def _intended(
@@ -209,10 +271,11 @@ def _intended(
     shipped = choose(host, at, before, release=release, copy_of=request.copy_of)
     named, replaces = _initrd(host, shipped, release, images=images.paths)
     old = next(
-        (each for each in before.entries if (each.driver, each.kernel) == (request.driver, release)), None
+        (each for each in before.entries if (each.driver, each.kernel) == (images.driver, release)), None
     )
     promoted = old is not None and same(before.default, old)
-    of = trials.digest(host, release, images.paths, args=request.args)
+    args = request.args_for(images.driver)
+    of = trials.digest(host, release, images.paths, args=args)
     trial = trials.known(of, old, once=before.once, running=running)
     chosen = target and (
         request.boot == "default"
@@ -229,9 +292,9 @@ def _intended(
             "VARIANT_STALE",
         )
     if chosen and request.boot == "once":
-        trial = trials.start(old, trial)
+        trial = trials.start(old, trial, running)
     elif chosen and old:
-        trials.check(old, trial)
+        trials.check(old, trial, running)
     elif request.boot == "shipped":
         trial = trials.cancelled(trial)
     default = (
@@ -242,11 +305,11 @@ def _intended(
     )
     new = New(
         shipped,
-        driver=request.driver,
+        driver=images.driver,
         kernel=release,
         initrd=named,
         replaces=replaces,
-        args=_arguments(request, of, fallback),
+        args=_arguments(images.driver, args, of, fallback),
         trial="" if trial.starts else trial.remark,
         returns=bool(fallback),
     )
@@ -264,11 +327,11 @@ def _intended(
 def absent(
     host: Host, driver: str, kernels: Sequence[str] = (), *, loader: str = loaders.AUTO
 ) -> Tuple[Plan, EntryAnswer]:
-    """Plan that no entry of the driver is left, for these kernels or for all.
+    """Plan that no entry with the driver, or any of several (names.together), is left, for these kernels or for all.
 
     Where there is no boot loader, there is none.
     """
-    names.check_driver(driver)
+    names.together(names.apart(driver))
     try:
         at = loaders.detect(host, loader)
     except KmodError as error:
@@ -280,11 +343,7 @@ def absent(
         )
     view = View(host)
     before = at.menu(view)
-    gone = [
-        entry
-        for entry in before.entries
-        if entry.driver == driver and (not kernels or entry.kernel in kernels)
-    ]
+    gone = [entry for entry in before.with_any(names.apart(driver)) if not kernels or entry.kernel in kernels]
     withdraw.drop(view, at, gone)
     after = at.menu(view)
     promises.check_menu(at, before, after, asked=any(same(before.default, entry) for entry in gone))
@@ -296,6 +355,7 @@ def absent(
             path=entry.path,
             state="absent",
             changed=True,
+            driver=entry.driver or "",
         )
         for entry in gone
     ]
@@ -317,12 +377,12 @@ def _drop_doubled(view: View, at: Installation, before: Menu, *, made: Mapping[s
         withdraw.drop(view, at, [entry for entry in of if entry is not kept])
 
 
-def _arguments(request: Request, of: str, fallback: str) -> str:
-    args = check_args(request.args).split()
+def _arguments(driver: str, args: str, of: str, fallback: str) -> str:
+    words = check_args(args).split()
     return " ".join(
-        ["%s=%s" % (MARKER, request.driver), trials.mark(of)]
-        + args
-        + [word for word in check_args(fallback).split() if word not in args]
+        ["%s=%s" % (MARKER, driver), trials.mark(of)]
+        + words
+        + [word for word in check_args(fallback).split() if word not in words]
     )
 
 
@@ -378,16 +438,23 @@ def _row(before: Menu, after: Menu, new: New, *, trial: str) -> EntryRow:
         default=same(after.default, entry),
         next=after.once == entry.id,
         trial=trial,
+        driver=new.driver,
     )
 
 
 def _answer(
-    at: Optional[Installation], driver: str, after: Menu, *, rows: Sequence[EntryRow], running: trials.Running
+    at: Optional[Installation],
+    driver: str,
+    after: Menu,
+    *,
+    rows: Sequence[EntryRow],
+    running: trials.Running,
 ) -> EntryAnswer:
-    own = sorted(entry.kernel or "" for entry in after.entries if entry.driver == driver)
-    others = sorted({entry.driver for entry in after.entries if entry.driver and entry.driver != driver})
+    there = after.with_any(names.apart(driver))
+    own = sorted({entry.kernel or "" for entry in there})
+    others = sorted({trials.told(each.driver) for each in after.entries if each.driver and each not in there})
     return EntryAnswer(
-        driver,
+        trials.told(driver),
         loader=at.loader.name if at else "none",
         config=at.config if at else "",
         rows=tuple(rows),

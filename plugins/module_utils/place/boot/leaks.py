@@ -64,7 +64,7 @@ def _mended(host: Host, view: View) -> Dict[str, str]:
     with forgiving():  # no boot loader, or a menu that cannot be read, has no entries to mend
         for at in loaders.installed(host):
             entries += at.menu(view).entries
-    written = {word for entry in entries if entry.driver for word in _behind_mark(entry.args)}
+    written = {word for entry in entries if entry.driver for word in behind_mark(entry.args)}
     text = view.text(CMDLINE)
     if text and _OURS.search(text):
         paths[CMDLINE] = without_ours(text.strip(), written) + ("\n" if text.endswith("\n") else "")
@@ -79,7 +79,7 @@ def _mended(host: Host, view: View) -> Dict[str, str]:
     return paths
 
 
-def _behind_mark(args: str) -> List[str]:
+def behind_mark(args: str) -> List[str]:
     """What an entry of ours has behind its mark: what we added, unless variables follow."""
     words = re.split(r"\s%s\.\S+" % re.escape(MARKER), " " + args)[-1].split()
     return [word for word in words[: words.index("--") if "--" in words else None] if "$" not in word]

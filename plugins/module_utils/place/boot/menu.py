@@ -8,6 +8,7 @@ import re
 from typing import Container, List, NamedTuple, Optional, Tuple
 
 from ...errors import KmodError
+from ...read import names
 from ..texts import MARKER, trial_comment
 
 # A dead kernel or initramfs, or a driver that crashes, comes back by itself: panic= also makes the script of
@@ -29,7 +30,7 @@ class Entry(NamedTuple):
     text: str  # its own text, verbatim
     position: Tuple[int, ...] = ()  # place in the menu, one number a level
     section: str = ""  # the generator that wrote it (/etc/grub.d/10_linux), where known
-    driver: Optional[str] = None  # whose it is, if it is one of ours
+    driver: Optional[str] = None  # whose it is, if it is one of ours: see names.together
     kernel: Optional[str] = None  # the release that it is ours for
     trial: str = ""  # of ours: "started", "passed" or "idle", and the digest of what was tried
     xen: bool = False  # whether it starts a hypervisor, which starts the kernel
@@ -47,6 +48,14 @@ class Menu(NamedTuple):
     def ours(self, driver: str, kernel: str) -> Entry:
         return next(entry for entry in self.entries if (entry.driver, entry.kernel) == (driver, kernel))
 
+    def with_any(self, drivers: Container[str]) -> List[Entry]:
+        """Our entries with any of the drivers."""
+        return [
+            entry
+            for entry in self.entries
+            if entry.driver and any(each in drivers for each in names.apart(entry.driver))
+        ]
+
     def is_started(self, entry: Entry) -> bool:
         """Whether it is the default, or what the next boot alone starts."""
         return same(self.default, entry) or self.once == entry.id
@@ -62,13 +71,14 @@ class Verified(NamedTuple):
     stale: Optional[str] = None  # why they are not what would be made today
     # what the variant leaves for trials.MARK when it is unpacked at boot, "" where it promises nothing
     mark: str = ""
+    driver: str = ""  # those of the variant (names.together); then whose entry it is to be
 
 
 class New(NamedTuple):
     """An entry to be: how it differs from the one that it is a copy of."""
 
     shipped: Entry  # the one that it is a copy of
-    driver: str
+    driver: str  # or several, see names.together
     kernel: str
     initrd: Tuple[str, ...]  # as the loader sees them, in place of the shipped one
     replaces: str  # the shipped initrd as the entry names it
@@ -83,8 +93,10 @@ class New(NamedTuple):
     def title(self, shipped: str) -> str:
         """What tells it from the others comes first: menus cut long titles off at the right."""
         shipped = re.sub(r"[\x00-\x1f\x7f]+", " ", shipped)
-        return "With driver %s: %s%s" % (
-            self.driver,
+        drivers = names.apart(self.driver)
+        return "With driver%s %s: %s%s" % (
+            "s" if len(drivers) > 1 else "",
+            ", ".join(drivers),
             shipped,
             "" if self.kernel in shipped else ", with Linux " + self.kernel,
         )
@@ -110,7 +122,7 @@ def boots(entry: Entry, release: str) -> bool:
 
 def release(entry: Entry) -> Optional[str]:
     """The release of the kernel that an entry boots; None where its path does not tell."""
-    return next((name for name in _releases(entry) if re.match(r"[0-9]+\.[0-9]", name)), None)
+    return next((each for each in _releases(entry) if re.match(r"[0-9]+\.[0-9]", each)), None)
 
 
 def _releases(entry: Entry) -> List[str]:

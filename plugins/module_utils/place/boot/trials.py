@@ -20,7 +20,7 @@ from ...compression import decompress
 from ...errors import KmodError, forgiving
 from ...host import Host
 from ...plan import Content
-from ...read import ko
+from ...read import ko, names
 from ...read.names import alias_of
 from .. import depmod, loaded
 from ..texts import MARKER
@@ -55,7 +55,7 @@ class Running(NamedTuple):
     # whether the modules that are loaded, one at least, are the very ones that are deployed, and the variant
     # was unpacked
     verified: bool
-    verdict: str  # the same in a word, see ``_verdict``
+    verdict: str  # the same in a word, see ``_verdict`` and ``_shown``
     message: str  # and in a sentence
 
     def as_dict(self) -> Dict[str, Any]:
@@ -77,19 +77,21 @@ def known(of: str, entry: Optional[Entry], *, once: Optional[str], running: Runn
     return Trial({"": "none", "started": "failed"}.get(had, had), of, remark if had else "")
 
 
-def start(entry: Optional[Entry], trial: Trial) -> Trial:
+def start(entry: Optional[Entry], trial: Trial, running: Running) -> Trial:
     """The trial as it is once it is planned. One that failed is not repeated."""
     if entry:
-        check(entry, trial)
+        check(entry, trial, running)
     return Trial("pending", trial.of, "started " + trial.of, True)
 
 
-def check(entry: Entry, trial: Trial) -> None:
+def check(entry: Entry, trial: Trial, running: Running) -> None:
     """Refuse to have boots start what failed its trial."""
     if trial.state == "failed":
+        what = "the driver" if len(names.apart(entry.driver or "")) == 1 else "all of its drivers"
         raise KmodError(
             entry.title,
-            "was started once with this same initramfs, and the host was not seen running the driver after that",
+            "was started once with this same initramfs, and the host was not seen running %s after that%s"
+            % (what, ": " + running.message.rstrip(".") if running.booted == entry.kernel else ""),
             "Look at the console's log, or at the journal of that boot, and deploy a corrected driver. "
             "To try the same again, remove the entry first (state: absent)",
             "TRIAL_FAILED",
@@ -102,7 +104,7 @@ def cancelled(trial: Trial) -> Trial:
 
 
 def proof(host: Host, driver: str, menu: Menu, *, marks: Mapping[str, str]) -> Running:
-    """What the running system shows of the driver.
+    """What the running system shows of the driver, or of all those that share an entry (names.together).
 
     ``marks``: what the variant of each kernel leaves in MARK when it is unpacked.
 
@@ -117,17 +119,18 @@ def proof(host: Host, driver: str, menu: Menu, *, marks: Mapping[str, str]) -> R
     # That the driver is named would not tell: kernel-install gives the arguments of the running system to the
     # entries of new kernels
     booted = any(_marks(entry.args) & _marks(_cmdline(host)) for entry in ours)
-    states = _loaded(host, release, driver) if booted else {}
+    states = {each: _loaded(host, release, each) if booted else {} for each in names.apart(driver)}
     promised = marks.get(release, "")
     unpacked = _small(host, MARK) == promised if booted and promised else None
     verdict, message = (
-        _verdict(host, release, driver, states=states, unpacked=unpacked)
-        if booted
-        else ("none", "The running system was not started by an entry of %s as it is now." % driver)
+        "none",
+        "The running system was not started by an entry of %s as it is now." % told(driver),
     )
+    if booted:
+        verdict, message = _verdict(host, release, driver, states=states, unpacked=unpacked)
     return Running(
         release if booted else None,
-        tuple(states.items()),
+        tuple(state for each in states.values() for state in each.items()),
         unpacked,
         verified=verdict == "well",
         verdict=verdict,
@@ -136,21 +139,44 @@ def proof(host: Host, driver: str, menu: Menu, *, marks: Mapping[str, str]) -> R
 
 
 def _verdict(
-    host: Host, release: str, driver: str, *, states: Mapping[str, str], unpacked: Optional[bool]
+    host: Host,
+    release: str,
+    driver: str,
+    *,
+    states: Mapping[str, Mapping[str, str]],
+    unpacked: Optional[bool],
 ) -> Tuple[str, str]:
-    """What the system that the driver's entry started shows, in a word and in a sentence."""
+    """What the system that the entry started shows, in a word and in a sentence: of several drivers the first
+    that failed, else the first that nothing asked for; it is well when each of them has proved itself.
+    """
+    up = "The host came up with the entry of %s for %s" % (told(driver), release)
+    if unpacked is False:
+        return (
+            "image",
+            up
+            + ", but the boot loader gave the kernel another initramfs than the variant, or none: the variant was not unpacked.",
+        )
+    against = [_shown(host, release, each, states[each], came=up + ", but ") for each in states]
+    wrong = [each for each in against if each and each[0] != "idle"] + [each for each in against if each]
+    if wrong:
+        return wrong[0]
+    these = [name for each in states.values() for name in each if each[name] == "this"]
+    return "well", up + " and has loaded %s as deployed." % ", ".join(sorted(these))
+
+
+def told(driver: str) -> str:
+    """For people."""
+    return ", ".join(names.apart(driver))
+
+
+def _shown(
+    host: Host, release: str, driver: str, states: Mapping[str, str], *, came: str
+) -> Optional[Tuple[str, str]]:
+    """What speaks against one driver of those that came up; None where it has proved itself."""
     named = {
         state: ", ".join(sorted(name for name in states if states[name] == state))
         for state in states.values()
     }
-    up = "The host came up with the entry of %s for %s" % (driver, release)
-    came = up + ", but "
-    if unpacked is False:
-        return (
-            "image",
-            came
-            + "the boot loader gave the kernel another initramfs than the variant, or none: the variant was not unpacked.",
-        )
     for state in loaded.BETWEEN:
         if state in named:
             return "stuck", came + "%s is still %s: it crashed there, or waits for a device." % (
@@ -168,16 +194,17 @@ def _verdict(
             "unknown"
         ]
     if "this" in named:
-        return "well", up + " and has loaded %s as deployed." % named["this"]
+        return None
     asking = _asking(host, release, driver)
     if asking:
         return "unloaded", came + (
-            "none of its modules is loaded, although the device %s asks for one. Look at dmesg and at modprobe.d."
-            % asking
+            "no module of %s is loaded, although the device %s asks for one. Look at dmesg and at modprobe.d."
+            % (driver, asking)
         )
     return "idle", came + (
-        "no device asks for the driver, so none of its modules was loaded. If that is as it should be, prove it by "
+        "no device asks for the driver %s, so none of its modules was loaded. If that is as it should be, prove it by "
         "loading it at boot (early_load of the variant, or modules-load.d) or now (load: true of kmod_link)."
+        % driver
     )
 
 

@@ -7,7 +7,7 @@
 default is to be restored.
 """
 
-from typing import List, Optional, Sequence
+from typing import Container, List, Optional, Sequence
 
 from ...errors import KmodError
 from ...host import Host
@@ -68,10 +68,10 @@ def _started(view: View, at: Installation, paths: Sequence[str]) -> List[Entry]:
     return [entry for entry in menu.entries if menu.is_started(entry) and starts(view.host, entry, paths)]
 
 
-def restore(view: View, at: Installation, driver: str) -> None:
-    """Restore the old default, and have no boot start an entry of the driver."""
+def restore(view: View, at: Installation, drivers: Container[str]) -> None:
+    """Restore the old default, and have no boot start an entry with any of the drivers."""
     menu = at.menu(view)
-    _forget(view, at, [entry for entry in menu.entries if entry.driver == driver and menu.is_started(entry)])
+    _forget(view, at, [entry for entry in menu.with_any(drivers) if menu.is_started(entry)])
 
 
 def _forget(view: View, at: Installation, entries: Sequence[Entry]) -> None:

@@ -56,24 +56,48 @@ def holding(host: Host, drivers: Sequence[str]) -> List[Variant]:
     return [variant for variant in found(host) if set(drivers) & set(variant.wants.drivers)]
 
 
-def images(host: Host, driver: str, kernels: Sequence[str] = ()) -> Dict[str, Tuple[str, ...]]:
-    """What a boot entry loads for each kernel that has a variant with the driver (or each of the named ones),
-    oldest kernel first.
+def started(
+    host: Host, drivers: Sequence[str], kernels: Sequence[str] = (), *, each: bool = False
+) -> Dict[str, Variant]:
+    """What a boot entry starts for each kernel that has a variant with the drivers, or with some of them
+    (``each``), or for each of the named kernels; oldest kernel first. Error: VARIANT_MISSING.
     """
-    made: Dict[str, Tuple[str, ...]] = {}
-    # one with this driver alone comes last
-    for each in sorted(holding(host, [driver]), key=lambda each: -len(each.wants.drivers)):
-        if not kernels or each.wants.kernel in kernels:
-            made[each.wants.kernel] = loaded(each.path, each.base, each.method)
+    # one with these drivers alone comes last
+    of_all = sorted(
+        (one for one in holding(host, drivers) if set(drivers) <= set(one.wants.drivers)),
+        key=lambda one: -len(one.wants.drivers),
+    )
+    found = of_each(host, drivers) if each else {one.wants.kernel: one for one in of_all}
     for release in kernels:
-        if release not in made:
+        if release not in found:
             raise KmodError(
                 release,
-                "has no initramfs variant with %s" % driver,
+                "has no initramfs variant with %s" % ", ".join(drivers),
                 "Make it first: outoftree.kmod.initrd_variant",
                 "VARIANT_MISSING",
             )
-    return dict(sorted(made.items(), key=lambda item: version_key(item[0])))
+    chosen = sorted(set(found) & set(kernels or found), key=version_key)
+    return {release: found[release] for release in chosen}
+
+
+def of_each(host: Host, drivers: Sequence[str]) -> Dict[str, Variant]:
+    """For each kernel the one of its variants with any of the drivers that is to be started: that with those
+    which it has modules of, else that with the most of them.
+    """
+    of: Dict[str, List[Variant]] = {}
+    for each in holding(host, drivers):
+        of.setdefault(each.wants.kernel, []).append(each)
+    return {
+        release: max(
+            of[release],
+            key=lambda each: (
+                set(each.wants.drivers) == set(drivers_of(host, each.wants.kernel, drivers)),
+                len(set(drivers) & set(each.wants.drivers)),
+                -len(each.wants.drivers),
+            ),
+        )
+        for release in of
+    }
 
 
 def loaded(path: str, base: str, method: str) -> Tuple[str, ...]:
@@ -167,13 +191,16 @@ def gone(host: Host, variant: Variant) -> bool:
     return not host.exists(variant.base) and not _installed(host, variant.wants.kernel)
 
 
-def having(host: Host, drivers: Sequence[str]) -> List[str]:
-    """The installed kernels that have modules of each of the drivers."""
-    return [
-        release
-        for release in _kernels(host)
-        if all(depmod.linked(host, release, [driver]) for driver in drivers)
-    ]
+def having(host: Host, drivers: Sequence[str], some: bool = False) -> List[str]:
+    """The installed kernels that have modules of each of the drivers, or of ``some`` of them."""
+    least = 1 if some else len(set(drivers))
+    return [release for release in _kernels(host) if len(drivers_of(host, release, drivers)) >= least]
+
+
+def drivers_of(host: Host, release: str, drivers: Sequence[str]) -> Tuple[str, ...]:
+    """Those of the drivers that a kernel has modules of, by their names."""
+    found = {depmod.driver_of(path, drivers) for path in depmod.linked(host, release, drivers)}
+    return tuple(sorted(driver for driver in found if driver))
 
 
 def _kernels(host: Host) -> List[str]:

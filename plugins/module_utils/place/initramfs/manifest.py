@@ -12,7 +12,7 @@ precedes it, so that one reading of the file shows whether it is whole.
 import hashlib
 import json
 import re
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
 
 from ...errors import KmodError, MarkNewer, forgiving
 from ...host import Host
@@ -25,6 +25,9 @@ FORMAT = 1
 METHODS = ("overlay", "segment", "rebuild")
 TAIL = 1 << 18  # more than any manifest with the trailer and the padding behind it
 NUMBERED = re.compile(r"^(.+)\.([1-9][0-9]*)$")
+
+
+EarlyLoad = Union[bool, Tuple[str, ...]]  # whether the drivers are loaded at once, or which of them
 
 
 class Base(NamedTuple):
@@ -40,7 +43,7 @@ class Wants(NamedTuple):
 
     kernel: str
     drivers: Tuple[str, ...]
-    early_load: bool
+    early_load: EarlyLoad
     modules: Tuple[Tuple[str, str], ...]  # name and sha256 of each
     base: Base
     needed: Tuple[Tuple[str, str], ...] = ()  # what those need that is not the kernel's own either, likewise
@@ -55,7 +58,7 @@ class Wants(NamedTuple):
             said,
             kernel=self.kernel,
             drivers=list(self.drivers),
-            early_load=self.early_load,
+            early_load=list(self.early_load) if isinstance(self.early_load, tuple) else self.early_load,
             modules=[list(module) for module in self.modules],
             base=dict(self.base._asdict()),
         )
@@ -65,11 +68,17 @@ class Wants(NamedTuple):
         """The inverse. ValueError, TypeError, KeyError or KmodError for what was not written here, or has
         names that cannot be used as such: images are input, also those with our marks."""
         base = Base(data["base"]["path"], data["base"]["size"], data["base"]["sha256"])
+        early = data["early_load"]
         modules = tuple((name, sha256) for name, sha256 in data["modules"])
         needed = tuple((name, sha256) for name, sha256 in data.get("needed", ()))
         configured = tuple((path, sha256) for path, sha256 in data.get("configured", ()))
-        _texts(data["drivers"], [base.path, base.sha256], [sha256 for _name, sha256 in modules + needed])
-        _texts(*map(list, configured))
+        _texts(
+            data["drivers"],
+            early if isinstance(early, list) else [],
+            [base.path, base.sha256],
+            [sha256 for _name, sha256 in modules + needed],
+            *map(list, configured),
+        )
         if not (
             data["drivers"]
             and all(names.check_driver(each) for each in data["drivers"])
@@ -82,7 +91,7 @@ class Wants(NamedTuple):
         return cls(
             data["kernel"],
             tuple(data["drivers"]),
-            data["early_load"],
+            tuple(early) if isinstance(early, list) else bool(early),
             modules=modules,
             base=base,
             needed=needed,

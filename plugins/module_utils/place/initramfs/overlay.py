@@ -18,7 +18,7 @@ from ...host import Host
 from ...read.depmod import dependencies
 from ...read.kernel_module import KernelModule
 from ...read.names import module_of
-from .. import loading, store
+from .. import depmod, loading, store
 from . import cpio, early, indexes, manifest, needs, plain
 from .generators import generator
 from .image import SEGMENT_PIECE, SIZE_LIMIT, Digest, Image, place, squashed
@@ -86,7 +86,7 @@ def build(
     files += firmware
     files += [cpio.item(had.prefix + "/" + name, data) for name, data in sorted(lists.items())]
     files += configured(host, image, wants)
-    started, mark = starts(image, kept, wants)
+    started, mark = starts(image, kept, wants, modules)
     added = Added(
         held(had.prefix, ours),
         tuple(sorted(module.name for module in extra.values())),
@@ -121,15 +121,19 @@ def configured(host: Host, image: Image, wants: Wants) -> List[cpio.Item]:
     ]
 
 
-def starts(image: Image, kept: Kept, wants: Wants) -> Tuple[List[cpio.Item], str]:
+def starts(
+    image: Image, kept: Kept, wants: Wants, modules: Sequence[KernelModule]
+) -> Tuple[List[cpio.Item], str]:
     """What is added to the early boot, and what is promised to be found in generator.PROOF then, "" for
     nothing.
     """
-    files = (
-        [early.load(image, wants.drivers, [name for name, _sha256 in wants.modules])]
-        if wants.early_load
-        else []
-    )
+    soon = [
+        module.name
+        for module in modules
+        if wants.early_load is True
+        or (wants.early_load and depmod.driver_of(module.path, wants.drivers) in wants.early_load)
+    ]
+    files = [early.load(image, wants.drivers, soon)] if wants.early_load else []
     proof = early.proof(image.tree, {name: bytes(text) for name, text in kept.texts.items()}, wants.identity)
     return files + ([proof] if proof else []), wants.identity if proof else ""
 

@@ -27,21 +27,28 @@ from .. import depmod, loading
 from ..boot import shipped as shipped_entry
 from ..boot import withdraw
 from ..boot.menu import Entry
-from . import early, existing, image, manifest, overlay, rebuild, tpm, witness
+from . import early, existing, image, manifest, overlay, rebuild, room, tpm, witness
 from .kept import Kept
-from .manifest import Added, Base, Variant, Wants
-
-SLACK = 1 << 20  # left free on /boot
+from .manifest import Added, Base, EarlyLoad, Variant, Wants
 
 
 class Recipe(NamedTuple):
-    """What a variant is to be: see the options of the module initrd_variant."""
+    """What a variant is to be: see the options of the module initrd_variant.
+
+    ``each``: a kernel that has modules of some of the drivers gets a variant with those.
+    """
 
     drivers: Tuple[str, ...]
     modules: Tuple[str, ...] = ()  # files on the host; none: those that the kernel has of the drivers
     method: str = "auto"
-    early_load: bool = False
+    early_load: EarlyLoad = False
     ignore_tpm: bool = False
+    each: bool = False
+
+    def of(self, host: Host, release: str) -> "Recipe":
+        """What it is for one kernel."""
+        its = existing.drivers_of(host, release, self.drivers) if self.each else ()
+        return self._replace(drivers=its) if its else self
 
 
 class Made(NamedTuple):
@@ -74,7 +81,7 @@ class Made(NamedTuple):
             "kernel": self.kernel,
             "drivers": list(wants.drivers),
             "base": wants.base.path,
-            "early_load": wants.early_load,
+            "early_load": bool(wants.early_load),
             "path": self.path,
             "status": self.status,
             "base_sha256": wants.base.sha256,
@@ -150,7 +157,7 @@ def present(
     """
     _check_drivers(recipe.drivers)
     made, rows = Plan(host), []
-    for release in kernels or existing.having(host, recipe.drivers):
+    for release in kernels or existing.having(host, recipe.drivers, recipe.each):
         if not names.is_release(release):
             raise KmodError(
                 release,
@@ -158,7 +165,7 @@ def present(
                 "Name kernels as uname -r does",
                 "RELEASE_NAME",
             )
-        steps, row = plan(host, release, recipe, taken=before.planned if before else ())
+        steps, row = plan(host, release, recipe.of(host, release), taken=before.planned if before else ())
         made.extend(steps)
         rows.append(row)
     # an entry may start what is not there, too
@@ -178,7 +185,7 @@ def present(
             whole.put(witness.path_of(path), None)
             foreign += [path] if host.lstat(path) is not None else []
     whole.extend(made)
-    room(host, whole)
+    room.check(host, whole)
     return whole, Variants(
         tuple(rows), tuple(variant.path for variant in pruned), tuple(chosen), tuple(foreign)
     )
@@ -207,12 +214,30 @@ def absent(
     return steps, Variants(tuple(rows))
 
 
+def superseded(host: Host, recipe: Recipe, known: Container[str]) -> Plan:
+    """Plan that the variants go in whose place others of the recipe have come: of the same kernels, with other
+    drivers, all of them ``known``. Those that a boot entry starts stay.
+    """
+    there = existing.holding(host, recipe.drivers)
+    wanted = {kernel: each.wants.drivers for kernel, each in existing.of_each(host, recipe.drivers).items()}
+    return _removal(
+        host,
+        [
+            each
+            for each in there
+            if each.wants.drivers != wanted[each.wants.kernel]
+            and all(driver in known for driver in each.wants.drivers)
+            and not shipped_entry.starting(host, each.path)
+        ],
+    )
+
+
 def possible(host: Host, recipe: Recipe, kernels: Sequence[str]) -> Tuple[Plan, Variants]:
     """That each of the kernels has an image that a variant can be made of as it is asked for, with room for
     it, and would start with that.
 
     Images of which there is a variant with the drivers are not read again. The plan is empty. Errors: those
-    of ``image.shipped``, ``image.read``, ``tpm.check``, ``way``, ``early.load`` and ``room``.
+    of ``image.shipped``, ``image.read``, ``tpm.check``, ``way``, ``early.load`` and ``room.check``.
     """
     rows, whole = [], Plan(host)
     had = {each.base for each in existing.found(host) if set(recipe.drivers) <= set(each.wants.drivers)}
@@ -230,7 +255,7 @@ def possible(host: Host, recipe: Recipe, kernels: Sequence[str]) -> Tuple[Plan, 
             whole.put(
                 free_name(host, path), File(Content(size, "", tuple), shipped.mode, shipped.owner), keep=False
             )
-    room(host, whole)
+    room.check(host, whole)
     return Plan(host), Variants(tuple(rows))
 
 
@@ -312,7 +337,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
     wants = Wants(
         release,
         tuple(sorted(recipe.drivers)),
-        recipe.early_load,
+        _early(recipe),
         tuple((module.name, module.sha256) for module in modules),
         Base(base, 0, ""),
         needed=_needed(host, release, paths),
@@ -370,6 +395,14 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
                 File(Content(0, "", lambda: (witness.written(host, path),), binary=True), witness.MODE),
             )
     return steps, row
+
+
+def _early(recipe: Recipe) -> EarlyLoad:
+    """Which drivers are loaded at once: True for all, False for none."""
+    if isinstance(recipe.early_load, bool):
+        return recipe.early_load
+    early = tuple(sorted(set(recipe.early_load) & set(recipe.drivers)))
+    return early if 0 < len(early) < len(set(recipe.drivers)) else bool(early)
 
 
 def _needed(host: Host, release: str, paths: Sequence[str]) -> Tuple[Tuple[str, str], ...]:
@@ -462,28 +495,3 @@ def free_name(host: Host, base: str, taken: Container[str] = ()) -> str:
 
 def _blocked(host: Host, path: str) -> bool:
     return host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path))
-
-
-def room(host: Host, whole: Plan) -> None:
-    """Refuse what does not fit, before anything is written: a full /boot is what kernel updates fail of.
-
-    An old variant goes only after the new one is there."""
-    needed: Dict[int, int] = {}
-    for step in whole.steps:
-        if isinstance(step, Change) and (
-            isinstance(step.after, File) or isinstance(step.before, File) and step.after is None
-        ):
-            directory = os.path.dirname(step.path)
-            device = host.room(directory)[0]
-            sizes = [node.content.size if isinstance(node, File) else 0 for node in (step.before, step.after)]
-            needed[device] = needed.get(device, SLACK) + sizes[1]
-            free = host.free(directory)
-            if isinstance(step.after, File) and needed[device] > free:
-                raise KmodError(
-                    step.path,
-                    "needs %d MiB, but %d MiB are free there" % (needed[device] + 0xFFFFF >> 20, free >> 20),
-                    "Free space in %s, for instance of old kernels, or use method segment where the boot loader takes several images"
-                    % directory,
-                    "BOOT_FULL",
-                )
-            needed[device] -= sizes[0] if not step.keep else 0

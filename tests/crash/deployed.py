@@ -1,0 +1,40 @@
+# Copyright: Contributors to the outoftree.kmod project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What has no command of kmodctl's: several drivers that are in the store already brought to what is wanted of them,
+as the module kmod_deploy does it.
+"""
+
+import argparse
+import json
+from typing import Sequence
+
+from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
+from ansible_collections.outoftree.kmod.plugins.module_utils.output import say, warn
+from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+
+DEPLOY = "kmod_deploy"
+
+
+def main(argv: Sequence[str]) -> int:
+    """The exit status; each way out is a line and a status, as kmodctl's."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root")
+    parser.add_argument("--absent", action="append", default=[])
+    parser.add_argument("drivers", nargs="+")
+    given = parser.parse_args(argv[1:])
+    wanted = [deploy.WantedDriver(name) for name in given.drivers]
+    wanted += [deploy.WantedDriver(name, state="absent") for name in given.absent]
+    try:
+        with Turns(given.root) as turns:
+            answer = deploy.run(turns, deploy.Options(tuple(wanted)))
+    except KmodError as error:
+        warn(str(error))
+        return 2
+    except KeyboardInterrupt:
+        warn("interrupted")
+        return 130
+    say(json.dumps(answer.as_dict()))
+    return 0
