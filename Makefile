@@ -38,6 +38,7 @@ help:
 	@echo "make clean-cache   remove what the demo and the tests fetched, kept in ~/.cache/outoftree.kmod"
 
 $(VENV)/.demo: requirements.txt
+	@command -v $(PYTHON) > /dev/null || { echo "Python 3.11 or newer is needed (Debian: apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	@echo "Setting up $(VENV) ..."
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV) || { echo "The venv module of Python is needed (Debian: apt install python3-venv)"; exit 1; }

@@ -154,3 +154,68 @@ def test_what_a_module_or_role_says_it_came_with_is_a_release_or_the_next_one():
     for path in [*CHECKOUT.glob("plugins/modules/*.py"), *CHECKOUT.glob("roles/*/meta/argument_specs.yml")]:
         (came,) = set(re.findall(r"^ *version_added: *(\S+)$", path.read_text(), re.M))
         assert came == str(metadata["version"]) or came in released, path
+
+
+ANSIBLE = sorted(
+    {
+        (page.relative_to(CHECKOUT).as_posix(), re.sub(r" *\\\n\s*", " ", command).strip())
+        for page in PAGES
+        for found in re.findall(
+            r"^ *(ansible(?:-playbook)? (?:[^\n]*\\\n)*[^\n]*)$|`(ansible(?:-playbook)? -[^`]*)`",
+            page.read_text(),
+            re.M,
+        )
+        for command in found
+        if command
+    }
+)
+OPTIONS = {
+    path.stem: set(
+        yaml.safe_load(re.search(r'DOCUMENTATION = r"""(.*?)"""', path.read_text(), re.S).group(1))["options"]
+    )
+    for path in CHECKOUT.glob("plugins/modules/*.py")
+}
+VARIABLES = {
+    name
+    for path in CHECKOUT.glob("roles/*/meta/argument_specs.yml")
+    for name in yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+} | {
+    name for path in CHECKOUT.glob("playbooks/*.yml") for name in re.findall(r"\bkmod_\w+", path.read_text())
+}
+
+
+def test_there_are_commands_of_ansible():
+    assert len(ANSIBLE) > 20 and any(page == "docs/troubleshooting.md" for page, _ in ANSIBLE)
+
+
+@pytest.mark.parametrize(("page", "command"), ANSIBLE)
+def test_a_command_of_ansible_names_what_there_is(page, command):
+    """Modules with their options, playbooks, and variables that some role or playbook has."""
+    module = re.search(r"-m outoftree\.kmod\.(\w+)", command)
+    if module:
+        given = re.search(r"-a '([^']*)'", command)
+        names = re.findall(r"(\w+)=", given.group(1)) if given else []
+        assert set(names) <= OPTIONS[module.group(1)] | {"root"}
+    for playbook in re.findall(r"(?<!-m )\boutoftree\.kmod\.(\w+)", command):
+        assert (CHECKOUT / "playbooks" / (playbook + ".yml")).exists()
+    for name in re.findall(r"-e '?\{?\"?(\w+)", command):
+        assert name in VARIABLES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_plays_and_tasks_of_the_documentation_name_options_that_there_are(page):
+    def look(node):
+        if isinstance(node, list):
+            for each in node:
+                look(each)
+        elif isinstance(node, dict):
+            for key, value in node.items():
+                name = str(key).rpartition(".")[2]
+                if str(key).startswith("outoftree.kmod.") and isinstance(value, dict):
+                    assert set(value) <= OPTIONS[name] | {"root"}
+                if str(key).startswith("kmod_"):
+                    assert key in VARIABLES
+                look(value)
+
+    for block in re.findall(r"^```ya?ml\n(.*?)^```", page.read_text(), re.M | re.S):
+        look(yaml.safe_load(block))
