@@ -172,7 +172,10 @@ class ActionModule(KmodAction):
             return
         self.key_tried = True
         try:
-            self.sign_there(todo) if self.signs("build") else self.sign_here(todo, check=True)
+            if self.signs("build"):
+                self.sign_there(todo)
+            else:
+                self.sign_here(todo, check=True)
         except KmodError as error:
             if error.code != "NO_BUILDS":  # there is nothing to sign yet
                 raise

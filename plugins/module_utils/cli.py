@@ -171,7 +171,8 @@ def variant(options: argparse.Namespace) -> int:
         _show(
             options,
             [row.as_dict() for row in rows],
-            columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows]),
+            columns([[row.kernel, row.state, ",".join(row.drivers), row.method, row.path] for row in rows])
+            or "There is no initramfs variant of a driver.",
         )
         return OK if all(row.state == "current" for row in rows) else NOT_ALL
     asked = command.Options(
@@ -188,7 +189,7 @@ def variant(options: argparse.Namespace) -> int:
         ["", "pruned", path] for path in made.pruned
     ]
     lines += [["", "no longer started", row.entry] for row in made.given_back]
-    _show(options, result, columns(lines))
+    _show(options, result, columns(lines) or "nothing to do")
     return OK
 
 

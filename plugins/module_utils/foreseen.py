@@ -15,8 +15,9 @@ import time
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from .errors import KmodError, from_oserror
-from .host import READ_LIMIT, Host, Reader
+from .host import Host
 from .plan import Change, Content, Derived, Directory, File, Link, Node, Plan
+from .reader import READ_LIMIT, Reader
 
 KIND = {File: stat.S_IFREG, Link: stat.S_IFLNK, Directory: stat.S_IFDIR}
 

@@ -20,10 +20,10 @@ from typing import Generator, Iterable, Iterator, List, Optional, Sequence, Set,
 
 from . import tools
 from .errors import KmodError, from_oserror
+from .reader import READ_LIMIT, Reader
 from .seen import BLIND
 
 MAX_LINKS = 40  # the kernel's own MAXSYMLINKS
-READ_LIMIT = 512 << 20
 # A boot loader reads a file system without its journal. What is only there yet it does not see: after a power
 # cut GRUB would start what was before.
 READ_BY_LOADERS = ("/boot/", "/efi/")
@@ -199,11 +199,11 @@ class Host:
         return real, found
 
     @contextlib.contextmanager
-    def open(self, path: str) -> Iterator["Reader"]:
+    def open(self, path: str) -> Iterator[Reader]:
         """A regular file for reading, never anything that could block or answer for ever (a FIFO, a device)."""
         yield from self._reader(path, self.real(path))
 
-    def _reader(self, path: str, real: str) -> Iterator["Reader"]:
+    def _reader(self, path: str, real: str) -> Iterator[Reader]:
         try:
             handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -418,40 +418,6 @@ def temporary(real: str) -> str:
     if len(os.fsencode(new)) > NAME_MAX:
         new = "." + hashlib.sha256(os.fsencode(name)).hexdigest() + TEMPORARY
     return os.path.join(directory, new)
-
-
-class Reader:
-    """An open regular file, read in pieces."""
-
-    def __init__(self, path: str, handle: int, status: os.stat_result) -> None:
-        self.path = path
-        self.handle = handle
-        self.size = status.st_size
-        self.status = status
-
-    def chunks(self, size: int = 1 << 18, limit: int = READ_LIMIT) -> Iterator[bytes]:
-        """From where the file stands to its end; a file that grows past ``limit`` meanwhile is an error."""
-        total = 0
-        while True:
-            try:
-                chunk = os.read(self.handle, size)
-            except OSError as error:
-                raise from_oserror(self.path, error, "read the file") from None
-            if not chunk:
-                return
-            total += len(chunk)
-            if total > limit:
-                raise KmodError(
-                    self.path, "has more than the %d bytes that are read" % limit, code="FILE_TOO_LARGE"
-                )
-            yield chunk
-
-    def at(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``offset``, fewer at the end of the file."""
-        try:
-            return os.pread(self.handle, size, offset)
-        except OSError as error:
-            raise from_oserror(self.path, error, "read the file") from None
 
 
 def _sha256(real: str) -> str:

@@ -24,7 +24,7 @@ import stat
 import sys
 import tempfile
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, cast
 
 from .errors import KmodError, forgiving, from_oserror, printable
 from .host import MODULES, TEMPORARY, Host
@@ -331,6 +331,14 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
             finally:
                 # what could not be removed, or was interrupted, may be the second time; else a later run does it
                 shutil.rmtree(directory, ignore_errors=True)
+
+
+def unnamed_file() -> Optional[BinaryIO]:
+    """A file without a name, for what is too much for memory; None where there is no place for one."""
+    try:
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=_place(None)))
+    except OSError:
+        return None
 
 
 def _place(inside: Optional[Host]) -> Optional[str]:

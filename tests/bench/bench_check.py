@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What ``kmodctl check`` costs beside one pass of depmod in the same run: 16 real out-of-tree modules against
-real kernels with symvers.
+"""What ``kmodctl check`` costs beside one pass of depmod in the same run, 16 real out-of-tree modules against
+real kernels with symvers; what memory it takes with and without symvers, of signed and unsigned modules; and
+what it costs to judge all modules of a kernel beside reading and unpacking them.
 
-Nothing of the command's own is kept between runs. Each figure is the best of several processes.
+Nothing of the command's own is kept between runs: it has no /var/cache to keep it in, but where that is said.
 """
 
 import os
@@ -14,67 +15,141 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, Tuple
+from typing import List
 
 from tests import CHECKOUT
-from tests.bench.bench_exports import cost
+from tests.bench.report import Row, Section, cost, medians
 from tests.lab import debian, drivers
 
-RUNS = 5
+RUNS = 3
 MODULES = 16
+MEMORY = 80  # MiB
+UNPACK = """
+import lzma, sys
+for path in sys.stdin.read().split():
+    data = open(path, "rb").read()
+    lzma.decompress(data) if path.endswith(".xz") else data
+"""
 
 
-def lay_out(root: str, kernels: List[debian.Image]) -> None:
+def lay_out(root: str, kernels: List[debian.Image], symvers: bool = True) -> None:
     """The kernels below one root, with their symvers where Debian's headers have it."""
     for kernel in kernels:
         subprocess.run(["cp", "-a", "--reflink=auto", str(debian.tree(kernel)) + "/.", root], check=True)
-        directory = "%s/usr/src/linux-headers-%s" % (root, kernel.release)
-        os.makedirs(directory)
-        shutil.copy(str(debian.symvers(kernel)), directory)
+        if symvers:
+            directory = "%s/usr/src/linux-headers-%s" % (root, kernel.release)
+            os.makedirs(directory)
+            shutil.copy(str(debian.symvers(kernel)), directory)
 
 
-def best(argv: List[str]) -> Tuple[float, float]:
-    accept = ["sh", "-c", '"$@"; test $? -le 1', "sh"]  # 1 is an answer, too: some are not compatible
-    return min(cost(accept + argv) for _unused in range(RUNS))
+def three(suite: str, flavour: str) -> List[debian.Image]:
+    """The newest kernels of a suite's own series, without backports of another."""
+    found = debian.kernels(suite, "amd64", flavour)
+    series = ".".join(found[0].release.split(".")[:2]) + "."
+    return [kernel for kernel in found if kernel.release.startswith(series)][-3:]
 
 
-def bench(suite: str, flavour: str) -> None:
-    kernels = debian.kernels(suite, "amd64", flavour)
-    series = ".".join(kernels[0].release.split(".")[:2]) + "."  # without backports
-    kernels = [kernel for kernel in kernels if kernel.release.startswith(series)][-3:]
+def kmodctl(directory: str) -> List[str]:
+    path = directory + "/kmodctl"
+    if not os.path.exists(path):
+        subprocess.run([sys.executable, str(CHECKOUT / "tools" / "build_kmodctl.py"), path], check=True)
+    return [sys.executable, path]
+
+
+def check(suite: str = "bookworm", flavour: str = "amd64") -> Section:
+    kernels = three(suite, flavour)
     modules = [str(path) for built in drivers.all_dkms(kernels[-1]).values() for path in built[:2]][:MODULES]
     with tempfile.TemporaryDirectory(prefix="bench-check-") as root:
         lay_out(root, kernels)
-        kmodctl = root + "/kmodctl"
-        subprocess.run([sys.executable, str(CHECKOUT / "tools" / "build_kmodctl.py"), kmodctl], check=True)
-        check = [sys.executable, kmodctl, "check", "--root", root]
-        depmod = best(["depmod", "-n", "-b", root, kernels[-1].release])
+        command = [*kmodctl(root), "check", "--root", root]
         one = ["--kernel", kernels[-1].release]
-        rows = [
-            ("one pass of depmod -n, one kernel", depmod),
-            ("%d modules, %d kernels" % (len(modules), len(kernels)), best(check + modules)),
-            ("%d modules, 1 kernel" % len(modules), best(check + one + modules)),
-            ("1 module, %d kernels" % len(kernels), best(check + modules[:1])),
-            ("1 module, 1 kernel", best(check + one + modules[:1])),
-        ]
         there = len(list(Path(root, "usr").rglob("*.ko*"))) // len(kernels)
-        print("%s, %d in-tree modules each" % (" ".join(kernel.release for kernel in kernels), there))
-        for name, (seconds, memory) in rows:
-            print("  %-34s %6.3f s  %4d MiB   %.2f of depmod" % (name, seconds, memory, seconds / depmod[0]))
-        every, single, few = (rows[place][1][0] for place in (1, 2, 3))
-        print("  %-34s %6.3f s" % ("each kernel more", (every - single) / (len(kernels) - 1)))
-        print(
-            "  %-34s %6.3f s"
-            % ("each module more, %d kernels" % len(kernels), (every - few) / (len(modules) - 1))
+        took = medians(
+            RUNS,
+            depmod=lambda: cost(["depmod", "-n", "-b", root, kernels[-1].release]),
+            all=lambda: cost(command + modules, 1),
+            single=lambda: cost(command + one + modules, 1),
+            few=lambda: cost(command + modules[:1], 1),
+            least=lambda: cost(command + one + modules[:1], 1),
         )
+        signed = str(next(Path(root).rglob("kernel/net/**/*.ko*")))
+        memory = [("symvers, 16 modules", took["single"].memory)]
+        memory.append(("symvers, a signed module", cost(command + one + [signed], 1).memory))
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as root:
+        lay_out(root, kernels[-1:], symvers=False)
+        command = [*kmodctl(root), "check", "--root", root]
+        memory.append(("no symvers, 16 modules", cost(command + modules, 1).memory))
+        signed = str(next(Path(root).rglob("kernel/net/**/*.ko*")))
+        memory.append(("no symvers, a signed module", cost(command + [signed], 1).memory))
+    text = (
+        "%s real out-of-tree modules (Debian's dkms packages) and %d kernels (%s) with %d in-tree modules each."
+        % (
+            len(modules),
+            len(kernels),
+            kernels[-1].release,
+            there,
+        )
+    )
+    names = {
+        "all": "check: %d modules, %d kernels" % (len(modules), len(kernels)),
+        "single": "check: %d modules, 1 kernel" % len(modules),
+        "few": "check: 1 module, %d kernels" % len(kernels),
+        "least": "check: 1 module, 1 kernel",
+    }
+    rows = [
+        Row(title, took[name].seconds, "s", "one depmod -n", took["depmod"].seconds)
+        for name, title in names.items()
+    ]
+    rows += [Row("memory of check: " + what, found, "MiB", "goal", MEMORY, -1) for what, found in memory]
+    return Section("Check, and its memory", text, rows)
+
+
+def in_tree() -> Section:
+    """All modules of the newest kernel with packed modules, judged for three kernels."""
+    kernels = three("trixie", "amd64")
+    if len(kernels) < 3:
+        kernels = [
+            each for each in debian.kernels("bookworm", "amd64", "amd64") if each.release.startswith("6.12.")
+        ][-3:]
+    with tempfile.TemporaryDirectory(prefix="bench-in-tree-") as root:
+        lay_out(root, kernels)
+        files = sorted(str(path) for path in Path(root).rglob("%s/kernel/**/*.ko*" % kernels[-1].release))
+        listed = Path(root, "list")
+        listed.write_text("\n".join(files))
+        command = [*kmodctl(root), "check", "--each", "--json", "--root", root]
+        script = 'exec "$@" < %s' % listed
+        took = medians(
+            1,
+            judge=lambda: cost(
+                ["sh", "-c", 'xargs "$@" < %s' % listed, "sh", "-n", "100000", "-s", "2000000", *command], 123
+            ),
+            unpack=lambda: cost(["sh", "-c", script, "sh", sys.executable, "-c", UNPACK]),
+        )
+    text = (
+        "%d modules of %s as they are packed (xz), judged one by one for %d kernels; beside it a process that reads and unpacks them."
+        % (
+            len(files),
+            kernels[-1].release,
+            len(kernels),
+        )
+    )
+    row = Row(
+        "in-tree judging: %d modules, %d kernels" % (len(files), len(kernels)),
+        took["judge"].seconds,
+        "s",
+        "reading and unpacking",
+        took["unpack"].seconds,
+        -2,
+    )
+    return Section("In-tree judging", text, [row])
 
 
 def main() -> None:
     reason = debian.available()
     if reason:
         raise SystemExit("skipped: " + reason)
-    for name in sys.argv[1:] or ["bookworm/amd64", "trixie/amd64"]:
-        bench(*name.split("/"))
+    for section in (check(), in_tree()):
+        print(section.markdown())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What it costs to know a kernel's exports, beside one pass of depmod over the same modules in the same run.
+"""What it costs to know a kernel's exports without a symvers, beside unpacking the image and the modules that
+export something, which has to be done for it, and beside one pass of depmod over the modules.
 
-Run as root (the cache is root's): ``bench_exports.py [SUITE/ARCH/FLAVOUR]...``. Each figure is the best of
-several processes of their own.
+Run as root: the cache is root's.
 """
 
 import os
@@ -13,69 +13,79 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import List, Tuple
 
+from tests.bench.report import Cost, Row, Section, cost, medians
 from tests.lab import debian
 
-KERNELS = ["bookworm/amd64/cloud-amd64", "bookworm/amd64/amd64", "trixie/amd64/amd64"]
+KERNELS = ("bookworm/amd64/cloud-amd64", "bookworm/amd64/amd64")
+RUNS = 3
 READ = """
-import sys
+import sys, time
 import tests
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels
 host = Host(sys.argv[1])
 host.keeps_cache = True
 kernel = kernels.kernel(host, sys.argv[2])
-print(len(kernel.exports), *kernel.export_notes)
+begun = time.process_time()
+assert kernel.exports
+open(sys.argv[3], "w").write(str(time.process_time() - begun))
 """
-RUNS = 3
-
-
-# The peak of a child counts what its parent had before exec, so a small process of its own starts and
-# measures it.
-MEASURE = """
-import os, subprocess, sys
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-_, status, usage = os.wait4(process.pid, 0)
-print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-sys.exit(status != 0)
+# The same files through the same decoders, and nothing done with what comes out.
+UNPACK = """
+import lzma, re, subprocess, sys, time
+import tests
+from pathlib import Path
+from ansible_collections.outoftree.kmod.plugins.module_utils import compression
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernel_image
+root, release, told = sys.argv[1:]
+tree = Path(root, "usr/lib/modules", release)
+tree = tree if tree.is_dir() else Path(root, "lib/modules", release)
+naming = {line.split()[2] for line in (tree / "modules.symbols").read_text().splitlines() if line.startswith("alias")}
+paths = [path for path in tree.rglob("*.ko*") if path.name.partition(".")[0].replace("-", "_") in naming]
+image = next(Path(root, "boot").glob("vmlinuz-" + release))
+begun = time.process_time()
+kernel_image.unpack(image.read_bytes(), str(image))
+for path in paths:
+    compression.decompress(path.read_bytes(), str(path))
+open(told, "w").write(str(time.process_time() - begun))
 """
 
 
-def cost(argv: List[str]) -> Tuple[float, float]:
-    """User and system seconds, and MiB of memory at the peak."""
-    seconds, memory = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE] + argv, check=True, stdout=subprocess.PIPE
-    ).stdout.split()
-    return float(seconds), float(memory)
-
-
-def best(argv: List[str], root: str, cold: bool) -> Tuple[float, float]:
-    found = []
-    for _unused in range(RUNS):
-        if cold:
-            shutil.rmtree(root + "/var/cache/outoftree.kmod", ignore_errors=True)
-        found.append(cost(argv))
-    return min(found)
-
-
-def bench(kernel: debian.Image) -> None:
+def exports(which: str) -> Section:
+    kernel = debian.kernels(*which.split("/"))[-1]
     with tempfile.TemporaryDirectory(prefix="bench-exports-") as root:
         subprocess.run(["cp", "-a", "--reflink=auto", str(debian.tree(kernel)) + "/.", root], check=True)
         os.makedirs(root + "/var/cache", exist_ok=True)
-        read = [sys.executable, "-c", READ, root, kernel.release]
-        depmod = best(["depmod", "-n", "-b", root, kernel.release], root, False)
-        rows = [
-            ("one pass of depmod -n", depmod),
-            ("no symvers, cold", best(read, root, True)),
-            ("no symvers, cached", best(read, root, False)),
-        ]
-        symvers = "%s/boot/symvers-%s" % (root, kernel.release)
-        shutil.copy(str(debian.symvers(kernel)), symvers)
-        rows.append(("symvers, cross-checked", best(read, root, False)))
-        print(kernel.release)
-        for name, (seconds, memory) in rows:
-            print("  %-24s %6.2f s  %4d MiB   %.2f of depmod" % (name, seconds, memory, seconds / depmod[0]))
+
+        def inside(script: str, cold: bool) -> Cost:
+            """The seconds of the work itself, without the start of Python."""
+            if cold:
+                shutil.rmtree(root + "/var/cache/outoftree.kmod", ignore_errors=True)
+            found = cost([sys.executable, "-c", script, root, kernel.release, root + "/told"])
+            return Cost(float(open(root + "/told").read()), found.memory)
+
+        took = medians(
+            RUNS,
+            depmod=lambda: cost(["depmod", "-n", "-b", root, kernel.release]),
+            unpack=lambda: inside(UNPACK, False),
+            cold=lambda: inside(READ, True),
+            cached=lambda: inside(READ, False),
+        )
+    rows = [
+        Row(
+            "exports without symvers, cold",
+            took["cold"].seconds,
+            "s",
+            "decompressor",
+            took["unpack"].seconds,
+            -1.5,
+        ),
+        Row("the same, beside depmod", took["cold"].seconds, "s", "one depmod -n", took["depmod"].seconds),
+        Row("the same, cached", took["cached"].seconds * 1000, "ms", "goal", 30, -1),
+        Row("memory of it, cold", took["cold"].memory, "MiB", "goal", 80, -1),
+    ]
+    return Section("Exports without symvers: " + kernel.release, "", rows)
 
 
 def main() -> None:
@@ -83,7 +93,7 @@ def main() -> None:
     if reason or os.geteuid() != 0:
         raise SystemExit("skipped: " + (reason or "the cache is root's alone"))
     for name in sys.argv[1:] or KERNELS:
-        bench(debian.kernels(*name.split("/"))[-1])
+        print(exports(name).markdown())
 
 
 if __name__ == "__main__":

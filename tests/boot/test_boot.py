@@ -218,6 +218,31 @@ def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
 
 
 @pytest.mark.skipif(FAST, reason="only without --fast")
+def test_two_drivers_are_in_one_initramfs_and_tried_together(machine, driver, shipped):
+    """One of them needs the other, and no device asks for it."""
+    wanted = [
+        {"driver": DRIVER, "src": str(driver / "ootedu.ko"), "boot": "default"},
+        {"driver": "user", "src": str(driver / "ootedu_user.ko"), "early_load": True},
+    ]
+    told = ["-e", json.dumps({"kmod_drivers": wanted, "kmod_reboot": True})]
+    totals, said = machine.play(*told)
+    assert totals["failed"] == 0, said
+    assert machine.started_by() == "ootedu,user" and machine.loaded_in_initramfs()
+    assert "ootedu_user " in machine.ran("cat /proc/modules")
+    totals, said = machine.play(*told)
+    assert totals["changed"] == 0, said
+    machine.guest.reboot()
+    assert machine.started_by() == "ootedu,user" and "panic=" not in machine.ran("cat /proc/cmdline")
+    wanted[1] = {"driver": "user", "state": "absent"}
+    machine.play("-e", json.dumps({"kmod_drivers": wanted, "kmod_reboot": True}))
+    assert machine.started_by() == DRIVER and machine.loaded_in_initramfs()
+    assert "ootedu_user " not in machine.ran("cat /proc/modules")
+    machine.play("-e", "kmod_driver=" + DRIVER, name="remove")
+    machine.guest.reboot()
+    assert machine.started_by() is None and machine.files() == shipped
+
+
+@pytest.mark.skipif(FAST, reason="only without --fast")
 @pytest.mark.parametrize(
     "name, panic, tail",
     [

@@ -254,20 +254,39 @@ def test_a_host_that_is_a_directory_is_one_for_ad_hoc_tasks_too(run, host):
 # Check mode
 
 
-def test_check_mode_says_what_it_does_not_foresee(run, host):
+def test_check_mode_on_a_fresh_host_shows_the_entry_and_the_digests_that_a_real_run_gives(run, host):
     root = host("host")
     before = names(root)
-    failed, said = run([root], "outoftree.kmod.deploy", "--check", "--diff", kmod_src="vendor")
-    assert not failed and names(root) == before
-    assert (
-        "A real run also makes an initramfs variant and a boot entry (for the first time, or again) for %s."
-        % OLD
-        in said
-    )
-    run([root], "outoftree.kmod.deploy", kmod_src="vendor")
-    assert (
-        "A real run also makes" not in run([root], "outoftree.kmod.deploy", "--check", kmod_src="vendor")[1]
-    )
+    drivers = [{"driver": name, "src": name} for name in ("vendor", "rival")]
+    tasks = [
+        {"outoftree.kmod.kmod_deploy": {"root": str(root), "drivers": drivers}, "register": "done"},
+        {
+            "ansible.builtin.debug": {
+                "msg": "made {{ done.drivers[0].variant.variants[0].sha256 }} {{ done.drivers[1].entry.kernels[0].args }} made"
+            }
+        },
+    ]
+    failed, said = run([root], tasks, "--check", "--diff")
+    assert not failed and names(root) == before, said
+    assert "With drivers rival, vendor: " in said and "outoftree.kmod=rival,vendor" in said
+    failed, really = run([root], tasks, "--diff")
+    assert not failed and names(root) != before, really
+    made = [re.search("made [0-9a-f]{64} .* made", each).group() for each in (said, really)]
+    assert made[0] == made[1]
+    assert "changed=0" in run([root], tasks, "--check")[1]
+
+
+def test_two_drivers_of_a_role_share_an_entry_and_one_that_is_removed_leaves_the_other_its_own(run, host):
+    root = host("host")
+    drivers = [{"driver": name, "src": name} for name in ("vendor", "rival")]
+    failed, said = run([root], "outoftree.kmod.deploy", "-e", json.dumps({"kmod_drivers": drivers}))
+    assert not failed, said
+    entries = root / "boot/loader/entries"
+    assert [path.name.partition("~")[2] for path in entries.glob("*~*")] == ["rival~vendor.conf"]
+    failed, said = run([root], "outoftree.kmod.remove", kmod_driver="rival")
+    assert not failed, said
+    assert [path.name.partition("~")[2] for path in entries.glob("*~*")] == ["vendor.conf"]
+    assert len(list((root / "boot").glob("initramfs*.[0-9]"))) == 1
 
 
 # The options of the modules are there in the role

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import unpack
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered import offers
 from tests.forge import families, repositories
 from tests.forge.repositories import deb
@@ -293,3 +294,16 @@ def test_a_host_without_network(root, repository, tmp_path):
     with pytest.raises(KmodError) as caught:
         fetched(root, tmp_path)
     assert caught.value.code == "OFFERED_UNREACHABLE"
+
+
+def test_the_headers_of_a_kernel_are_fetched_for_a_build(root, tmp_path):
+    """Out of that root's lists, whatever this machine's own apt has set, and nothing of the host is changed."""
+    (root / "usr/bin").mkdir(parents=True, exist_ok=True)
+    (root / "usr/bin/apt-get").touch()
+    before = files(root)
+    directory = unpack.fetched(str(root), NEW, str(tmp_path / "keep"))
+    assert os.listdir(str(tmp_path / "keep")) == [os.path.basename(directory)]
+    assert os.path.basename(directory).startswith(NEW + "_")
+    assert unpack.fetched(str(root), NEW, str(tmp_path / "keep")) == directory
+    assert unpack.fetched(str(root), "6.1.0-99-amd64", str(tmp_path / "keep")) is None
+    assert files(root) == before

@@ -4,6 +4,7 @@
 
 """Which kernels a host would get, by the real dnf 4 on directory hosts and repositories of made-up packages."""
 
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.make import unpack
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.offered import offers
 from tests.forge import families, repositories
 from tests.forge.repositories import Rpm, rpms
@@ -223,3 +225,15 @@ def test_one_repository_without_lists_is_an_error_that_names_it(root):
     with pytest.raises(KmodError) as caught:
         asked(root)
     assert caught.value.code == "OFFERED_NO_LISTS" and "'other'" in str(caught.value)
+
+
+def test_the_headers_of_a_kernel_are_fetched_for_a_build(root, tmp_path):
+    (root / "usr/bin").mkdir(parents=True, exist_ok=True)
+    (root / "usr/bin/dnf").touch()
+    with open(str(root / "etc/dnf/dnf.conf"), "a") as file:
+        file.write("excludepkgs=kernel*\n")  # as where kernels are held back
+    directory = unpack.fetched(str(root), NEW, str(tmp_path / "keep"))
+    assert os.listdir(str(tmp_path / "keep")) == [os.path.basename(directory)]
+    assert os.path.basename(directory).startswith(NEW + "_")
+    assert unpack.fetched(str(root), NEW, str(tmp_path / "keep")) == directory
+    assert unpack.fetched(str(root), "5.14.0-99.el9.x86_64", str(tmp_path / "keep")) is None

@@ -52,6 +52,21 @@ def test_exit_status_and_table(root: Path, tmp_path: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["status"], "There is no driver in the store.\n"),
+        (["variant"], "There is no initramfs variant of a driver.\n"),
+        (["variant", "--driver", "vendor", "--absent"], "nothing to do\n"),
+    ],
+)
+def test_a_host_without_anything_is_told_in_a_line(
+    root: Path, capsys: Any, argv: List[str], said: str
+) -> None:
+    assert cli.main([*argv, "--root", str(root)]) == 0
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
     "argv,word",
     [
         (["/no/such.ko"], "does not exist"),

@@ -219,7 +219,7 @@ def words() -> Dict[str, Set[str]]:
         | returned(PLACE + "initramfs/existing.py", "state"),
         "Boot entries": of_states(PLACE + "boot/", PLACE + "possible.py") - {"none"},  # of a trial
         "Trials": of_trials(),
-        "The running system": returned(TRIALS, "_verdict") | {"none"},
+        "The running system": returned(TRIALS, "_verdict") | returned(TRIALS, "_shown") | {"none"},
     }
 
 

@@ -317,7 +317,11 @@ def _build(job: BuildJob, made_with: Tools, digest: str, slot: build_store.Slot)
             made_with,
             work=job.work,
             needed=[
-                each.path(compile.SYMVERS) for each in job.needed if compile.SYMVERS in each.about["files"]
+                Mount(
+                    dkms_conf.built(each.about.get("package") or each.driver, each.version, job.box),
+                    each.directory,
+                )
+                for each in job.needed
             ],
             jobs=options.jobs or len(os.sched_getaffinity(0)),
             log=log,

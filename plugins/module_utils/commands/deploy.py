@@ -154,7 +154,7 @@ def run(turns: Turns, options: Options) -> Answer:
     kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
     if need or kmodctl:
         return answer._replace(need=tuple(need), need_kmodctl=kmodctl)
-    work = _Work(
+    work = _Deployment(
         turns, options, foreseen, coming, {each.driver: _Steps(turns) for each in [*absent, *present]}
     )
     gone = _absent(work, absent, shared)
@@ -185,7 +185,7 @@ def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) 
 # The work
 
 
-class _Work(NamedTuple):
+class _Deployment(NamedTuple):
     turns: Turns
     options: Options
     foreseen: Mapping[str, gate.LinkPlan]
@@ -206,7 +206,9 @@ class _Started(NamedTuple):
     unforeseen: Tuple[str, ...] = ()  # in check mode: the kernels of whose variants nothing is known yet
 
 
-def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
+def _present(
+    work: _Deployment, present: Sequence[WantedDriver], shared: Sequence[Shared]
+) -> List[DriverOutcome]:
     turns = work.turns
     for each in shared:
         changes = [name for name in each.drivers if name in work.foreseen and work.foreseen[name].plan]
@@ -234,7 +236,7 @@ def _present(work: _Work, present: Sequence[WantedDriver], shared: Sequence[Shar
     ]
 
 
-def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
+def _linked(work: _Deployment, wanted: WantedDriver, shared: Sequence[Shared]) -> links.Answer:
     turns, foreseen = work.turns, work.foreseen[wanted.driver]
     planned: Optional[gate.LinkPlan] = foreseen
     if turns.writes:  # those before it have changed the host
@@ -254,7 +256,7 @@ def _linked(work: _Work, wanted: WantedDriver, shared: Sequence[Shared]) -> link
     return linked
 
 
-def _before_loading(work: _Work, wanted: WantedDriver, answer: links.Answer) -> None:
+def _before_loading(work: _Deployment, wanted: WantedDriver, answer: links.Answer) -> None:
     """What is loaded now is to have its parameters. What it replaces is blacklisted only once it is there: a cut
     between leaves no device without either.
     """
@@ -264,7 +266,7 @@ def _before_loading(work: _Work, wanted: WantedDriver, answer: links.Answer) -> 
         work.steps[wanted.driver].take("loading", loadings, early)
 
 
-def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
+def _start(work: _Deployment, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _Started:
     """The variants and entries of drivers that share them; those that they had before go last. ``leaving`` are
     drivers that shared them until now: nothing is tried yet.
     """
@@ -285,7 +287,7 @@ def _start(work: _Work, shared: Shared, leaving: "Sequence[_Steps]" = ()) -> _St
 
 
 def _outcome(
-    work: _Work,
+    work: _Deployment,
     wanted: WantedDriver,
     linked: links.Answer,
     configured: loadings.Answer,
@@ -324,7 +326,7 @@ def _following(wanted: WantedDriver, options: Options) -> following.Options:
     )
 
 
-def _refresh(work: _Work, drivers: Sequence[str]) -> Optional[follow.Answer]:
+def _refresh(work: _Deployment, drivers: Sequence[str]) -> Optional[follow.Answer]:
     """Once all is as it is to follow: what the host had not done yet."""
     if not drivers:
         return None
@@ -335,7 +337,9 @@ def _refresh(work: _Work, drivers: Sequence[str]) -> Optional[follow.Answer]:
     return refreshed
 
 
-def _absent(work: _Work, absent: Sequence[WantedDriver], shared: Sequence[Shared]) -> List[DriverOutcome]:
+def _absent(
+    work: _Deployment, absent: Sequence[WantedDriver], shared: Sequence[Shared]
+) -> List[DriverOutcome]:
     """The other way round, so that nothing is started that is not there.
 
     The drivers that stay have theirs before those go that they had together.

@@ -19,7 +19,7 @@ ARRAY = "array of "
 # kernel/params.c: STANDARD_PARAM_DEF; what has no bits is as wide as a long
 _SIGNED, _UNSIGNED = {"short": 16, "int": 32, "long": 64}, {"byte": 8, "ushort": 16, "uint": 32, "hexint": 32}
 _UNSIGNED.update({"ulong": 64, "ullong": 64})
-_BOOLS = ("bool", "invbool", "bint")
+_BOOLS = ("bool", "invbool", "bint", "bool_enable_only")
 _TRUTH = {
     "y": "1",
     "yes": "1",

@@ -114,11 +114,11 @@ def build(
     made_with: Tools,
     *,
     work: str,
-    needed: Sequence[str],
+    needed: Sequence[Mount],
     jobs: int,
     log: str,
 ) -> Built:
-    """Build what lies at ``work``/build. ``needed`` are symvers files of drivers whose symbols it uses.
+    """Build what lies at ``work``/build. ``needed`` are builds of drivers whose symbols it uses.
 
     Errors: BuildFailed.
     """
@@ -128,11 +128,11 @@ def build(
     os.mkdir(made, 0o700)
     source.give(made, box.user)
     mounts = [*box.mounts, *dkms_conf.places(work + "/build", name, version)]
-    mounts.append(Mount("%s/%s/%s/module" % (above, box.release, box.machine), made, writable=True))
-    symbols = []
-    for number, path in enumerate(needed):
-        symbols.append("/run/needed/%d/%s" % (number, SYMVERS))
-        mounts.append(Mount(symbols[-1], path))
+    mounts.append(Mount(dkms_conf.built(name, version, box), made, writable=True))
+    mounts += needed
+    symbols = [
+        "%s/%s" % (each.place, SYMVERS) for each in needed if os.path.exists("%s/%s" % (each.source, SYMVERS))
+    ]
     variables = {"CC": made_with.cc, "KERNEL_CC": made_with.cc}
     if headers.option("LD_IS_LLD"):
         variables.update(LD="ld.lld", KERNEL_LD="ld.lld")
@@ -208,12 +208,11 @@ def _keys(conf: Optional[DkmsConf]) -> Iterator[Tuple[str, int, str]]:
 # After
 
 
-def needed_by(paths: Sequence[str]) -> List[KernelModule]:
-    """The modules beside the symvers of drivers whose symbols are used."""
+def needed_by(builds: Sequence[Mount]) -> List[KernelModule]:
     return [
-        ko.read(Host("/"), os.path.join(os.path.dirname(path), name))
-        for path in paths
-        for name in sorted(os.listdir(os.path.dirname(path)))
+        ko.read(Host("/"), os.path.join(each.source, name))
+        for each in builds
+        for name in sorted(os.listdir(each.source))
         if name.endswith(".ko")
     ]
 

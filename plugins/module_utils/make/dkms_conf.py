@@ -100,14 +100,17 @@ dkms_tree=%(tree)s source_tree=%(sources)s install_tree=/lib/modules
 unset %(known)s
 set -f
 for __conf; do
-    (set +f; exec 3>/tmp/raw; . "$__conf" >&2; __tell >&3)
+    (set +f; exec 3>/tmp/raw; . "$__conf" >&2; __tell >&3) || :  # where set -e has no effect, as in dkms
     while IFS= read -r -d '' __name && IFS= read -r -d '' __index && IFS= read -r -d '' __value; do
         if [[ $__name == '?' ]]; then
             printf '?\0%%s\0\0' "$__index"
             continue
         fi
         __words=($__value)
-        eval "$__name[$__index]=\"${__words[*]}\"" || printf '!\0%%s\0%%s\0' "$__name" "$__value"
+        __words=${__words[*]}
+        [[ $__value == [[:space:]]* ]] && __words=" $__words"  # as dkms' echo has it: then it begins with no "make"
+        [[ $__value == *[![:space:]]*[[:space:]] ]] && __words+=" "
+        eval "$__name[$__index]=\"$__words\"" || printf '!\0%%s\0%%s\0' "$__name" "$__value"
     done < /tmp/raw >> /tmp/%(answers)s
 done
 {
@@ -256,6 +259,11 @@ def places(source: str, name: str, version: str) -> List[Mount]:
         Mount(above + "/source", link=above + "/build"),
         Mount("%s/%s-%s" % (SOURCES, name, version), link=above + "/build"),
     ]
+
+
+def built(name: str, version: str, box: Box) -> str:
+    """Where dkms keeps the modules of a build for the kernel of the box, and its Module.symvers."""
+    return "%s/%s/%s/%s/%s/module" % (TREE, name, version, box.release, box.machine)
 
 
 def _made(

@@ -21,6 +21,9 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 from .. import tools
 from ..errors import KmodError, from_oserror
 from ..host import Host
+from ..lock import scratch
+from ..read.offered import apt
+from ..read.offered.manager import Asking
 
 SECONDS = 900  # to fetch or to unpack a package
 _DEBIAN = re.compile(
@@ -96,8 +99,8 @@ class Manager(NamedTuple):
     """``wanted`` names the packages of a kernel's headers as ``get`` takes them, [] where they are not offered."""
 
     tool: str
-    wanted: Callable[[str, str], List[str]]
-    get: Callable[[str, Sequence[str], str], None]
+    wanted: Callable[[Asking, str], List[str]]
+    get: Callable[[Asking, Sequence[str], str], None]
 
 
 def fetched(root: str, release: str, keep: str) -> Optional[str]:
@@ -115,16 +118,20 @@ def fetched(root: str, release: str, keep: str) -> Optional[str]:
             "Give headers: a directory, or packages",
             "TOOL_MISSING",
         )
-    wanted = manager.wanted(root, release)
-    if not wanted:
-        return max(_before(keep, release), key=os.path.getmtime, default=None)
-    name = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8")).hexdigest()[:12]
-    directory = "%s/%s_%s" % (keep, release, name)
-    if not os.path.isdir(directory):
-        with _made(directory) as temporary, tempfile.TemporaryDirectory(
-            dir=os.path.dirname(temporary)
-        ) as got:
-            manager.get(root, wanted, got)
+    with scratch(Host("/")) as private:
+        asking = Asking(Host(root), private, (), os.uname().machine)
+        wanted = manager.wanted(asking, release)
+        if not wanted:
+            return max(_before(keep, release), key=os.path.getmtime, default=None)
+        name = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8")).hexdigest()[:12]
+        directory = "%s/%s_%s" % (keep, release, name)
+        if os.path.isdir(directory):
+            return directory
+        got = private + "/got"
+        os.mkdir(got)
+        os.chmod(private, 0o755)  # apt fetches as a user of its own, if that one can get here
+        with _made(directory) as temporary:
+            manager.get(asking, wanted, got)
             for package in sorted(os.listdir(got)):
                 if package.endswith((".deb", ".rpm")):
                     _unpack(os.path.join(got, package), temporary)
@@ -143,17 +150,17 @@ def _before(keep: str, release: str) -> List[str]:
     ]
 
 
-def _apt(root: str, *words: str) -> List[str]:
-    return [words[0], "-q"] + (["-o", "RootDir=" + root] if root != "/" else []) + list(words[1:])
+def _apt(asking: Asking, *words: str) -> List[str]:
+    return [words[0], "-q", *apt.options(asking), *words[1:]]
 
 
-def _apt_wanted(root: str, release: str) -> List[str]:
+def _apt_wanted(asking: Asking, release: str) -> List[str]:
     """NAME=VERSION of linux-headers-R and of the headers and kbuild packages that it depends on."""
     found: Dict[str, str] = {}
     todo = ["linux-headers-" + release]
     while todo:
         name = todo.pop()
-        shown = tools.run(_apt(root, "apt-cache", "show", "--no-all-versions", name), check=False).out
+        shown = tools.run(_apt(asking, "apt-cache", "show", "--no-all-versions", name), check=False).out
         version = re.search(r"^Version: (\S+)", shown, re.M)
         if name in found or not version:
             continue
@@ -167,19 +174,21 @@ def _apt_wanted(root: str, release: str) -> List[str]:
     return ["%s=%s" % item for item in sorted(found.items())] if "linux-headers-" + release in found else []
 
 
-def _apt_get(root: str, wanted: Sequence[str], directory: str) -> None:
+def _apt_get(asking: Asking, wanted: Sequence[str], directory: str) -> None:
     """Into the working directory, which is why a shell does it."""
-    argv = _apt(root, "apt-get", "download", *wanted)
+    argv = _apt(asking, "apt-get", "download", *wanted)
     tools.run(["sh", "-ec", 'cd "$1"; shift; exec "$@"', "sh", directory] + argv, timeout=SECONDS)
 
 
 def _dnf(root: str, *words: str) -> List[str]:
-    return ["dnf", "-q"] + (["--installroot", root] if root != "/" else []) + list(words)
+    # a kernel that is held back can be built for
+    options = ["-q", "--setopt=disable_excludes=main"] + (["--installroot", root] if root != "/" else [])
+    return ["dnf", *options, *words]
 
 
-def _dnf_wanted(root: str, release: str) -> List[str]:
+def _dnf_wanted(asking: Asking, release: str) -> List[str]:
     query = _dnf(
-        root,
+        asking.host.root,
         "repoquery",
         "--available",
         "--whatprovides",
@@ -190,15 +199,15 @@ def _dnf_wanted(root: str, release: str) -> List[str]:
     return sorted(set(tools.run(query, timeout=SECONDS).out.split()))[-1:]
 
 
-def _dnf_get(root: str, wanted: Sequence[str], directory: str) -> None:
-    tools.run(_dnf(root, "download", "--destdir", directory, *wanted), timeout=SECONDS)
+def _dnf_get(asking: Asking, wanted: Sequence[str], directory: str) -> None:
+    tools.run(_dnf(asking.host.root, "download", "--destdir", directory, *wanted), timeout=SECONDS)
 
 
 def _zypper(root: str, *words: str) -> List[str]:
     return ["zypper", "--non-interactive"] + (["--root", root] if root != "/" else []) + list(words)
 
 
-def _zypper_wanted(root: str, release: str) -> List[str]:
+def _zypper_wanted(asking: Asking, release: str) -> List[str]:
     """NAME=EDITION of kernel-FLAVOUR-devel and kernel-devel: their editions are the release's with one more
     number, that of the rebuild.
     """
@@ -206,7 +215,16 @@ def _zypper_wanted(root: str, release: str) -> List[str]:
     found = []
     for name in ("kernel-%s-devel" % flavour, "kernel-devel"):
         shown = tools.run(
-            _zypper(root, "--xmlout", "search", "--details", "--match-exact", "--type", "package", name),
+            _zypper(
+                asking.host.root,
+                "--xmlout",
+                "search",
+                "--details",
+                "--match-exact",
+                "--type",
+                "package",
+                name,
+            ),
             check=False,
             timeout=SECONDS,
         ).out
@@ -219,8 +237,11 @@ def _zypper_wanted(root: str, release: str) -> List[str]:
     return found if len(found) == 2 else []
 
 
-def _zypper_get(root: str, wanted: Sequence[str], directory: str) -> None:
-    tools.run(_zypper(root, "--pkg-cache-dir", directory + "/cache", "download", *wanted), timeout=SECONDS)
+def _zypper_get(asking: Asking, wanted: Sequence[str], directory: str) -> None:
+    tools.run(
+        _zypper(asking.host.root, "--pkg-cache-dir", directory + "/cache", "download", *wanted),
+        timeout=SECONDS,
+    )
     for above, _below, names in os.walk(directory + "/cache"):
         for name in names:
             if name.endswith(".rpm"):

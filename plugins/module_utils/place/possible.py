@@ -6,7 +6,7 @@
 modules.
 """
 
-from typing import Mapping, Sequence
+from typing import Mapping, Optional, Sequence
 
 from ..host import Host
 from ..read import names
@@ -22,7 +22,7 @@ def entries(
     host: Host,
     request: entry.Request,
     kernels: Sequence[str],
-    takes: Mapping[str, Sequence[str]],
+    takes: Optional[Mapping[str, Sequence[str]]] = None,
 ) -> EntryAnswer:
     """That each of the kernels can have an entry, beside those that have a variant already: planned with the
     shipped image in the place of variants.
@@ -36,7 +36,9 @@ def entries(
     had = existing.started(host, request.drivers)
     releases = sorted({*kernels, *(installed & set(had))}, key=version_key)
     images = {
-        release: Verified((image.shipped(host, release),), driver=names.together(takes.get(release, ())))
+        release: Verified(
+            (image.shipped(host, release),), driver=names.together((takes or {}).get(release, ()))
+        )
         for release in releases
     }
     _plan, answer = entry.present(host, request._replace(all_kernels=True), images)

@@ -205,7 +205,7 @@ def of_kernel(host: Host, image: Optional[str], running: bool) -> Optional[Btf]:
     try:
         if running and host.is_file(RUNNING):
             return Btf(host.read(RUNNING))
-        return find(kernel_image.unpack(host.read(image), image)) if image else None
+        return find(kernel_image.of(host, image)) if image else None
     except (KmodError, BtfError):
         return None
 

@@ -143,7 +143,7 @@ def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str])
     kept = cache.load(host, release, key)
     if kept is None:
         kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
-        kept.update(kernel_image.exports(kernel_image.unpack(host.read(path), path), path))
+        kept.update(kernel_image.exports(kernel_image.of(host, path), path))
         cache.store(host, release, key, exports=kept)
     return kept
 
@@ -151,14 +151,11 @@ def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str])
 def fingerprint(host: Host, paths: List[str]) -> str:
     """A digest of the paths, sizes, times and inodes of files."""
     digest = hashlib.sha256()
-    # of the directories: resolving each of some 4000 paths anew would take longer than all the rest
     real: Dict[str, str] = {}
     for path in paths:
-        directory, name = os.path.split(path)
-        if directory not in real:
-            real[directory] = host.real(directory)
+        directory, _slash, name = path.rpartition("/")
         try:
-            status = host.entry(real[directory] + "/" + name)
+            status = host.entry(_real(host, directory, real) + "/" + name)
             status = (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
         except (FileNotFoundError, NotADirectoryError):  # listed in modules.dep and gone since
             continue
@@ -170,6 +167,19 @@ def fingerprint(host: Host, paths: List[str]) -> str:
             )
         )
     return digest.hexdigest()
+
+
+def _real(host: Host, directory: str, known: Dict[str, str]) -> str:
+    """``Host.real`` of one of hundreds of directories, by the one above it: resolving each of them anew would
+    take longer than all the rest. Errors: OSError.
+    """
+    if directory not in known:
+        above, _slash, name = directory.rpartition("/")
+        found = _real(host, above, known) + "/" + name if above else ""
+        if not found or not stat.S_ISDIR(host.entry(found).st_mode):
+            found = host.real(directory)
+        known[directory] = found
+    return known[directory]
 
 
 def _exporting(host: Host, modules_dir: str, own: Dict[str, str]) -> List[Tuple[str, str]]:

@@ -13,11 +13,13 @@ entry that points to it, the entry to its table, and the sizes of all tables mus
 import re
 import struct
 from itertools import chain, islice
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .. import compression
 from ..errors import KmodError
+from ..host import Host
 from .exports import Export
+from .unpacked import WINDOW, Bytes, Store
 
 # the largest seen has 63 MiB; more than this, with a decoder's window, would be too much for a small host
 LIMIT = 160 << 20
@@ -25,7 +27,6 @@ _NEXT = "Install the kernel's symvers (its -devel or -headers package)"
 _FEW = 16  # false traces to follow before giving up; real images have at most four
 LAYERS = 3  # Image.gz inside of an EFI zboot image, and one to spare
 
-Bytes = Union[bytes, bytearray]
 Entry = Tuple[int, int]  # where among the strings a symbol's name and namespace start; -1 for no namespace
 
 
@@ -74,6 +75,21 @@ def vermagic(image: KernelImage) -> Optional[str]:
 
 
 # Unpacking
+
+
+def of(host: Host, path: str) -> KernelImage:
+    """The kernel inside of a host's boot image; the last one is kept, since its exports, certificates and
+    types are asked for one after another. Errors: those of ``unpack``.
+    """
+    status = host.stat(path)
+    key = (host.root, path, status and (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns))
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = unpack(host.read(path), path)
+    return _LAST[key]
+
+
+_LAST: Dict[Any, KernelImage] = {}
 
 
 def unpack(data: Bytes, what: str) -> KernelImage:
@@ -133,7 +149,7 @@ def _bzimage(data: Bytes, what: str) -> Bytes:
             "KERNEL_IMAGE_UNKNOWN",
         )
     start = ((head[0x1F1] or 4) + 1) * 512 + offset
-    return _inflate(data[start : start + length], what, tail=4)
+    return _inflate(memoryview(data)[start : start + length], what, tail=4)
 
 
 def _zboot(data: Bytes, what: str) -> Bytes:
@@ -141,7 +157,7 @@ def _zboot(data: Bytes, what: str) -> Bytes:
     (``drivers/firmware/efi/libstub/zboot-header.S``).
     """
     start, length = struct.unpack("<II", bytes(data[8:16]).ljust(8, b"\0"))
-    return _inflate(data[start : start + length], what)
+    return _inflate(memoryview(data)[start : start + length], what)
 
 
 def _s390(data: Bytes, what: str) -> Tuple[str, Bytes]:
@@ -167,14 +183,14 @@ def _s390(data: Bytes, what: str) -> Tuple[str, Bytes]:
     raise problem
 
 
-def _inflate(data: Bytes, what: str, tail: int = 0) -> Bytes:
+def _inflate(data: Union[Bytes, memoryview], what: str, tail: int = 0) -> Bytes:
     """One compressed stream; what follows it is ignored.
 
     ``tail``: bytes of unpacked size behind an lz4 stream, which has no end of its own.
     """
     kind = compression.detect(bytes(data[:8]))
     if kind is None:
-        return data
+        return bytes(data)
     if kind == "lz4" and tail:
         data = data[:-tail]
     decoder = compression.Decoder(kind, what)
@@ -183,18 +199,23 @@ def _inflate(data: Bytes, what: str, tail: int = 0) -> Bytes:
     return unpacked
 
 
-def _drain(decoder: compression.Decoder, data: Bytes, what: str) -> bytearray:
-    unpacked = bytearray()  # grows in place: half the memory of joined pieces
-    for piece in decoder.feed(bytes(data)):
-        unpacked += piece
-        if len(unpacked) > LIMIT:
-            raise KmodError(
-                what,
-                "unpacks to more than %d bytes" % LIMIT,
-                "It is damaged, or made to do harm",
-                "COMP_LIMIT",
-            )
-    return unpacked
+def _drain(decoder: compression.Decoder, data: Union[Bytes, memoryview], what: str) -> Bytes:
+    """Errors: COMP_LIMIT, those of the decoder."""
+    store = Store()
+    with memoryview(data) as view:
+        for at in range(0, len(view), WINDOW):
+            for piece in decoder.feed(bytes(view[at : at + WINDOW])):
+                store.add(piece)
+                if store.size > LIMIT:
+                    raise KmodError(
+                        what,
+                        "unpacks to more than %d bytes" % LIMIT,
+                        "It is damaged, or made to do harm",
+                        "COMP_LIMIT",
+                    )
+            if decoder.eof and len(decoder.unused) >= 4:  # all that is asked of what follows
+                break
+    return store.whole()
 
 
 # Tables
@@ -458,4 +479,7 @@ def _exports(
 
 
 def _text(data: Bytes, start: int) -> str:
-    return data[start : data.index(b"\0", start, start + 512)].decode("ascii")
+    end = data.find(b"\0", start, start + 512)
+    if end < 0:
+        raise ValueError("no end")
+    return data[start:end].decode("ascii")

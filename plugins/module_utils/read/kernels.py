@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, O
 from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import MODULES, Host
-from . import depmod, export_sources, family, kernel_image, ko, modprobe, names, signature
+from . import depmod, export_sources, family, kernel_image, ko, modprobe, names, signature, unpacked
 from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
@@ -211,14 +211,17 @@ class Kernel:
         kept = kept_files.load(self.host, name, key)
         with contextlib.suppress(LookupError, TypeError, ValueError):
             if kept is not None:
-                certificates = bytes.fromhex(kept["certificates"])
-                return Trust(tuple(signature.certificates(certificates)), kept["checks"])
+                packed = bytes.fromhex(kept["certificates"])
+                return Trust(tuple(signature.certificates(packed)), kept["checks"])
         image = _unpacked(self)
         if image is None:
             return Trust()
-        found = Trust(
-            tuple(signature.certificates(image.data)), b"Module hash %*phN is blacklisted" in image.data
-        )
+        certificates: Dict[Certificate, None] = {}
+        checks = False
+        for piece in unpacked.windows(image.data):
+            certificates.update(dict.fromkeys(signature.certificates(piece)))
+            checks = checks or b"Module hash %*phN is blacklisted" in piece
+        found = Trust(tuple(certificates), checks)
         kept_files.store(
             self.host,
             name,
@@ -425,7 +428,7 @@ def _image_vermagic(kernel: Kernel) -> Optional[str]:
 
 
 def _unpacked(kernel: Kernel) -> Optional[kernel_image.KernelImage]:
-    """Its image, unpacked anew; None where it has none that can be read."""
+    """Its image, unpacked; None where it has none that can be read."""
     with forgiving():
-        return kernel_image.unpack(kernel.host.read(kernel.image), kernel.image) if kernel.image else None
+        return kernel_image.of(kernel.host, kernel.image) if kernel.image else None
     return None

@@ -262,6 +262,13 @@ def test_an_archive_gives_the_same_input_and_bytes_as_its_directory(run, tmp_pat
     assert (again.input, again.digests) == (first.input, first.digests)
 
 
+# where sources look that know dkms alone
+RECIPE = """cat $KBUILD_EXTRA_SYMBOLS
+cmp $KBUILD_EXTRA_SYMBOLS /var/lib/dkms/base/1.0/$(uname -r)/$(uname -m)/module/Module.symvers || exit 1
+cp drv.bin drv.ko
+"""
+
+
 def test_drivers_that_are_needed_give_their_symbols_and_have_to_be_there(run, tmp_path):
     source(
         tmp_path / "base",
@@ -275,7 +282,7 @@ def test_drivers_that_are_needed_give_their_symbols_and_have_to_be_there(run, tm
     )
     user = {"drv.bin": ko("drv", (LAYOUT, ("printk", 0x22), ("base_open", 0x77)), depends="base")}
     text = CONF.replace('"cp drv.bin drv.ko"', '"sh ./recipe"') + "BUILD_DEPENDS[0]=base\n"
-    conf(tmp_path, text, recipe="cat $KBUILD_EXTRA_SYMBOLS; cp drv.bin drv.ko\n", **user)
+    conf(tmp_path, text, recipe=RECIPE, **user)
     assert code_of(run) == "DEPENDS_MISSING"
     base = run(driver="base", source=str(tmp_path / "base"))
     assert base.result == "built", base.msg

@@ -422,3 +422,12 @@ def test_check_mode_says_that_nothing_is_known_of_what_a_tool_builds(machine):
     (row,) = machine.deploy_all(wanted, check=True)[1].drivers
     assert machine.snapshot() == before and row.entry is None
     assert "is not known in check mode" in row.notes[0] and NEW in row.notes[0] and OLD in row.notes[0]
+
+
+def test_check_mode_foretells_what_a_changed_parameter_brings(parametered):
+    parametered.deploy_all(parametered.wanted(**LOADED))
+    later = parametered.wanted(**dict(LOADED, options={"vendor": {"debug": 2}}))
+    before = parametered.snapshot()
+    foretold = parametered.deploy_all(later, check=True)[1].drivers[0].changed
+    assert parametered.snapshot() == before and "variant" in foretold
+    assert parametered.deploy_all(later)[1].drivers[0].changed == foretold

@@ -133,6 +133,17 @@ def test_a_matching_make_needs_no_first_one(read):
     assert read(ONE + "MAKE[0]=zero\nMAKE_MATCH[0]=^6\nMAKE[1]=one\n").make == "zero"
 
 
+def test_spaces_about_a_value_stay_and_count(read):
+    """A command that begins with one is none that begins with make; a pattern that ends with one fits nothing."""
+    conf = read(ONE + "MAKE='\t make  x '\nBUILD_EXCLUSIVE_KERNEL='^6.1 '\nPRE_BUILD=' '\nPATCH[0]='a '\n")
+    assert (conf.make, conf.pre_build, conf.patches) == (" make x ", " ", ("a ",))
+    assert conf.excluded == "BUILD_EXCLUSIVE_KERNEL: ^6.1 "
+
+
+def test_a_conf_that_wants_to_end_at_an_error_is_read_on_as_by_dkms(read):
+    assert read(ONE + "set -e\nfalse\nMAKE=x\n").make == "x"
+
+
 def test_a_value_may_name_what_dkms_has_evaluated_before_it(read):
     text = ONE + "MAKE='make ${PACKAGE_VERSION} ${BUILT_MODULE_NAME}.'\nSTRIP='$DEST_MODULE_LOCATION no'\n"
     conf = read(text)

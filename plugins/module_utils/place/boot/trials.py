@@ -156,8 +156,8 @@ def _verdict(
             up
             + ", but the boot loader gave the kernel another initramfs than the variant, or none: the variant was not unpacked.",
         )
-    shown = [_shown(host, release, each, states[each], came=up + ", but ") for each in states]
-    wrong = [each for each in shown if each and each[0] != "idle"] + [each for each in shown if each]
+    against = [_shown(host, release, each, states[each], came=up + ", but ") for each in states]
+    wrong = [each for each in against if each and each[0] != "idle"] + [each for each in against if each]
     if wrong:
         return wrong[0]
     these = [name for each in states.values() for name in each if each[name] == "this"]

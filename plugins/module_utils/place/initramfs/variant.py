@@ -27,11 +27,9 @@ from .. import depmod, loading
 from ..boot import shipped as shipped_entry
 from ..boot import withdraw
 from ..boot.menu import Entry
-from . import early, existing, image, manifest, overlay, rebuild, tpm, witness
+from . import early, existing, image, manifest, overlay, rebuild, room, tpm, witness
 from .kept import Kept
 from .manifest import Added, Base, EarlyLoad, Variant, Wants
-
-SLACK = 1 << 20  # left free on /boot
 
 
 class Recipe(NamedTuple):
@@ -187,7 +185,7 @@ def present(
             whole.put(witness.path_of(path), None)
             foreign += [path] if host.lstat(path) is not None else []
     whole.extend(made)
-    room(host, whole)
+    room.check(host, whole)
     return whole, Variants(
         tuple(rows), tuple(variant.path for variant in pruned), tuple(chosen), tuple(foreign)
     )
@@ -239,7 +237,7 @@ def possible(host: Host, recipe: Recipe, kernels: Sequence[str]) -> Tuple[Plan, 
     it, and would start with that.
 
     Images of which there is a variant with the drivers are not read again. The plan is empty. Errors: those
-    of ``image.shipped``, ``image.read``, ``tpm.check``, ``way``, ``early.load`` and ``room``.
+    of ``image.shipped``, ``image.read``, ``tpm.check``, ``way``, ``early.load`` and ``room.check``.
     """
     rows, whole = [], Plan(host)
     had = {each.base for each in existing.found(host) if set(recipe.drivers) <= set(each.wants.drivers)}
@@ -257,7 +255,7 @@ def possible(host: Host, recipe: Recipe, kernels: Sequence[str]) -> Tuple[Plan, 
             whole.put(
                 free_name(host, path), File(Content(size, "", tuple), shipped.mode, shipped.owner), keep=False
             )
-    room(host, whole)
+    room.check(host, whole)
     return Plan(host), Variants(tuple(rows))
 
 
@@ -497,28 +495,3 @@ def free_name(host: Host, base: str, taken: Container[str] = ()) -> str:
 
 def _blocked(host: Host, path: str) -> bool:
     return host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path))
-
-
-def room(host: Host, whole: Plan) -> None:
-    """Refuse what does not fit, before anything is written: a full /boot is what kernel updates fail of.
-
-    An old variant goes only after the new one is there."""
-    needed: Dict[int, int] = {}
-    for step in whole.steps:
-        if isinstance(step, Change) and (
-            isinstance(step.after, File) or isinstance(step.before, File) and step.after is None
-        ):
-            directory = os.path.dirname(step.path)
-            device = host.room(directory)[0]
-            sizes = [node.content.size if isinstance(node, File) else 0 for node in (step.before, step.after)]
-            needed[device] = needed.get(device, SLACK) + sizes[1]
-            free = host.free(directory)
-            if isinstance(step.after, File) and needed[device] > free:
-                raise KmodError(
-                    step.path,
-                    "needs %d MiB, but %d MiB are free there" % (needed[device] + 0xFFFFF >> 20, free >> 20),
-                    "Free space in %s, for instance of old kernels, or use method segment where the boot loader takes several images"
-                    % directory,
-                    "BOOT_FULL",
-                )
-            needed[device] -= sizes[0] if not step.keep else 0

@@ -67,10 +67,10 @@ class Apt(manager.PackageManager):
         patience = ["Acquire::Retries=1"] + [
             "Acquire::%s::Timeout=%d" % (way, manager.SILENT) for way in ("http", "https", "ftp")
         ]
-        options = [word for each in patience for word in ("-o", each)]
+        patient = [word for each in patience for word in ("-o", each)]
         done = ask(
             asking,
-            ["apt-get", *_options(asking), *options, "download", *names],
+            ["apt-get", *options(asking), *patient, "download", *names],
             directory=directory,
             limit=DOWNLOAD,
         )
@@ -203,13 +203,13 @@ class AptLists:
         return [stanza for name in names for stanza in self.known[name]]
 
     def _run(self, *argv: str, check: bool = True) -> "manager.tools.Completed":
-        done = ask(self.asking, [argv[0], *_options(self.asking), *argv[1:]])
+        done = ask(self.asking, [argv[0], *options(self.asking), *argv[1:]])
         if done.status and (check or not re.search("No packages found|Unable to locate", done.err)):
             raise manager.broken("apt", said(done))
         return done
 
 
-def _options(asking: Asking) -> List[str]:
+def options(asking: Asking) -> List[str]:
     """Caches of our own; of another root all else is that one's."""
     cache = os.path.join(asking.scratch, "apt")
     os.makedirs(os.path.join(cache, "archives", "partial"), exist_ok=True)

@@ -14,6 +14,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
     existing,
     kept,
     listing,
+    room,
     variant,
 )
 from tests.forge.cpio import cpio
@@ -96,9 +97,9 @@ def test_an_old_variant_and_the_new_one_need_room_at_the_same_time(machine, monk
     run(machine)
     machine.module("extra/acme/acme.ko", ko("acme", filler=b"driver 2"))
     size = machine.variant().stat().st_size
-    monkeypatch.setattr(Host, "free", lambda self, path: size + variant.SLACK - 4096)
+    monkeypatch.setattr(Host, "free", lambda self, path: size + room.SLACK - 4096)
     assert error_of(machine) == "BOOT_FULL"
-    monkeypatch.setattr(Host, "free", lambda self, path: size + variant.SLACK + 8192)
+    monkeypatch.setattr(Host, "free", lambda self, path: size + room.SLACK + 8192)
     assert run(machine)[1]["variants"][0]["status"] == "replaced"
 
 
