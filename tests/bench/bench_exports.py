@@ -81,7 +81,13 @@ def exports(which: str) -> Section:
             took["unpack"].seconds,
             -1.5,
         ),
-        Row("exports without symvers, cold, beside depmod", took["cold"].seconds, "s", "one depmod -n", took["depmod"].seconds),
+        Row(
+            "exports without symvers, cold, beside depmod",
+            took["cold"].seconds,
+            "s",
+            "one depmod -n",
+            took["depmod"].seconds,
+        ),
         Row("exports without symvers, cached", took["cached"].seconds * 1000, "ms", "goal", 30, -1),
         Row("memory of exports without symvers", took["cold"].memory, "MiB", "goal", 80, -1),
     ]
