@@ -37,6 +37,7 @@ class Fleet:
 
     def __init__(self, directory: str) -> None:
         self.directory = Path(directory)
+        self.own = 0.0  # seconds of the last play in the one process that hands out tasks
         (self.directory / "ansible.cfg").write_text("")
         self.environment = dict(
             os.environ,
@@ -45,6 +46,9 @@ class Fleet:
             ANSIBLE_LOCALHOST_WARNING="false",
             ANSIBLE_PIPELINING="1",
             ANSIBLE_FORKS="2",
+            ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).parent / "callback_plugins"),
+            ANSIBLE_CALLBACKS_ENABLED="own_time",
+            OUTOFTREE_KMOD_OWN_TIME=str(self.directory / "own"),
         )
 
     def play(self, hosts: dict[str, str], play: dict[str, object], **environment: str) -> Cost:
@@ -59,7 +63,9 @@ class Fleet:
             "-i",
             str(self.directory / "inventory.json"),
         ]
-        return cost([*argv, str(path)], **dict(self.environment, **environment))
+        took = cost([*argv, str(path)], **dict(self.environment, **environment))
+        self.own = float((self.directory / "own").read_text())
+        return took
 
     def host(self, name: str, kernels: list[fleet.Kernel]) -> str:
         root = self.directory / name
@@ -136,6 +142,7 @@ class Slopes(NamedTuple):
     driver: float
     kernel: float
     start: float
+    own: float  # of a host's seconds those of the one process that hands out tasks
 
 
 def hosts(counts: tuple[int, ...] = HOSTS) -> tuple[Section, Slopes]:
@@ -155,12 +162,14 @@ def hosts(counts: tuple[int, ...] = HOSTS) -> tuple[Section, Slopes]:
         there.play(every, role(one))  # each settles
         lines: dict[str, list[tuple[float, float]]] = {"ping": [], "role": []}
         took: dict[str, Cost] = {}
+        own: list[float] = []
         for count in counts:
             some = dict(list(every.items())[:count])
             took = {
                 "ping": there.play(some, {"tasks": [PING]}),
                 "role": there.play(some, role(one)),
             }
+            own.append(there.own)
             for name, each in took.items():
                 lines[name].append((float(count), each.seconds))
         as_many = there.play(dict(list(every.items())[: counts[0]]), {"tasks": [PING] * ROLE_TASKS})
@@ -185,6 +194,7 @@ def hosts(counts: tuple[int, ...] = HOSTS) -> tuple[Section, Slopes]:
         (four - base) / FEW / 3,
         (eight - base) / FEW / 6,
         lines["role"][0][1] - counts[0] * per["role"],
+        (own[-1] - own[0]) / (counts[-1] - counts[0]),
     )
     rows = [
         Row(
@@ -211,6 +221,7 @@ def hosts(counts: tuple[int, ...] = HOSTS) -> tuple[Section, Slopes]:
             halves[0],
             -1.3,
         ),
+        Row("of it the process that hands out tasks", slopes.own * 1000, "ms", "a host", per["role"] * 1000),
         Row("a driver more on each host", slopes.driver * 1000, "ms", "a host", per["role"] * 1000),
         Row("a kernel more on each host", slopes.kernel * 1000, "ms", "a host", per["role"] * 1000),
         Row(

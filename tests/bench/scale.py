@@ -44,8 +44,9 @@ def page(slopes: Slopes, sections: Sequence[Section], on: str) -> str:
         "cpu_ping": (slopes.ping - settled.beside) * FLEET / 3600,
         "tasks": ROLE_TASKS,
         "memory": _memory(rows),
-        "table": _table(work, settled.here),
-        "slices": _slices(work, settled.here),
+        "own": slopes.own * 1000,
+        "table": _table(work, slopes.own, settled.here),
+        "slices": _slices(work, slopes.own, settled.here),
     }
 
 
@@ -54,24 +55,24 @@ def _memory(rows: dict[str, Row]) -> str:
     return "%.0f MiB (%s; ping: %.0f MiB)" % (found.here, found.what.partition(", ")[2], found.beside)
 
 
-def minutes(work: float, task: float, processors: int, forks: int, hosts: int = FLEET) -> float:
-    """The longer one of: the controller's own work on its processors, and hosts that are waited for, ``forks``
-    at a time.
+def minutes(work: float, own: float, task: float, processors: int, forks: int, hosts: int = FLEET) -> float:
+    """The longest of: the one process that hands out tasks, the controller's work on its processors, and hosts
+    that are waited for, ``forks`` at a time.
     """
     waiting = (work + task + ROUND_TRIP * TRIPS) / forks
-    return hosts * max(work / processors, waiting) / 60
+    return hosts * max(own, work / processors, waiting) / 60
 
 
-def _table(work: float, task: float) -> str:
+def _table(work: float, own: float, task: float) -> str:
     lines = ["| | %s |" % " | ".join("%d forks" % forks for forks in FORKS), "|---" * (len(FORKS) + 1) + "|"]
     for processors in PROCESSORS:
-        cells = ["%.0f min" % minutes(work, task, processors, forks) for forks in FORKS]
+        cells = ["%.0f min" % minutes(work, own, task, processors, forks) for forks in FORKS]
         lines.append("| %d processors | %s |" % (processors, " | ".join(cells)))
     return "\n".join(lines)
 
 
-def _slices(work: float, task: float) -> str:
+def _slices(work: float, own: float, task: float) -> str:
     lines = ["| slices | each |", "|---|---|"]
     for slices in SLICES:
-        lines.append("| %d | %.0f min |" % (slices, minutes(work, task, 8, 50, FLEET // slices)))
+        lines.append("| %d | %.0f min |" % (slices, minutes(work, own, task, 8, 50, FLEET // slices)))
     return "\n".join(lines)
