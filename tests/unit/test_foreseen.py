@@ -6,6 +6,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -148,7 +149,7 @@ def test_a_tool_gets_the_file_as_it_is_planned(host, tmp_path):
 def test_a_tool_gets_a_directory_as_it_is_planned(host, tmp_path):
     foreseen = Foreseen(host, planned(host))
     where = foreseen.laid_out("/etc", str(tmp_path / "laid"))
-    assert {name: (tmp_path / "laid" / name).read_text() for name in os.listdir(where)} == {
+    assert {each.name: each.read_text() for each in Path(where).iterdir()} == {
         "new": "new",
         "old": "replaced",
         "stays": "new",

@@ -105,7 +105,8 @@ def test_the_role_gives_an_image_root_its_driver_and_has_it_follow(kernel, build
         .replace("builds/mydriver", str(builds))
         for word in shlex.split(play)
     ]
-    more = ["-e", "kmod_initrd=false", "-e", "kmod_entry=false"]  # the table's last row: a kernel alone
+    more = ["-e", "ansible_python_interpreter=" + sys.executable]
+    more += ["-e", "kmod_initrd=false", "-e", "kmod_entry=false"]  # the table's last row: a kernel alone
     failed, said = run([*words, *more], settings(tmp_path))
     assert not failed and "changed=1" in said, said
     assert list(root.glob("lib/modules/*/extra/%s/%s.ko" % (DRIVER, DRIVER)))
@@ -149,7 +150,8 @@ def test_mkosi_makes_an_image_whose_kernel_has_the_driver(kernel, builds, kmodct
         "[Content]\nBootable=no\nPackages=kmod %s\n" % kernel.package
     )
     failed, said = run(
-        [*podman, "run", "--rm", "--privileged", "--network=host", "--ulimit=nofile=1024:20000"]
+        [*podman, "run", "--rm", "--privileged", "--network=host"]
+        + ["--ulimit=nofile=1024:20000", "--ulimit=nproc=1024:2000"]
         + ["-v", "/etc/ssl/certs:/etc/ssl/certs:ro", "-v", "%s:/image" % source, "-w", "/image"]
         + ["localhost/kmod-mkosi", "mkosi", "--force", "build"],
         settings(tmp_path),

@@ -143,6 +143,7 @@ def run(turns: Turns, options: Options) -> Answer:
     for each in shared:
         gate.refuse_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
+    # in check mode, too: what follows from links is seen on a host that has them
     need = [path for each in present for path in gate.lacking(each, foreseen[each.driver], options.files)]
     follows = any(each.follow for each in present) and not turns.check
     kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
