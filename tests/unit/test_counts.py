@@ -106,7 +106,7 @@ def host(tmp_path):
 
 def test_a_settled_host_costs_a_handful_of_modules_and_small_files(host):
     found = counted(host.root, TASK, {"params": host.params(), "archive": str(host.archive)})
-    assert found["core"] == {"errors", "host", "kept_files", "seen", "settled", "task", "tools"}
+    assert found["core"] == {"errors", "host", "kept_files", "reader", "seen", "settled", "task", "tools"}
     assert found["processes"] == 0
     # the record, and files of up to 4 KiB whose content counts
     assert found["files"] <= 30 and found["read"] <= 32 << 10
