@@ -349,7 +349,8 @@ def _absent(
         each.driver: work.steps[each.driver].follow(following.Options(each.driver, "absent"))[0]
         for each in absent
     }
-    beside = {name for each in existing.holding(turns.host, list(gone)) for name in each.wants.drivers}
+    there = existing.holding(turns.host, list(gone)) if gone else []
+    beside = {name for each in there for name in each.wants.drivers}
     for each in shared:
         if beside & set(each.drivers):
             _start(work, each, leaving=[work.steps[name] for name in gone & beside])

@@ -62,12 +62,11 @@ def started(
     """What a boot entry starts for each kernel that has a variant with the drivers, or with some of them
     (``each``), or for each of the named kernels; oldest kernel first. Error: VARIANT_MISSING.
     """
-    # one with these drivers alone comes last
-    of_all = sorted(
-        (one for one in holding(host, drivers) if set(drivers) <= set(one.wants.drivers)),
-        key=lambda one: -len(one.wants.drivers),
-    )
-    found = of_each(host, drivers) if each else {one.wants.kernel: one for one in of_all}
+    if each:
+        found = of_each(host, drivers)
+    else:  # one with these drivers alone comes last
+        of_all = [one for one in holding(host, drivers) if set(drivers) <= set(one.wants.drivers)]
+        found = {one.wants.kernel: one for one in sorted(of_all, key=lambda one: -len(one.wants.drivers))}
     for release in kernels:
         if release not in found:
             raise KmodError(
