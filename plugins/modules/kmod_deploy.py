@@ -16,9 +16,9 @@ description:
   - Drivers are brought there in the order in which they are listed. One that needs symbols of another comes after it.
   - The drivers that want an initramfs variant and a boot entry have one of each together for every kernel, with those of them that it takes.
     They are tried together, and the entry becomes the default when each of them has proved itself.
-  - In check mode all of it is planned, one step of what would be there after those before it. What a variant is made of is sent to Ansible's
-    temporary directory for that. Of a variant that the distribution's own tool builds (O(drivers[].method=rebuild)) nothing is known before
-    it is there; that is said in RV(drivers[].notes).
+  - In check mode all of it is planned, one step of what would be there after those before it. The modules that the host lacks are sent
+    to Ansible's temporary directory for that. Of a variant that the distribution's own tool builds (O(drivers[].method=rebuild)) nothing
+    is known before it is there; that is said in RV(drivers[].notes).
   - The role C(outoftree.kmod.deploy) is this module, and reboots where that is asked for.
 options:
   drivers:

@@ -131,7 +131,7 @@ def test_a_machine_with_secure_boot_takes_what_its_owner_has_enrolled_the_key_of
     argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     argv += ["-drive", "if=pflash,format=raw,readonly=on,file=%s" % CODE]
     argv += ["-drive", "if=pflash,format=raw,file=%s" % variables]
-    argv += ["-drive", "format=raw,file=fat:%s" % (tmp_path / "esp")]
+    argv += ["-drive", "format=raw,file=fat:rw:%s" % (tmp_path / "esp")]
     said = qemu.console(argv, 1200, r"(?m)^= end$|Kernel panic|Security Violation|grub>")
     answers = {
         name: errno.errorcode.get(int(code)) for name, code in re.findall(r"^= (\w+) (\d+)$", said, re.M)

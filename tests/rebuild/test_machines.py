@@ -50,7 +50,6 @@ class Fleet:
     def play(self, playbook, **variables):
         """(exit status, all that was said, with -vvv)"""
         common = {
-            "kmod_hosts": "hosts",
             "kmod_store": "builds",
             "kmod_build_host": "build1",
             "kmod_build_store": "~/kmods",
@@ -67,7 +66,7 @@ class Fleet:
         }
         (self.directory / "inventory.json").write_text(json.dumps(inventory))
         argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-vvv", "--diff"]
-        argv += ["-i", "inventory.json", "-e", "@secrets.json", playbook]
+        argv += ["-i", "inventory.json", "-e", "@secrets.json", "-e", "kmod_hosts=hosts", playbook]
         environment = dict(
             os.environ,
             ANSIBLE_COLLECTIONS_PATH=self.collections,

@@ -68,12 +68,10 @@ def machine(root, kernels):
 
 
 class Fleet:
-    def __init__(self, directory, kernels, collections):
+    def __init__(self, directory, kernels, collections, hosts=None):
         self.directory, self.kernels, self.collections = directory, kernels, collections
-        self.roots = {
-            "web1": machine(directory / "web1", kernels[:2]),
-            "web2": machine(directory / "web2", kernels[2:]),
-        }
+        hosts = hosts or {"web1": kernels[:2], "web2": kernels[2:]}
+        self.roots = {name: machine(directory / name, own) for name, own in hosts.items()}
         argv = [
             "openssl",
             "req",

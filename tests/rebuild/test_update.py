@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.outoftree.kmod.plugins.module_utils.make import build_store
 from tests.forge import repositories
 from tests.lab import debian
-from tests.rebuild.test_rebuild import Fleet, kernels, machine, missing  # noqa: F401
+from tests.rebuild.test_rebuild import Fleet, kernels, missing  # noqa: F401
 
 pytestmark = [
     pytest.mark.full,
@@ -42,11 +42,8 @@ class Updated(Fleet):
     """web1 and web2 have the driver ootedu, web3 has another; all three will get the newer kernel."""
 
     def __init__(self, directory, old, new, collections):
-        super().__init__(directory, [old, new], collections)
-        for root in self.roots.values():
-            shutil.rmtree(root)
+        super().__init__(directory, [old, new], collections, dict.fromkeys(("web1", "web2", "web3"), [old]))
         self.old, self.new = old, new
-        self.roots = {name: machine(directory / name, [old]) for name in ("web1", "web2", "web3")}
         repository = directory / "apt"
         repositories.deb(repository, old.package, old.version)
         repositories.deb(repository, new.package, new.version, Source="linux-signed-amd64")

@@ -87,17 +87,17 @@ def of_each(host: Host, drivers: Sequence[str]) -> Dict[str, Variant]:
     of: Dict[str, List[Variant]] = {}
     for each in holding(host, drivers):
         of.setdefault(each.wants.kernel, []).append(each)
-    return {
-        release: max(
-            of[release],
-            key=lambda each: (
-                set(each.wants.drivers) == set(drivers_of(host, each.wants.kernel, drivers)),
-                len(set(drivers) & set(each.wants.drivers)),
-                -len(each.wants.drivers),
-            ),
-        )
-        for release in of
-    }
+    return {release: _best(host, release, drivers, of[release]) for release in of}
+
+
+def _best(host: Host, release: str, drivers: Sequence[str], there: Sequence[Variant]) -> Variant:
+    if len(there) == 1:
+        return there[0]
+    its = drivers_of(host, release, drivers)
+    most = sorted(
+        there, key=lambda each: (len(set(each.wants.drivers) - set(drivers)), -len(each.wants.drivers))
+    )
+    return next((each for each in there if tuple(sorted(each.wants.drivers)) == its), most[0])
 
 
 def loaded(path: str, base: str, method: str) -> Tuple[str, ...]:

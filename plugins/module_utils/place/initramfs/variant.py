@@ -47,7 +47,8 @@ class Recipe(NamedTuple):
 
     def of(self, host: Host, release: str) -> "Recipe":
         """What it is for one kernel."""
-        its = existing.drivers_of(host, release, self.drivers) if self.each else ()
+        several = self.each and len(self.drivers) > 1
+        its = existing.drivers_of(host, release, self.drivers) if several else ()
         return self._replace(drivers=its) if its else self
 
 
@@ -219,6 +220,8 @@ def superseded(host: Host, recipe: Recipe, known: Container[str]) -> Plan:
     drivers, all of them ``known``. Those that a boot entry starts stay.
     """
     there = existing.holding(host, recipe.drivers)
+    if len(there) == len({each.wants.kernel for each in there}):
+        return Plan(host)
     wanted = {kernel: each.wants.drivers for kernel, each in existing.of_each(host, recipe.drivers).items()}
     return _removal(
         host,
