@@ -149,6 +149,11 @@ def test_mkosi_makes_an_image_whose_kernel_has_the_driver(kernel, builds, kmodct
         "[Distribution]\nDistribution=debian\nRelease=bookworm\n[Output]\nFormat=directory\nOutputDirectory=out\n"
         "[Content]\nBootable=no\nPackages=kmod %s\n" % kernel.package
     )
+    # The machine's own mirror, and no repository of debug symbols besides; mkosi leaves such files as they are.
+    lists = source / "mkosi.sandbox/etc/apt/sources.list.d"
+    lists.mkdir(parents=True)
+    for name in ("bookworm", "mkosi"):  # as it is called until and since mkosi 26
+        (lists / (name + ".sources")).write_text(debian.sources("bookworm"))
     failed, said = run(
         [*podman, "run", "--rm", "--privileged", "--network=host"]
         + ["--ulimit=nofile=1024:20000", "--ulimit=nproc=1024:2000"]
