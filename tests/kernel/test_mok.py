@@ -36,6 +36,7 @@ SHOWN = {  # what the core reads of a machine
     "MokListTrustedRT": EFIVARS + "MokListTrustedRT-%s" % SHIM,
     "SecureBoot": EFIVARS + "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
     "lockdown": "/sys/kernel/security/lockdown",
+    "sig_enforce": "/sys/module/module/parameters/sig_enforce",
     "keys": "/proc/keys",
     "cmdline": "/proc/cmdline",
 }
@@ -143,7 +144,7 @@ def test_a_machine_with_secure_boot_takes_what_its_owner_has_enrolled_the_key_of
     judged = {name: verdicts.verdict(core, data, runtime=facts) for name, data in offered.items()}
     print("\n%s, Secure Boot, our key in MOK: %s" % (kernel.release, answers))
     assert {name: verdict.errno for name, verdict in judged.items()} == answers
-    assert answers["ours"] is None and set(answers.values()) == {None, "EPERM", "EKEYREJECTED"}
+    assert [name for name, refused in answers.items() if refused is None] == ["ours"]
     notes = {name: [each.code for each in verdict.findings] for name, verdict in judged.items()}
     assert "SIG_NOT_ENROLLED" in notes["other"] and "SIG_NOT_ENROLLED" not in notes["ours"]
     assert "mokutil --import" in judged["other"].short
