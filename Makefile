@@ -6,7 +6,7 @@ export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/build/collections
 # The project's own tools before the machine's.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-docs test-report test-ways ee docs capture bench fuzz clean clean-cache
+.PHONY: help demo demo-rebuild test lint sanity integration molecule kmodctl pythons test-kernels test-transactions test-offered test-rebuild test-boot test-crash test-readme test-docs test-report test-ways ee docs capture bench bench-more fuzz clean clean-cache
 
 help:
 	@echo "make demo          the main job on an embedded demo fleet (a minute or two, 1 GiB)"
@@ -33,7 +33,7 @@ help:
 	@echo "make ee            an execution environment with this collection (podman, a container registry)"
 	@echo "make capture       docs/demo.svg, the picture of make demo in the README"
 	@echo "make docs          build/docs, the documentation as a site"
-	@echo "make bench         figures against the peers"
+	@echo "make bench         figures against the peers, into docs/benchmarks.md and docs/scale.md (15 minutes; ONLY=task for one part)"
 	@echo "make clean         remove what was built here, caches of tools included"
 	@echo "make clean-cache   remove what the demo and the tests fetched, kept in ~/.cache/outoftree.kmod"
 
@@ -142,7 +142,11 @@ ee: $(VENV)/.ways
 	ansible-builder build -f execution-environment.yml -c build/ee/context -t outoftree-kmod-ee $(EE_OPTIONS)
 
 bench: $(VENV)/.test
-	set -e; for each in check exports variant weak_modules rebuild; do PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench.bench_$$each; done
+	PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench $(ONLY)
+
+# What takes longer, and has its figures where they are explained.
+bench-more: $(VENV)/.test
+	set -e; for each in variant rebuild; do PYTHONPATH=$(CURDIR)/build/collections $(BIN)/python -m tests.bench.bench_$$each; done
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz.fuzz $(COUNT)

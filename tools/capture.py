@@ -18,7 +18,7 @@ import termios
 from html import escape
 from pathlib import Path
 
-COLUMNS = 160
+COLUMNS = 190
 CELL, LINE, MARGIN = 7.25, 17, 14  # pixels, of a font of 12
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">
 <!-- SPDX-License-Identifier: GPL-3.0-or-later -->

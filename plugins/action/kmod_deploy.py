@@ -30,7 +30,9 @@ class ActionModule(SendingAction):
             args = dict(args, _sources=kmodctl_digest())
         answer = self._execute_module(module_args=args, task_vars=task_vars)
         need, need_kmodctl = answer.pop("need", []), answer.pop("need_kmodctl", False)
-        sends = need or need_kmodctl  # in check mode what variants are made of, so that these are foreseen
+        sends = (
+            need or need_kmodctl
+        )  # in check mode, too: what follows from modules is foreseen by what they hold
         if answer.get("failed") or not (sends or self._task.async_val):
             return answer
         args = dict(args, _files=self.send(need))

@@ -90,7 +90,12 @@ class ActionModule(KmodAction):
         versions = {driver: versions[driver] for driver in needed}  # the order that they are deployed in
         self.sent: dict[str, str] = {}
         records = _rebuild.wanting(
-            args["records"], args["seen"], versions, install=args["install"], signs=bool(args["sign"])
+            args["records"],
+            args["seen"],
+            versions,
+            install=args["install"],
+            signs=bool(args["sign"]),
+            needed=needed,
         )
         outcome = _rebuild.carry_out(records, self.build, args["before"], needed)
         failed = [row for row in outcome.rows if row["result"] == _rebuild.FAILED]
@@ -141,6 +146,12 @@ class ActionModule(KmodAction):
         if source.get("src"):
             given["source"] = self.source(source["src"])
         given["version"] = str(source["version"])  # which YAML may take for a number
+        if "depends" in given:  # what else there is of them in the store is older, or somebody else's
+            others = self.args["sources"]
+            given["depends"] = [
+                "%s=%s" % (name, others[name]["version"]) if name in others else name
+                for name in given["depends"]
+            ]
         return dict(given, driver=driver, release=release, store=self.store, force=self.args["force"])
 
     def source(self, src: str) -> str:

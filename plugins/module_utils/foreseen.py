@@ -46,6 +46,8 @@ class _Entry(NamedTuple):
 class Foreseen(Host):
     """``plan`` carried out on ``host``, which may be a foreseen one itself."""
 
+    as_it_is = False
+
     def __init__(self, host: Host, plan: Plan) -> None:
         super().__init__(host.root)
         self.nodes: Dict[str, _Seen] = dict(host.nodes) if isinstance(host, Foreseen) else {}
@@ -85,12 +87,16 @@ class Foreseen(Host):
             return super().entry(real)
         status = self.nodes[real].status
         if status is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), real)
+            raise _failed(errno.ENOENT)
         return status
 
     def readlink(self, path: str) -> str:
         seen = self.nodes.get(self.real(path, follow=False))
-        return seen.node.target if seen and isinstance(seen.node, Link) else super().readlink(path)
+        if seen is None:
+            return super().readlink(path)
+        if not isinstance(seen.node, Link):
+            raise from_oserror(path, _failed(errno.EINVAL if seen.node else errno.ENOENT), "read the symlink")
+        return seen.node.target
 
     def listdir(self, path: str) -> List[str]:
         real = self.real(path)
@@ -98,7 +104,10 @@ class Foreseen(Host):
 
     def scan(self, path: str) -> Tuple[str, List[Any]]:
         real = self.real(path)
-        there = {} if real in self.nodes else {each.name: each for each in super().scan(path)[1]}
+        seen = self.nodes.get(real)
+        if seen and not isinstance(seen.node, Directory):
+            raise _failed(errno.ENOTDIR if seen.node else errno.ENOENT)
+        there = {} if seen else {each.name: each for each in super().scan(path)[1]}
         return real, [
             _Entry(name, self.nodes[real + "/" + name]) if real + "/" + name in self.nodes else there[name]
             for name in self._names(real, there)
@@ -120,7 +129,7 @@ class Foreseen(Host):
         elif isinstance(seen.node, File) and seen.status:
             yield _Planned(path, seen.node.content, seen.status)
         elif seen.node is None:
-            raise from_oserror(path, OSError(errno.ENOENT, os.strerror(errno.ENOENT)), "open the file")
+            raise from_oserror(path, _failed(errno.ENOENT), "open the file")
         else:
             raise KmodError(path, "is not a regular file", "Name a file", "FILE_NOT_REGULAR")
 
@@ -132,6 +141,17 @@ class Foreseen(Host):
             with open(name, "wb") as file:
                 for chunk in seen.node.content.chunks():
                     file.write(chunk)
+
+    def laid_out(self, path: str, name: str) -> str:
+        os.mkdir(name)
+        for each in self.listdir(path):
+            if self.is_file(path + "/" + each):
+                self.lay(path + "/" + each, os.path.join(name, each))
+        return name
+
+
+def _failed(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 class _Planned(Reader):

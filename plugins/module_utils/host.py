@@ -38,6 +38,8 @@ NAME_MAX = 255  # bytes, on every file system that a kernel boots from
 class Host:
     """A machine, or a directory that is laid out as one."""
 
+    as_it_is = True  # and not as plans would leave it
+
     def __init__(self, root: str = "/") -> None:
         if "\0" in root or not os.path.isdir(root):
             raise KmodError(
@@ -250,6 +252,10 @@ class Host:
     def lay(self, path: str, name: str) -> None:
         """Have ``name``, elsewhere on this machine, be that file for a tool to read. Errors: OSError."""
         os.symlink(self.real(path), name)
+
+    def laid_out(self, path: str, name: str) -> str:
+        """Where a tool finds a directory of files: there, or else as ``name``. Errors: OSError."""
+        return self.real(path)
 
     def free(self, path: str) -> int:
         """Bytes that an unprivileged or privileged writer (as we are) can still put on the file system of

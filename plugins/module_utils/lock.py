@@ -276,7 +276,7 @@ def clear_leftovers(host: Host, told: Dict[str, Any]) -> bool:
                 if name.startswith(".") and name.endswith(TEMPORARY):
                     clean = _removed(host, "%s/%s" % (directory.rstrip("/"), name)) and clean
     # a lock that came with a tree is not to be trusted with others
-    ours = (posixpath.dirname(path(host)) + "/", "/etc/depmod.d")
+    ours = (posixpath.dirname(path(host)) + "/", "/etc/depmod.d", "/etc/modprobe.d", "/etc/modules-load.d")
     for directory in sorted(_texts(told, "directories"), key=len, reverse=True):
         possible = directory.startswith(ours) and posixpath.normpath(directory) == directory
         with forgiving():

@@ -52,8 +52,9 @@ options:
     default: []
   depends:
     description:
-      - Drivers whose symbols this one uses. The store must have their builds for the same release, and a build
-        of theirs that changes has this one built again.
+      - Drivers whose symbols this one uses, as C(NAME) or C(NAME=VERSION). The store must have their builds for
+        the same release, and a build of theirs that changes has this one built again. Without a version it is
+        the one that was built last.
       - Those of C(BUILD_DEPENDS) in dkms.conf are added.
     type: list
     elements: str

@@ -12,13 +12,14 @@ description:
   - Does in one task, for any number of drivers, what M(outoftree.kmod.kmod_link), M(outoftree.kmod.initrd_variant),
     M(outoftree.kmod.grub_entry) and M(outoftree.kmod.kmod_follow) do one by one.
   - Every driver is judged and everything is looked at before anything is written. What can be refused is refused then.
-  - On a host where all is as it is wanted this is one look, which writes nothing and sends nothing.
+  - On a host where all is as it is wanted this is one look, which writes nothing and sends nothing. What it rested on is kept in
+    C(/var/cache/outoftree.kmod), so that the same task looks no more than whether any of that was touched, until the next boot and for a day at most.
   - Drivers are brought there in the order in which they are listed. One that needs symbols of another comes after it.
   - The drivers that want an initramfs variant and a boot entry have one of each together for every kernel, with those of them that it takes.
     They are tried together, and the entry becomes the default when each of them has proved itself.
-  - In check mode all of it is planned, one step of what would be there after those before it. What a variant is made of is sent to Ansible's
-    temporary directory for that. Of a variant that the distribution's own tool builds (O(drivers[].method=rebuild)) nothing is known before
-    it is there; that is said in RV(drivers[].notes).
+  - In check mode all of it is planned, one step of what would be there after those before it. The modules that the host lacks are sent
+    to Ansible's temporary directory for that. Of a variant that the distribution's own tool builds (O(drivers[].method=rebuild)) nothing
+    is known before it is there; that is said in RV(drivers[].notes).
   - The role C(outoftree.kmod.deploy) is this module, and reboots where that is asked for.
 options:
   drivers:

@@ -91,17 +91,25 @@ def wanting(
     *,
     install: bool,
     signs: bool = False,
+    needed: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
 ) -> list[Record]:
     """The records with nothing but the drivers of the sources, each as the source's own builds have it.
 
-    ``seen`` are records of what the hosts say of builds of the sources in the store. With
-    ``install`` hosts without a driver want it, too. With ``signs`` a build that is refused for lack of a signature
-    is no build.
+    ``seen`` are records of what the hosts say of builds of the sources in the store. With ``install`` hosts without
+    a driver want it, too; else those that lack a build of one which needs it (``needed``). With ``signs`` a build
+    that is refused for lack of a signature is no build.
     """
     told = [_records.validated(each) for each in seen]
     builds = {(each["host"], driver["driver"]): each for each in told for driver in each["drivers"]}
     found = [
-        _wanting(record, {name: builds.get((record["host"], name)) for name in sources}, sources, install)
+        _wanting(
+            record,
+            {name: builds.get((record["host"], name)) for name in sources},
+            sources,
+            dict.fromkeys(sources, {each["kernel"] for each in record["kernels"]})
+            if install
+            else _along(record, needed),
+        )
         for record in _records.merged(records)
         if record["kernels"]  # one that could not be reached has none
     ]
@@ -112,21 +120,33 @@ def wanting(
     return found
 
 
+def _along(record: Record, needed: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """By driver that one of the host's needs, the kernels that lack this one."""
+    found: dict[str, set[str]] = {}
+    for each in record["verdicts"]:
+        for name in needed.get(each["driver"], ()) if each["verdict"] == INCOMPATIBLE else ():
+            found.setdefault(name, set()).add(each["kernel"])
+    return found
+
+
 def _wanting(
-    record: Record, seen: Mapping[str, Record | None], sources: Mapping[str, str], install: bool
+    record: Record,
+    seen: Mapping[str, Record | None],
+    sources: Mapping[str, str],
+    install: Mapping[str, set[str]],
 ) -> Record:
     new = dict(copy.copy(record), drivers=[], verdicts=[], needs={}, facts={})
     had = {each["driver"]: each for each in record["drivers"]}
     for driver, version in sources.items():
-        if driver not in had and not install:
+        if driver not in had and driver not in install:
             continue
         own = seen[driver]
         verdicts = {each["kernel"]: each for each in record["verdicts"] if each["driver"] == driver}
         lacking = [
             each["kernel"]
             for each in record["kernels"]
-            if driver not in had
-            or not had[driver]["builds"]
+            if (driver not in had and each["kernel"] in install[driver])
+            or (driver in had and not had[driver]["builds"])
             or verdicts.get(each["kernel"], {}).get("verdict") == INCOMPATIBLE
         ]
         if own is None and driver in had and had[driver]["version"] == version:

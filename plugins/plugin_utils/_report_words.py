@@ -95,6 +95,13 @@ class Step(NamedTuple):
 def steps(report: Report) -> Iterator[Step]:
     """What to do, the most urgent first; nothing where all is well."""
     found = report["counts"]
+    if found[WELL] and not report["drivers"]:
+        yield Step(
+            "Deploy a driver, or name one",
+            "No host has a driver that this collection has deployed, so nothing was judged. kmod_driver and kmod_src ask about one "
+            "that is not deployed yet.",
+            WELL,
+        )
     open_ = found[LOSES] - found["held"]
     if open_:
         yield Step(

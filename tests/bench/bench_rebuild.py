@@ -169,15 +169,9 @@ def by_us(source: Path, driver: str, version: str, kernels: List[debian.Image]) 
             for release in planned(root, made[0]):
                 compiled(release)
         assert all(each.result == "built" for each in made), made
-        argv = [
-            sys.executable,
-            str(CHECKOUT / "build/kmodctl"),
-            "link",
-            "--root",
-            str(root),
-            "--driver",
-            driver,
-        ]
+        kmodctl = directory + "/kmodctl"
+        debian.run([sys.executable, str(CHECKOUT / "tools/build_kmodctl.py"), kmodctl])
+        argv = [sys.executable, kmodctl, "link", "--root", str(root), "--driver", driver]
         with metered() as linking:
             debian.run([*argv, str(store / driver / version)])
         for kernel in kernels:
@@ -220,8 +214,11 @@ def bench(package: str, kernels: List[debian.Image], host: Dkms) -> None:
     for hosts in (1, HOSTS):
         dkms = hosts * theirs
         here = ours.headers + ours.seconds + hosts * ours.link
-        rows.append(("dkms: %d hosts" % hosts, dkms, ""))
-        rows.append(("here: %d hosts and a build host" % hosts, here, "   %.1f times less" % (dkms / here)))
+        plural = "s" if hosts > 1 else ""
+        rows.append(("dkms: %d host%s" % (hosts, plural), dkms, ""))
+        rows.append(
+            ("here: %d host%s and a build host" % (hosts, plural), here, "   %.1f times less" % (dkms / here))
+        )
     every = HOSTS * (theirs + host.seconds)
     here = ours.headers + ours.seconds + HOSTS * ours.link + host.seconds
     rows.append(("dkms: %d hosts, packages installed" % HOSTS, every, ""))

@@ -7,8 +7,7 @@ beside one pass of depmod over one of the kernels.
 
 16 drivers (a kernel's own modules, moved to extra/), of one module each or half of them of two that need each
 other, and six kernels that take them all. Both begin with the same tree and come to the same, which is looked
-at after each run: the same links, and the same in modules.dep. They take turns. Counted are user and system
-seconds with those of all children, and seconds on the clock. Initramfs images are left out.
+at after each run: the same links, and the same in modules.dep. They take turns. Initramfs images are left out.
 
 Goal: 20 times as fast with --add-kernel, and with --add-modules on all six.
 """
@@ -18,28 +17,19 @@ import lzma
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from tests import CHECKOUT
-from tests.bench.bench_exports import cost
+from tests.bench.report import Cost, Row, Section, cost, machine, medians
 from tests.lab import debian
 
 SCRIPT = os.environ.get("OUTOFTREE_KMOD_WEAK_MODULES")
 KERNELS, DRIVERS, RUNS = 6, 16, 3
 FLAVOURS = ("cloud-amd64",)
-
-
-class Taken(NamedTuple):
-    """Seconds of one run: of processors, and on the clock."""
-
-    work: float
-    clock: float
 
 
 class Bench:
@@ -98,7 +88,8 @@ class Bench:
                 (self.saved / release).mkdir(parents=True, exist_ok=True)
                 shutil.copy2(str(path), str(self.saved / release))
         self.list.write_text("".join(path + "\n" for path in paths))
-        self.modules = len(paths)
+        self.drivers = DRIVERS
+        self.size = len(list((self.root / "lib/modules" / self.releases[-1] / "kernel").rglob("*.ko*")))
 
     def depmod(self, release: str) -> None:
         subprocess.run(["depmod", "-b", str(self.root), release], check=True)
@@ -116,11 +107,25 @@ class Bench:
         shutil.rmtree(str(self.root / "var/cache"))
         (self.root / "var/cache").mkdir()
 
-    def run(self, *argv: str) -> Taken:
-        words = ["sh", "-c", 'list=$1; shift; exec "$@" < "$list"', "sh", str(self.list), *argv]
-        begun = time.monotonic()
-        work = cost(words)[0]
-        return Taken(work, time.monotonic() - begun)
+    def choose(self, listed: List[str], drivers: int) -> None:
+        """Have so many of the drivers there and no others."""
+        self.drivers = drivers
+        names = list(dict.fromkeys(os.path.basename(os.path.dirname(path)) for path in listed))[:drivers]
+        chosen = [path for path in listed if os.path.basename(os.path.dirname(path)) in names]
+        self.list.write_text("".join(path + "\n" for path in chosen))
+        for path in map(Path, listed):
+            away = self.saved / "drivers" / path.name
+            away.parent.mkdir(exist_ok=True)
+            if str(path) in chosen and away.exists():
+                away.rename(path)
+            elif str(path) not in chosen and path.exists():
+                path.rename(away)
+        self.depmod(self.releases[-2])
+        for index in (self.root / "lib/modules" / self.releases[-2]).glob("modules.*"):
+            shutil.copy2(str(index), str(self.saved / self.releases[-2]))
+
+    def run(self, *argv: str) -> Cost:
+        return cost(["sh", "-c", 'list=$1; shift; exec "$@" < "$list"', "sh", str(self.list), *argv])
 
     def outcome(self) -> List[Tuple[str, ...]]:
         """The links, and what modules.dep has of them and of what they need."""
@@ -169,74 +174,67 @@ def chosen(top: Path, pairs: int) -> Dict[str, List[str]]:
     return {os.path.basename(paths[-1]).partition(".")[0]: paths for paths in found}
 
 
-def bench(kernel: debian.Image, pairs: int) -> None:
+def beside(flavour: str, pairs: int, runs: int, sizes: Sequence[int] = (1, DRIVERS)) -> Section:
+    """Check (a dry run), link and add-kernel, with so many of the drivers; beside one depmod where there is no
+    script.
+    """
+    kernel = debian.kernels("bookworm", "amd64", flavour)[-1]
+    rows: List[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-weak-modules-") as directory:
         there = Bench(directory, kernel, pairs)
         last = there.releases[-1]
-        alone = [there.run("depmod", "-n", "-b", str(there.root), last) for _unused in range(RUNS)]
         size = len(list((there.root / "lib/modules" / last / "kernel").rglob("*.ko*")))
-        print(
-            "%s: %d kernels with %d modules each; %d drivers, %d modules"
-            % (kernel.release, KERNELS, size, DRIVERS, there.modules)
+        listed = there.list.read_text().splitlines()
+        depmod = medians(runs, depmod=lambda: there.run("depmod", "-n", "-b", str(there.root), last))[
+            "depmod"
+        ]
+        for drivers in sizes:
+            there.choose(listed, drivers)
+            for name, call in (
+                ("check", ["--add-modules", "--dry-run"]),
+                ("link", ["--add-modules"]),
+                ("add-kernel", ["--add-kernel", last]),
+            ):
+                rows.append(_row(there, name, call, runs, depmod))
+    text = (
+        "%d kernels with %d modules each (%s), %d drivers of which %d are of two modules; one depmod -n takes %.2f s."
+        % (
+            KERNELS,
+            size,
+            kernel.release,
+            DRIVERS,
+            pairs,
+            depmod.seconds,
         )
-        _row("one pass of depmod", alone)
-        for call in (["--add-kernel", last], ["--add-modules"]):
-            words = [*call, "--no-initramfs", "--basedir", str(there.root)]
-            ours = [sys.executable, there.kmodctl, "weak-modules", *words]
-            took: Dict[str, List[Taken]] = {}
-            for _unused in range(RUNS):
-                if SCRIPT:
-                    there.clear()
-                    took.setdefault("script", []).append(
-                        there.run("bash", SCRIPT, *words, "--dracut", "/bin/true")
-                    )
-                    expected = there.outcome()
-                there.clear()
-                took.setdefault("here", []).append(there.run(*ours))
-                found = there.outcome()
-                if len([row for row in found if row[0] == "link"]) != there.modules * (
-                    1 if call[0] == "--add-kernel" else KERNELS - 1
-                ):
-                    raise SystemExit("%s has not made all links" % call[0])
-                if SCRIPT and found != expected:
-                    raise SystemExit("they have not come to the same: %s" % (set(found) ^ set(expected)))
-                took.setdefault("here, again", []).append(there.run(*ours))
-            for who, runs in took.items():
-                _row("%s, %s" % (call[0], who), runs)
-            if SCRIPT:
-                print(
-                    "  %-28s %.1f times the work, %.1f times the time"
-                    % (
-                        "%s, script/here" % call[0],
-                        statistics.median(each.work for each in took["script"])
-                        / statistics.median(each.work for each in took["here"]),
-                        statistics.median(each.clock for each in took["script"])
-                        / statistics.median(each.clock for each in took["here"]),
-                    )
-                )
-
-
-def _row(name: str, runs: List[Taken]) -> None:
-    work, clock = [each.work for each in runs], [each.clock for each in runs]
-    print(
-        "  %-28s work %7.2f s (median %7.2f)   clock %7.2f s (median %7.2f)"
-        % (name, min(work), statistics.median(work), min(clock), statistics.median(clock)),
-        flush=True,
     )
+    return Section("Beside weak-modules: %d modules a kernel, %d pairs" % (size, pairs), text, rows)
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"^model name\s*:\s*(.*)", text, re.MULTILINE)
-    depmod = subprocess.run(["depmod", "-V"], stdout=subprocess.PIPE, check=True).stdout.decode()
-    return "%s, %d processors, load %.1f, Python %s, %s" % (
-        model.group(1) if model else os.uname().machine,
-        os.cpu_count() or 0,
-        os.getloadavg()[0],
-        sys.version.split()[0],
-        depmod.splitlines()[0],
-    )
+def _row(there: Bench, name: str, call: List[str], runs: int, depmod: Cost) -> Row:
+    words = [*call, "--no-initramfs", "--basedir", str(there.root)]
+    found: Dict[str, List[Tuple[str, ...]]] = {}
+
+    def way(who: str, *argv: str) -> Callable[[], Cost]:
+        def run() -> Cost:
+            there.clear()
+            took = there.run(*argv)
+            found[who] = there.outcome()
+            return took
+
+        return run
+
+    ways = {"here": way("here", sys.executable, there.kmodctl, "weak-modules", *words)}
+    if SCRIPT:
+        ways["script"] = way("script", "bash", SCRIPT, *words, "--dracut", "/bin/true")
+    took = medians(runs, **ways)
+    if SCRIPT and found["here"] != found["script"]:
+        raise SystemExit("they have not come to the same: %s" % (set(found["here"]) ^ set(found["script"])))
+    what = "%s: %d drivers" % (name, there.drivers) if there.drivers > 1 else "%s: 1 driver" % name
+    kernels = 1 if name == "add-kernel" else KERNELS
+    what = "%s, %d kernel%s of %d" % (what, kernels, "s" * (kernels > 1), there.size)
+    if SCRIPT:
+        return Row(what, took["here"].seconds, "s", "weak-modules", took["script"].seconds, 20)
+    return Row(what, took["here"].seconds, "s", "one depmod -n", depmod.seconds)
 
 
 def main() -> None:
@@ -245,9 +243,8 @@ def main() -> None:
         raise SystemExit("skipped: " + reason)
     print(machine())
     for flavour in sys.argv[1:] or FLAVOURS:
-        kernel = debian.kernels("bookworm", "amd64", flavour)[-1]
         for pairs in (0, DRIVERS // 2):
-            bench(kernel, pairs)
+            print(beside(flavour, pairs, RUNS).markdown())
 
 
 if __name__ == "__main__":

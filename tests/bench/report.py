@@ -36,10 +36,13 @@ class Cost(NamedTuple):
     memory: float
 
 
-def cost(argv: Sequence[str], accept: int = 0) -> Cost:
+def cost(argv: Sequence[str], accept: int = 0, **environment: str) -> Cost:
     """Of one run, whose exit status may be up to ``accept``."""
     done = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, str(accept), *argv], check=True, stdout=subprocess.PIPE
+        [sys.executable, "-S", "-c", MEASURE, str(accept), *argv],
+        check=True,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, **environment),
     )
     return Cost(*map(float, done.stdout.split()))
 

@@ -23,9 +23,10 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root")
     parser.add_argument("--absent", action="append", default=[])
-    parser.add_argument("drivers", nargs="+")
+    parser.add_argument("--blacklist", action="append", default=[])
+    parser.add_argument("drivers", nargs="*")
     given = parser.parse_args(argv[1:])
-    wanted = [deploy.WantedDriver(name) for name in given.drivers]
+    wanted = [deploy.WantedDriver(name, blacklist=tuple(given.blacklist)) for name in given.drivers]
     wanted += [deploy.WantedDriver(name, state="absent") for name in given.absent]
     try:
         with Turns(given.root) as turns:

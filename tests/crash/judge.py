@@ -19,6 +19,7 @@ from tests.crash.tree import LOCK, Node, Tree, differences
 from tests.forge.machines import NEW, OLD
 
 INDEX = re.compile(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+$")
+CONFIGURED = "etc/modprobe.d/outoftree.kmod-%s.conf" % scenes.DRIVER
 IMAGE = re.compile(r"(initrd|initramfs)[^/]*\.[0-9]+$")
 
 
@@ -117,6 +118,8 @@ def _modules(scene: Scene, state: Tree, root: str) -> List[str]:
     for release in (OLD,) if scene.operation.leaves else (OLD, NEW):
         wanted = needed(scene, release)
         found, faults, unlisted = indexes.modules(state.nodes, release)
+        if CONFIGURED in state.nodes and scenes.DRIVER not in found:
+            wrong.append("%s has what it replaces blacklisted, and not the driver" % release)
         lost = sorted(wanted - set(found))
         if lost:
             wrong.append(

@@ -169,6 +169,12 @@ for _family in ("el9", "debian", "systemd-boot"):  # what was proved is the defa
             "driver-removed:" + _family, _family, (*_there, BOTH, BOTH_DEFAULT), ONE + " --absent beta"
         ),
     ]
+LOADED = ONE + " --blacklist rival"
+OPERATIONS += [
+    Operation("loaded", "el9", (LINK + " --kernel " + NEW,), LOADED),
+    Operation("loaded-no-more", "debian", (LINK, LOADED), ONE),
+    Operation("loaded-absent", "debian", (LINK, LOADED), deployed.DEPLOY + " --absent acme"),
+]
 for _family in ("el9", "debian", "systemd-boot"):  # the default stays on the older kernel, and moves on
     OPERATIONS += [
         Operation("keep:" + _family, _family, (LINK, KEEP), ADD, arrives=True, refuses=True),

@@ -219,3 +219,11 @@ def test_plays_and_tasks_of_the_documentation_name_options_that_there_are(page):
 
     for block in re.findall(r"^```ya?ml\n(.*?)^```", page.read_text(), re.M | re.S):
         look(yaml.safe_load(block))
+
+
+def test_the_picture_of_the_demo_shows_every_promise_of_it_as_kept():
+    promises = re.findall(r'check\(\s*"([^"]+)"', (CHECKOUT / "demo/__main__.py").read_text())
+    shown = (CHECKOUT / "docs/demo.svg").read_text().replace("\xa0", " ")
+    assert len(promises) > 6 and "  NO   " not in shown
+    for promise in promises:
+        assert "  ok   %s" % promise in shown, "make capture"

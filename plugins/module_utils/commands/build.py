@@ -205,35 +205,43 @@ def _job(options: Options, box: Box, found: Headers, *, work: str) -> BuildJob:
 
 
 def _needed(options: Options, conf: Optional[DkmsConf]) -> Tuple[BuildEntry, ...]:
-    """The builds for this release of the drivers whose symbols are used, by their names or those of their
-    dkms packages, and of those whose symbols these use.
-    """
+    """The builds for this release of the drivers whose symbols are used, and of those that these were built with."""
     found: Dict[str, BuildEntry] = {}
-    todo = list(dict.fromkeys((*options.depends, *(conf.depends if conf else ()))))
-    while todo:
-        name = todo.pop(0)
-        made = build_store.newest(options.store, name, options.release)
-        if made is None:
-            raise _depends_missing(options, name, "of which the store has no build")
-        if made.driver == options.driver:
-            raise _depends_missing(options, name, "which is itself")
-        if made.driver in found:
+    for word in (*options.depends, *(conf.depends if conf else ())):
+        name, _is, version = word.partition("=")
+        if any(name in _names(each) and version in ("", each.version) for each in found.values()):
             continue
-        found[made.driver] = made
-        for other, digest in (made.about.get("needed") or {}).items():
-            if build_store.find(options.store, digest) is None:
+        made = build_store.newest(options.store, name, options.release, version)
+        if made is None:
+            raise _depends_missing(options, word, "of which the store has no build")
+        todo = [made]
+        while todo:
+            each = todo.pop()
+            if each.driver == options.driver:
+                raise _depends_missing(options, word, "which is itself, or was built with it")
+            if found.setdefault(each.driver, each).input != each.input:
                 raise _depends_missing(
-                    options, name, "which was built with a build of %s that is gone" % other
+                    options, word, "which was built with another build of %s" % each.driver
                 )
-            todo.append(other)
+            for other, digest in (each.about.get("needed") or {}).items():
+                its = build_store.find(options.store, digest)
+                if its is None:
+                    why = "which was built with a build of %s that is gone" % other
+                    raise _depends_missing(options, word, why)
+                todo.append(its)
     return tuple(found.values())
+
+
+def _names(made: BuildEntry) -> Tuple[Any, ...]:
+    """Of the driver, and of its dkms package."""
+    return made.driver, made.about.get("package")
 
 
 def _depends_missing(options: Options, name: str, why: str) -> KmodError:
     return KmodError(
         options.driver,
         "needs %s, %s (for %s)" % (name, why, options.release),
-        "Build %s for that release first, into the same store" % name,
+        "Build %s for that release first, into the same store" % name.partition("=")[0],
         "DEPENDS_MISSING",
     )
 

@@ -143,13 +143,8 @@ def run(turns: Turns, options: Options) -> Answer:
     for each in shared:
         gate.refuse_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
-    # in check mode what variants are made of
-    need = [
-        path
-        for each in present
-        if each.initrd or not turns.check
-        for path in gate.lacking(each, foreseen[each.driver], options.files)
-    ]
+    # in check mode, too: what follows from links is seen on a host that has them
+    need = [path for each in present for path in gate.lacking(each, foreseen[each.driver], options.files)]
     follows = any(each.follow for each in present) and not turns.check
     kmodctl = follows and not options.kmodctl and following.lacks_kmodctl(host, options.sources)
     if need or kmodctl:
@@ -176,10 +171,15 @@ def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) 
     listed = [each.driver for each in present]
     told = settings.read_or_none(host)
     followed = dict(told.drivers if told else {})
-    followed = {**together.others(host, {*listed, *absent, *followed}), **followed}
+    followed.update({each.driver: each.followed() for each in present})
+    followed.update(together.others(host, {*listed, *absent, *followed}, followed))
     for name in absent:
         followed.pop(name, None)
-    return together.shared({**followed, **{each.driver: each.followed() for each in present}}, absent)
+    return [
+        # of the others it is what follows new kernels that sees to their trials
+        each._replace(asking=tuple(name for name in each.asking if name in listed))
+        for each in together.shared(followed, absent)
+    ]
 
 
 # The work
@@ -212,7 +212,7 @@ def _present(
     turns = work.turns
     for each in shared:
         changes = [name for name in each.drivers if name in work.foreseen and work.foreseen[name].plan]
-        if each.boot == "default" and trial_of(turns.host, each) != "none" and changes:
+        if each.boot == "default" and each.entry and turns.host.live and changes:
             # until the new modules have proved themselves
             _take(turns, "entry", work.of(each), entries, entry_options(each, "shipped"))
     linked, configured = {}, {}
@@ -349,7 +349,8 @@ def _absent(
         each.driver: work.steps[each.driver].follow(following.Options(each.driver, "absent"))[0]
         for each in absent
     }
-    beside = {name for each in existing.holding(turns.host, list(gone)) for name in each.wants.drivers}
+    there = existing.holding(turns.host, list(gone)) if gone else []
+    beside = {name for each in there for name in each.wants.drivers}
     for each in shared:
         if beside & set(each.drivers):
             _start(work, each, leaving=[work.steps[name] for name in gone & beside])

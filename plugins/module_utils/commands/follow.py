@@ -178,7 +178,7 @@ def run(turns: Turns, options: Options) -> Answer:
         return Answer(options.verb, turns.changed, tuple(rows), Bulletin(), tuple(errors))
     shared: List[Shared] = []
     try:
-        beside = together.others(host, told.drivers)
+        beside = together.others(turns.host, told.drivers, told.drivers)
         shared = together.shared({**told.drivers, **beside})
     except KmodError as error:
         if error.code in ENDS_ALL:

@@ -50,4 +50,4 @@ def entry_options(
 
 def trial_of(host: Host, shared: Shared) -> str:
     """What the entry is asked for: the default only ever comes after a trial, and there is none elsewhere."""
-    return "once" if shared.boot != "none" and shared.entry and host.live else "none"
+    return "once" if shared.asking and shared.entry and host.live else "none"

@@ -35,8 +35,10 @@ class Options(NamedTuple):
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Options":
+        """Relative paths are from the working directory; an empty one stays what it is, an error."""
         given = {name: params[name] for name in cls._fields}
-        return cls(**dict(given, path=tuple(given["path"] or ())))
+        paths = tuple(os.path.abspath(each) if each.strip() else each for each in given["path"] or ())
+        return cls(**dict(given, path=paths, store=given["store"] and os.path.abspath(given["store"])))
 
 
 class SignedModule(NamedTuple):

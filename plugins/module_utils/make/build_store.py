@@ -156,14 +156,16 @@ def entries(store: str, driver: Optional[str] = None, release: Optional[str] = N
     return found
 
 
-def newest(store: str, name: str, release: str) -> Optional[BuildEntry]:
-    """The last build that was made for a release of a driver, called by its name or that of its dkms package;
-    None where there is none. Errors: those of ``find``, for these builds alone.
+def newest(store: str, name: str, release: str, version: str = "") -> Optional[BuildEntry]:
+    """The last build that was made for a release of a driver, called by its name or that of its dkms package, or
+    that of a version; None where there is none. Errors: those of ``find``, for these builds alone.
     """
     found = []
     for driver in _listed(store):
-        for version in _listed(os.path.join(store, driver)) if driver not in (BY_INPUT, FAILED) else ():
-            directory = os.path.join(store, driver, version, release)
+        for each in _listed(os.path.join(store, driver)) if driver not in (BY_INPUT, FAILED) else ():
+            directory = os.path.join(store, driver, each, release)
+            if version not in ("", each):
+                continue
             if driver != name:
                 try:
                     about = _about(directory)

@@ -172,7 +172,7 @@ def _run(
             base = lay_out(directory, release)
             given = _mirror(host, modules_dir, base, without=without, own=own)
             said = host.run(
-                ["depmod", "-b", os.path.join(directory, "root")] + _configuration(host) + [release]
+                ["depmod", "-b", os.path.join(directory, "root"), *_configuration(host, directory), release]
             ).err
             wrong = [
                 "it could not read %s" % name
@@ -253,9 +253,15 @@ def _mirror_files(
     return [path]
 
 
-def _configuration(host: Host) -> List[str]:
-    """A root elsewhere has a depmod.d of its own, which -b does not reach."""
-    return [] if host.live else [word for directory in DIRECTORIES for word in ("-C", host.real(directory))]
+def _configuration(host: Host, directory: str) -> List[str]:
+    """A root elsewhere, or as it would be, has a depmod.d of its own, which -b does not reach."""
+    if host.live and host.as_it_is:
+        return []
+    places = [
+        host.laid_out(each, os.path.join(directory, "depmod.d.%d" % number))
+        for number, each in enumerate(DIRECTORIES)
+    ]
+    return [word for place in places for word in ("-C", place)]
 
 
 def _check(

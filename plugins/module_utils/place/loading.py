@@ -115,6 +115,7 @@ def texts(
 def present(host: Host, driver: str, wanted: Texts) -> Plan:
     """Plan that the files hold these texts. Error: FOREIGN_FILE."""
     tree = store.ModuleTree(host, Plan(host))
+    tree.touched.update((MODPROBE, AT_BOOT))  # a run that was cut off may have left its mark alone
     for directory, text in ((MODPROBE, wanted.modprobe), (AT_BOOT, wanted.at_boot)):
         place = path(driver, directory)
         if text and not _is_mine(host, place, driver):

@@ -84,10 +84,11 @@ def _agreed(followed: Mapping[str, Followed], option: str) -> Any:
     return said[0][1] if said else default
 
 
-def others(host: Host, drivers: Container[str]) -> Dict[str, Followed]:
+def others(host: Host, drivers: Container[str], told: Mapping[str, Followed]) -> Dict[str, Followed]:
     """The other drivers that share variants with some of these: what is still known of how they were deployed.
 
-    The arguments that their entries have stay.
+    The arguments that their entries have stay, but for those to fall back: what is ``told`` of these drivers has
+    its own.
     """
     found: Dict[str, Followed] = {}
     beside = [
@@ -98,12 +99,13 @@ def others(host: Host, drivers: Container[str]) -> Dict[str, Followed]:
         if name not in drivers
     ]
     if beside:
+        back = FALLBACK_ARGS.split() + " ".join(each.fallback_args for each in told.values()).split()
         menu = Menu([], None)
         with forgiving():  # without a boot loader there are no entries
             menu = loaders.detect(host).menu(View(host))
         for name in beside:
             entries = [entry for entry in menu.with_any([name]) if len(names.apart(entry.driver or "")) > 1]
             words = [word for entry in entries for word in leaks.behind_mark(entry.args)]
-            own = [word for word in dict.fromkeys(words) if word not in FALLBACK_ARGS.split()]
+            own = [word for word in dict.fromkeys(words) if word not in back]
             found[name] = Followed(entry=bool(menu.with_any([name])), args=" ".join(own))
     return found

@@ -13,11 +13,13 @@ import functools
 import re
 import struct
 from array import array
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..errors import KmodError
 from ..host import Host
-from . import kernel_image
+
+if TYPE_CHECKING:  # what unpacks images is imported when one is
+    from .kernel_image import KernelImage
 
 RUNNING = "/sys/kernel/btf/vmlinux"
 _MAGIC = 0xEB9F
@@ -202,6 +204,8 @@ class Btf:
 @functools.lru_cache(maxsize=8)  # each takes some 7 MB, and unpacking an image a second
 def of_kernel(host: Host, image: Optional[str], running: bool) -> Optional[Btf]:
     """A kernel's own types; None where it has none or its image cannot be read."""
+    from . import kernel_image
+
     try:
         if running and host.is_file(RUNNING):
             return Btf(host.read(RUNNING))
@@ -210,7 +214,7 @@ def of_kernel(host: Host, image: Optional[str], running: bool) -> Optional[Btf]:
         return None
 
 
-def find(image: kernel_image.KernelImage) -> Optional[Btf]:
+def find(image: "KernelImage") -> Optional[Btf]:
     """The one that an unpacked image has: wherever it lies, its header tells."""
     for match in re.finditer(re.escape(struct.pack(image.order + "HBBI", _MAGIC, 1, 0, 24)), image.data):
         try:

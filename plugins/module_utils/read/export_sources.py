@@ -18,7 +18,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from .. import compression
 from ..errors import KmodError, SystemFailed, from_oserror
 from ..host import Host
-from . import cache, depmod, kernel_image, ko
+from . import cache, depmod, ko
 from .exports import VMLINUX, Export, read_symvers
 
 # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four
@@ -142,6 +142,8 @@ def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str])
     key = fingerprint(host, [path] + sorted(own.values()))
     kept = cache.load(host, release, key)
     if kept is None:
+        from . import kernel_image
+
         kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
         kept.update(kernel_image.exports(kernel_image.of(host, path), path))
         cache.store(host, release, key, exports=kept)

@@ -7,15 +7,18 @@
 import contextlib
 import os
 import re
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import MODULES, Host
-from . import depmod, export_sources, family, kernel_image, ko, modprobe, names, signature, unpacked
+from . import depmod, export_sources, family, ko, modprobe, names, signature
 from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
+
+if TYPE_CHECKING:  # what unpacks images is imported when one is
+    from .kernel_image import KernelImage
 
 _SAMPLES = 24  # in-tree modules that are looked at for one with both an init and an exit function
 
@@ -216,6 +219,8 @@ class Kernel:
         image = _unpacked(self)
         if image is None:
             return Trust()
+        from . import unpacked
+
         certificates: Dict[Certificate, None] = {}
         checks = False
         for piece in unpacked.windows(image.data):
@@ -424,11 +429,19 @@ def _traits(kernel: Kernel) -> Traits:
 def _image_vermagic(kernel: Kernel) -> Optional[str]:
     """For a kernel none of whose modules can be read."""
     image = _unpacked(kernel)
-    return kernel_image.vermagic(image) if image else None
+    if image is None:
+        return None
+    from . import kernel_image
+
+    return kernel_image.vermagic(image)
 
 
-def _unpacked(kernel: Kernel) -> Optional[kernel_image.KernelImage]:
+def _unpacked(kernel: Kernel) -> Optional["KernelImage"]:
     """Its image, unpacked; None where it has none that can be read."""
+    if kernel.image is None:
+        return None
+    from . import kernel_image
+
     with forgiving():
-        return kernel_image.of(kernel.host, kernel.image) if kernel.image else None
+        return kernel_image.of(kernel.host, kernel.image)
     return None

@@ -10,6 +10,7 @@ ASCII, so that none of them can mean anything else there.
 """
 
 import functools
+import hashlib
 import re
 from typing import Iterable, Tuple
 
@@ -36,6 +37,7 @@ def check_driver(driver: str) -> str:
     return driver
 
 
+SHORT = 100  # more than one driver's name
 TOGETHER = ","  # between the drivers of one boot entry: no driver's name has it
 
 
@@ -47,6 +49,13 @@ def together(drivers: Iterable[str]) -> str:
 def apart(marked: str) -> Tuple[str, ...]:
     """The inverse: the drivers of a boot entry by its mark."""
     return tuple(marked.split(TOGETHER))
+
+
+def short(marked: str) -> str:
+    """The same for names that have to fit into a file's name and GRUB's environment block: of many drivers a
+    digest.
+    """
+    return marked if len(marked) <= SHORT else hashlib.sha256(marked.encode()).hexdigest()[:16]
 
 
 def is_release(text: str) -> bool:

@@ -330,6 +330,25 @@ def test_what_a_needed_driver_needs_is_there_as_well(run, tmp_path):
     assert code_of(run, source=str(tmp_path / "drv"), depends=("drv",)) == "DEPENDS_MISSING"
 
 
+def test_of_what_is_needed_a_version_may_be_named(run, tmp_path):
+    module = ko("base", exports=[Export("base_open", 0x77)])
+    symbols = "; printf '0x00000077\\tbase_open\\tbase\\tEXPORT_SYMBOL\\t\\n' > Module.symvers"
+    text = CONF.replace("drv", "base").replace('.ko"', '.ko%s"' % symbols)
+    made = {}
+    for version in ("1.0", "2.0"):
+        source(tmp_path / ("base-" + version), text, **{"base.bin": module, "README": version})
+        made[version] = run(driver="base", source=str(tmp_path / ("base-" + version)), version=version).input
+    user = {"drv.bin": ko("drv", (LAYOUT, ("printk", 0x22), ("base_open", 0x77)), depends="base")}
+    conf(tmp_path, CONF + "BUILD_DEPENDS[0]=base\n", **user)
+    for depends, version in (((), "2.0"), (("base=1.0",), "1.0"), (("base=2.0",), "2.0")):
+        answer = run(depends=depends)
+        assert answer.result == "built" or depends == ("base=2.0",), answer.msg
+        about = json.loads(Path(answer.directory, "build.json").read_text())
+        assert about["needed"] == {"base": made[version]}
+    assert code_of(run, depends=("base=3.0",)) == "DEPENDS_MISSING"
+    assert code_of(run, depends=("base=1.0", "base=2.0")) == "DEPENDS_MISSING"
+
+
 @pytest.mark.parametrize(
     "config,code,told",
     [

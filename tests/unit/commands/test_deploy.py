@@ -424,6 +424,23 @@ def test_check_mode_says_that_nothing_is_known_of_what_a_tool_builds(machine):
     assert "is not known in check mode" in row.notes[0] and NEW in row.notes[0] and OLD in row.notes[0]
 
 
+def test_check_mode_foresees_the_trial_and_that_its_entry_becomes_the_default(running):
+    wanted = running.wanted(boot="default")
+    said = running.deploy_all(wanted, check=True)[1]
+    done = running.deploy_all(wanted)[1]
+    assert said.drivers[0].trial and said.drivers[0].notes == done.drivers[0].notes
+    assert foreseen(said) == foreseen(done)
+    running.boot()
+    said = running.deploy_all(wanted, check=True)[1]
+    assert running.started()[1] is None
+    done = running.deploy_all(wanted)[1]
+    assert running.started()[1] == "vendor" and foreseen(said) == foreseen(done)
+    running.module("vendor", version="2.0")
+    said = running.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"), check=True)[1]
+    done = running.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"))[1]
+    assert said.drivers[0].trial and foreseen(said) == foreseen(done)
+
+
 def test_check_mode_foretells_what_a_changed_parameter_brings(parametered):
     parametered.deploy_all(parametered.wanted(**LOADED))
     later = parametered.wanted(**dict(LOADED, options={"vendor": {"debug": 2}}))
@@ -431,3 +448,26 @@ def test_check_mode_foretells_what_a_changed_parameter_brings(parametered):
     foretold = parametered.deploy_all(later, check=True)[1].drivers[0].changed
     assert parametered.snapshot() == before and "variant" in foretold
     assert parametered.deploy_all(later)[1].drivers[0].changed == foretold
+
+
+def test_check_mode_foresees_a_driver_in_the_place_of_the_kernels_own(tmp_path):
+    """By an override in depmod.d, which is only planned, too."""
+    machine = Machine(tmp_path / "root", "debian")
+    wanted = machine.wanted("dummy")
+    turns = []
+    for check in (True, False):
+        with Turns(str(machine.root), check) as each:
+            turns.append((each, deploy.run(each, Options((wanted,)))))
+    (said, foreseen_answer), (done, answer) = turns
+    assert any("depmod.d" in step["after_header"] for step in done.diff), "it needs none"
+    assert said.diff == done.diff and foreseen(foreseen_answer) == foreseen(answer)
+
+
+def test_check_mode_of_links_alone_foresees_how_the_driver_is_loaded(parametered):
+    wanted = parametered.wanted(initrd=False, **LOADED)
+    diffs = []
+    for check in (True, False):
+        with Turns(str(parametered.root), check) as each:
+            deploy.run(each, Options((wanted,)))
+            diffs.append(each.diff)
+    assert diffs[0] == diffs[1]

@@ -194,3 +194,12 @@ def test_a_key_that_will_not_do_is_known_before_there_is_anything_to_sign(
     with pytest.raises(KmodError) as caught:
         command.run(Host("/"), command.Options(store=str(tmp_path), driver="vendor", **options))
     assert caught.value.code == "NO_BUILDS"
+
+
+@pytest.mark.parametrize("where", [{"path": ["store/vendor/1.0"]}, {"store": "store", "driver": "vendor"}])
+def test_relative_paths_are_from_the_working_directory(keys, store, monkeypatch, where):
+    monkeypatch.chdir(os.path.dirname(store))
+    params = dict.fromkeys(command.Options._fields)
+    params.update(where, key=str(keys / "new"), certificate=str(keys / "new.crt"), hash="sha256")
+    answer = command.run(Host("/"), command.Options.from_params(params))
+    assert [module.state for module in answer.modules].count("signed") == 4

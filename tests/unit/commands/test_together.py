@@ -88,13 +88,22 @@ def test_every_boot_loader_takes_an_entry_of_several_drivers(tmp_path, family):
     assert machine.ours() == [] and machine.inside() == []
 
 
+def test_any_number_of_drivers_has_an_entry(tmp_path):
+    machine = Pair(tmp_path / "root", "el9")
+    wanted = [machine.wanted("driver_number_%d_with_a_long_name" % number) for number in range(12)]
+    machine.deploy_all(*wanted)
+    (one, two) = [each for each in machine.menu().entries if each.driver]
+    assert one.driver == two.driver == ",".join(sorted(each.driver for each in wanted))
+    assert len(one.id) < 150 and machine.deploy_all(*wanted)[0] == 0
+
+
 def test_a_file_of_several_drivers_has_not_the_name_of_another_drivers(machine):
-    alone = machine.wanted("other_vendor", kernels=(OLD,), entry=True)
+    alone = machine.wanted("other_vendor", initrd=False)
     machine.deploy_all(alone)
-    machine.command(entry, driver=("vendor", "other"), state="absent")
+    for command in (variant, entry):
+        machine.command(command, driver=("other_vendor",))
     machine.deploy_all(alone, *machine.both())
-    names = {each.path.rsplit("~", 3)[1:][0] for each in machine.menu().entries if each.driver}
-    assert names and len({each.path for each in machine.menu().entries}) == len(machine.menu().entries)
+    assert {driver for driver, _kernel in machine.ours()} == {BOTH, "other_vendor"}
 
 
 def test_a_kernel_that_takes_one_of_them_gets_that_one(machine):
@@ -393,3 +402,25 @@ def test_what_is_asked_for_together_is_told_for_each_set():
     first, second = together.shared(told.drivers, ["gone"])
     assert first.drivers == ("a", "c") and first.early_load == ("a",) and first.args_of == (("a", "x"),)
     assert second.drivers == ("b",) and not second.entry and "gone" in first.known
+
+
+def test_a_driver_that_is_not_listed_and_is_not_there_keeps_nothing_from_being_tried(running):
+    running.follow(gone={"boot": "default"})
+    wanted = running.wanted(boot="default", args="x=1  y=2", fallback_args="panic=7")
+    rows = running.deploy_all(wanted)[1].drivers
+    assert rows[0].trial and running.ours()[0][0] == "vendor"
+    running.boot()
+    running.deploy_all(wanted)
+    assert running.started()[1] == "vendor"
+
+
+def test_what_is_said_of_two_is_the_same_where_one_is_not_listed(running):
+    wanted = (
+        running.wanted(args="x=1  y=2", boot="default", fallback_args="panic=7"),
+        running.wanted("other", args="z"),
+    )
+    running.deploy_all(*wanted)
+    running.boot()
+    running.deploy_all(*wanted)
+    assert running.started()[1] == BOTH
+    assert running.deploy_all(wanted[0])[0] == 0

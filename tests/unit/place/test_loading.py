@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge.selection import Build
@@ -117,6 +118,18 @@ def test_a_directory_that_was_there_stays_and_one_that_we_made_goes_with_the_las
     assert (root / "etc/modprobe.d/outoftree.kmod-other.conf").exists()
     loading.absent(host, "other").apply()
     assert (root / "etc/modules-load.d").exists() and not (root / "etc/modprobe.d").exists()
+
+
+def test_what_a_run_that_was_cut_off_has_left_goes_with_the_next(root):
+    before = sorted(root.rglob("*"))
+    put(root, blacklist=["in_tree"])
+    (root / FILE[1:]).unlink()  # the mark alone
+    loading.absent(Host(str(root)), "vendor").apply()
+    assert sorted(root.rglob("*")) == before
+    for directory in (loading.MODPROBE, loading.AT_BOOT):  # the directory alone
+        (root / directory[1:]).mkdir()
+    lock.clear_leftovers(Host(str(root)), {"directories": [loading.MODPROBE, loading.AT_BOOT, "/etc/other"]})
+    assert sorted(root.rglob("*")) == before
 
 
 @pytest.mark.parametrize("foreign", ["file", "link", "directory", "other driver"])

@@ -254,6 +254,19 @@ def test_drivers_that_use_each_other_are_planned_as_one_and_built_in_their_order
     assert all(each.certain for each in todo) and outcome.again
 
 
+def test_a_host_gets_what_its_driver_has_come_to_need():
+    host = both((47, 1, 1), (50, 2, 1))
+    host["drivers"] = [host["drivers"][0]]
+    host["verdicts"] = [each for each in host["verdicts"] if each["driver"] == "auser"]
+    arguments = ([host], [], _rebuild.versions(TIED))
+    for needed, drivers in ((_rebuild.needed(TIED), ["auser", "giver"]), ({}, ["auser"])):
+        (asked,) = _rebuild.wanting(*arguments, install=False, needed=needed)
+        assert [each["driver"] for each in asked["drivers"]] == drivers
+    (asked,) = _rebuild.wanting(*arguments, install=False, needed=_rebuild.needed(TIED))
+    # where the build that it has is good, the driver needs no other
+    assert {each["kernel"] for each in asked["verdicts"] if each["driver"] == "giver"} == {release(50)}
+
+
 def test_of_a_class_that_kernel_is_built_for_which_has_a_build_of_what_is_needed():
     """Else a host would have one of two builds of that, and the other one would be that which fits."""
     host = both((47, 1, 1), (50, 2, 1), (53, 2, 1))

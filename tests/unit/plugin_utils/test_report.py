@@ -61,6 +61,12 @@ def test_a_fleet_that_stays_well_has_nothing_to_do():
     assert "Nothing. Every host keeps its drivers" in _report_markdown.rendered(report)
 
 
+def test_a_fleet_without_a_driver_is_told_that_nothing_was_judged():
+    (step,) = _report_words.steps(made(record("a", drivers=[], verdicts=[])))
+    assert "No host has a driver" in step.why
+    assert step.what in _report_html.rendered(made(record("a", drivers=[], verdicts=[])))
+
+
 def test_what_to_do_comes_by_urgency_with_the_hosts_that_it_is_about():
     hold = {"what": "kernel", "kernel": NEW, "driver": ["vendor"], "reason": "no build"}
     report = made(

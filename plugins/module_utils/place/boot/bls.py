@@ -113,7 +113,7 @@ def safe(driver: str) -> str:
     """The driver's name for a file's name, or those of several: without hyphens, at which names are split
     before they are compared.
     """
-    return "~".join(re.sub(r"[^A-Za-z0-9.]", "_", each) for each in names.apart(driver))
+    return "~".join(re.sub(r"[^A-Za-z0-9.]", "_", each) for each in names.apart(names.short(driver)))
 
 
 def path(shipped: str, new: New) -> str:

@@ -51,10 +51,14 @@ class Request(NamedTuple):
         return trials.told(self.driver)
 
     def args_for(self, driver: str) -> str:
-        """What is appended for an entry of these drivers."""
-        told = [self.args] + [args for each, args in self.args_of if each in names.apart(driver)]
-        given = [args for args in told if args]
-        return given[0] if len(set(given)) == 1 else " ".join(dict.fromkeys(" ".join(given).split()))
+        """What is appended for an entry of these drivers: of several each word once."""
+        drivers = names.apart(driver)
+        given = [args for each, args in self.args_of if each in drivers] if self.each else [self.args]
+        return (
+            "".join(given)
+            if len(drivers) == 1 or not self.each
+            else " ".join(dict.fromkeys(" ".join(given).split()))
+        )
 
 
 class Intended(NamedTuple):
@@ -234,9 +238,9 @@ def _target(
         shown, key=version_key, default=None
     )
     if boots_now is not None and boots_now in kernels:
-        lacking = sorted(set(request.asking) - set(names.apart(kernels[boots_now].driver)))
-        if lacking and request.boot in ("once", "default"):
-            raise _lacks(boots_now, ", ".join(lacking))
+        here = set(request.asking) & set(names.apart(kernels[boots_now].driver))
+        if request.each and not here and request.boot in ("once", "default"):
+            raise _lacks(boots_now, ", ".join(request.asking))
     if not kernels or boots_now in kernels:
         return boots_now if kernels else None
     newest = list(kernels)[-1]

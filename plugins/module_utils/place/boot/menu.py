@@ -88,7 +88,7 @@ class New(NamedTuple):
 
     @property
     def id(self) -> str:
-        return "outoftree-%s-%s" % (self.driver, self.kernel)
+        return "outoftree-%s-%s" % (names.short(self.driver), self.kernel)
 
     def title(self, shipped: str) -> str:
         """What tells it from the others comes first: menus cut long titles off at the right."""

@@ -62,12 +62,11 @@ def started(
     """What a boot entry starts for each kernel that has a variant with the drivers, or with some of them
     (``each``), or for each of the named kernels; oldest kernel first. Error: VARIANT_MISSING.
     """
-    # one with these drivers alone comes last
-    of_all = sorted(
-        (one for one in holding(host, drivers) if set(drivers) <= set(one.wants.drivers)),
-        key=lambda one: -len(one.wants.drivers),
-    )
-    found = of_each(host, drivers) if each else {one.wants.kernel: one for one in of_all}
+    if each:
+        found = of_each(host, drivers)
+    else:  # one with these drivers alone comes last
+        of_all = [one for one in holding(host, drivers) if set(drivers) <= set(one.wants.drivers)]
+        found = {one.wants.kernel: one for one in sorted(of_all, key=lambda one: -len(one.wants.drivers))}
     for release in kernels:
         if release not in found:
             raise KmodError(
@@ -87,17 +86,17 @@ def of_each(host: Host, drivers: Sequence[str]) -> Dict[str, Variant]:
     of: Dict[str, List[Variant]] = {}
     for each in holding(host, drivers):
         of.setdefault(each.wants.kernel, []).append(each)
-    return {
-        release: max(
-            of[release],
-            key=lambda each: (
-                set(each.wants.drivers) == set(drivers_of(host, each.wants.kernel, drivers)),
-                len(set(drivers) & set(each.wants.drivers)),
-                -len(each.wants.drivers),
-            ),
-        )
-        for release in of
-    }
+    return {release: _best(host, release, drivers, of[release]) for release in of}
+
+
+def _best(host: Host, release: str, drivers: Sequence[str], there: Sequence[Variant]) -> Variant:
+    if len(there) == 1:
+        return there[0]
+    its = drivers_of(host, release, drivers)
+    most = sorted(
+        there, key=lambda each: (len(set(each.wants.drivers) - set(drivers)), -len(each.wants.drivers))
+    )
+    return next((each for each in there if tuple(sorted(each.wants.drivers)) == its), most[0])
 
 
 def loaded(path: str, base: str, method: str) -> Tuple[str, ...]:

@@ -2,14 +2,16 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether there is room for variants."""
+"""Where a variant goes: a name at which nothing lies, and room for it."""
 
+import itertools
 import os
-from typing import Dict
+from typing import Container, Dict
 
 from ...errors import KmodError
 from ...host import Host
 from ...plan import Change, File, Plan
+from . import witness
 
 SLACK = 1 << 20  # left free on /boot
 
@@ -37,3 +39,26 @@ def check(host: Host, whole: Plan) -> None:
                     "BOOT_FULL",
                 )
             needed[device] -= sizes[0] if not step.keep else 0
+
+
+def free_name(host: Host, base: str, taken: Container[str] = ()) -> str:
+    """The smallest number at which nothing lies, nor in the place of the mark anything else than a mark;
+    ``taken``: see ``plan``.
+    """
+    if len(os.fsencode(os.path.basename(witness.path_of(base + ".100")))) > witness.NAME_MAX:
+        raise KmodError(
+            base,
+            "has a name that is too long for another one to be made of it",
+            "Give it a shorter name",
+            "ENAMETOOLONG",
+        )
+    paths = ("%s.%d" % (base, number) for number in itertools.count(1))
+    return next(
+        path
+        for path in paths
+        if path not in taken and host.lstat(path) is None and not _blocked(host, witness.path_of(path))
+    )
+
+
+def _blocked(host: Host, path: str) -> bool:
+    return host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path))

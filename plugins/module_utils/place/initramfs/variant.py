@@ -11,7 +11,6 @@ driver has changed.
 """
 
 import hashlib
-import itertools
 import os
 from typing import Any, Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
@@ -47,7 +46,8 @@ class Recipe(NamedTuple):
 
     def of(self, host: Host, release: str) -> "Recipe":
         """What it is for one kernel."""
-        its = existing.drivers_of(host, release, self.drivers) if self.each else ()
+        several = self.each and len(self.drivers) > 1
+        its = existing.drivers_of(host, release, self.drivers) if several else ()
         return self._replace(drivers=its) if its else self
 
 
@@ -157,6 +157,7 @@ def present(
     """
     _check_drivers(recipe.drivers)
     made, rows = Plan(host), []
+    there = existing.found(host)
     for release in kernels or existing.having(host, recipe.drivers, recipe.each):
         if not names.is_release(release):
             raise KmodError(
@@ -165,7 +166,9 @@ def present(
                 "Name kernels as uname -r does",
                 "RELEASE_NAME",
             )
-        steps, row = plan(host, release, recipe.of(host, release), taken=before.planned if before else ())
+        steps, row = plan(
+            host, release, recipe.of(host, release), taken=before.planned if before else (), there=there
+        )
         made.extend(steps)
         rows.append(row)
     # an entry may start what is not there, too
@@ -175,7 +178,7 @@ def present(
         chosen += [
             GivenBack(path, entry.title) for entry in shipped_entry.starting(host, path) if entry.chosen
         ]
-    pruned = _prunable(host, recipe.drivers) if not kernels else []
+    pruned = _prunable(host, recipe.drivers, there) if not kernels else []
     whole = _for_good(withdraw.give_back(host, written)) if chosen else Plan(host)
     whole.extend(_removal(host, pruned))
     foreign = []
@@ -219,6 +222,8 @@ def superseded(host: Host, recipe: Recipe, known: Container[str]) -> Plan:
     drivers, all of them ``known``. Those that a boot entry starts stay.
     """
     there = existing.holding(host, recipe.drivers)
+    if len(there) == len({each.wants.kernel for each in there}):
+        return Plan(host)
     wanted = {kernel: each.wants.drivers for kernel, each in existing.of_each(host, recipe.drivers).items()}
     return _removal(
         host,
@@ -253,7 +258,9 @@ def possible(host: Host, recipe: Recipe, kernels: Sequence[str]) -> Tuple[Plan, 
                 early.load(shipped, recipe.drivers, [])
             size = shipped.size if method != "segment" else 0
             whole.put(
-                free_name(host, path), File(Content(size, "", tuple), shipped.mode, shipped.owner), keep=False
+                room.free_name(host, path),
+                File(Content(size, "", tuple), shipped.mode, shipped.owner),
+                keep=False,
             )
     room.check(host, whole)
     return Plan(host), Variants(tuple(rows))
@@ -312,9 +319,10 @@ def _for_good(plan: Plan) -> Plan:
     return plan
 
 
-def _prunable(host: Host, drivers: Sequence[str]) -> List[Variant]:
+def _prunable(host: Host, drivers: Sequence[str], there: Sequence[Variant]) -> List[Variant]:
     """The variants whose kernel is gone; not those that somebody else's entry starts."""
-    gone = [variant for variant in existing.holding(host, drivers) if existing.gone(host, variant)]
+    ours = [variant for variant in there if set(drivers) & set(variant.wants.drivers)]
+    gone = [variant for variant in ours if existing.gone(host, variant)]
     return [
         variant
         for variant in gone
@@ -322,8 +330,17 @@ def _prunable(host: Host, drivers: Sequence[str]) -> List[Variant]:
     ]
 
 
-def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()) -> Tuple[Plan, Made]:
-    """The variant of one kernel; ``taken`` are paths that another plan gives files to."""
+def plan(
+    host: Host,
+    release: str,
+    recipe: Recipe,
+    *,
+    taken: Container[str] = (),
+    there: Optional[Sequence[Variant]] = None,
+) -> Tuple[Plan, Made]:
+    """The variant of one kernel; ``taken`` are paths that another plan gives files to, ``there`` the variants that
+    were found.
+    """
     paths = recipe.modules or depmod.linked(host, release, recipe.drivers)
     if not paths:
         raise KmodError(
@@ -349,7 +366,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
     old = next(
         (
             variant
-            for variant in existing.found(host)
+            for variant in (existing.found(host) if there is None else there)
             if variant.base == base and variant.wants.drivers == wants.drivers
         ),
         None,
@@ -359,7 +376,7 @@ def plan(host: Host, release: str, recipe: Recipe, *, taken: Container[str] = ()
         return unchanged
     if not recipe.ignore_tpm:
         tpm.check(host)
-    path = old.path if old else free_name(host, base, taken)
+    path = old.path if old else room.free_name(host, base, taken)
     steps = Plan(host)
     with scratch() as directory:
         kept = Kept(directory, release)
@@ -472,26 +489,3 @@ def way(shipped: image.Image, release: str, method: str) -> str:
     if against and (method not in ("auto", "rebuild") or against.code == "INITRD_SQUASH"):
         raise against
     return method if method != "auto" else "rebuild" if against else "overlay"
-
-
-def free_name(host: Host, base: str, taken: Container[str] = ()) -> str:
-    """The smallest number at which nothing lies, nor in the place of the mark anything else than a mark;
-    ``taken``: see ``plan``.
-    """
-    if len(os.fsencode(os.path.basename(witness.path_of(base + ".100")))) > witness.NAME_MAX:
-        raise KmodError(
-            base,
-            "has a name that is too long for another one to be made of it",
-            "Give it a shorter name",
-            "ENAMETOOLONG",
-        )
-    paths = ("%s.%d" % (base, number) for number in itertools.count(1))
-    return next(
-        path
-        for path in paths
-        if path not in taken and host.lstat(path) is None and not _blocked(host, witness.path_of(path))
-    )
-
-
-def _blocked(host: Host, path: str) -> bool:
-    return host.lstat(path) is not None and (host.is_link(path) or not host.is_file(path))

@@ -15,7 +15,7 @@ import shutil
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import compression
+from ansible_collections.outoftree.kmod.plugins.module_utils import compression, decoders
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import (
@@ -558,7 +558,7 @@ def test_a_second_kernel_that_fails_takes_the_first_variant_back(machine, conten
 def test_a_host_that_cannot_read_the_compression_says_what_to_install(machine, content, monkeypatch, kind):
     machine.image(COMPRESSIONS[kind](cpio(content)))
     monkeypatch.setattr(compression, "zstd", None)
-    monkeypatch.setattr(compression, "_library", lambda *names: None)
+    monkeypatch.setattr(decoders, "_library", lambda *names: None)
     with pytest.raises(KmodError) as caught:
         run(machine)
     assert caught.value.code == "COMP_UNSUPPORTED" and "Install lib" in str(caught.value)
