@@ -40,7 +40,7 @@ OPTIONS = (
     "size",
     "root",
 )
-TOLD = ("result", "msg", "code", "errors", "log", "seconds", "directory", "findings")
+TOLD = ("result", "msg", "code", "errors", "log", "seconds", "directory", "findings", "repeated")
 
 
 class ActionModule(KmodAction):
@@ -314,7 +314,10 @@ def told(row: Mapping[str, Any]) -> str:
     if row["result"] != _rebuild.FAILED:
         return "%s, %d s" % (row["result"], row["seconds"])
     lines = [*(row["errors"] or [row["msg"]])[:3], *(["log: %s" % row["log"]] if row["log"] else [])]
-    return "failed (%s) after %d s: %s" % (row["code"], row["seconds"], "; ".join(lines))
+    when = "after %d s" % row["seconds"]
+    if row.get("repeated"):
+        when = "before, and is not tried again until its input changes"
+    return "failed (%s) %s: %s" % (row["code"], when, "; ".join(lines))
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

@@ -250,6 +250,11 @@ seconds:
   returned: always
   type: int
   sample: 16
+repeated:
+  description: Whether a build of this input has failed before, and was not tried again.
+  returned: always
+  type: bool
+  sample: false
 code:
   description: Reason code of a failure.
   returned: failure

@@ -162,6 +162,11 @@ builds:
       type: int
       returned: always
       sample: 16
+    repeated:
+      description: Whether it has failed before with the same input, and was not tried again.
+      type: bool
+      returned: when it was tried
+      sample: false
     code:
       description: Reason code of a failure.
       type: str

@@ -88,6 +88,7 @@ class Answer(NamedTuple):
     findings: Tuple[Dict[str, str], ...] = ()
     input: Optional[str] = None
     seconds: int = 0
+    repeated: bool = False  # this input has failed before, and was not tried again
 
     @property
     def failed(self) -> bool:
@@ -448,5 +449,6 @@ def _of_failure(job: BuildJob, failed: BuildFailure, more: str) -> Answer:
         log=failed.log,
         errors=tuple(lines),
         input=os.path.basename(failed.directory),
+        repeated=bool(more),
         seconds=int(reason.get("seconds") or 0),
     )

@@ -127,7 +127,12 @@ def test_a_failure_is_kept_with_its_first_errors_and_not_repeated_until_its_inpu
     assert failed.log in failed.msg and "more\n" in Path(failed.log).read_text()
     stamp = os.stat(failed.log).st_mtime_ns
     again = run()
-    assert again.failed and "tried before" in again.msg and os.stat(again.log).st_mtime_ns == stamp
+    assert (
+        again.repeated
+        and again.failed
+        and "tried before" in again.msg
+        and os.stat(again.log).st_mtime_ns == stamp
+    )
     assert run(check=True).failed
     assert run(force=True).failed and os.stat(again.log).st_mtime_ns != stamp
     assert build_store.entry(str(tmp_path / "store"), "drv", "1.0", RELEASE).input == before.input
