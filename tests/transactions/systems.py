@@ -219,7 +219,7 @@ SETTINGS = {
 }
 # What makes a system that has the files of both boot loaders one that is started by either.
 LOADERS = {
-    "grub2": "update-grub",
+    "grub2": "update-grub; grub-editenv /boot/grub/grubenv create",  # which grub-install does
     "systemd-boot": """
 rm -r /boot/grub
 mkdir -p /boot/efi/EFI/systemd /boot/efi/EFI/BOOT /boot/efi/loader/entries /boot/efi/%(machine)s

@@ -26,7 +26,7 @@ from .shared import entry_options
 
 NO_LOADER = ("LOADER_MISSING", "LOADER_AMBIGUOUS")
 # What somebody has to know, and nothing that a later run could do
-NOTES = ("ONCE_NOT_SAFE", "TRIAL_FAILED", "GRUB_NO_ONCE", "DEFAULT_XEN")
+NOTES = ("ONCE_NOT_SAFE", "TRIAL_FAILED", "GRUB_NO_ONCE", "DEFAULT_XEN", "ENV_MISSING")
 
 
 class Decided(NamedTuple):

@@ -194,6 +194,20 @@ def test_once_has_the_next_boot_try_it_and_the_one_after_is_as_before(machine):
     assert machine.started() == before and machine.tried() is None
 
 
+@pytest.mark.parametrize("boot", ["once", "default"])
+def test_where_grub_has_nothing_to_remember_it_in_that_is_told_and_the_rest_is_done(
+    tmp_path, monkeypatch, boot
+):
+    """No hook could do more later."""
+    host = Machine(tmp_path, "debian", monkeypatch)
+    (tmp_path / "boot/grub/grubenv").unlink()
+    host.deploy()
+    host.follow(vendor={"boot": boot})
+    answer = host.run()
+    assert not answer.failed and any("grub-editenv" in note for note in answer.notes)
+    assert ("vendor", NEW) in host.ours()
+
+
 def test_default_tries_it_while_what_was_proved_stays_the_default(machine):
     machine.proved()
     answer = machine.run()

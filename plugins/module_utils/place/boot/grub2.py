@@ -243,17 +243,17 @@ def set_once(view: View, at: Installation, entry: Entry) -> None:
             "Run grub-mkconfig",
             "GRUB_NO_ONCE",
         )
-    why = storage.unwritable(view.host, environment(at), "" if at.entries else entry.text)
+    path, text = environment(at), _environment_to_write(view, at)
+    why = storage.unwritable(view.host, path, "" if at.entries else entry.text)
     if why:
         raise KmodError(
-            environment(at),
+            path,
             "GRUB cannot write to it: %s. An entry that is tried once would be started again and again" % why,
             "Choose the entry in the boot menu, or put the file on a plain partition",
             "ONCE_NOT_SAFE",
         )
-    path = environment(at)
     if grubenv.get(environment_of(view, at), "next_entry") != name(entry):
-        view.put(path, grubenv.set_(_environment_to_write(view, at), "next_entry", name(entry), path=path))
+        view.put(path, grubenv.set_(text, "next_entry", name(entry), path=path))
 
 
 def forget(view: View, at: Installation, entry: Entry) -> None:

@@ -478,6 +478,13 @@ def test_once_needs_an_environment_block(debian):
     refused("ENV_FULL", present, root, kernels, boot="once")
 
 
+def test_that_there_is_no_environment_block_is_told_before_what_it_would_be_on(debian):
+    root, kernels = debian
+    (root / ENV).unlink()
+    write(root, "/etc/fstab", "/dev/vg/root / ext4 defaults 0 0\n")
+    refused("ENV_MISSING", present, root, kernels, boot="once")
+
+
 @pytest.mark.parametrize(
     "files, why",
     [
