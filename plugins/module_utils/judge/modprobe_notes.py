@@ -11,6 +11,7 @@ These are notes: the loader is not asked, and an insmod still loads the module.
 import re
 from typing import Dict, FrozenSet, Iterator, List, Set
 
+from ..read.aliases import Claim, compatible
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from .policy import Loader
@@ -86,18 +87,16 @@ def claimed_by_others(module: KernelModule, kernel: Kernel, loader: Loader) -> I
     """The kernel's own modules that want one of its devices: udev loads all that match, and a device goes to
     whichever registers first.
     """
-    mine = [alias for alias in module.aliases if _DEVICE.match(alias)]
+    near: Dict[Claim, List[str]] = {}
+    for alias in module.aliases:
+        for claim in kernel.aliases.near(alias) if _DEVICE.match(alias) else ():
+            near.setdefault(claim, []).append(alias)
     rivals: Dict[str, str] = {}
-    for bus in {_bus(alias) for alias in mine}:
-        own = [alias for alias in mine if _bus(alias) == bus]
-        for pattern, name in kernel.aliases.get(bus, ()):
-            if (
-                name != module.name
-                and name not in rivals
-                and _DEVICE.match(pattern)
-                and any(overlap(alias, pattern) for alias in own)
-            ):
-                rivals[name] = pattern
+    for (_number, pattern, name), mine in sorted(near.items()):
+        if name == module.name or name in rivals or not _DEVICE.match(pattern):
+            continue
+        if any(_same_device(alias, pattern) for alias in mine):
+            rivals[name] = pattern
     for name, pattern in sorted(rivals.items()):
         if name in kernel.builtin:
             yield Finding(
@@ -120,18 +119,20 @@ def claimed_by_others(module: KernelModule, kernel: Kernel, loader: Loader) -> I
             )
 
 
-def _bus(alias: str) -> str:
-    return alias.partition(":")[0]
-
-
-_HEAD = re.compile(r"[^*?\[]*")  # what stands before any wildcard
+def _same_device(alias: str, pattern: str) -> bool:
+    """A node of a device tree and a device of ACPI say what they are compatible with, too: as a whole the names of
+    any two drivers could be those of one device.
+    """
+    bus = alias.partition(":")[0]
+    if bus != pattern.partition(":")[0]:
+        return False
+    if bus == "of":
+        return compatible(alias) == compatible(pattern)
+    return overlap(alias, pattern)
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether there is a name that both patterns (``*``, ``?``, ``[...]``) match."""
-    heads = _HEAD.match(one).group(), _HEAD.match(other).group()  # type: ignore[union-attr]
-    if not heads[0].startswith(heads[1]) and not heads[1].startswith(heads[0]):
-        return False  # of some thousand nearly all, by the first few characters
+    """Whether there is a name that both patterns (``*``, ``?``, ``[...]``) match; ``*`` stands for no colon."""
     left, right = _tokens(one), _tokens(other)
     reached = {(0, 0)}
     todo = [(0, 0)]
@@ -141,9 +142,11 @@ def overlap(one: str, other: str) -> bool:
             return True
         steps = []
         if at < len(left) and left[at] == "*":
-            steps += [(at + 1, there)] + ([(at, there + 1)] if there < len(right) else [])
+            steps += [(at + 1, there)] + (
+                [(at, there + 1)] if right[there : there + 1] not in ([], [":"]) else []
+            )
         if there < len(right) and right[there] == "*":
-            steps += [(at, there + 1)] + ([(at + 1, there)] if at < len(left) else [])
+            steps += [(at, there + 1)] + ([(at + 1, there)] if left[at : at + 1] not in ([], [":"]) else [])
         if (
             at < len(left)
             and there < len(right)

@@ -43,7 +43,9 @@ def known(module: KernelModule) -> Dict[str, str]:
     """Each parameter's type, "" where it has one of its own that modinfo does not tell."""
     rows = [text.partition(":") for key in ("parm", "parmtype") for text in module.infos(key)]
     found = dict.fromkeys([name for name, _colon, _text in rows], "")
-    found.update({name: kind for name, _, kind in (text.partition(":") for text in module.infos("parmtype"))})
+    found.update(
+        {name: kind for name, _colon, kind in (text.partition(":") for text in module.infos("parmtype"))}
+    )
     return found
 
 

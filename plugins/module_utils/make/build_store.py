@@ -128,7 +128,10 @@ def find(store: str, digest: str) -> Optional[BuildEntry]:
     link = "%s/%s/%s" % (store, BY_INPUT, _checked(digest))
     if not os.path.isdir(link):  # never made, or the driver's directory was removed by hand
         return None
-    directory = os.path.realpath(link)
+    try:
+        directory = os.path.realpath(link)
+    except FileNotFoundError:  # another run has replaced it, with what was made of another input
+        return None
     if not directory.startswith(os.path.realpath(store) + "/"):
         raise _tampered(link, "leads out of the store")
     made = _opened(directory)

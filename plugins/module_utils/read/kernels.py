@@ -13,6 +13,7 @@ from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import MODULES, Host
 from . import depmod, export_sources, family, ko, modprobe, names, signature
+from .aliases import Aliases
 from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
@@ -147,15 +148,9 @@ class Kernel:
         return modprobe.config(self.host)
 
     @lazy
-    def aliases(self) -> Dict[str, List[Tuple[str, str]]]:
-        """The aliases of its own modules, in-tree and built in, by what stands before the colon (a bus):
-        (pattern, module's name).
-        """
-        found: Dict[str, List[Tuple[str, str]]] = {}
-        for pattern, name in aliases(self):
-            if name in self.own or name in self.builtin:
-                found.setdefault(pattern.partition(":")[0], []).append((pattern, name))
-        return found
+    def aliases(self) -> Aliases:
+        """The aliases of its own modules, in-tree and built in."""
+        return Aliases(each for each in aliases(self) if each[1] in self.own or each[1] in self.builtin)
 
     @lazy
     def stable(self) -> FrozenSet[str]:

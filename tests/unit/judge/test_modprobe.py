@@ -139,6 +139,28 @@ def test_the_kernels_own_module_for_the_same_device(theirs, configured, found, t
     assert noted(judged(tmp_path, ko("r8125", aliases=[NIC, "char-major-9-*"]), in_tree=own)) == found
 
 
+@pytest.mark.parametrize(
+    "theirs,found",
+    [
+        ("acpi*:VEND0001:*", True),
+        ("acpi*:VEND0002:*", False),
+        ("of:N*T*Cvendor,chip", True),
+        ("of:N*T*Cvendor,chipC*", True),
+        ("of:N*T*Cvendor,chip2C*", False),
+        ("dmi*:svnVendor*:pnOne*:", True),
+        ("dmi*:svnVendor*:pnTwo*:", False),
+    ],
+)
+def test_a_device_with_several_names_is_not_that_of_every_driver(theirs, found, tmp_path):
+    """A node of a device tree has all that it is compatible with in its name, and so has a device of ACPI."""
+    own = {"drivers/r8169.ko": ko("r8169", modinfo={"intree": "Y"})}
+    top = families.kernel(tmp_path, in_tree=own)
+    (top / "modules.alias").write_text("alias %s r8169\n" % theirs)
+    mine = ["acpi*:VEND0001:*", "of:N*T*Cvendor,chip", "of:N*T*Cvendor,chipC*", "dmi*:svnVendor*:pnOne*:"]
+    verdict = judged(tmp_path, ko("vendor", aliases=mine), in_tree=own)
+    assert noted(verdict) == ([("DEVICE_CLAIMED", "r8169")] if found else [])
+
+
 def test_one_that_is_built_in_is_there_first(tmp_path):
     top = families.kernel(tmp_path, builtin=["r8169"])
     (top / "modules.builtin.modinfo").write_bytes(b"r8169.license=GPL\0r8169.alias=%s\0" % NIC.encode())
