@@ -28,7 +28,8 @@ from tests.lab import debian
 
 DRIVER, PACKAGE = "acpi-call", "acpi-call-dkms"
 STORE = WORK / "builds"
-HOSTS = {"web1": (0,), "web2": (0,), "db1": (0, 1)}  # which of the kernels each has at first
+HOSTS = ("web1", "web2", "db1")  # which have the oldest of the kernels at first
+KERNELS = 4  # of so many some are of one class, and some are not
 
 
 def main() -> int:
@@ -46,7 +47,7 @@ def main() -> int:
         print("Nothing can be compiled here: %s" % reason)
         return 1
     say("Kernels, their headers, and the source of a driver")
-    kernels = newest(3)
+    kernels = newest(KERNELS)
     packages = [str(path) for kernel in kernels for path in headers(kernel)]
     unpacked = debian.unpack(debian.package(PACKAGE, "bookworm"))
     source = next(unpacked.glob("usr/src/*/dkms.conf")).parent
@@ -55,9 +56,8 @@ def main() -> int:
         print("  %s, and %s" % (kernel.package, "linux-headers-" + kernel.release), flush=True)
     print("  %s %s" % (PACKAGE, version))
     roots = {name: WORK / "fleet" / name for name in HOSTS}
-    for name, numbers in HOSTS.items():
-        for number in numbers:
-            install(roots[name], kernels[number])
+    for root in roots.values():
+        install(root, kernels[0])
     argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=Modules of example.com"]
     argv += ["-days", "30", "-keyout", str(WORK / "modules.pem"), "-out", str(WORK / "modules.crt")]
     subprocess.run(argv, check=True, stderr=subprocess.DEVNULL)
@@ -80,8 +80,8 @@ def main() -> int:
     there = releases(version)
     failed = [
         check(
-            "the driver was built for the kernels that the hosts have, once for each class",
-            not trouble(first) and kernels[0].release in there and len(there) <= 2,
+            "the driver was built once for the kernel that the hosts have",
+            not trouble(first) and there == [kernels[0].release],
         ),
         check("each host has the build for each of its kernels, signed", all(map(served, roots.values()))),
     ]
