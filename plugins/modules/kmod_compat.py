@@ -94,6 +94,10 @@ options:
       - O(kernels) chooses among them. O(require=booting) has no meaning for them.
       - Nothing is installed or changed. What is needed of packages is unpacked below C(/var/tmp) and removed
         again.
+  _described:
+    description: Set by the collection's action plugin, not by playbooks. The modules of the files on the controller, as plain data.
+    type: list
+    elements: dict
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply

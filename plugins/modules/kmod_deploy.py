@@ -167,6 +167,10 @@ options:
           - That is once the root file system is there. O(drivers[].early_load) does it in the initramfs.
         type: bool
         default: false
+      _described:
+        description: Set by the collection's action plugin, not by playbooks. The modules of the files on the controller, as plain data.
+        type: list
+        elements: dict
   exclusive:
     description:
       - Whether drivers that the host has and that are not in O(drivers) are removed. Otherwise they are in RV(unlisted).
@@ -177,6 +181,15 @@ options:
     type: str
     choices: [leave, divert]
     default: leave
+  _files:
+    description: Set by the collection's action plugin, not by playbooks. Where files of the controller lie on the host, once they are sent.
+    type: dict
+  _kmodctl:
+    description: Set by the collection's action plugin, not by playbooks. Where C(kmodctl) lies on the host, once it is sent.
+    type: path
+  _sources:
+    description: Set by the collection's action plugin, not by playbooks. The digest of what C(kmodctl) is made of.
+    type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.change

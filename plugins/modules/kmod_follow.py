@@ -108,6 +108,12 @@ options:
     type: str
     choices: [leave, divert]
     default: leave
+  _kmodctl:
+    description: Set by the collection's action plugin, not by playbooks. Where C(kmodctl) lies on the host, once it is sent.
+    type: path
+  _sources:
+    description: Set by the collection's action plugin, not by playbooks. The digest of what C(kmodctl) is made of.
+    type: str
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.change

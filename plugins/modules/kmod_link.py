@@ -88,6 +88,13 @@ options:
       - Links of O(driver) are repaired in any case.
     type: bool
     default: false
+  _described:
+    description: Set by the collection's action plugin, not by playbooks. The modules of the files on the controller, as plain data.
+    type: list
+    elements: dict
+  _files:
+    description: Set by the collection's action plugin, not by playbooks. Where files of the controller lie on the host, once they are sent.
+    type: dict
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply

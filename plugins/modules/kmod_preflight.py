@@ -57,6 +57,10 @@ options:
         description: Modules on the controller.
         type: list
         elements: path
+      _described:
+        description: Set by the collection's action plugin, not by playbooks. The modules of the files on the controller, as plain data.
+        type: list
+        elements: dict
   kernel:
     description:
       - Kernels that are not installed. Each item names one place with one of O(kernel[].package),
@@ -78,6 +82,20 @@ options:
     type: str
     choices: [none, offered, all]
     default: none
+  _described:
+    description: Set by the collection's action plugin, not by playbooks. The modules of the files on the controller, as plain data.
+    type: list
+    elements: dict
+  _defer:
+    description: Set by the collection's action plugin, not by playbooks. Whether kernels in packages are left to the controller.
+    type: bool
+  _fetch:
+    description: Set by the collection's action plugin, not by playbooks. The packages to fetch for the fleet.
+    type: list
+    elements: dict
+  _into:
+    description: Set by the collection's action plugin, not by playbooks. Where they are put.
+    type: path
 extends_documentation_fragment:
   - outoftree.kmod.common
   - outoftree.kmod.common.supply

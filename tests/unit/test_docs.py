@@ -5,8 +5,6 @@
 """What the documentation tells people to type and to follow: the commands are ones that there are, and so are
 the pages that links lead to."""
 
-import contextlib
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -14,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.outoftree.kmod.plugins.doc_fragments.common import ModuleDocFragment
 from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
 from tests import CHECKOUT
 from tests.readme import pages
@@ -95,46 +92,6 @@ def test_an_option_speaks_of_others_by_their_names(page, options):
     """ansible-doc sorts them: what was before it is not any more."""
     relative = re.compile(r"^(The same\b|As above|Likewise|Who may sign it)|\b(that list|those kernels)\b")
     assert [(name, text) for name, text in told(options) if relative.search(text)] == []
-
-
-@pytest.mark.parametrize(
-    ("page", "options"), list(documented()), ids=lambda each: each if isinstance(each, str) else ""
-)
-def test_what_the_controller_fills_in_is_not_an_option_that_a_person_reads_of(page, options):
-    assert [(name, text) for name, text in told(options) if name.startswith("_") or "Filled in" in text] == []
-
-
-def documented_of(name):
-    """The options of a module, those of its fragments included."""
-    text = (CHECKOUT / "plugins" / "modules" / (name + ".py")).read_text()
-    docs = yaml.safe_load(re.search(r'^DOCUMENTATION = r"""\n(.*?)^"""', text, re.M | re.S).group(1))
-    yield from docs["options"].items()
-    for fragment in docs.get("extends_documentation_fragment", []):
-        part = fragment.split(".")[3:] or ["documentation"]
-        yield from (yaml.safe_load(getattr(ModuleDocFragment, part[0].upper())).get("options") or {}).items()
-
-
-def undocumented(spec, options):
-    """Arguments of a module, and of its suboptions, that it does not document."""
-    for name, each in spec.items():
-        if name not in options:
-            yield name
-        yield from undocumented(each.get("options") or {}, (options.get(name) or {}).get("suboptions") or {})
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in CHECKOUT.glob("plugins/modules/*.py")))
-def test_all_but_what_the_controller_fills_in_is_documented(name, monkeypatch):
-    """tests/sanity/ignore-*.txt has validate-modules say nothing of it."""
-    module = importlib.import_module("ansible_collections.outoftree.kmod.plugins.modules." + name)
-    if not hasattr(module, "AnsibleModule"):
-        pytest.skip("runs on the controller alone")
-    specs = []
-    monkeypatch.setattr(module, "AnsibleModule", lambda argument_spec, **_more: specs.append(argument_spec))
-    with contextlib.suppress(AttributeError, TypeError):  # there is nothing to go on with
-        module.main()
-    (spec,) = specs
-    options = dict(documented_of(name))
-    assert {each for each in undocumented(spec, options) if not each.startswith("_")} == set()
 
 
 def typed_elsewhere():

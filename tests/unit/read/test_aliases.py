@@ -4,7 +4,16 @@
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.aliases import Aliases
 
-PATTERNS = ["pci:v0001d0001*", "pci:v0001*", "pci:*", "pci:v0002*", "usb:v0001*", "*", "of:N*T*Ca,bC*", "of:N*T*Cc"]
+PATTERNS = [
+    "pci:v0001d0001*",
+    "pci:v0001*",
+    "pci:*",
+    "pci:v0002*",
+    "usb:v0001*",
+    "*",
+    "of:N*T*Ca,bC*",
+    "of:N*T*Cc",
+]
 ALIASES = Aliases((pattern, "m%d" % number) for number, pattern in enumerate(PATTERNS))
 
 
