@@ -38,13 +38,12 @@ class Store:
             try:
                 self.file.write(piece)
             except OSError:  # it is full
-                self._back(piece)
+                self._back(self.file, piece)
 
-    def _back(self, piece: bytes) -> None:
-        assert self.file is not None
-        self.file.seek(0)
-        self.memory = bytearray(self.file.read(self.size - len(piece))) + piece
-        self.file.close()
+    def _back(self, file: BinaryIO, piece: bytes) -> None:
+        file.seek(0)
+        self.memory = bytearray(file.read(self.size - len(piece))) + piece
+        file.close()
         self.file = None
 
     def whole(self) -> Bytes:
