@@ -75,8 +75,8 @@ def test_a_kernel_is_installed_again(host, system, kernels):
     before = host.files()
     host.ok(APT + "--reinstall install " + package(system, 0))
     host.served(kernels[0])
-    # the image is another now: it was made with the driver
-    made_again = re.compile(r"initrd\.img|custom\.cfg|~%s\.conf" % DRIVER)
+    # the image is another now: it was made with the driver, and kernel-install may call it by another name
+    made_again = re.compile(r"/\.?initrd[^/]*$|custom\.cfg|/loader/entries/")
     assert [
         line for line in changes(before, host.files()) if not made_again.search(line.partition(": ")[0])
     ] == []
@@ -113,8 +113,9 @@ def test_the_kernel_that_a_build_lies_below_leaves(host, system, kernels):
 
 def test_an_image_is_made_again(host, system, kernels):
     host.ok(UPDATE[system.generator] % {"release": kernels[0]})
-    if system.generator == "dracut" and system.suite == "bookworm":  # which tells nobody
-        assert host.variants(kernels[0])[0]["state"] == "stale"
+    if system.generator == "dracut":  # which tells nobody
+        if system.suite == "bookworm":
+            assert host.variants(kernels[0])[0]["state"] == "stale"
         host.ok("kmodctl refresh")
     host.served(kernels[0])
     host.settled()
