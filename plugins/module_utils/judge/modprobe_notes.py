@@ -8,10 +8,11 @@ make of it.
 These are notes: the loader is not asked, and an insmod still loads the module.
 """
 
+import functools
 import re
 from typing import Dict, FrozenSet, Iterator, List, Set
 
-from ..read.aliases import Claim, compatible
+from ..read.aliases import Claim, compatible, head
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from .policy import Loader
@@ -133,6 +134,18 @@ def _same_device(alias: str, pattern: str) -> bool:
 
 def overlap(one: str, other: str) -> bool:
     """Whether there is a name that both patterns (``*``, ``?``, ``[...]``) match; ``*`` stands for no colon."""
+    mine, theirs = one.split(":"), other.split(":")
+    return len(mine) == len(theirs) and all(map(_overlap, mine, theirs))
+
+
+@functools.lru_cache(maxsize=1 << 16)  # each kernel of a host has nearly the same
+def _overlap(one: str, other: str) -> bool:
+    """The same of what is between colons."""
+    heads = head(one), head(other)
+    if not heads[0].startswith(heads[1]) and not heads[1].startswith(heads[0]):
+        return False  # nearly all, by the first few characters
+    if heads == (one, other):
+        return one == other
     left, right = _tokens(one), _tokens(other)
     reached = {(0, 0)}
     todo = [(0, 0)]
@@ -142,11 +155,9 @@ def overlap(one: str, other: str) -> bool:
             return True
         steps = []
         if at < len(left) and left[at] == "*":
-            steps += [(at + 1, there)] + (
-                [(at, there + 1)] if right[there : there + 1] not in ([], [":"]) else []
-            )
+            steps += [(at + 1, there)] + ([(at, there + 1)] if there < len(right) else [])
         if there < len(right) and right[there] == "*":
-            steps += [(at, there + 1)] + ([(at + 1, there)] if left[at : at + 1] not in ([], [":"]) else [])
+            steps += [(at, there + 1)] + ([(at + 1, there)] if at < len(left) else [])
         if (
             at < len(left)
             and there < len(right)

@@ -20,14 +20,14 @@ class Aliases:
     def __init__(self, pairs: Iterable[Tuple[str, str]]) -> None:
         self._by_head: Dict[str, List[Claim]] = {}
         for number, (pattern, name) in enumerate(pairs):
-            self._by_head.setdefault(head(pattern), []).append((number, pattern, name))
+            self._by_head.setdefault(_key(pattern), []).append((number, pattern, name))
         self._heads = sorted(self._by_head)
 
     def near(self, pattern: str) -> List[Claim]:
         """Those that can match what ``pattern`` matches: of the two, what stands before any wildcard begins with
         the other's.
         """
-        mine = head(pattern)
+        mine = _key(pattern)
         heads = [mine[:size] for size in range(len(mine)) if mine[:size] in self._by_head]
         for place in range(bisect.bisect_left(self._heads, mine), len(self._heads)):
             if not self._heads[place].startswith(mine):
@@ -42,7 +42,10 @@ def compatible(alias: str) -> str:
 
 
 def head(pattern: str) -> str:
-    """What stands before any wildcard; in a device tree that is nothing, and what counts is at the end."""
-    if pattern.startswith("of:"):
-        return "of:" + compatible(pattern)
+    """What stands before any wildcard."""
     return _HEAD.match(pattern).group()  # type: ignore[union-attr]
+
+
+def _key(pattern: str) -> str:
+    """How it begins; in a device tree that is nothing, and what counts is at the end."""
+    return "of:" + compatible(pattern) if pattern.startswith("of:") else head(pattern)
