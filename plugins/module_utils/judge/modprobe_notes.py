@@ -15,6 +15,7 @@ from typing import Dict, FrozenSet, Iterator, List, Set
 from ..read.aliases import Claim, compatible, head
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
+from . import parameters
 from .policy import Loader
 from .verdict import NOTE, Finding
 
@@ -65,15 +66,14 @@ def _options(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
     """kernel/params.c: unknown_module_param_cb: the kernel goes on without a parameter that the module does
     not have.
     """
-    known = {
-        value.partition(":")[0].replace("-", "_")
-        for key in ("parm", "parmtype")
-        for value in module.infos(key)
-    }
-    for name, words, path in kernel.modprobe.options:
-        for word in words if name == module.name else ():
+    given = [(words, path) for name, words, path in kernel.modprobe.options if name == module.name]
+    if not given:
+        return
+    known = {name.replace("-", "_") for name in (*parameters.known(module), *parameters.EVERY)}
+    for words, path in given:
+        for word in words:
             parameter = word.partition("=")[0].replace("-", "_")
-            if parameter not in known | {"dyndbg", "async_probe"}:
+            if parameter not in known:
                 yield Finding(
                     "OPTION_UNKNOWN",
                     NOTE,
