@@ -7,19 +7,16 @@ as the module kmod_deploy does it.
 """
 
 import argparse
-import json
 from typing import Sequence
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import deploy
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.output import say, warn
-from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+from tests.crash.module import carry_out
 
 DEPLOY = "kmod_deploy"
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit status; each way out is a line and a status, as kmodctl's."""
+    """The exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root")
     parser.add_argument("--absent", action="append", default=[])
@@ -28,14 +25,4 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv[1:])
     wanted = [deploy.WantedDriver(name, blacklist=tuple(given.blacklist)) for name in given.drivers]
     wanted += [deploy.WantedDriver(name, state="absent") for name in given.absent]
-    try:
-        with Turns(given.root) as turns:
-            answer = deploy.run(turns, deploy.Options(tuple(wanted)))
-    except KmodError as error:
-        warn(str(error))
-        return 2
-    except KeyboardInterrupt:
-        warn("interrupted")
-        return 130
-    say(json.dumps(answer.as_dict()))
-    return 0
+    return carry_out(given.root, lambda turns: deploy.run(turns, deploy.Options(tuple(wanted))))

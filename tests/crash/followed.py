@@ -7,16 +7,13 @@ kmod_follow does it; and a kernel that leaves.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Sequence
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import following
-from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
-from ansible_collections.outoftree.kmod.plugins.module_utils.output import say, warn
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import zipapp
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed
-from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
+from tests.crash.module import carry_out
 from tests.crash.tree import Tree
 from tests.forge.machines import MACHINE, NEW
 
@@ -26,7 +23,7 @@ KMODCTL = {"__main__.py": b"import outoftree_kmod.cli\n", zipapp.MARK.decode(): 
 
 
 def main(argv: Sequence[str], archive: Path) -> int:
-    """The exit status; each way out is a line and a status, as kmodctl's."""
+    """The exit status."""
     parser = argparse.ArgumentParser()
     for name in ("--root", "--driver", "--boot"):
         parser.add_argument(name, default="none")
@@ -40,17 +37,11 @@ def main(argv: Sequence[str], archive: Path) -> int:
         str(archive),
         zipapp.digest(KMODCTL),
     )
-    try:
-        with Turns(given.root) as turns:
-            answer = following.run(turns, options)
-    except KmodError as error:
-        warn(str(error))
-        return 2
-    except KeyboardInterrupt:
-        warn("interrupted")
-        return 130
-    say(json.dumps(answer.as_dict()))
-    return 2 if answer.refreshed and answer.refreshed.failed else 0
+    return carry_out(
+        given.root,
+        lambda turns: following.run(turns, options),
+        failed=lambda answer: bool(answer.refreshed and answer.refreshed.failed),
+    )
 
 
 def archive(directory: Path) -> Path:
