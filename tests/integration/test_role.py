@@ -282,7 +282,7 @@ def test_check_mode_on_a_fresh_host_shows_the_entry_and_the_digests_that_a_real_
 def test_two_drivers_of_a_role_share_an_entry_and_one_that_is_removed_leaves_the_other_its_own(run, host):
     root = host("host")
     drivers = [{"driver": name, "src": name} for name in ("vendor", "rival")]
-    failed, said = run([root], "outoftree.kmod.deploy", "-e", json.dumps({"kmod_drivers": drivers}))
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=drivers)
     assert not failed, said
     entries = root / "boot/loader/entries"
     assert [path.name.partition("~")[2] for path in entries.glob("*~*")] == ["rival~vendor.conf"]

@@ -398,7 +398,18 @@ def test_a_driver_that_no_kernel_takes_blacklists_nothing(parametered):
     wanted = wanted_driver("vendor", path=("/opt/vendor",), require="none", **LOADED)
     _writes, answer = parametered.deploy_all(wanted)
     assert configured(parametered) is None and answer.drivers[0].loading.files == ()
-    assert answer.drivers[0].notes[0] == "uses vendor on no kernel, so that nothing of it is in modprobe.d."
+    assert answer.drivers[0].notes[0] == (
+        "uses vendor on no kernel, so that nothing of it is in modprobe.d or modules-load.d."
+    )
+
+
+def test_kernels_whose_boot_cannot_load_what_is_to_be_loaded_are_told(tmp_path):
+    machine = Machine(tmp_path / "root", refuses=True)
+    (machine.root / "etc/init.d").mkdir(parents=True)
+    (machine.root / "etc/init.d/kmod").touch()
+    _writes, answer = machine.deploy_all(machine.wanted(load_at_boot=True))
+    told = "loads vendor at each boot, and %s gets no build of it: there systemd-modules-load.service fails at boot."
+    assert told % NEW in answer.drivers[0].notes and len(answer.drivers[0].loading.files) == 1
 
 
 # Check mode
