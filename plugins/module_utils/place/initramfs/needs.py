@@ -13,13 +13,13 @@ symbols.
 import fnmatch
 import posixpath
 import re
-from typing import Container, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Container, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host
 from ...judge.loader import judge
 from ...judge.verdict import INCOMPATIBLE
-from ...read import depmod, ko, names
+from ...read import depmod, kernels, ko, names
 from ...read.exports import VMLINUX
 from ...read.kernel_module import KernelModule
 from ...read.kernels import Kernel, kernel
@@ -37,11 +37,21 @@ PATTERN_FILES = 256
 
 
 class Needed:
-    """The modules that a driver takes along into an image, and those that it finds there."""
+    """The modules that a driver takes along into an image, and those that it finds there.
 
-    def __init__(self, host: Host, release: str, had: InImage) -> None:
+    ``soft`` is what modprobe.d, as it will be in the image, has loaded with modules, by their names.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        release: str,
+        had: InImage,
+        soft: Mapping[str, Sequence[str]] = {},
+    ) -> None:
         self.host = host
         self.had = had
+        self.soft = soft
         self.modules_dir = "/lib/modules/" + release
         self.kernel = kernel(host, release)
         self.choice = {
@@ -120,9 +130,13 @@ class Needed:
             yield module.path, name, True
         for name in self.on_host.get(module.path, sorted(_owners(self.kernel, module))):
             yield module.path, name, False
-        for value in module.infos("softdep"):  # ``pre: a b post: c``: wanted where there is one
-            for name in value.replace("-", "_").split():
-                yield module.path, name, False
+        # ``pre: a b post: c``, modules or else aliases (kmod: libkmod-module.c): wanted where there is one
+        said = " ".join(module.infos("softdep") + module.infos("weakdep")).split()
+        for word in said + list(self.soft.get(module.name, [])):
+            name = names.alias_of(word)
+            there = name in self.choice or name in self.had.known or word in ("pre:", "post:")
+            for meant in [name] if there else kernels.named(self.kernel, name):
+                yield module.path, meant, False
 
 
 def _owners(installed: Kernel, module: KernelModule, but: Container[str] = ()) -> Set[str]:
