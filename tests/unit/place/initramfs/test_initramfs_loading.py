@@ -109,7 +109,18 @@ def test_what_is_to_be_loaded_with_a_module_is_there_by_then_under_its_name_or_a
     else:
         said = {by: "pre: " + word if by == "softdep" else word}
         machine.module("extra/acme/acme.ko", ko("acme", [LAYOUT], modinfo=said))
-    subprocess.run([DEPMOD, "-b", str(machine.root), RELEASE], check=True)
     row = run(machine)[1]["variants"][0]
     assert row["dependencies"] == ["i2c_dev"]
     assert unpacked(machine)[TREE + "/kernel/drivers/i2c-dev.ko"][1] == bus
+
+
+def test_an_out_of_tree_module_that_is_to_be_loaded_with_it_is_replaced_in_the_variant_too(machine):
+    configure(machine, "# outoftree.kmod acme: made by\nsoftdep acme post: bus\n")
+    for number in (1, 2):
+        bus = ko("bus", [LAYOUT, ("turn", 1)], depends="core")
+        core = ko("core", [LAYOUT], exports=[("turn", 1)], filler=b"core %d" % number)
+        machine.module("updates/stack/bus.ko", bus)
+        machine.module("updates/stack/core.ko", core)
+        assert status(machine) == ("created" if number == 1 else "replaced")
+        assert unpacked(machine)[TREE + "/updates/stack/core.ko"][1] == core
+        assert status(machine) == "current"
