@@ -18,6 +18,7 @@ from ..read.export_sources import SourcedExports
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import KernelSource
 from ..read.kernels import Kernel
+from ..read.runtime import Runtime
 
 LOOKS = True  # nothing is planned
 ALL = ("all",)
@@ -125,7 +126,8 @@ def _answer(
     judged: Dict[str, List[Judged]] = {}
     while chosen:
         kernel = chosen.pop(0)  # and let go of, since a kernel's exports take some 10 MiB
-        judged[kernel.release] = [_judged(host, kernel, driver, options=options) for driver in drivers]
+        now = candidates.now(host, kernel)
+        judged[kernel.release] = [_judged(kernel, driver, now, options=options) for driver in drivers]
     takers = tuple(release for release, answers in judged.items() if all(map(_takes, answers)))
     met = {
         "all": len(takers) == len(releases),
@@ -197,8 +199,7 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
     return [[Build("", tuple(modules))] if options.as_given else builds(modules)]
 
 
-def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], *, options: Options) -> Judged:
-    now = candidates.now(host, kernel)
+def _judged(kernel: Kernel, driver: Sequence[Build], now: Runtime, *, options: Options) -> Judged:
     return tuple(
         explained(candidates.judged(kernel, build.modules, now, structs=options.structs), build, driver)
         for build in driver

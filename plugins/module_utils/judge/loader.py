@@ -61,11 +61,10 @@ class Group:
     ) -> None:
         self.kernel = kernel
         self.structs = structs
-        loader = loader_of(kernel, runtime)
+        self.loader = loader_of(kernel, runtime)
         self.offered: Dict[str, KernelModule] = {}
         for module in modules:
             self.offered.setdefault(module.name, module)
-        self.loader = loader._replace(owners=loader.owners - set(kernel.added))
         self.added = {
             name: path
             for name, path in kernel.added.items()
