@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from .arguments import WEAK_MODULES, WEAK_MODULES2, parsed
 from .errors import KmodError
@@ -17,6 +17,7 @@ from .output import columns, let_go, open_streams, say, warn
 from .task import carry_out
 
 if TYPE_CHECKING:
+    from .judge.verdict import Verdict
     from .turns import Work
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -75,7 +76,7 @@ def check(options: argparse.Namespace) -> int:
     modules = [
         module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)) :])
         for path in options.files
-        for module, _packed in inputs.modules(here, [os.path.abspath(path)])
+        for module, _packed in inputs.modules(here, [os.path.abspath(path)], options.structs)
     ]
     exports = (
         SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ())
@@ -99,18 +100,19 @@ def check(options: argparse.Namespace) -> int:
             whence=HERE,
         ),
     )
-    rows = [
-        [
-            verdict.name,
-            verdict.kernel,
-            verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
-            verdict.errno or "",
-            verdict.short,
-        ]
-        for verdict in answer.checks
-    ]
-    _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
+    if (
+        options.json
+    ):  # a line for each: there may be thousands, and json takes eight times as long to indent them
+        checks = ",\n".join(json.dumps(verdict.as_dict()) for verdict in answer.checks)
+        say('{"checks": [\n%s\n]}' % checks)
+    else:
+        say(columns([_row(verdict) for verdict in answer.checks]))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
+
+
+def _row(verdict: "Verdict") -> List[str]:
+    exact = "" if verdict.seen is None or verdict.seen.exact else " (not exact)"
+    return [verdict.name, verdict.kernel, verdict.verdict + exact, verdict.errno or "", verdict.short]
 
 
 def _sources(here: Host, options: argparse.Namespace) -> Tuple[Any, ...]:

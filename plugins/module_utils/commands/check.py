@@ -102,7 +102,8 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of
     reading and grouping them; BAD_OPTION.
     """
-    modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
+    found = inputs.modules(host, options.path, options.structs)
+    modules = list(options.described) + [module for module, _packed in found]
     if not modules:
         raise KmodError(
             "path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES"

@@ -10,7 +10,7 @@ driver up to hundreds, so they are found by the parts of a name that tell most.
 
 import functools
 import re
-from typing import Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 # Aliases by which a device is asked for. Others, as for ciphers or file systems, many modules may share.
 _DEVICE = re.compile(
@@ -45,8 +45,9 @@ class Aliases:
     """(pattern, module's name), in their order. What a bus has is looked through when a driver is for that bus."""
 
     def __init__(self, pairs: Iterable[Tuple[str, str]]) -> None:
-        self._pairs = list(pairs)
-        self._buses: Dict[str, Dict[str, Dict[str, List[Claim]]]] = {}
+        self._pairs = pairs
+        self._buses: Optional[Dict[str, List[Tuple[int, str, str]]]] = None
+        self._indexes: Dict[str, Dict[str, Dict[str, List[Claim]]]] = {}
 
     def rivals(self, aliases: Iterable[str], name: str) -> Dict[str, str]:
         """By name the other modules that want a device which these aliases ask for, and the first pattern of
@@ -75,22 +76,26 @@ class Aliases:
 
     def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, List[Claim]]]:
         """All claims that may want the same device, by how their two first parts are found."""
-        index, first, second = self._bus(bus), _key(parts, 0), _key(parts, 1)
+        index, first, second = self._index(bus), _key(parts, 0), _key(parts, 1)
         for one in list(index) if first in (ANY, SOME) else (first, ANY, SOME):
             level = index.get(one, {})
             for other in level if second in (ANY, SOME) else (second, ANY, SOME):
                 if other in level:
                     yield one, other, level[other]
 
-    def _bus(self, bus: str) -> Dict[str, Dict[str, List[Claim]]]:
-        if bus not in self._buses:
-            index = self._buses[bus] = {}
+    def _index(self, bus: str) -> Dict[str, Dict[str, List[Claim]]]:
+        if self._buses is None:
+            self._buses = {}
             for number, (pattern, name) in enumerate(self._pairs):
-                if pattern.startswith(bus + ":") and _DEVICE.match(pattern):
+                self._buses.setdefault(pattern.partition(":")[0], []).append((number, pattern, name))
+        if bus not in self._indexes:
+            index = self._indexes[bus] = {}
+            for number, pattern, name in self._buses.get(bus, ()):
+                if _DEVICE.match(pattern):
                     claim = Claim(number, pattern, name, _parts(pattern)[1])
                     level = index.setdefault(_key(claim.parts, 0), {})
                     level.setdefault(_key(claim.parts, 1), []).append(claim)
-        return self._buses[bus]
+        return self._indexes[bus]
 
 
 def _parts(alias: str) -> Tuple[str, Tuple[str, ...]]:
