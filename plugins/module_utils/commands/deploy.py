@@ -171,7 +171,7 @@ def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) 
     listed = [each.driver for each in present]
     told = settings.read_or_none(host)
     followed = dict(told.drivers if told else {})
-    followed.update({each.driver: each.followed() for each in present})
+    followed.update({each.driver: each.how for each in present})
     followed.update(together.others(host, {*listed, *absent, *followed}, followed))
     for name in absent:
         followed.pop(name, None)
@@ -319,7 +319,7 @@ def _following(wanted: WantedDriver, options: Options) -> following.Options:
     return following.Options(
         wanted.driver,
         "present" if wanted.follow else "absent",
-        wanted.followed(),
+        wanted.how,
         options.kmodctl,
         options.sources,
         options.weak_modules,
@@ -357,7 +357,7 @@ def _absent(
     done = []
     for wanted in absent:
         name, steps = wanted.driver, work.steps[wanted.driver]
-        listed = steps.take("entry", entries, entries.Options((name,), "absent", loader=wanted.loader))
+        listed = steps.take("entry", entries, entries.Options((name,), "absent", loader=wanted.how.loader))
         made = steps.take("variant", variants, variants.Options((name,), state="absent"))
         configured = steps.take("loading", loadings, loadings.Options(name))
         linked = steps.take("link", links, links.Options(name, state="absent"))
