@@ -127,6 +127,11 @@ def _same(alias: str, parts: Tuple[str, ...], claim: Claim) -> bool:
     )
 
 
+def head(pattern: str) -> str:
+    """What stands before any wildcard."""
+    return _HEAD.match(pattern).group()  # type: ignore[union-attr]
+
+
 def overlap(one: str, other: str) -> bool:
     """Whether there is a name that both patterns (``*``, ``?``, ``[...]``) match; ``*`` stands for no colon."""
     mine, theirs = one.split(":"), other.split(":")
@@ -136,7 +141,7 @@ def overlap(one: str, other: str) -> bool:
 @functools.lru_cache(maxsize=1 << 16)  # each kernel of a host has nearly the same
 def _overlap(one: str, other: str) -> bool:
     """The same of what is between colons."""
-    heads = _HEAD.match(one).group(), _HEAD.match(other).group()  # type: ignore[union-attr]
+    heads = head(one), head(other)
     if not heads[0].startswith(heads[1]) and not heads[1].startswith(heads[0]):
         return False  # nearly all, by the first few characters
     if heads == (one, other):
