@@ -108,9 +108,7 @@ class Group:
         yield module_rules.setup_modinfo(module, loader)
         yield symbol_rules.simplify_symbols(module, loader, self.find)
         yield file_rules.apply_relocations(module, loader)
-        yield symbol_rules.verify_exported_symbols(
-            module, loader, self.find, loaded=self._there_before(module)
-        )
+        yield symbol_rules.verify_exported_symbols(module, loader, self.find, loaded=self._there_before)
         yield module_rules.btf_module_notify(module, loader)
         yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)
