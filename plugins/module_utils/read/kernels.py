@@ -8,6 +8,7 @@ import contextlib
 import fnmatch
 import os
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import compression, kept_files
@@ -149,6 +150,11 @@ class Kernel:
         return modprobe.config(self.host)
 
     @lazy
+    def depmod(self) -> depmod.DepmodConfig:
+        """What depmod.d says for it."""
+        return depmod.config(self.host, self.release)
+
+    @lazy
     def aliases(self) -> Aliases:
         """The aliases of its own modules, in-tree and built in."""
         return Aliases(each for each in aliases(self) if each[1] in self.own or each[1] in self.builtin)
@@ -195,6 +201,11 @@ class Kernel:
                 "KERNEL_NO_CRC_SOURCE",
             )
         return self.sourced.exports
+
+    @lazy
+    def exporters(self) -> FrozenSet[str]:
+        """vmlinux and those of its own modules that export something. Error: as ``exports``."""
+        return frozenset(map(itemgetter(3), self.exports.values())).difference(self.added)
 
     @property
     def export_notes(self) -> Tuple[Note, ...]:
