@@ -9,13 +9,12 @@ where distributions differ.
 """
 
 import re
-from operator import itemgetter
-from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError, SystemFailed
 from ..read import modprobe
 from ..read.export_sources import Note
-from ..read.exports import Export
+from ..read.exports import Export, owners_of
 from ..read.kernels import Kernel, Traits, Trust
 from ..read.runtime import OFFLINE, Runtime
 
@@ -58,7 +57,7 @@ class Loader(NamedTuple):
     family: str
     config: Dict[str, str]
     traits: Traits
-    exports: Dict[str, Export]
+    exports: Mapping[str, Export]
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
     absent: Dict[str, str] = {}  # by symbol the kernel's own module that exports it and is not installed
@@ -97,7 +96,7 @@ class Loader(NamedTuple):
 def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     """Error-free: where the kernel's exports cannot be told, that becomes its ``problem``."""
     problem = None
-    exports: Dict[str, Export] = {}
+    exports: Mapping[str, Export] = {}
     try:
         exports = kernel.exports
     except SystemFailed:
@@ -111,7 +110,7 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         config=kernel.config,
         traits=kernel.traits,
         exports=exports,
-        owners=frozenset(map(itemgetter(3), exports.values())),
+        owners=owners_of(exports),
         builtin=kernel.builtin,
         absent={} if problem else kernel.sourced.absent,
         installed=frozenset(kernel.modules),

@@ -7,7 +7,19 @@
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
@@ -181,7 +193,7 @@ class Kernel:
         )
 
     @property
-    def exports(self) -> Dict[str, Export]:
+    def exports(self) -> Mapping[str, Export]:
         """What it and its installed modules export, by symbol.
 
         Error: KERNEL_NO_CRC_SOURCE where that cannot be told.
