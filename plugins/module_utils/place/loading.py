@@ -9,16 +9,15 @@ Both hold for all kernels of a host, so what they say is held against the build 
 first line says whose a file is: what does not begin so is somebody else's, and stays as it is.
 """
 
-import fnmatch
 import re
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
 from ..judge import parameters
 from ..judge.selection import Build
 from ..plan import Content, File, Plan
-from ..read import kernels, modprobe, names
+from ..read import kernels, names
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from . import store
@@ -144,6 +143,17 @@ def configured(host: Host, drivers: Iterable[str]) -> Dict[str, bytes]:
     return found
 
 
+def softdeps(host: Host, drivers: Iterable[str]) -> Dict[str, List[str]]:
+    """What these files have loaded before and after each module, "pre:" and "post:" among it."""
+    found: Dict[str, List[str]] = {}
+    for data in configured(host, drivers).values():
+        for line in data.decode("utf-8", "replace").splitlines():
+            words = line.split()
+            if words[:1] == ["softdep"] and len(words) > 1:
+                found.setdefault(names.alias_of(words[1]), []).extend(words[2:])
+    return found
+
+
 def found(host: Host) -> Dict[str, List[str]]:
     """The files of ours that a host has, by driver, whether there is anything else of that or not."""
     there: Dict[str, List[str]] = {}
@@ -262,7 +272,7 @@ def _there(
         if kernel.release not in by_kernel:
             continue
         lost = wanted - set(kernel.modules) - kernel.builtin
-        lost -= _aliased(kernel, lost) if lost else set()
+        lost = {name for name in lost if not kernels.named(kernel, name)}
         if lost:
             raise KmodError(
                 "softdep of %s" % module,
@@ -270,11 +280,6 @@ def _there(
                 "Correct the name, or leave it out",
                 "SOFTDEP_MISSING",
             )
-
-
-def _aliased(kernel: Kernel, wanted: Set[str]) -> Set[str]:
-    patterns = [modprobe.alias_of(pattern) for pattern, _name in kernels.aliases(kernel)]
-    return {name for name in wanted if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def _at_boot(

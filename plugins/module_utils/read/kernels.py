@@ -5,6 +5,7 @@
 """The kernels that are installed on a host."""
 
 import contextlib
+import fnmatch
 import os
 import re
 from typing import (
@@ -25,7 +26,7 @@ from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import MODULES, Host
 from . import depmod, export_sources, family, ko, modprobe, names, signature
-from .aliases import Aliases
+from .aliases import Aliases, head
 from .export_sources import Note, SourcedExports
 from .exports import Export, find_symvers
 from .signature import Certificate, Signature
@@ -390,6 +391,17 @@ def aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
         text = kernel.host.read_text(path, 64 << 20)
         for name, pattern in re.findall(r"(?:^|(?<=\0))([^\0=.]+)\.alias=([^\0]*)", text):
             yield pattern, names.module_of(name)
+
+
+def named(kernel: Kernel, alias: str) -> List[str]:
+    """The modules that have an alias, as modprobe compares it (names.alias_of)."""
+    found = {
+        name
+        for pattern, name in aliases(kernel)
+        if alias.startswith(names.alias_of(head(pattern)))
+        and fnmatch.fnmatchcase(alias, names.alias_of(pattern))
+    }
+    return sorted(found)
 
 
 def _traits(kernel: Kernel) -> Traits:
