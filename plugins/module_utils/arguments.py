@@ -10,9 +10,6 @@ from typing import Any, Optional, Sequence
 
 from .errors import KmodError
 
-WEAK_MODULES = "weak-modules"  # the command with a door, and a name, of its own: see weak_modules.py
-WEAK_MODULES2 = "weak-modules2"  # SUSE's, likewise
-
 
 def parsed(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The options, and in ``command`` what they are for.
@@ -126,7 +123,7 @@ def _link_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument(
         "files", nargs="*", metavar="FILE.ko", help="the driver's modules, or directories or packages of them"
     )
-    each.add_argument("--version", help="with --absent: remove this version alone")
+    each.add_argument("--version", help="this version alone: use no other, or with --absent remove no other")
     each.add_argument("--build", metavar="REL", help="with --absent: remove the build for this kernel alone")
     each.add_argument(
         "--load", action="store_true", help="load the driver into the running kernel, where that can be done"

@@ -13,6 +13,7 @@ already done are taken back, newest first.
 
 import hashlib
 import posixpath
+import re
 import signal
 import stat
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -22,6 +23,7 @@ from .errors import Interrupted, KmodError
 from .host import Host
 
 TEXT_LIMIT = 64 << 10  # longer or binary contents are shown by digest
+RECORD = re.compile(rb"\{[^\n]{400,}\n?")  # and so is what only programs read: one long line of JSON
 SLACK = 256 << 10  # left free: for directories, and the lock
 BLOCK = 4096  # what the end of each file takes, at most
 
@@ -202,6 +204,7 @@ class Derived(NamedTuple):
     tool: str
     make: Callable[[Host], List[Change]]
     room: int  # bytes that they take, about
+    aside: Any = None  # what ``make`` keeps for the next one; ``clear()`` once all steps are through
 
     def apply(self, host: Host) -> None:
         for change in self.make(host):
@@ -268,8 +271,10 @@ class Plan:
     ) -> None:
         self.steps.append(Command(path, tuple(argv), inverse, proof))
 
-    def derive(self, path: str, tool: str, make: Callable[[Host], List[Change]], *, room: int) -> None:
-        self.steps.append(Derived(path, tool, make, room))
+    def derive(
+        self, path: str, tool: str, make: Callable[[Host], List[Change]], *, room: int, aside: Any = None
+    ) -> None:
+        self.steps.append(Derived(path, tool, make, room, aside))
 
     def _parents(self, path: str) -> None:
         missing = []
@@ -336,7 +341,15 @@ class Plan:
                     why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code
                 ) from None
             raise
+        finally:
+            self.clear()
         return found
+
+    def clear(self) -> None:
+        """Drop what was kept from one step to the next."""
+        for step in self.steps:
+            if isinstance(step, Derived) and step.aside is not None:
+                step.aside.clear()
 
     def _check_unchanged(self, step: Change, was: "Optional[Stamp]") -> None:
         now = stamp(self.host, step.path)
@@ -474,6 +487,6 @@ def _shown(node: Optional[Node]) -> str:
         return ""
     if isinstance(node, File) and not node.content.binary and node.content.size <= TEXT_LIMIT:
         data = node.content.data()
-        if b"\0" not in data:
+        if b"\0" not in data and not RECORD.fullmatch(data):
             return data.decode("utf-8", "replace")
     return node.text + "\n"

@@ -28,7 +28,14 @@ FAST = os.environ.get("BOOT_TESTS") == "fast"
 DRIVER = "ootedu"
 # Of every file that boots: all that was there before must be there, and nothing else after removal. GRUB
 # itself writes to grubenv.
-FILES = "find /boot /usr/lib/modules -type f ! -name grubenv ! -name loader.conf.old -print0 | sort -z | xargs -0 sha256sum"
+FILES = "find /boot /usr/lib/modules /etc/modprobe.d -type f ! -name grubenv ! -name loader.conf.old -print0 | sort -z | xargs -0 sha256sum"
+
+EARLY = "virtio_scsi"  # what the shipped initramfs loads for a device that nothing needs
+# The drivers with a parameter each, which they tell when they are loaded.
+LEVELS = r"""
+sed -i -e 's/^#include <linux.module.h>/&\nstatic int level;\nmodule_param(level, int, 0444);\nMODULE_PARM_DESC(level, "a number");/' \
+       -e 's/\(: loaded, .*\)\\n", \(.*\));/\1, level %d\\n", \2, level);/' *.c
+make -C "$kernel_source_dir" M="$PWD" modules"""
 
 
 class Machine:
@@ -98,6 +105,9 @@ class Machine:
     def ran(self, script):
         return self.guest.script(script)
 
+    def modules(self):
+        return self.ran("cut -d ' ' -f 1 /proc/modules").split()
+
     def files(self):
         return dict(reversed(line.split(None, 1)) for line in self.ran(FILES).splitlines())
 
@@ -114,6 +124,18 @@ class Machine:
             and "ootedu: bound to" in log
         )
 
+    def levels(self):
+        """By module, what LEVELS said of its parameter in the initramfs, when it was loaded there, once in all;
+        and that its parameter is that still.
+        """
+        log = self.ran("dmesg")
+        early = log.partition("EXT4-fs (vda4): mounted")[0]
+        told = re.findall(r"\] (\w+): loaded, .*, level (\d+)$", early, re.M)
+        assert len(told) == len(re.findall(r"\] ootedu\w*: loaded, ", log)), log
+        for name, level in told:
+            assert self.ran("cat /sys/module/%s/parameters/level" % name).strip() == level
+        return {name: int(level) for name, level in told}
+
 
 @pytest.fixture(scope="module", params=disks.DISKS[:1] if FAST else disks.DISKS, ids=lambda disk: disk.name)
 def machine(request, tmp_path_factory):
@@ -129,7 +151,11 @@ def machine(request, tmp_path_factory):
     directory.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with guest.Guest(
-        disks.overlay(disk, directory), disk.firmware, directory / "console.log", disks.key()
+        disks.overlay(disk, directory),
+        disk.firmware,
+        directory / "console.log",
+        disks.key(),
+        options=["-device", "virtio-scsi-pci"],
     ) as running:
         running.wait()
         print("\n%s: answers after %.0f s" % (disk.name, time.monotonic() - began))
@@ -218,28 +244,47 @@ def test_removed_to_the_byte_and_the_shipped_entry_boots(machine, shipped):
 
 
 @pytest.mark.skipif(FAST, reason="only without --fast")
-def test_two_drivers_are_in_one_initramfs_and_tried_together(machine, driver, shipped):
-    """One of them needs the other, and no device asks for it."""
+def test_two_drivers_are_in_one_initramfs_and_tried_together(machine, shipped):
+    """One of them needs the other, and no device asks for it. How they are loaded holds in the initramfs."""
+    builds = drivers.compiled("level-edu", drivers.HERE / "edu", machine.kernel, LEVELS)[0].parent
     wanted = [
-        {"driver": DRIVER, "src": str(driver / "ootedu.ko"), "boot": "default"},
-        {"driver": "user", "src": str(driver / "ootedu_user.ko"), "early_load": True},
+        {
+            "driver": DRIVER,
+            "src": str(builds / "ootedu.ko"),
+            "boot": "default",
+            "options": {"ootedu": {"level": 7}},
+            "blacklist": [EARLY],
+        },
+        {
+            "driver": "user",
+            "src": str(builds / "ootedu_user.ko"),
+            "early_load": True,
+            "options": {"ootedu_user": {"level": 8}},
+            "softdep": {"ootedu_user": {"pre": ["dummy"]}},
+        },
     ]
+    assert EARLY in machine.modules() and "dummy" not in machine.modules()
     told = ["-e", json.dumps({"kmod_drivers": wanted, "kmod_reboot": True})]
     totals, said = machine.play(*told)
     assert totals["failed"] == 0, said
     assert machine.started_by() == "ootedu,user" and machine.loaded_in_initramfs()
-    assert "ootedu_user " in machine.ran("cat /proc/modules")
+    assert machine.levels() == {"ootedu": 7, "ootedu_user": 8}
+    loaded = machine.modules()
+    assert EARLY not in loaded and "dummy" in loaded, loaded
     totals, said = machine.play(*told)
     assert totals["changed"] == 0, said
     machine.guest.reboot()
     assert machine.started_by() == "ootedu,user" and "panic=" not in machine.ran("cat /proc/cmdline")
+    assert machine.levels() == {"ootedu": 7, "ootedu_user": 8}
     wanted[1] = {"driver": "user", "state": "absent"}
     machine.play("-e", json.dumps({"kmod_drivers": wanted, "kmod_reboot": True}))
     assert machine.started_by() == DRIVER and machine.loaded_in_initramfs()
-    assert "ootedu_user " not in machine.ran("cat /proc/modules")
+    assert machine.levels() == {"ootedu": 7}, "udev's load, by the device"
+    assert not {"ootedu_user", "dummy", EARLY} & set(machine.modules())
     machine.play("-e", "kmod_driver=" + DRIVER, name="remove")
     machine.guest.reboot()
     assert machine.started_by() is None and machine.files() == shipped
+    assert EARLY in machine.modules()
 
 
 @pytest.mark.skipif(FAST, reason="only without --fast")

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -197,6 +198,12 @@ class Root:
             run(["mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", str(layers.boot / place), image, BOOT_SIZE])
             self._mount("-o", "loop", image, str(self.boot / place))
         self._stack.enter_context(mounted(self.path, shared))
+        for place in (self.boot, self.boot / "efi"):  # sid's grub-editenv asks what its file lies on
+            device = os.stat(str(place)).st_dev
+            name = os.path.basename(
+                os.path.realpath("/sys/dev/block/%d:%d" % (os.major(device), os.minor(device)))
+            )
+            os.mknod(str(self.path / "dev" / name), stat.S_IFBLK | 0o600, device)
 
     def _mount(self, *words: str) -> None:
         run(["mount", *words])

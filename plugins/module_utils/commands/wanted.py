@@ -20,21 +20,11 @@ class WantedDriver(NamedTuple):
     state: str = "present"
     path: Tuple[str, ...] = ()
     described: Optional[Tuple[KernelModule, ...]] = None
-    kernels: Tuple[str, ...] = links.ALL
+    how: Followed = Followed()  # on kernels to come too, where it follows
+    version: str = ""  # "" is the newest that there is
     require: str = "any"
     load: bool = False
-    initrd: bool = True
-    method: str = "auto"
-    early_load: bool = False
-    ignore_tpm: bool = False
-    entry: bool = True
-    args: str = ""
-    fallback_args: Optional[str] = None
-    loader: str = "auto"
-    copy_of: str = ""
-    boot: str = "none"  # none, once, default
     follow: bool = False
-    keep_default: bool = False
     ahead: Tuple[str, ...] = ()
     options: Mapping[str, Any] = {}  # noqa: RUF012
     blacklist: Tuple[str, ...] = ()
@@ -43,15 +33,16 @@ class WantedDriver(NamedTuple):
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "WantedDriver":
-        given: Dict[str, Any] = {name: params[name] for name in cls._fields if params.get(name) is not None}
-        given.update(
-            {name: tuple(given[name]) for name in ("path", "kernels", "ahead", "blacklist") if name in given}
+        def given(*fields: str) -> Dict[str, Any]:
+            found = {name: params[name] for name in fields if params.get(name) is not None}
+            return {name: tuple(each) if isinstance(each, list) else each for name, each in found.items()}
+
+        described = params.get("_described")
+        return cls(
+            how=Followed(**given(*Followed._fields)),
+            described=None if described is None else tuple(map(KernelModule.from_dict, described)),
+            **given(*(name for name in cls._fields if name not in ("how", "described"))),
         )
-        if params.get("_described") is not None:
-            given["described"] = tuple(map(KernelModule.from_dict, params["_described"]))
-        if given.get("fallback_args") == "auto":
-            del given["fallback_args"]
-        return cls(**given)
 
     def link(self, files: Optional[Mapping[str, str]]) -> links.Options:
         return links.Options(
@@ -59,27 +50,12 @@ class WantedDriver(NamedTuple):
             path=self.path,
             described=self.described,
             files=None if self.described is None else files,
-            kernels=self.kernels,
+            kernels=self.how.kernels,
+            version=self.version or None,
             load=self.load,
             ahead=self.ahead,
         )
 
     def loading(self, used: Mapping[str, Any], coming: Iterable[str] = ()) -> loadings.Options:
         wanted = Loading(self.options, self.blacklist, self.softdep, self.load_at_boot)
-        return loadings.Options(self.driver, wanted, used, frozenset(coming), self.args)
-
-    def followed(self) -> Followed:
-        return Followed(
-            kernels=self.kernels,
-            initrd=self.initrd,
-            method=self.method,
-            early_load=self.early_load,
-            ignore_tpm=self.ignore_tpm,
-            entry=self.entry,
-            args=self.args,
-            fallback_args="auto" if self.fallback_args is None else self.fallback_args,
-            loader=self.loader,
-            copy_of=self.copy_of,
-            boot=self.boot,
-            keep_default=self.keep_default,
-        )
+        return loadings.Options(self.driver, wanted, used, frozenset(coming), self.how.args)

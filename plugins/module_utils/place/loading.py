@@ -9,7 +9,6 @@ Both hold for all kernels of a host, so what they say is held against the build 
 first line says whose a file is: what does not begin so is somebody else's, and stays as it is.
 """
 
-import fnmatch
 import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -18,7 +17,7 @@ from ..host import Host
 from ..judge import parameters
 from ..judge.selection import Build
 from ..plan import Content, File, Plan
-from ..read import kernels, modprobe, names
+from ..read import kernels, names
 from ..read.kernel_module import KernelModule
 from ..read.kernels import Kernel
 from . import store
@@ -144,6 +143,17 @@ def configured(host: Host, drivers: Iterable[str]) -> Dict[str, bytes]:
     return found
 
 
+def softdeps(host: Host, drivers: Iterable[str]) -> Dict[str, List[str]]:
+    """What these files have loaded before and after each module, "pre:" and "post:" among it."""
+    found: Dict[str, List[str]] = {}
+    for data in configured(host, drivers).values():
+        for line in data.decode("utf-8", "replace").splitlines():
+            words = line.split()
+            if words[:1] == ["softdep"] and len(words) > 1:
+                found.setdefault(names.alias_of(words[1]), []).extend(words[2:])
+    return found
+
+
 def found(host: Host) -> Dict[str, List[str]]:
     """The files of ours that a host has, by driver, whether there is anything else of that or not."""
     there: Dict[str, List[str]] = {}
@@ -172,10 +182,11 @@ def _by_module(option: str, given: Any, driver: str, own: Sequence[str]) -> Dict
     for name, value in given.items():
         module = _module(name)
         if module not in own:
+            by = "{%s: {%s: ...}}" % (own[0], name)  # one step of nesting was left out
             raise KmodError(
                 "%s of %s" % (option, driver),
                 "%s is no module of the driver, which has %s" % (module, ", ".join(own)),
-                "Name one of those",
+                "Name one of those" + ("" if isinstance(value, dict) else ", as in %s: %s" % (option, by)),
                 "OPTION_MODULE",
             )
         if module in found:
@@ -213,6 +224,33 @@ def _module(name: Any) -> str:
 
 def _bad(option: str, why: str, then: str) -> KmodError:
     return KmodError(option, why, then, "BAD_OPTION")
+
+
+def refuse_circle(softdeps: Iterable[Any]) -> None:
+    """Orders that contradict each other, of all drivers: modprobe would follow the one that it meets first.
+
+    What is not written as it should be is for ``texts`` to refuse. Error: BAD_OPTION.
+    """
+    before: Dict[str, Set[str]] = {}
+    for softdep in softdeps:
+        for name, parts in softdep.items() if isinstance(softdep, dict) else ():
+            for part in _PARTS if isinstance(parts, dict) else ():
+                for other in _list("softdep", parts.get(part)):
+                    pair = (str(other).replace("-", "_"), str(name).replace("-", "_"))
+                    first, then = pair if part == "pre" else pair[::-1]
+                    before.setdefault(then, set()).add(first)
+    seen: Set[str] = set()
+
+    def walk(module: str, way: Tuple[str, ...]) -> None:
+        if module in way[:-1]:
+            circle = " after ".join(way[way.index(module) :])
+            raise _bad("softdep", "asks for %s" % circle, "Leave one of these out")
+        for each in sorted(before.get(module, ())) if module not in seen else ():
+            walk(each, (*way, each))
+        seen.add(module)
+
+    for module in sorted(before):
+        walk(module, (module,))
 
 
 # Against what is there
@@ -262,7 +300,7 @@ def _there(
         if kernel.release not in by_kernel:
             continue
         lost = wanted - set(kernel.modules) - kernel.builtin
-        lost -= _aliased(kernel, lost) if lost else set()
+        lost = {name for name in lost if not kernels.named(kernel, name)}
         if lost:
             raise KmodError(
                 "softdep of %s" % module,
@@ -270,11 +308,6 @@ def _there(
                 "Correct the name, or leave it out",
                 "SOFTDEP_MISSING",
             )
-
-
-def _aliased(kernel: Kernel, wanted: Set[str]) -> Set[str]:
-    patterns = [modprobe.alias_of(pattern) for pattern, _name in kernels.aliases(kernel)]
-    return {name for name in wanted if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def _at_boot(

@@ -5,17 +5,30 @@
 """The kernels that are installed on a host."""
 
 import contextlib
+import fnmatch
 import os
 import re
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
 from ..host import MODULES, Host
 from . import depmod, export_sources, family, ko, modprobe, names, signature
-from .aliases import Aliases
+from .aliases import Aliases, head
 from .export_sources import Note, SourcedExports
-from .exports import Export, find_symvers
+from .exports import Export, find_symvers, owners_of
 from .signature import Certificate, Signature
 
 if TYPE_CHECKING:  # what unpacks images is imported when one is
@@ -148,6 +161,11 @@ class Kernel:
         return modprobe.config(self.host)
 
     @lazy
+    def depmod(self) -> depmod.DepmodConfig:
+        """What depmod.d says for it."""
+        return depmod.config(self.host, self.release)
+
+    @lazy
     def aliases(self) -> Aliases:
         """The aliases of its own modules, in-tree and built in."""
         return Aliases(each for each in aliases(self) if each[1] in self.own or each[1] in self.builtin)
@@ -181,7 +199,7 @@ class Kernel:
         )
 
     @property
-    def exports(self) -> Dict[str, Export]:
+    def exports(self) -> Mapping[str, Export]:
         """What it and its installed modules export, by symbol.
 
         Error: KERNEL_NO_CRC_SOURCE where that cannot be told.
@@ -194,6 +212,11 @@ class Kernel:
                 "KERNEL_NO_CRC_SOURCE",
             )
         return self.sourced.exports
+
+    @lazy
+    def exporters(self) -> FrozenSet[str]:
+        """vmlinux and those of its own modules that export something. Error: as ``exports``."""
+        return owners_of(self.exports).difference(self.added)
 
     @property
     def export_notes(self) -> Tuple[Note, ...]:
@@ -378,6 +401,17 @@ def aliases(kernel: Kernel) -> Iterator[Tuple[str, str]]:
         text = kernel.host.read_text(path, 64 << 20)
         for name, pattern in re.findall(r"(?:^|(?<=\0))([^\0=.]+)\.alias=([^\0]*)", text):
             yield pattern, names.module_of(name)
+
+
+def named(kernel: Kernel, alias: str) -> List[str]:
+    """The modules that have an alias, as modprobe compares it (names.alias_of)."""
+    found = {
+        name
+        for pattern, name in aliases(kernel)
+        if alias.startswith(names.alias_of(head(pattern)))
+        and fnmatch.fnmatchcase(alias, names.alias_of(pattern))
+    }
+    return sorted(found)
 
 
 def _traits(kernel: Kernel) -> Traits:

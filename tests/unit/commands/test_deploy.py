@@ -22,6 +22,10 @@ pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod
 NEEDS = (("module_layout", 0x11), ("printk", 0x22))
 
 
+def wanted_driver(name, **params):
+    return WantedDriver.from_params(dict(params, driver=name))
+
+
 class Machine(Follower):
     def module(self, name, needs=NEEDS, exports=(), version="1.0"):
         """A build for OLD, in a directory of the host's."""
@@ -33,7 +37,7 @@ class Machine(Follower):
         return "/opt/" + name
 
     def wanted(self, name="vendor", **more):
-        return WantedDriver(name, path=(self.module(name),) if not more.get("path") else (), **more)
+        return wanted_driver(name, path=[self.module(name)] if not more.get("path") else [], **more)
 
     def deploy_all(self, *drivers, check=False, **more):
         with Turns(str(self.root), check) as turns:
@@ -74,7 +78,7 @@ def test_where_nothing_is_to_be_done_each_module_is_judged_once(machine, monkeyp
 def test_absent_takes_everything_back(machine):
     before = machine.snapshot()
     machine.deploy_all(machine.wanted())
-    _writes, answer = machine.deploy_all(WantedDriver("vendor", state="absent"))
+    _writes, answer = machine.deploy_all(wanted_driver("vendor", state="absent"))
     (row,) = answer.drivers
     assert set(row.changed) == {"link", "variant", "entry"} and row.msg == "vendor is removed"
     shutil.rmtree(str(machine.root / "opt"))
@@ -82,7 +86,7 @@ def test_absent_takes_everything_back(machine):
     assert {path for path in after if "modules." not in path} == {
         path for path in before if "modules." not in path
     }
-    writes, answer = machine.deploy_all(WantedDriver("vendor", state="absent"))
+    writes, answer = machine.deploy_all(wanted_driver("vendor", state="absent"))
     assert writes == 0 and answer.drivers[0].msg == "vendor is not there"
 
 
@@ -93,6 +97,43 @@ def test_a_driver_that_is_not_listed_is_told_and_removed_only_where_that_is_aske
     _writes, answer = machine.deploy_all(machine.wanted(), exclusive=True)
     assert [(row.driver, row.state) for row in answer.drivers] == [("other", "absent"), ("vendor", "present")]
     assert machine.ours() == [("vendor", OLD), ("vendor", NEW)] and answer.unlisted == ()
+
+
+def test_a_module_that_two_drivers_have_is_refused_before_anything_is_written(machine):
+    for name, path in (("one", machine.module("vendor")), ("two", machine.module("vendor", version="2"))):
+        shutil.copytree(str(machine.root) + path, str(machine.root / "opt" / name))
+    before = machine.snapshot()
+    with pytest.raises(KmodError, match="the driver one of the list has a module vendor too") as error:
+        machine.deploy_all(
+            wanted_driver("one", path=["/opt/one"]),
+            machine.wanted("other"),
+            wanted_driver("two", path=["/opt/two"]),
+        )
+    assert error.value.code == "MODULE_OF_OTHER_DRIVER"
+    assert not machine.ours() and set(machine.snapshot()) - set(before) <= {"opt/other", "opt/other/other.ko"}
+
+
+@pytest.mark.parametrize(
+    "softdeps",
+    [
+        ({"vendor": {"pre": ["other"]}}, {"other": {"pre": ["vendor"]}}),
+        ({"vendor": {"pre": ["other"], "post": ["other"]}}, {}),
+        ({"vendor": {"pre": ["dum-my"]}}, {"other": {"pre": ["vendor"], "post": "dum_my"}}),
+    ],
+)
+def test_orders_of_loading_that_contradict_each_other_are_refused(machine, softdeps):
+    drivers = [
+        machine.wanted(name, softdep=softdep)
+        for name, softdep in zip(("vendor", "other", "dum_my"), (*softdeps, {}))
+    ]
+    with pytest.raises(KmodError, match="softdep: asks for .* after .* after") as error:
+        machine.deploy_all(*drivers)
+    assert error.value.code == "BAD_OPTION" and not machine.ours()
+    agreeing = ({"vendor": {"pre": ["other"]}}, {"other": {"post": ["vendor"]}})
+    machine.deploy_all(
+        *(machine.wanted(name, softdep=each) for name, each in zip(("vendor", "other"), agreeing))
+    )
+    assert machine.ours()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +157,7 @@ def test_a_second_driver_that_cannot_be_had_keeps_the_first_from_being_begun(mac
     wanted = machine.wanted()
     before = machine.snapshot()
     with pytest.raises(KmodError, match="bad: 0 of 2 kernels"):
-        machine.deploy_all(wanted, WantedDriver("bad", path=("/opt/bad",)))
+        machine.deploy_all(wanted, wanted_driver("bad", path=("/opt/bad",)))
     assert machine.snapshot() == before
 
 
@@ -128,13 +169,15 @@ def test_no_boot_loader_is_told_before_anything_is_written_with_the_way_to_do_wi
     with pytest.raises(KmodError, match="Nothing of it has been written. With entry: false"):
         machine.deploy_all(wanted)
     assert machine.snapshot() == before
-    assert machine.deploy_all(wanted._replace(entry=False))[1].drivers[0].changed == ("link", "variant")
+    assert machine.deploy_all(wanted._replace(how=wanted.how._replace(entry=False)))[1].drivers[
+        0
+    ].changed == ("link", "variant")
 
 
 def test_a_driver_may_need_symbols_of_one_before_it(machine):
     machine.module("library", exports=[("lib_call", 0x77)])
     machine.module("user", needs=[*NEEDS, ("lib_call", 0x77)])
-    wanted = WantedDriver("library", path=("/opt/library",)), WantedDriver("user", path=("/opt/user",))
+    wanted = wanted_driver("library", path=("/opt/library",)), wanted_driver("user", path=("/opt/user",))
     _writes, answer = machine.deploy_all(*wanted)
     assert [row.changed for row in answer.drivers] == [("link", "variant", "entry")] * 2
     assert machine.deploy_all(*wanted)[0] == 0
@@ -149,12 +192,12 @@ def test_new_kernels_follow_and_do_not_any_more(machine):
 @pytest.mark.parametrize(
     ("drivers", "words"),
     [
-        ((WantedDriver("a"), WantedDriver("a")), "a: is in the list of drivers twice"),
+        ((wanted_driver("a"), wanted_driver("a")), "a: is in the list of drivers twice"),
         (
-            (WantedDriver("a", boot="once"), WantedDriver("b", boot="default")),
+            (wanted_driver("a", boot="once"), wanted_driver("b", boot="default")),
             "a and b: share the initramfs variant and boot entry of each kernel, and are given boot 'once' and 'default'",
         ),
-        ((WantedDriver("../a"),), "../a"),
+        ((wanted_driver("../a"),), "../a"),
     ],
 )
 def test_lists_that_make_no_sense_are_refused(machine, drivers, words):
@@ -164,10 +207,10 @@ def test_lists_that_make_no_sense_are_refused(machine, drivers, words):
 
 
 def test_the_settings_that_new_kernels_follow_are_those_of_the_driver():
-    wanted = WantedDriver(
+    wanted = wanted_driver(
         "vendor", kernels=("newest",), args="a=1", boot="once", keep_default=True, method="segment"
     )
-    followed = wanted.followed()
+    followed = wanted.how
     assert settings.Settings({"vendor": followed}).text.count("segment") == 1
     assert (followed.kernels, followed.args, followed.boot) == (("newest",), "a=1", "once")
     assert followed.fallback_args == "auto" and followed.keep_default
@@ -195,7 +238,7 @@ def test_the_default_comes_after_a_trial_and_goes_back_while_another_version_has
     writes, answer = machine.deploy_all(wanted)
     assert (writes, answer.drivers[0].notes) == (0, ())
     machine.module("vendor", version="2.0")
-    (row,) = machine.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"))[1].drivers
+    (row,) = machine.deploy_all(wanted_driver("vendor", path=("/opt/vendor",), boot="default"))[1].drivers
     assert machine.started() == (kernel, None) and row.trial == (kernel,)
 
 
@@ -230,7 +273,7 @@ def test_a_build_for_a_kernel_to_come_is_stored_ahead_and_stays(machine):
     writes, answer = machine.deploy_all(wanted)
     assert writes and answer.drivers[0].link.outcome.ahead == (LATER,) and there.read_bytes() == data
     assert machine.deploy_all(wanted)[0] == 0
-    assert machine.deploy_all(WantedDriver("vendor"))[0] == 0 and there.exists()
+    assert machine.deploy_all(wanted_driver("vendor"))[0] == 0 and there.exists()
 
 
 # How it is loaded
@@ -283,7 +326,7 @@ def test_how_a_driver_is_loaded_is_written_with_it_changed_and_taken_back(parame
         and configured(machine) is None
     )
     machine.deploy_all(machine.wanted(**LOADED))
-    _writes, answer = machine.deploy_all(WantedDriver("vendor", state="absent"))
+    _writes, answer = machine.deploy_all(wanted_driver("vendor", state="absent"))
     assert "loading" in answer.drivers[0].changed
     shutil.rmtree(str(machine.root / "opt"))
     after = machine.snapshot()
@@ -352,10 +395,21 @@ def test_nothing_of_how_it_is_loaded_outlives_its_links(parametered):
 
 def test_a_driver_that_no_kernel_takes_blacklists_nothing(parametered):
     parametered.module("vendor", needs=[("module_layout", 0x11), ("nobody_has_it", 0x1)])
-    wanted = WantedDriver("vendor", path=("/opt/vendor",), require="none", **LOADED)
+    wanted = wanted_driver("vendor", path=("/opt/vendor",), require="none", **LOADED)
     _writes, answer = parametered.deploy_all(wanted)
     assert configured(parametered) is None and answer.drivers[0].loading.files == ()
-    assert answer.drivers[0].notes[0] == "uses vendor on no kernel, so that nothing of it is in modprobe.d."
+    assert answer.drivers[0].notes[0] == (
+        "uses vendor on no kernel, so that nothing of it is in modprobe.d or modules-load.d."
+    )
+
+
+def test_kernels_whose_boot_cannot_load_what_is_to_be_loaded_are_told(tmp_path):
+    machine = Machine(tmp_path / "root", refuses=True)
+    (machine.root / "etc/init.d").mkdir(parents=True)
+    (machine.root / "etc/init.d/kmod").touch()
+    _writes, answer = machine.deploy_all(machine.wanted(load_at_boot=True))
+    told = "loads vendor at each boot, and %s gets no build of it: there systemd-modules-load.service fails at boot."
+    assert told % NEW in answer.drivers[0].notes and len(answer.drivers[0].loading.files) == 1
 
 
 # Check mode
@@ -394,7 +448,7 @@ def test_check_mode_says_what_becomes_of_what_is_there(machine, change):
     if change == "updated":
         machine.module("other", version="2.0")
     if change == "removed":
-        then = first, WantedDriver("other", state="absent")
+        then = first, wanted_driver("other", state="absent")
     before = machine.snapshot()
     with Turns(str(machine.root), check=True) as turns:
         said = deploy.run(turns, Options(then))
@@ -407,7 +461,7 @@ def test_check_mode_says_what_becomes_of_what_is_there(machine, change):
 def test_check_mode_foresees_a_driver_that_needs_symbols_of_one_before_it(machine):
     machine.module("library", exports=[("lib_call", 0x77)])
     machine.module("user", needs=[*NEEDS, ("lib_call", 0x77)])
-    wanted = WantedDriver("library", path=("/opt/library",)), WantedDriver("user", path=("/opt/user",))
+    wanted = wanted_driver("library", path=("/opt/library",)), wanted_driver("user", path=("/opt/user",))
     said = machine.deploy_all(*wanted, check=True)[1]
     assert foreseen(said) == foreseen(machine.deploy_all(*wanted)[1])
 
@@ -436,8 +490,8 @@ def test_check_mode_foresees_the_trial_and_that_its_entry_becomes_the_default(ru
     done = running.deploy_all(wanted)[1]
     assert running.started()[1] == "vendor" and foreseen(said) == foreseen(done)
     running.module("vendor", version="2.0")
-    said = running.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"), check=True)[1]
-    done = running.deploy_all(WantedDriver("vendor", path=("/opt/vendor",), boot="default"))[1]
+    said = running.deploy_all(wanted_driver("vendor", path=("/opt/vendor",), boot="default"), check=True)[1]
+    done = running.deploy_all(wanted_driver("vendor", path=("/opt/vendor",), boot="default"))[1]
     assert said.drivers[0].trial and foreseen(said) == foreseen(done)
 
 

@@ -9,7 +9,6 @@ import shutil
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry, variant
-from ansible_collections.outoftree.kmod.plugins.module_utils.commands.deploy import WantedDriver
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import together
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import trials
@@ -17,7 +16,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs imp
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed, Settings
 from tests.unit.commands import test_default
 from tests.unit.commands.follower import NEW, OLD
-from tests.unit.commands.test_deploy import Machine, RunningMachine
+from tests.unit.commands.test_deploy import Machine, RunningMachine, wanted_driver
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
 BOTH = "other,vendor"
@@ -171,7 +170,7 @@ def test_one_without_a_variant_stays_out(machine):
 
 def test_hosts_with_a_variant_and_an_entry_for_each_driver_come_to_shared_ones(machine):
     """As earlier versions have left them."""
-    machine.deploy_all(*(each._replace(initrd=False) for each in machine.both()))
+    machine.deploy_all(*(each._replace(how=each.how._replace(initrd=False)) for each in machine.both()))
     for name in ("vendor", "other"):
         machine.command(variant, driver=(name,))
         machine.command(entry, driver=(name,))
@@ -189,7 +188,7 @@ def test_what_stays_of_two_has_what_it_would_have_alone(tmp_path, how):
         wanted = machine.both()
         if both:
             machine.deploy_all(*wanted)
-            gone = WantedDriver("other", state="absent")
+            gone = wanted_driver("other", state="absent")
             lists = {"listed": (wanted[0], gone), "alone": (gone,), "exclusive": (wanted[0],)}
             _writes, answer = machine.deploy_all(*lists[how], exclusive=how == "exclusive")
             row = next(row for row in answer.drivers if row.driver == "other")
@@ -249,7 +248,7 @@ def test_a_set_that_was_not_tried_is_not_the_default(running, change):
     if change == "updated":
         running.module("other", version="2.0")
     if change == "removed":
-        then = first[0], WantedDriver("other", state="absent")
+        then = first[0], wanted_driver("other", state="absent")
     rows = running.deploy_all(*then)[1].drivers
     assert running.started() == (kernel, None)
     now = "vendor" if change == "removed" else BOTH
@@ -381,14 +380,14 @@ def test_an_entry_that_is_shared_is_what_either_name_means(machine):
 
 
 def test_an_entry_can_be_made_for_several(machine):
-    machine.deploy_all(*(each._replace(initrd=False) for each in machine.both()))
+    machine.deploy_all(*(each._replace(how=each.how._replace(initrd=False)) for each in machine.both()))
     machine.command(variant, driver=("vendor", "other"))
     machine.command(entry, driver=("vendor", "other"))
     assert machine.ours() == [(BOTH, OLD), (BOTH, NEW)]
 
 
 def test_an_entry_of_one_driver_with_a_variant_of_two_stays_what_it_is(machine):
-    machine.deploy_all(*(each._replace(initrd=False) for each in machine.both()))
+    machine.deploy_all(*(each._replace(how=each.how._replace(initrd=False)) for each in machine.both()))
     machine.command(variant, driver=("vendor", "other"))
     machine.command(entry, driver=("vendor",))
     assert machine.ours() == [("vendor", OLD), ("vendor", NEW)]

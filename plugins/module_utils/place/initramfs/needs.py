@@ -13,16 +13,16 @@ symbols.
 import fnmatch
 import posixpath
 import re
-from typing import Container, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Container, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ...errors import KmodError, forgiving
 from ...host import Host
 from ...judge.loader import judge
 from ...judge.verdict import INCOMPATIBLE
-from ...read import depmod, ko, names
+from ...read import depmod, kernels, ko, names
 from ...read.exports import VMLINUX
 from ...read.kernel_module import KernelModule
-from ...read.kernels import Kernel, kernel
+from ...read.kernels import Kernel, kernel, modules_root
 from .. import store
 from . import cpio, plain
 from .kept import InImage
@@ -37,11 +37,21 @@ PATTERN_FILES = 256
 
 
 class Needed:
-    """The modules that a driver takes along into an image, and those that it finds there."""
+    """The modules that a driver takes along into an image, and those that it finds there.
 
-    def __init__(self, host: Host, release: str, had: InImage) -> None:
+    ``soft`` is what modprobe.d, as it will be in the image, has loaded with modules, by their names.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        release: str,
+        had: InImage,
+        soft: Mapping[str, Sequence[str]] = {},
+    ) -> None:
         self.host = host
         self.had = had
+        self.soft = soft
         self.modules_dir = "/lib/modules/" + release
         self.kernel = kernel(host, release)
         self.choice = {
@@ -120,9 +130,58 @@ class Needed:
             yield module.path, name, True
         for name in self.on_host.get(module.path, sorted(_owners(self.kernel, module))):
             yield module.path, name, False
-        for value in module.infos("softdep"):  # ``pre: a b post: c``: wanted where there is one
-            for name in value.replace("-", "_").split():
-                yield module.path, name, False
+        for name in softly(
+            self.host, self.kernel.release, module, self.soft, known=(self.choice, self.had.known)
+        ):
+            yield module.path, name, False
+
+
+def softly(
+    host: Host,
+    release: str,
+    module: KernelModule,
+    soft: Mapping[str, Sequence[str]],
+    *,
+    known: Sequence[Container[str]],
+) -> List[str]:
+    """The modules that are loaded with one where they are there, or asked for by it: by its softdep (``pre: a b
+    post: c``) and weakdep, and by those of modprobe.d (loading.softdeps).
+
+    A name is a module's that is ``known``, else an alias (``kmod: libkmod/libkmod-module.c``).
+    """
+    found: List[str] = []
+    said = " ".join(module.infos("softdep") + module.infos("weakdep")).split()
+    for word in said + list(soft.get(module.name, [])):
+        name = names.alias_of(word)
+        if any(name in each for each in known):
+            found.append(name)
+        elif word not in ("pre:", "post:"):
+            found += kernels.named(kernel(host, release), name)
+    return found
+
+
+def replaceable(
+    host: Host, release: str, modules: Sequence[KernelModule], soft: Mapping[str, Sequence[str]]
+) -> Tuple[Tuple[str, str], ...]:
+    """Name and sha256 of the modules that these need, by what depmod and softdeps say, and that did not come with
+    the kernel either: a package may replace them.
+    """
+    top = "%s/%s" % (modules_root(host), release)
+    rows = {
+        posixpath.join(top, path): [posixpath.join(top, each) for each in needed]
+        for path, needed in depmod.needs(host, top).items()
+    }
+    chosen = depmod.by_module(rows, top)
+    softs = [name for each in modules for name in softly(host, release, each, soft, known=(chosen,))]
+    own = {module.path for module in modules}
+    found = {chosen[name] for name in softs if name in chosen}
+    found = found.union(*(rows.get(path, []) for path in own | found)) - own
+    there = [
+        ko.read(host, path)
+        for path in sorted(found)
+        if not path.startswith(top + "/kernel/") and host.is_file(path)
+    ]
+    return tuple(sorted((module.name, module.sha256) for module in there))
 
 
 def _owners(installed: Kernel, module: KernelModule, but: Container[str] = ()) -> Set[str]:

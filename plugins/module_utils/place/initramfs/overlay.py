@@ -68,7 +68,7 @@ def build(
             "Name one build",
             "MODULE_TWICE",
         )
-    needed = needs.Needed(host, wants.kernel, had)
+    needed = needs.Needed(host, wants.kernel, had, loading.softdeps(host, wants.drivers))
     extra = needed.extra(modules)
     new = dict(ours, **extra)
     names = {module.name for module in new.values()}

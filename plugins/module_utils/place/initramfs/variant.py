@@ -11,22 +11,19 @@ driver has changed.
 """
 
 import hashlib
-import os
-from typing import Any, Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ...errors import KmodError
 from ...host import Host
 from ...lock import scratch
 from ...plan import Change, Command, Content, File, Plan
-from ...read import depmod as dependency
 from ...read import ko, names
 from ...read.kernel_module import KernelModule
-from ...read.kernels import modules_root
 from .. import depmod, loading
 from ..boot import shipped as shipped_entry
 from ..boot import withdraw
 from ..boot.menu import Entry
-from . import early, existing, image, manifest, overlay, rebuild, room, tpm, witness
+from . import early, existing, image, manifest, needs, overlay, rebuild, room, tpm, witness
 from .kept import Kept
 from .manifest import Added, Base, EarlyLoad, Variant, Wants
 
@@ -364,7 +361,7 @@ def plan(
         _early(recipe),
         tuple((module.name, module.sha256) for module in modules),
         Base(base, 0, ""),
-        needed=_needed(host, release, paths),
+        needed=needs.replaceable(host, release, modules, loading.softdeps(host, recipe.drivers)),
         configured=tuple(
             (path, hashlib.sha256(data).hexdigest())
             for path, data in loading.configured(host, recipe.drivers).items()
@@ -427,19 +424,6 @@ def _early(recipe: Recipe) -> EarlyLoad:
         return recipe.early_load
     early = tuple(sorted(set(recipe.early_load) & set(recipe.drivers)))
     return early if 0 < len(early) < len(set(recipe.drivers)) else bool(early)
-
-
-def _needed(host: Host, release: str, paths: Sequence[str]) -> Tuple[Tuple[str, str], ...]:
-    """Name and sha256 of the modules that these need, by what depmod says, and that did not come with the
-    kernel either: a package may replace them.
-    """
-    top = "%s/%s" % (modules_root(host), release)
-    found: Set[str] = set()
-    for path, needed in dependency.needs(host, top).items():
-        if os.path.join(top, path) in paths:
-            found.update(os.path.join(top, each) for each in needed if not each.startswith("kernel/"))
-    there = [ko.read(host, each) for each in sorted(found - set(paths)) if host.is_file(each)]
-    return tuple(sorted((module.name, module.sha256) for module in there))
 
 
 def _unchanged(host: Host, old: Variant, wants: Wants, *, method: str) -> Optional[Tuple[Plan, Made]]:

@@ -16,7 +16,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place import loadin
 from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import variant
 from tests.forge.cpio import cpio
 from tests.forge.initramfs import DEPMOD
-from tests.forge.ko import RELEASE
+from tests.forge.ko import LAYOUT, RELEASE, ko
 from tests.unit.place.initramfs import kernel_simulator
 from tests.unit.place.initramfs.test_initramfs_rebuild import make
 from tests.unit.place.initramfs.test_initramfs_variant import REQUEST, TREE, run, unpacked
@@ -96,3 +96,31 @@ def test_a_rebuilt_image_has_it_whatever_the_tool_takes_along(tmp_path, monkeypa
     assert error is None and files[FILE][1] == OPTIONS.encode()
     plan, _answer = variant.present(Host(str(machine.root)), recipe)
     assert not plan
+
+
+@pytest.mark.parametrize("by", ["modprobe.d", "softdep", "weakdep"])
+@pytest.mark.parametrize("word", ["i2c-dev", "char-major-89-7", "vendor:bus"])
+def test_what_is_to_be_loaded_with_a_module_is_there_by_then_under_its_name_or_an_alias(machine, by, word):
+    """Else modprobe goes on without it, in the initramfs alone."""
+    bus = ko("i2c_dev", [LAYOUT], aliases=["char-major-89-*", "vendor:b?s"])
+    machine.module("kernel/drivers/i2c-dev.ko", bus)
+    if by == "modprobe.d":
+        configure(machine, "# outoftree.kmod acme: made by\nsoftdep acme pre: %s\n" % word)
+    else:
+        said = {by: "pre: " + word if by == "softdep" else word}
+        machine.module("extra/acme/acme.ko", ko("acme", [LAYOUT], modinfo=said))
+    row = run(machine)[1]["variants"][0]
+    assert row["dependencies"] == ["i2c_dev"]
+    assert unpacked(machine)[TREE + "/kernel/drivers/i2c-dev.ko"][1] == bus
+
+
+def test_an_out_of_tree_module_that_is_to_be_loaded_with_it_is_replaced_in_the_variant_too(machine):
+    configure(machine, "# outoftree.kmod acme: made by\nsoftdep acme post: bus\n")
+    for number in (1, 2):
+        bus = ko("bus", [LAYOUT, ("turn", 1)], depends="core")
+        core = ko("core", [LAYOUT], exports=[("turn", 1)], filler=b"core %d" % number)
+        machine.module("updates/stack/bus.ko", bus)
+        machine.module("updates/stack/core.ko", core)
+        assert status(machine) == ("created" if number == 1 else "replaced")
+        assert unpacked(machine)[TREE + "/updates/stack/core.ko"][1] == core
+        assert status(machine) == "current"
