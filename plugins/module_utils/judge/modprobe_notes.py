@@ -79,23 +79,22 @@ def claimed_by_others(module: KernelModule, kernel: Kernel, loader: Loader) -> I
     """The kernel's own modules that want one of its devices: udev loads all that match, and a device goes to
     whichever registers first.
     """
-    for name, pattern in kernel.aliases.rivals(module.aliases, module.name).items():
-        if name in kernel.builtin:
-            yield Finding(
-                "DEVICE_CLAIMED",
-                NOTE,
-                "%s, which is part of this kernel, wants the same device (%s) and is there before it"
-                % (name, pattern),
-                found=name,
-            )
+    for name, rival in kernel.aliases.rivals(module.aliases, module.name).items():
+        builtin, wants = name in kernel.builtin, "wants the same device (%s)" % rival.pattern
+        if rival.unsure:
+            wants = "takes every device of a kind (%s), and this module's if they are of it" % rival.pattern
+        if builtin:
+            message = "%s, which is part of this kernel, %s and is there before it" % (name, wants)
         elif (
-            name not in kernel.modprobe.blacklist
-            and name not in loader.runtime.modprobe_blacklist | loader.runtime.blacklist
+            name in kernel.modprobe.blacklist
+            or name in loader.runtime.modprobe_blacklist | loader.runtime.blacklist
         ):
-            yield Finding(
-                "DEVICE_CLAIMED",
-                NOTE,
-                "the kernel's own %s wants the same device (%s): both are loaded, and the one that comes first "
-                "gets it. 'blacklist %s' in modprobe.d decides that" % (name, pattern, name),
-                found=name,
+            continue
+        elif rival.unsure:
+            message = "the kernel's own %s %s" % (name, wants)
+        else:
+            message = (
+                "the kernel's own %s %s: both are loaded, and the one that comes first gets it. "
+                "'blacklist %s' in modprobe.d decides that" % (name, wants, name)
             )
+        yield Finding("DEVICE_CLAIMED", NOTE, message, found=name)
