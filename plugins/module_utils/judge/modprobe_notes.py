@@ -79,22 +79,24 @@ def claimed_by_others(module: KernelModule, kernel: Kernel, loader: Loader) -> I
     """The kernel's own modules that want one of its devices: udev loads all that match, and a device goes to
     whichever registers first.
     """
+    blacklisted = (
+        loader.runtime.modprobe_blacklist | loader.runtime.blacklist | set(kernel.modprobe.blacklist)
+    )
     for name, rival in kernel.aliases.rivals(module.aliases, module.name).items():
-        builtin, wants = name in kernel.builtin, "wants the same device (%s)" % rival.pattern
-        if rival.unsure:
-            wants = "takes every device of a kind (%s), and this module's if they are of it" % rival.pattern
-        if builtin:
-            message = "%s, which is part of this kernel, %s and is there before it" % (name, wants)
-        elif (
-            name in kernel.modprobe.blacklist
-            or name in loader.runtime.modprobe_blacklist | loader.runtime.blacklist
-        ):
+        builtin = name in kernel.builtin
+        if name in blacklisted and not builtin:
             continue
-        elif rival.unsure:
-            message = "the kernel's own %s %s" % (name, wants)
+        who = "%s, which is part of this kernel," % name if builtin else "the kernel's own %s" % name
+        if rival.unsure:
+            message = (
+                "%s may want the same device (%s): that and the module's own alias name one a device and the "
+                "other a kind of devices, which it may be of or not" % (who, rival.pattern)
+            )
+        elif builtin:
+            message = "%s wants the same device (%s) and is there before it" % (who, rival.pattern)
         else:
             message = (
-                "the kernel's own %s %s: both are loaded, and the one that comes first gets it. "
-                "'blacklist %s' in modprobe.d decides that" % (name, wants, name)
+                "%s wants the same device (%s): both are loaded, and the one that comes first gets it. "
+                "'blacklist %s' in modprobe.d decides that" % (who, rival.pattern, name)
             )
         yield Finding("DEVICE_CLAIMED", NOTE, message, found=name)

@@ -168,7 +168,7 @@ def test_a_driver_of_a_class_may_want_it_and_nobody_is_told_to_blacklist_that(bu
         tmp_path, ko("r8125", aliases=[NIC]), in_tree=own, builtin=["ata_generic"] if builtin else []
     )
     (finding,) = (each for each in verdict.findings if each.code == "DEVICE_CLAIMED")
-    assert "of a kind (pci:v*d*sv*sd*bc01sc01i*), and this module's if they are" in finding.message
+    assert "may want the same device (pci:v*d*sv*sd*bc01sc01i*): that and the module's" in finding.message
     assert "blacklist" not in finding.message and builtin == ("part of this kernel" in finding.message)
 
 
