@@ -51,13 +51,20 @@ class Rival(NamedTuple):
     pattern: str
 
 
+class Index(NamedTuple):
+    """The claims of one bus."""
+
+    by_parts: Dict[str, Dict[str, List[Claim]]]  # by the keys of their first two parts
+    by_rest: Dict[Tuple[str, ...], Dict[str, Claim]]  # by all others: of each module the first
+
+
 class Aliases:
     """(pattern, module's name), in their order. What a bus has is looked through when a driver is for that bus."""
 
     def __init__(self, pairs: Iterable[Tuple[str, str]]) -> None:
         self._pairs = pairs
         self._buses: Optional[Dict[str, List[Tuple[int, str, str]]]] = None
-        self._indexes: Dict[str, Dict[str, Dict[str, List[Claim]]]] = {}
+        self._indexes: Dict[str, Index] = {}
 
     def rivals(self, aliases: Iterable[str], name: str) -> Dict[str, Rival]:
         """By name the other modules that want, or may want, a device which these aliases ask for; those that do
@@ -67,22 +74,17 @@ class Aliases:
         looked: Set[Tuple[str, ...]] = set()
         for alias in filter(_DEVICE.match, aliases):
             bus, parts = _parts(alias)
-            rest, of_class = parts[2:], parts[:2] == (ANY, ANY)
-            nothing = (ANY,) * len(rest)
+            rest = parts[2:]
             for first, second, claims in self._near(bus, parts):
-                if (
-                    first == second == ANY and rest
-                ):  # of classes of devices: what tells devices apart does not count
+                if first == second == ANY and rest:  # of classes: what tells devices apart does not count
                     if (bus, *rest) in looked:
                         continue
                     looked.add((bus, *rest))
                 for claim in claims:
+                    if claim.name == name:
+                        continue
                     best = found.get(claim.name)
-                    if claim.name == name or (
-                        best is not None
-                        and best.number < claim.number
-                        and (not best.unsure or (of_class and claim.parts[2:] == nothing))
-                    ):
+                    if best is not None and not best.unsure and best.number < claim.number:
                         continue
                     if _same(alias, parts, claim):
                         both = any(one != ANY != other for one, other in zip(parts, claim.parts))
@@ -90,27 +92,32 @@ class Aliases:
                         found[claim.name] = rival if best is None else min(best, rival)
         return dict(sorted(found.items(), key=lambda each: (each[1].unsure, each[0])))
 
-    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, List[Claim]]]:
-        """All claims that may want the same device, by how their two first parts are found."""
-        index, first, second = self._index(bus), _key(parts, 0), _key(parts, 1)
-        for one in list(index) if first in (ANY, SOME) else (first, ANY, SOME):
-            level = index.get(one, {})
+    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, Iterable[Claim]]]:
+        """All claims that may want the same device, by the keys of their two first parts."""
+        index = self._index(bus)
+        if parts[:2] == (ANY, ANY) and len(parts) > 2:  # a class, for which those two do not count
+            yield from (("", "", claims.values()) for claims in index.by_rest.values())
+            return
+        first, second = _key(parts, 0), _key(parts, 1)
+        for one in list(index.by_parts) if first in (ANY, SOME) else (first, ANY, SOME):
+            level = index.by_parts.get(one, {})
             for other in level if second in (ANY, SOME) else (second, ANY, SOME):
                 if other in level:
                     yield one, other, level[other]
 
-    def _index(self, bus: str) -> Dict[str, Dict[str, List[Claim]]]:
+    def _index(self, bus: str) -> Index:
         if self._buses is None:
             self._buses = {}
             for number, (pattern, name) in enumerate(self._pairs):
                 self._buses.setdefault(pattern.partition(":")[0], []).append((number, pattern, name))
         if bus not in self._indexes:
-            index = self._indexes[bus] = {}
+            index = self._indexes[bus] = Index({}, {})
             for number, pattern, name in self._buses.get(bus, ()):
                 if _DEVICE.match(pattern):
                     claim = Claim(number, pattern, name, _parts(pattern)[1])
-                    level = index.setdefault(_key(claim.parts, 0), {})
+                    level = index.by_parts.setdefault(_key(claim.parts, 0), {})
                     level.setdefault(_key(claim.parts, 1), []).append(claim)
+                    index.by_rest.setdefault(claim.parts[2:] or claim.parts, {}).setdefault(name, claim)
         return self._indexes[bus]
 
 
