@@ -31,6 +31,7 @@ GROUND = LOOK + " plan"
 MAY_IMPORT: Dict[str, str] = {
     "errors": "",
     "decoders": "errors",
+    "libcrypto": "",
     "compression": "errors decoders",
     "tools": "errors",
     "reader": "errors",
@@ -44,6 +45,7 @@ MAY_IMPORT: Dict[str, str] = {
     "turns": "errors host lock plan foreseen seen",
     "task": "errors host turns seen settled",
     "read": LOOK + " kept_files",
+    "read/signature": LOOK + " libcrypto",
     "read/offered": LOOK + " tools read",  # package managers are asked, and change nothing
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
