@@ -9,7 +9,7 @@ where distributions differ.
 """
 
 import re
-from typing import AbstractSet, Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
+from typing import AbstractSet, Callable, Dict, FrozenSet, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError, SystemFailed
 from ..read import modprobe
@@ -57,7 +57,7 @@ class Loader(NamedTuple):
     family: str
     config: Dict[str, str]
     traits: Traits
-    exports: Dict[str, Export]
+    exports: Mapping[str, Export]
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
     absent: Dict[str, str] = {}  # by symbol the kernel's own module that exports it and is not installed
@@ -96,7 +96,7 @@ class Loader(NamedTuple):
 def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     """Error-free: where the kernel's exports cannot be told, that becomes its ``problem``."""
     problem = None
-    exports: Dict[str, Export] = {}
+    exports: Mapping[str, Export] = {}
     try:
         exports = kernel.exports
     except SystemFailed:

@@ -8,8 +8,19 @@ import contextlib
 import fnmatch
 import os
 import re
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
@@ -17,7 +28,7 @@ from ..host import MODULES, Host
 from . import depmod, export_sources, family, ko, modprobe, names, signature
 from .aliases import Aliases, head
 from .export_sources import Note, SourcedExports
-from .exports import Export, find_symvers
+from .exports import Export, find_symvers, owners_of
 from .signature import Certificate, Signature
 
 if TYPE_CHECKING:  # what unpacks images is imported when one is
@@ -188,7 +199,7 @@ class Kernel:
         )
 
     @property
-    def exports(self) -> Dict[str, Export]:
+    def exports(self) -> Mapping[str, Export]:
         """What it and its installed modules export, by symbol.
 
         Error: KERNEL_NO_CRC_SOURCE where that cannot be told.
@@ -205,7 +216,7 @@ class Kernel:
     @lazy
     def exporters(self) -> FrozenSet[str]:
         """vmlinux and those of its own modules that export something. Error: as ``exports``."""
-        return frozenset(map(itemgetter(3), self.exports.values())).difference(self.added)
+        return owners_of(self.exports).difference(self.added)
 
     @property
     def export_notes(self) -> Tuple[Note, ...]:
