@@ -19,7 +19,7 @@ from ..place.boot.answer import EntryAnswer
 from ..place.boot.menu import release as release_of
 from ..place.settings import Followed
 from ..place.together import Shared
-from ..read.kernels import version_key
+from ..read.kernels import find_image, version_key
 from ..turns import Turns
 from . import entry
 from .shared import entry_options
@@ -118,6 +118,8 @@ def _keep(
                 % refused,
             )
         )
+    # one whose image somebody has deleted has no entry, or one that starts nothing
+    good = {release for release in good if find_image(turns.host, release)} or good
     release = max(good, key=version_key)
     now = hold.now(turns.host, drivers[keepers[0]].loader)
     # an entry of ours, which somebody or a trial has made that

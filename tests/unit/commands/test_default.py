@@ -19,6 +19,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
     systemd_boot,
     trials,
 )
+from tests.forge.symvers import EXPORTS
 from tests.unit.commands.follower import NEW, OLD, OTHER_ABI, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
@@ -362,6 +363,23 @@ def test_without_it_boots_go_on_to_the_new_kernel_whatever_has_proved_itself(ref
     refusing.deploy(exports=OTHER_ABI, kernels=("all",))
     refusing.run("refresh", None)
     assert refusing.tried() == (NEW, "vendor")
+
+
+def test_boots_are_not_kept_on_a_kernel_whose_image_is_gone(tmp_path):
+    """Its modules are there yet, and it is newer than the one that can be started."""
+    between = "5.14.0-450.1.1.el9_4.x86_64"
+    host = Follower(tmp_path, refuses=True)
+    host.kernel(between, EXPORTS)
+    for path in [
+        *tmp_path.glob("boot/vmlinuz-" + between),
+        *tmp_path.glob("lib/modules/%s/vmlinuz" % between),
+    ]:
+        path.unlink()
+    host.deploy(kernels=("all",))
+    host.follow(vendor={"keep_default": True})
+    assert host.links(between) == ["vendor.ko"]
+    answer = host.run()
+    assert not answer.failed and answer.bulletin.kept == OLD and host.started() == (OLD, None)
 
 
 def test_keep_default_is_right_again_after_the_distribution_has_moved_it(refusing):
