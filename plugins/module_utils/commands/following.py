@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import bulletin, diversion, hooks, image_mode, kernel_holds, settings, zipapp
+from ..place import bulletin, diversion, hooks, image_mode, kernel_holds, settings, together, zipapp
 from ..place.boot import hold
 from ..place.hook_texts import KMODCTL
 from ..place.settings import Followed
@@ -93,9 +93,12 @@ def run(turns: Turns, options: Options) -> Answer:
 
     Where hooks had left something to do, or a build has arrived for a kernel that had none, that is done now.
 
-    Errors: DRIVER_NAME, IMAGE_MODE, TRANSACTIONAL, NO_HOOKS, SETTINGS_NEWER, KMODCTL_DAMAGED, those of
-    applying a plan.
+    Errors: DRIVER_NAME, BAD_OPTION, where it asks for other things than drivers that it would share entries with,
+    IMAGE_MODE, TRANSACTIONAL, NO_HOOKS, SETTINGS_NEWER, KMODCTL_DAMAGED, those of applying a plan.
     """
+    if options.state == "present":
+        told = settings.read_or_none(turns.host)
+        together.shared({**(told.drivers if told else {}), options.driver: options.followed})
     answer, unsettled = arrange(turns, options)
     return answer._replace(refreshed=refresh(turns) if unsettled else None)
 

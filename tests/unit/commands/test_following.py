@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is promised of kmod_follow about the script weak-modules, which somebody else may have diverted."""
+"""What is promised of kmod_follow: of the script weak-modules, which somebody else may have diverted, and of
+drivers that cannot be served together.
+"""
 
 import pytest
 
@@ -10,6 +12,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.commands import fol
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import hooks, settings
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings import Followed
 from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
 from tests.unit.place.test_hooks import system, tree
 
@@ -61,3 +64,12 @@ def test_a_diversion_is_remembered_until_it_ends(root):
     arrange(root, weak_modules="divert")
     arrange(root, state="absent")
     assert tree(root) == before
+
+
+def test_what_no_hook_could_do_for_two_drivers_is_refused_at_once(root):
+    """They share the variant and the entry of each kernel: hooks would serve neither."""
+    arrange(root, followed=Followed(method="segment"))
+    before = tree(root)
+    with Turns(str(root)) as turns, pytest.raises(KmodError) as caught:
+        following.run(turns, following.Options("other", followed=Followed(method="rebuild")))
+    assert caught.value.code == "BAD_OPTION" and "segment" in str(caught.value) and tree(root) == before
