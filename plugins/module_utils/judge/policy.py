@@ -9,12 +9,12 @@ where distributions differ.
 """
 
 import re
-from typing import Callable, Dict, FrozenSet, Mapping, NamedTuple, Optional, Tuple
+from typing import AbstractSet, Callable, Dict, FrozenSet, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError, SystemFailed
 from ..read import modprobe
 from ..read.export_sources import Note
-from ..read.exports import Export, owners_of
+from ..read.exports import Export
 from ..read.kernels import Kernel, Traits, Trust
 from ..read.runtime import OFFLINE, Runtime
 
@@ -61,7 +61,7 @@ class Loader(NamedTuple):
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
     absent: Dict[str, str] = {}  # by symbol the kernel's own module that exports it and is not installed
-    installed: FrozenSet[str] = frozenset()  # the modules that modprobe finds, whoever made them
+    installed: AbstractSet[str] = frozenset()  # the modules that modprobe finds, whoever made them
     problem: Optional[KmodError] = None
     notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
@@ -110,10 +110,10 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         config=kernel.config,
         traits=kernel.traits,
         exports=exports,
-        owners=owners_of(exports),
+        owners=frozenset() if problem else kernel.exporters,
         builtin=kernel.builtin,
         absent={} if problem else kernel.sourced.absent,
-        installed=frozenset(kernel.modules),
+        installed=kernel.modules.keys(),
         problem=problem,
         notes=() if problem else kernel.export_notes,
         runtime=runtime,

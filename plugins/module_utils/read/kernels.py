@@ -28,7 +28,7 @@ from ..host import MODULES, Host
 from . import depmod, export_sources, family, ko, modprobe, names, signature
 from .aliases import Aliases, head
 from .export_sources import Note, SourcedExports
-from .exports import Export, find_symvers
+from .exports import Export, find_symvers, owners_of
 from .signature import Certificate, Signature
 
 if TYPE_CHECKING:  # what unpacks images is imported when one is
@@ -161,6 +161,11 @@ class Kernel:
         return modprobe.config(self.host)
 
     @lazy
+    def depmod(self) -> depmod.DepmodConfig:
+        """What depmod.d says for it."""
+        return depmod.config(self.host, self.release)
+
+    @lazy
     def aliases(self) -> Aliases:
         """The aliases of its own modules, in-tree and built in."""
         return Aliases(each for each in aliases(self) if each[1] in self.own or each[1] in self.builtin)
@@ -207,6 +212,11 @@ class Kernel:
                 "KERNEL_NO_CRC_SOURCE",
             )
         return self.sourced.exports
+
+    @lazy
+    def exporters(self) -> FrozenSet[str]:
+        """vmlinux and those of its own modules that export something. Error: as ``exports``."""
+        return owners_of(self.exports).difference(self.added)
 
     @property
     def export_notes(self) -> Tuple[Note, ...]:
