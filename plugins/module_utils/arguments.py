@@ -10,9 +10,6 @@ from typing import Any, Optional, Sequence
 
 from .errors import KmodError
 
-WEAK_MODULES = "weak-modules"  # the command with a door, and a name, of its own: see weak_modules.py
-WEAK_MODULES2 = "weak-modules2"  # SUSE's, likewise
-
 
 def parsed(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     """The options, and in ``command`` what they are for.

@@ -4,19 +4,19 @@
 
 """kmodctl, the host's own command: the same core as the modules', so it gives the same answers."""
 
-import argparse
-import json
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
-from .arguments import WEAK_MODULES, WEAK_MODULES2, parsed
 from .errors import KmodError
 from .host import Host
-from .output import columns, let_go, open_streams, say, warn
+from .output import WEAK_MODULES, WEAK_MODULES2, columns, let_go, open_streams, say, warn
 from .task import carry_out
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from .turns import Work
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -25,15 +25,20 @@ HERE = "/"  # files named on the command line are those of this machine, whateve
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Carry out a command line; the exit status. Every way out is one line and a status."""
+    # it lives shortly, and keeps ten thousands of small records that are in no circle
+    gc.set_threshold(1 << 16)
     given = sys.argv[1:] if argv is None else list(argv)
     called = os.path.basename(sys.argv[0])
     fronts = (WEAK_MODULES, WEAK_MODULES2)
     name = called if called in fronts else given[0] if given[:1] and given[0] in fronts else ""
     if name:
-        from . import weak_modules, weak_modules2
+        if name == WEAK_MODULES:
+            from .weak_modules import main as front
+        else:
+            from .weak_modules2 import main as front
+        return front(given if called in fronts else given[1:])
+    from .arguments import parsed
 
-        front = weak_modules if name == WEAK_MODULES else weak_modules2
-        return front.main(given if called in fronts else given[1:])
     try:
         open_streams()
         options = parsed(given)
@@ -65,7 +70,7 @@ def _failed(why: str, status: int = FAILED) -> int:
     return status
 
 
-def check(options: argparse.Namespace) -> int:
+def check(options: "Namespace") -> int:
     from .commands import check as command
     from .read import inputs
     from .read.export_sources import SourcedExports
@@ -113,7 +118,7 @@ def check(options: argparse.Namespace) -> int:
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
 
-def _sources(here: Host, options: argparse.Namespace) -> Tuple[Any, ...]:
+def _sources(here: Host, options: "Namespace") -> Tuple[Any, ...]:
     """Packages are one set; a directory without any is what some were unpacked in."""
     from .read import names
     from .read.kernel_package import KernelSource
@@ -128,7 +133,7 @@ def _sources(here: Host, options: argparse.Namespace) -> Tuple[Any, ...]:
     return tuple(KernelSource(root=path) for path in roots) + ((KernelSource(packages),) if packages else ())
 
 
-def status(options: argparse.Namespace) -> int:
+def status(options: "Namespace") -> int:
     from .commands import status as command
 
     _plan, answer = command.run(Host(options.root), command.Options(tuple(options.driver)))
@@ -136,7 +141,7 @@ def status(options: argparse.Namespace) -> int:
     return OK
 
 
-def link(options: argparse.Namespace) -> int:
+def link(options: "Namespace") -> int:
     from .commands import link as command
 
     asked = command.Options(
@@ -159,7 +164,7 @@ def link(options: argparse.Namespace) -> int:
     return OK if options.absent or answer.served else NOT_ALL
 
 
-def variant(options: argparse.Namespace) -> int:
+def variant(options: "Namespace") -> int:
     from .commands import variant as command
 
     if options.list:
@@ -193,7 +198,7 @@ def variant(options: argparse.Namespace) -> int:
     return OK
 
 
-def entry(options: argparse.Namespace) -> int:
+def entry(options: "Namespace") -> int:
     from .commands import entry as command
 
     asked = command.Options(
@@ -210,7 +215,7 @@ def entry(options: argparse.Namespace) -> int:
     return OK
 
 
-def follow(options: argparse.Namespace) -> int:
+def follow(options: "Namespace") -> int:
     from .commands import follow as command
 
     release = options.release or (None if options.command == "refresh" else os.uname().release)
@@ -236,7 +241,7 @@ def follow(options: argparse.Namespace) -> int:
     return FAILED if answer.failed else NOT_ALL if (answer.lacking if boot else answer.refused) else OK
 
 
-def build(options: argparse.Namespace) -> int:
+def build(options: "Namespace") -> int:
     from .commands import build as command
 
     paths = {
@@ -254,7 +259,7 @@ def build(options: argparse.Namespace) -> int:
     return NOT_ALL if answer.failed else OK
 
 
-def _change(options: argparse.Namespace, work: "Work") -> Tuple[Any, Dict[str, Any]]:
+def _change(options: "Namespace", work: "Work") -> Tuple[Any, Dict[str, Any]]:
     """What a change answers, as it is and as it is printed; carried out unless it is only looked at."""
     done = carry_out(options.root, options.check, work)
     others = done.answer.other_drivers
@@ -264,7 +269,9 @@ def _change(options: argparse.Namespace, work: "Work") -> Tuple[Any, Dict[str, A
     return done.answer, dict(done.answer.as_dict(), changed=done.changed)
 
 
-def _show(options: argparse.Namespace, answer: Any, text: str) -> None:
+def _show(options: "Namespace", answer: Any, text: str) -> None:
+    import json
+
     say(json.dumps(answer, indent=2) if options.json else text)
 
 

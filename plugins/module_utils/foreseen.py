@@ -51,12 +51,15 @@ class Foreseen(Host):
     def __init__(self, host: Host, plan: Plan) -> None:
         super().__init__(host.root)
         self.nodes: Dict[str, _Seen] = dict(host.nodes) if isinstance(host, Foreseen) else {}
-        for step in plan.steps:
-            if isinstance(step, Change):
-                self._put(step)
-            elif isinstance(step, Derived):
-                for change in step.make(self):
-                    self._put(change)
+        try:
+            for step in plan.steps:
+                if isinstance(step, Change):
+                    self._put(step)
+                elif isinstance(step, Derived):
+                    for change in step.make(self):
+                        self._put(change)
+        finally:
+            plan.clear()
 
     def _put(self, change: Change) -> None:
         node = change.after

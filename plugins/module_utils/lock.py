@@ -22,7 +22,6 @@ import posixpath
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, cast
 
@@ -315,7 +314,7 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
     it is.
     """
     # the name comes first: a run that is interrupted while the directory is made takes it back, too
-    directory = os.path.join(_place(inside) or tempfile.gettempdir(), _mine() + os.urandom(8).hex())
+    directory = os.path.join(_place(inside) or _elsewhere(), _mine() + os.urandom(8).hex())
     made = True
     try:
         try:
@@ -335,6 +334,8 @@ def scratch(inside: Optional[Host] = None) -> Iterator[str]:
 
 def unnamed_file() -> Optional[BinaryIO]:
     """A file without a name, for what is too much for memory; None where there is no place for one."""
+    import tempfile
+
     try:
         return cast(BinaryIO, tempfile.TemporaryFile(dir=_place(None)))
     except OSError:
@@ -350,6 +351,12 @@ def _place(inside: Optional[Host]) -> Optional[str]:
             if os.access(_MEMORY, os.W_OK) and memory.f_bavail * memory.f_frsize >= PLENTY:
                 return _MEMORY
     return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+
+
+def _elsewhere() -> str:
+    import tempfile  # which imports much, and is seldom asked
+
+    return tempfile.gettempdir()
 
 
 def _mine() -> str:

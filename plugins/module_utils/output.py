@@ -11,6 +11,9 @@ from typing import Sequence
 
 from .errors import KmodError, printable
 
+WEAK_MODULES = "weak-modules"  # the command with a door, and a name, of its own: see weak_modules.py
+WEAK_MODULES2 = "weak-modules2"  # SUSE's, likewise
+
 
 def open_streams() -> None:
     """Closed standard streams become /dev/null, before a host's file gets one of their numbers, which tools

@@ -202,6 +202,7 @@ class Derived(NamedTuple):
     tool: str
     make: Callable[[Host], List[Change]]
     room: int  # bytes that they take, about
+    aside: Any = None  # what ``make`` keeps for the next one; ``clear()`` once all steps are through
 
     def apply(self, host: Host) -> None:
         for change in self.make(host):
@@ -268,8 +269,10 @@ class Plan:
     ) -> None:
         self.steps.append(Command(path, tuple(argv), inverse, proof))
 
-    def derive(self, path: str, tool: str, make: Callable[[Host], List[Change]], *, room: int) -> None:
-        self.steps.append(Derived(path, tool, make, room))
+    def derive(
+        self, path: str, tool: str, make: Callable[[Host], List[Change]], *, room: int, aside: Any = None
+    ) -> None:
+        self.steps.append(Derived(path, tool, make, room, aside))
 
     def _parents(self, path: str) -> None:
         missing = []
@@ -336,7 +339,15 @@ class Plan:
                     why.what, ". ".join([why.why] + told), why.then or "Mend that, and run again", why.code
                 ) from None
             raise
+        finally:
+            self.clear()
         return found
+
+    def clear(self) -> None:
+        """Drop what was kept from one step to the next."""
+        for step in self.steps:
+            if isinstance(step, Derived) and step.aside is not None:
+                step.aside.clear()
 
     def _check_unchanged(self, step: Change, was: "Optional[Stamp]") -> None:
         now = stamp(self.host, step.path)

@@ -10,7 +10,6 @@ Imports nothing of Ansible: it is handed the AnsibleModule. All of module_utils 
 
 import contextlib
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .errors import KmodError, from_oserror
@@ -46,9 +45,13 @@ def _failing(module: Any) -> Iterator[None]:
     except KmodError as error:
         module.fail_json(msg=str(error), code=error.code)
     except OSError as error:
+        import traceback
+
         failed = from_oserror(str(error.filename or module.params.get("root", "/")), error, "go on")
         module.fail_json(msg=str(failed), code=failed.code, exception=traceback.format_exc())
     except Exception as error:
+        import traceback
+
         module.fail_json(
             msg="%s: %s. Report this as a bug, with what -vvv shows" % (type(error).__name__, error),
             code="BUG",

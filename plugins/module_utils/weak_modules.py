@@ -15,9 +15,9 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from .arguments import WEAK_MODULES as NAME
 from .errors import KmodError, printable
 from .host import MODULES, Host
+from .output import WEAK_MODULES as NAME
 from .output import let_go, open_streams, say
 from .read.names import is_release
 from .task import carry_out

@@ -11,8 +11,8 @@ import os
 import sys
 from typing import List, Mapping, NamedTuple, Sequence
 
-from .arguments import WEAK_MODULES2 as NAME
 from .host import Host
+from .output import WEAK_MODULES2 as NAME
 from .output import say
 from .task import carry_out
 from .weak_modules import FAILED, OK, WAIT, guarded, listed, refresh, say_error

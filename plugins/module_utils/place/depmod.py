@@ -16,7 +16,7 @@ from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequen
 from ..errors import KmodError, forgiving, from_oserror
 from ..host import Host
 from ..lock import scratch
-from ..plan import Change, Content, File, Plan, look, same
+from ..plan import Change, Content, Derived, File, Plan, look, same
 from ..read import index
 from ..read.depmod import (
     DIRECTORIES,
@@ -103,11 +103,14 @@ def refresh(plan: Plan, modules_dir: str, wanted: Dict[str, str], *, without: It
         if status
     )
     gone = frozenset(without)
+    shelves = [step.aside for step in plan.steps if isinstance(step, Derived) and step.tool == "depmod"]
+    shelf = shelves[0] if shelves else stand_ins.Shelf()
     plan.derive(
         modules_dir + "/modules.dep",
         "depmod",
-        lambda host: _made(host, modules_dir, wanted, without=gone),
+        lambda host: _made(host, modules_dir, wanted, without=gone, shelf=shelf),
         room=room * 5 // 4,
+        aside=shelf,
     )
 
 
@@ -119,10 +122,17 @@ def _present(host: Host, modules_dir: str) -> List[str]:
     ]
 
 
-def _made(host: Host, modules_dir: str, wanted: Dict[str, str], *, without: FrozenSet[str]) -> List[Change]:
+def _made(
+    host: Host,
+    modules_dir: str,
+    wanted: Dict[str, str],
+    *,
+    without: FrozenSet[str],
+    shelf: stand_ins.Shelf,
+) -> List[Change]:
     # what goes may have stood in front of the kernel's own, or given them something
     own = stand_ins.known(host, modules_dir) if not without else None
-    run = (own and _run_with(host, modules_dir, own)) or _run(host, modules_dir, without=without)
+    run = (own and _run_with(host, modules_dir, own, shelf)) or _run(host, modules_dir, without=without)
     _check(host, modules_dir, run.made, wanted=wanted, given=run.given, without=without, wrong=run.wrong)
     changes = []
     for name in sorted(run.made, key=lambda name: (name == "modules.dep", name != "modules.dep.bin", name)):
@@ -148,11 +158,11 @@ class Run(NamedTuple):
     wrong: List[str]
 
 
-def _run_with(host: Host, modules_dir: str, own: stand_ins.Own) -> Optional[Run]:
+def _run_with(host: Host, modules_dir: str, own: stand_ins.Own, shelf: stand_ins.Shelf) -> Optional[Run]:
     """A run with stand-ins; None where it has to read everything."""
     run = None
     with forgiving():
-        run = _run(host, modules_dir, without=frozenset(), own=own)
+        run = _run(host, modules_dir, without=frozenset(), own=own, shelf=shelf)
     if (
         run is None
         or run.wrong
@@ -164,13 +174,21 @@ def _run_with(host: Host, modules_dir: str, own: stand_ins.Own) -> Optional[Run]
 
 
 def _run(
-    host: Host, modules_dir: str, *, without: FrozenSet[str], own: Optional[stand_ins.Own] = None
+    host: Host,
+    modules_dir: str,
+    *,
+    without: FrozenSet[str],
+    own: Optional[stand_ins.Own] = None,
+    shelf: Optional[stand_ins.Shelf] = None,
 ) -> Run:
+    """With stand-ins for the kernel's own modules where ``own`` tells of them."""
     release = posixpath.basename(modules_dir)
     with scratch() as directory:
         try:
             base = lay_out(directory, release)
-            given = _mirror(host, modules_dir, base, without=without, own=own)
+            given = _mirror(host, modules_dir, base, without=without, kernel=own is None)
+            if own and shelf:
+                shelf.lay_out(host, modules_dir, base, own)
             said = host.run(
                 ["depmod", "-b", os.path.join(directory, "root"), *_configuration(host, directory), release]
             ).err
@@ -184,6 +202,8 @@ def _run(
                 for line in said.splitlines()
                 if re.search(r"(openat|renameat)\(", line)
             ]
+            if own and shelf:
+                shelf.take_back(base)
             return Run(read_back(base), given, wrong)
         except OSError as error:
             raise from_oserror(
@@ -211,11 +231,9 @@ def read_back(base: str) -> Dict[str, bytes]:
     return made
 
 
-def _mirror(
-    host: Host, modules_dir: str, base: str, *, without: FrozenSet[str], own: Optional[stand_ins.Own]
-) -> List[str]:
-    """The kernel's tree as symlinks into it: its own modules as a whole, or stand-ins for them, the others file
-    by file, since some are to be left out.
+def _mirror(host: Host, modules_dir: str, base: str, *, without: FrozenSet[str], kernel: bool) -> List[str]:
+    """The kernel's tree as symlinks into it: its own modules (with ``kernel``) as a whole, the others file by
+    file, since some are to be left out.
 
     depmod takes a list of the kernel's that it cannot read on for one that ends there: so it is given copies,
     read whole. Answers with the paths of those others, but for what depmod is told to skip.
@@ -226,10 +244,9 @@ def _mirror(
         if name in ITS_INPUT and host.is_file(path):
             with open(os.path.join(base, name), "wb") as copy:
                 copy.write(host.read(path, INDEX_LIMIT))
-        elif name == "kernel" and own is not None:
-            stand_ins.lay_out(host, modules_dir, base, own)
         elif name == "kernel":
-            os.symlink(host.real(path), os.path.join(base, name))
+            if kernel:
+                os.symlink(host.real(path), os.path.join(base, name))
         elif name not in ("build", "source") and (not name.startswith("modules.") or host.is_dir(path)):
             given += _mirror_files(host, path, os.path.join(base, name), without=without)
     skipped = set(config(host, posixpath.basename(modules_dir)).exclude)

@@ -18,30 +18,48 @@ so a stand-in may need all of the line at once; and of those that become free to
 the list is taken first, so it needs them in the reverse order of the line.
 """
 
+import contextlib
 import os
-import posixpath
 import re
 import struct
 import sys
 import time
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from itertools import accumulate
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 from ..host import Host
+from ..lock import scratch
 from ..read.depmod import INDEX_LIMIT, dependencies
 from ..read.exports import find_symvers, named_in_symvers
 from ..read.names import is_module_file, module_of
 
 OWN = "kernel/"
-DEP, SYMBOLS, ALIASES, SOFT = "modules.dep", "modules.symbols", "modules.alias", "modules.softdep"
+DEP, SYMBOLS, ALIASES, SOFT, WEAK = (
+    "modules.dep",
+    "modules.symbols",
+    "modules.alias",
+    "modules.softdep",
+    "modules.weakdep",
+)
 # what each line of these says, of the module that it names: the key in .modinfo
-SAYS = {ALIASES: "alias", SOFT: "softdep", "modules.weakdep": "weakdep"}
+SAYS = {ALIASES: "alias", SOFT: "softdep", WEAK: "weakdep"}
 _LINES = {
     SYMBOLS: re.compile(r"^alias symbol:(\S+) (\S+)$", re.MULTILINE),
     ALIASES: re.compile(r"^alias (.+) (\S+)$", re.MULTILINE),
     SOFT: re.compile(r"^softdep (\S+) (.+)$", re.MULTILINE),
-    "modules.weakdep": re.compile(r"^weakdep (\S+) (.+)$", re.MULTILINE),
+    WEAK: re.compile(r"^weakdep (\S+) (.+)$", re.MULTILINE),
 }
+_NAMED_LAST = (SYMBOLS, ALIASES)
+_SYMBOL_OF = "symbol:"
 _UNDEFINED = 0x10  # a global symbol (elf.h: STB_GLOBAL << 4) in no section
+
+
+class StandIn(NamedTuple):
+    """What a module says, as depmod finds it: its .modinfo, and symbols."""
+
+    info: List[str]
+    exports: List[str]
+    needs: List[str]
 
 
 class Own(NamedTuple):
@@ -50,10 +68,51 @@ class Own(NamedTuple):
     needs: Dict[str, List[str]]  # path -> paths, as modules.dep has them
     says: Dict[str, List[Tuple[str, str]]]  # index -> (module's name, what is said), in its order
     others: Set[str]  # files that no index lists
+    names: Set[str]
+    texts: Dict[str, str]  # the indexes themselves
 
-    @property
-    def names(self) -> Set[str]:
-        return set(map(module_of, self.needs))
+
+class Shelf:
+    """Makes stand-ins, and keeps those of one kernel for the next, which has nearly the same modules: most of
+    what they cost is to make and to remove so many files.
+    """
+
+    def __init__(self) -> None:
+        self._room = contextlib.ExitStack()
+        self._directory: Optional[str] = None
+        self._there: Dict[str, StandIn] = {}  # what is on it, by path
+        self._others: Set[str] = set()
+
+    def lay_out(self, host: Host, modules_dir: str, base: str, own: Own) -> None:
+        """Make those of a kernel below ``base``. Errors: OSError."""
+        there, self._there = self._there, {}
+        if there and self._directory:
+            os.rename(self._directory + "/kernel", base + "/kernel")
+        wanted = _of_each(own)
+        for path in there.keys() - wanted.keys():
+            os.unlink("%s/%s" % (base, path))
+        directories = {base}
+        for path, each in wanted.items():
+            if there.get(path) != each:
+                _write("%s/%s" % (base, path), _module(each), directories)
+        for path in own.others:
+            _make_directory(("%s/%s" % (base, path)).rpartition("/")[0], directories)
+            os.symlink(host.real("%s/%s" % (modules_dir, path)), "%s/%s" % (base, path))
+        self._there, self._others = wanted, own.others
+
+    def take_back(self, base: str) -> None:
+        """Put them away once depmod has read them. Errors: OSError, those of ``scratch``."""
+        there, self._there = self._there, {}
+        for path in self._others:
+            os.unlink("%s/%s" % (base, path))
+        self._directory = self._directory or self._room.enter_context(scratch())
+        os.rename(base + "/kernel", self._directory + "/kernel")
+        self._there = there
+
+    def clear(self) -> None:
+        """Leave nothing."""
+        self._there, self._directory = {}, None
+        self._room.close()
 
 
 def known(host: Host, modules_dir: str) -> Optional[Own]:
@@ -72,20 +131,20 @@ def known(host: Host, modules_dir: str) -> Optional[Own]:
         or not host.is_file(modules_dir + "/modules.order")  # without, depmod goes by the disk's order
     ):
         return None
-    needs = _own(texts)
-    there = dict(_files(host.real(modules_dir + "/kernel"), "kernel"))
-    if not needs or not set(needs) <= set(there) or max(there.values(), default=0) > made.st_mtime_ns:
+    needs = _own(texts[DEP])
+    there = _files(host.real(modules_dir + "/kernel"))
+    if not needs or not there.keys() >= needs.keys() or max(there.values()) > made.st_mtime_ns:
         return None
     names = set(map(module_of, needs))
     says = {index: [row for row in rows if row[0] in names] for index, rows in _said(texts).items()}
     giving = {name for name, _symbol in says[SYMBOLS]}
-    if not all(module_of(each) in giving for needed in needs.values() for each in needed):
+    if not giving >= {module_of(each) for each in set().union(*needs.values())}:
         return None
-    return Own(needs, says, others=set(there) - set(needs))
+    return Own(needs, says, others=set(there) - set(needs), names=names, texts=texts)
 
 
-def lay_out(host: Host, modules_dir: str, base: str, own: Own) -> None:
-    """Make them below ``base``. Errors: OSError."""
+def _of_each(own: Own) -> Dict[str, StandIn]:
+    """What the stand-in of each module says, by path."""
     exports: Dict[str, List[str]] = {}
     for name, symbol in own.says[SYMBOLS]:
         exports.setdefault(name, []).append(symbol)
@@ -93,51 +152,50 @@ def lay_out(host: Host, modules_dir: str, base: str, own: Own) -> None:
     for index, key in SAYS.items():
         for name, text in own.says.get(index, ()):
             info.setdefault(name, []).append("%s=%s" % (key, text))
-    directories: Set[str] = set()
-    for path, needed in own.needs.items():
-        name = module_of(path)
-        symbols = [exports[module_of(each)][0] for each in reversed(needed)]
-        data = _module(info.get(name, []), exports.get(name, []), symbols)
-        _make_directory(base, path, directories)
-        # thousands of small files: what open() does besides takes longer than all of this
-        handle = os.open("%s/%s" % (base, path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            while data:
-                data = data[os.write(handle, data) :]
-        finally:
-            os.close(handle)
-    for path in own.others:
-        _make_directory(base, path, directories)
-        os.symlink(host.real("%s/%s" % (modules_dir, path)), os.path.join(base, path))
+    gives = {path: exports.get(module_of(path), []) for path in own.needs}
+    return {
+        path: StandIn(
+            info.get(module_of(path), []), gives[path], [gives[each][0] for each in reversed(needed)]
+        )
+        for path, needed in own.needs.items()
+    }
 
 
 def agree(host: Host, release: str, own: Own, made: Dict[str, bytes]) -> bool:
-    """Whether the indexes that depmod has ``made`` say of the kernel's own modules what they said before, but
-    of those that another of the same name stands in front of; and whether they can say no more.
+    """Whether the indexes that depmod has ``made`` say of the kernel's own modules what they said before, line
+    by line, but of those that another of the same name stands in front of; and whether they can say no more.
 
     A module that is not listed may need what another one exports now: none does, where the kernel's symvers
     does not have it.
     """
-    texts = {
-        name: data.decode("utf-8", "surrogateescape") for name, data in made.items() if b"\0" not in data
-    }
-    if not {DEP, SYMBOLS, ALIASES} <= set(texts):
+    if not {DEP, SYMBOLS, ALIASES} <= set(made):
         return False
-    needs, said = dependencies(texts[DEP]), _said(texts)
-    names = {module_of(path) for path in needs if path in own.needs}
-    hidden = own.names - names
-    exported = {symbol for name, symbol in said[SYMBOLS] if name not in names}
-    return (
-        hidden <= {module_of(path) for path in needs if path not in own.needs}
-        and all(needs[path] == own.needs[path] for path in needs if path in own.needs)
-        and all(
-            [row for row in said[index] if row[0] in names]
-            == ([row for row in rows if row[0] in names] if hidden else rows)
-            for index, rows in own.says.items()
-            if index in said
-        )
-        and (not exported or _is_foreign(host, release, exported))
-    )
+    texts = {
+        name: made[name].decode("utf-8", "surrogateescape").split("\n") for name in own.texts if name in made
+    }
+    theirs = {module_of(line.partition(":")[0]) for line in texts[DEP] if line and not line.startswith(OWN)}
+    before = {line for line in own.texts[DEP].split("\n") if line.startswith(OWN)}
+    hidden = {module_of(line.partition(":")[0]) for line in before.difference(texts[DEP])}
+    names = own.names - hidden
+    if not hidden <= theirs or not all(
+        own.texts[index].split("\n") == lines
+        or _of(names, index, own.texts[index].split("\n")) == _of(names, index, lines)
+        for index, lines in texts.items()
+        if index in _LINES
+    ):
+        return False
+    given = [line for line in texts[SYMBOLS] if line[line.rfind(" ") + 1 :] not in names]
+    symbols = {
+        line.split(" ")[1][len(_SYMBOL_OF) :] for line in given if line.startswith("alias " + _SYMBOL_OF)
+    }
+    return not symbols or _is_foreign(host, release, symbols)
+
+
+def _of(names: Set[str], index: str, lines: List[str]) -> List[str]:
+    """Those lines of an index that are about these modules."""
+    if index in _NAMED_LAST:
+        return [line for line in lines if line[line.rfind(" ") + 1 :] in names]
+    return [line for line in lines if "".join(line.split(" ")[1:2]) in names]
 
 
 def _is_foreign(host: Host, release: str, symbols: Set[str]) -> bool:
@@ -146,47 +204,62 @@ def _is_foreign(host: Host, release: str, symbols: Set[str]) -> bool:
     return symvers is not None and not named_in_symvers(host, symvers, symbols)
 
 
-def _own(texts: Dict[str, str]) -> Dict[str, List[str]]:
+def _own(text: str) -> Dict[str, List[str]]:
     """The lines of the kernel's own modules in modules.dep; none where one of them needs another's."""
-    needs = dependencies(texts[DEP])
-    found = {path: needed for path, needed in needs.items() if path.startswith(OWN)}
-    return found if all(each in found for needed in found.values() for each in needed) else {}
+    found = {path: needed for path, needed in dependencies(text).items() if path.startswith(OWN)}
+    return found if found.keys() >= set().union(*found.values()) else {}
 
 
 def _said(texts: Dict[str, str]) -> Dict[str, List[Tuple[str, str]]]:
     """What the indexes say, as (module's name, text)."""
     return {
         index: [(name, text) for text, name in line.findall(texts[index])]
-        if index in (SYMBOLS, ALIASES)
+        if index in _NAMED_LAST
         else line.findall(texts[index])
         for index, line in _LINES.items()
         if index in texts
     }
 
 
-def _files(real: str, below: str) -> Iterator[Tuple[str, int]]:
+def _files(real: str) -> Dict[str, int]:
     """The kernel's own module files, each with the time in ns of its last change. A link, which may lead
     to anything, counts as one that changes all the time.
     """
+    found: Dict[str, int] = {}
+    todo = [(real, OWN)]
+    while todo:
+        directory, below = todo.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                found[below + entry.name] = sys.maxsize
+            elif entry.is_dir():
+                todo.append((entry.path, "%s%s/" % (below, entry.name)))
+            elif is_module_file(entry.name):
+                status = entry.stat()
+                found[below + entry.name] = max(status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+def _write(path: str, data: bytes, directories: Set[str]) -> None:
+    """Thousands of small files: what open() does besides takes longer than all of this."""
+    _make_directory(path.rpartition("/")[0], directories)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        entries = list(os.scandir(real))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        path = "%s/%s" % (below, entry.name)
-        if entry.is_symlink():
-            yield path, sys.maxsize
-        elif entry.is_dir():
-            yield from _files(entry.path, path)
-        elif is_module_file(entry.name):
-            status = entry.stat()
-            yield path, max(status.st_mtime_ns, status.st_ctime_ns)
+        while data:
+            data = data[os.write(handle, data) :]
+    finally:
+        os.close(handle)
 
 
-def _make_directory(base: str, path: str, known_ones: Set[str]) -> None:
-    directory = posixpath.dirname(path)
+def _make_directory(directory: str, known_ones: Set[str]) -> None:
     if directory not in known_ones:
-        os.makedirs(os.path.join(base, directory), exist_ok=True)
+        _make_directory(directory.rpartition("/")[0], known_ones)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
         known_ones.add(directory)
 
 
@@ -200,13 +273,19 @@ _SYMBOL = struct.Struct(_ORDER + "IBBHQQ")
 _SECTIONS = struct.Struct(_ORDER + "IIQQQQIIQQ" * len(_NAMES))
 
 
-def _module(info: List[str], exports: List[str], needs: List[str]) -> bytes:
+def _module(said: StandIn) -> bytes:
     """An ELF file of this machine's byte order with what libkmod reads (libkmod/libkmod-elf.c)."""
-    symbols, strings = [bytes(_SYMBOL.size)], b"\0"
-    for each in needs:
-        symbols.append(_SYMBOL.pack(len(strings), _UNDEFINED, 0, 0, 0, 0))
-        strings += _bytes(each)
-    contents = (b"", _bytes(*info), _bytes(*exports), b"".join(symbols), strings, _TITLES)
+    needs = [_bytes(each) for each in said.needs]
+    places = accumulate(map(len, [b"\0", *needs[:-1]])) if needs else ()
+    symbols = [bytes(_SYMBOL.size), *(_SYMBOL.pack(place, _UNDEFINED, 0, 0, 0, 0) for place in places)]
+    contents = (
+        b"",
+        _bytes(*said.info),
+        _bytes(*said.exports),
+        b"".join(symbols),
+        b"\0" + b"".join(needs),
+        _TITLES,
+    )
     rows: List[int] = []
     place, title = _HEADER.size, 0
     for name, content in zip(_NAMES, contents):

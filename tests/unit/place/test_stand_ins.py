@@ -12,10 +12,11 @@ import time
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.place import depmod, stand_ins
 from ansible_collections.outoftree.kmod.plugins.module_utils.plan import Plan
-from tests.forge.fake_tree import ONE
+from tests.forge.fake_tree import ONE, TWO
 from tests.forge.ko import LAYOUT, Export, ko
 
 pytestmark = pytest.mark.skipif(not shutil.which("depmod"), reason="needs depmod (kmod)")
@@ -25,8 +26,9 @@ TOP = "/lib/modules/" + ONE
 class Kernel:
     """A kernel's modules below a root, given by name: whom they need, and what only some of them have."""
 
-    def __init__(self, root, needs, info=None, symvers=True):
+    def __init__(self, root, needs, info=None, symvers=True, release=ONE):
         self.root = str(root)
+        self.release = release
         self.needs = needs
         for name, needed in needs.items():
             self.put("kernel/drivers/%s/%s.ko" % (name[0], name), name, needed, info=info)
@@ -34,14 +36,14 @@ class Kernel:
         self.write("modules.builtin", "kernel/fs/ext4/ext4.ko\n")
         if symvers:
             self.write("symvers", "".join("0x00000005\tof_%s\t%s\tEXPORT_SYMBOL\n" % (n, n) for n in needs))
-        os.makedirs(self.root + "/etc/depmod.d")
+        os.makedirs(self.root + "/etc/depmod.d", exist_ok=True)
         with open(self.root + "/etc/depmod.d/dist.conf", "w") as handle:
             handle.write("search updates extra built-in weak-updates\n")
         time.sleep(0.01)  # the indexes come after the modules, by any clock
         self.depmod()
 
     def path(self, name):
-        return "%s%s/%s" % (self.root, TOP, name)
+        return "%s/lib/modules/%s/%s" % (self.root, self.release, name)
 
     def write(self, name, data):
         os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
@@ -53,11 +55,14 @@ class Kernel:
         needs = [LAYOUT, *(("of_" + each, 0x5) for each in needed)]
         modinfo = {"alias": "pci:v*d*sv%s" % name, **((info or {}).get(name, {}))}
         self.write(
-            path, ko(name, needs, release=ONE, exports=exports, export_form="symbols", modinfo=modinfo)
+            path,
+            ko(name, needs, release=self.release, exports=exports, export_form="symbols", modinfo=modinfo),
         )
 
     def depmod(self):
-        subprocess.run(["depmod", "-b", self.root, "-C", self.root + "/etc/depmod.d", ONE], check=True)
+        subprocess.run(
+            ["depmod", "-b", self.root, "-C", self.root + "/etc/depmod.d", self.release], check=True
+        )
 
     def indexes(self):
         found = {}
@@ -83,9 +88,9 @@ def stood_in(monkeypatch):
     found = []
     made = depmod._run
 
-    def run(host, modules_dir, *, without, own=None):
+    def run(host, modules_dir, *, without, own=None, shelf=None):
         found.append("stand-ins" if own else "modules")
-        return made(host, modules_dir, without=without, own=own)
+        return made(host, modules_dir, without=without, own=own, shelf=shelf)
 
     monkeypatch.setattr(depmod, "_run", run)
     return found
@@ -122,6 +127,55 @@ def test_the_indexes_are_those_that_depmod_makes_of_the_modules_themselves(tmp_p
     assert b"extra/vendor/vendor.ko:" in its["modules.dep"] and b"of_bus bus" in its["modules.symbols"]
     # where others come in between, it may name what one needs in another order: then it reads the modules
     assert stood_in[:2] == ["stand-ins", "stand-ins"] and ours == its
+
+
+def nearly(needs, info, dice):
+    """As the next kernel has them: some are gone, some have come, and some need or say something else."""
+    gone = set(dice.sample(list(needs), 6))
+    left = {
+        name: [each for each in needed if each not in gone and dice.random() < 0.9]
+        for name, needed in needs.items()
+        if name not in gone
+    }
+    left.update({"new%d" % number: dice.sample(list(left), 2) for number in range(4)})
+    said = {name: {"alias": "pci:other%d" % dice.randrange(9)} for name in dice.sample(list(left), 8)}
+    return left, {**info, **said}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_stood_in_for_one_kernel_is_used_for_the_next(tmp_path, stood_in, monkeypatch, seed):
+    dice = random.Random(seed)
+    webs = [web(seed)]
+    webs += [nearly(*webs[0], dice)]
+    webs += [webs[1], ({"one": [], "two": ["one"]}, None)]
+    releases = [ONE, TWO, TWO + "a", TWO + "b"]
+    kernels = [Kernel(tmp_path, *each, release=release) for each, release in zip(webs, releases)]
+    kernels[1].put("kernel/drivers/u/unlisted.ko", "unlisted", gives=False)
+    kernels[1].depmod()
+    lines = kernels[1].indexes()["modules.dep"].splitlines(keepends=True)
+    kernels[1].write("modules.dep", b"".join(line for line in lines if b"unlisted" not in line))
+    kernels[2].put("extra/vendor.ko", "vendor", dice.sample(list(webs[2][0]), 3))
+    written = []
+    write = stand_ins._write
+    monkeypatch.setattr(
+        stand_ins,
+        "_write",
+        lambda path, *more: (written.append(path.partition("/modules/")[2]), write(path, *more)),
+    )
+    plan = Plan(Host(str(tmp_path)))
+    for kernel in kernels:
+        depmod.refresh(plan, "/lib/modules/" + kernel.release, {}, without=())
+    plan.apply()
+    ours = [kernel.indexes() for kernel in kernels]
+    for kernel in kernels:
+        kernel.depmod()
+    assert ours == [kernel.indexes() for kernel in kernels] and stood_in == ["stand-ins"] * 4
+    made = [sum(path.startswith(release + "/") for path in written) for release in releases]
+    assert made[0] == 60 and 0 < made[1] < 50 and made[2:] == [0, 2]
+    mine = "%s%d-" % (lock.SCRATCH, os.getpid())
+    assert not [
+        name for place in ("/dev/shm", "/var/tmp") for name in os.listdir(place) if name.startswith(mine)
+    ]
 
 
 def test_what_goes_is_left_out_by_depmod_alone(tmp_path, stood_in):
@@ -221,6 +275,6 @@ def test_an_index_that_this_depmod_is_the_first_to_make_is_made_of_the_modules(t
 
 def test_a_depmod_that_does_not_take_them_reads_the_modules(tmp_path, stood_in, monkeypatch):
     kernel = Kernel(tmp_path, {"one": [], "two": ["one"]})
-    monkeypatch.setattr(stand_ins, "_module", lambda info, exports, needs: b"\x7fELF")
+    monkeypatch.setattr(stand_ins, "_module", lambda said: b"\x7fELF")
     ours, its = kernel.refresh()
     assert stood_in == ["stand-ins", "modules"] and ours == its
