@@ -123,7 +123,7 @@ def _link_parser(commands: Any) -> argparse.ArgumentParser:
     each.add_argument(
         "files", nargs="*", metavar="FILE.ko", help="the driver's modules, or directories or packages of them"
     )
-    each.add_argument("--version", help="with --absent: remove this version alone")
+    each.add_argument("--version", help="this version alone: use no other, or with --absent remove no other")
     each.add_argument("--build", metavar="REL", help="with --absent: remove the build for this kernel alone")
     each.add_argument(
         "--load", action="store_true", help="load the driver into the running kernel, where that can be done"

@@ -13,6 +13,7 @@ already done are taken back, newest first.
 
 import hashlib
 import posixpath
+import re
 import signal
 import stat
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -22,6 +23,7 @@ from .errors import Interrupted, KmodError
 from .host import Host
 
 TEXT_LIMIT = 64 << 10  # longer or binary contents are shown by digest
+RECORD = re.compile(rb"\{[^\n]{400,}\n?")  # and so is what only programs read: one long line of JSON
 SLACK = 256 << 10  # left free: for directories, and the lock
 BLOCK = 4096  # what the end of each file takes, at most
 
@@ -485,6 +487,6 @@ def _shown(node: Optional[Node]) -> str:
         return ""
     if isinstance(node, File) and not node.content.binary and node.content.size <= TEXT_LIMIT:
         data = node.content.data()
-        if b"\0" not in data:
+        if b"\0" not in data and not RECORD.fullmatch(data):
             return data.decode("utf-8", "replace")
     return node.text + "\n"

@@ -20,6 +20,7 @@ SBIN = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")  # an unprivileged PATH often 
 # How long tools may take, in seconds: while one hangs, nobody else can work on the host.
 LIMIT = 120
 LIMITS = {"depmod": 600, "restorecon": 600}
+KMOD = ("depmod", "modprobe", "rmmod")  # all of the package kmod, wherever there is one
 
 
 class Completed(NamedTuple):
@@ -57,7 +58,7 @@ def run(
         raise KmodError(
             argv[0],
             "is not installed, or cannot be run",
-            "Install the package that provides it",
+            "Install the package %s" % ("kmod" if argv[0] in KMOD else "that provides it"),
             "TOOL_MISSING",
         )
     limit = timeout or LIMITS.get(os.path.basename(argv[0]), LIMIT)

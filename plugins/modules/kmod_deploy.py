@@ -61,6 +61,13 @@ options:
         type: list
         elements: str
         default: [all]
+      version:
+        description:
+          - The version of the driver that is wanted, as C(modinfo) shows it. Builds of other versions are not used, and go.
+          - By default it is the newest that is given or stored. Where that is newer than what was given, RV(drivers[].notes) says so.
+        type: str
+        default: ""
+        version_added: 1.1.0
       require:
         description:
           - Refuse, before anything of this driver is written, unless V(all) or V(any) of O(drivers[].kernels) take it, or those that boots are
@@ -324,6 +331,7 @@ DRIVER = dict(
     signature=dict(type="path"),
     keyring=dict(type="path"),
     kernels=dict(type="list", elements="str", default=["all"]),
+    version=dict(type="str", default=""),
     require=dict(type="str", choices=["all", "any", "booting", "none"], default="any"),
     load=dict(type="bool", default=False),
     initrd=dict(type="bool", default=True),

@@ -67,7 +67,10 @@ options:
     choices: [present, absent]
     default: present
   version:
-    description: Remove the builds of this version of the driver only. Only with O(state=absent).
+    description:
+      - The version of the driver that is wanted, as C(modinfo) shows it. Builds of other versions are not used, and go.
+        By default it is the newest that is given or stored, so that an older one that is given changes nothing.
+      - With O(state=absent), remove the builds of this version only.
     type: str
   build:
     description: Remove the builds for this kernel release only. Only with O(state=absent).

@@ -130,5 +130,5 @@ steps:
   returned: success
   type: list
   elements: str
-  sample: ["Make 6 builds. No build of the fleet fits 6 kernels; these do."]
+  sample: ["Make 6 builds. No build of the fleet fits 6 kernels. The rebuild list says what to build for."]
 """

@@ -31,7 +31,8 @@ SUPPLY = ("checksums", "signature", "keyring")
 # module_utils/basic.py, _PY_MIN).
 LAST_CORE = {(3, 6): (2, 16), (3, 7): (2, 17), (3, 8): (2, 19)}
 # What a person who reads an answer as it is printed gets of it besides its summary.
-SHORT = ("changed", "failed", "msg", "code", "compatible", "reboot_needed", "signer", "exception", "diff")
+SHORT = ("changed", "failed", "msg", "code", "compatible", "default", "next", "reboot_needed", "signer")
+ANSIBLES = ("exception", "diff", "warnings", "deprecations", "ansible_facts")
 
 
 class KmodAction(ActionBase):
@@ -185,17 +186,14 @@ class KmodAction(ActionBase):
 
 
 def short(answer: dict[str, Any]) -> dict[str, Any]:
-    """What there is to read of an answer, where it says that in a summary: ansible prints the lines of a list, and a
-    text as one line.
+    """What there is to read of an answer, where it says that in a summary or in one line: ansible prints the lines of
+    a list, and a text as one line.
     """
-    if not isinstance(answer.get("summary"), str):
+    summary = answer.get("summary")
+    if not isinstance(summary, str) and not isinstance(answer.get("msg"), str):
         return answer
-    kept = {
-        name: value
-        for name, value in answer.items()
-        if name in SHORT or name.startswith("_") or name in ("warnings", "deprecations", "ansible_facts")
-    }
-    return dict(kept, summary=answer["summary"].splitlines())
+    kept = {name: value for name, value in answer.items() if name in SHORT + ANSIBLES or name.startswith("_")}
+    return dict(kept, summary=summary.splitlines()) if isinstance(summary, str) else kept
 
 
 def to_say(answer: dict[str, Any], args: dict[str, Any]) -> Iterator[str]:

@@ -115,7 +115,8 @@ def steps(report: Report) -> Iterator[Step]:
         serves = sum(len(build["serves"]) for build in builds)
         yield Step(
             "Make %s" % count(len(builds), "build"),
-            "No build of the fleet fits %s; these do." % count(serves, "kernel"),
+            "No build of the fleet fits %s. The rebuild list says what to build for."
+            % count(serves, "kernel"),
             "rebuild",
         )
     deploy = {host for plan in report["rebuild"] for each in plan["deploy"] for host in each["hosts"]}

@@ -92,6 +92,10 @@ def test_what_was_deployed_is_told_by_its_lines(ansible):
     assert first.startswith("vendor: 1 of 4 kernels use it") and first.endswith("; changed: link, loading")
     assert found["summary"][1].startswith("  the host has dummy blacklisted on every kernel")
     assert "drivers" not in found and len(said.splitlines()) < 30
+    found = answer(ansible("kmod_link", driver="vendor", path="/opt/vendor.ko"))
+    assert set(found) == {"changed", "msg", "reboot_needed"} and "1 of 4 kernels use it" in found["msg"]
+    whole = answer(ansible("kmod_link", "-v", driver="vendor", path="/opt/vendor.ko"))
+    assert len(whole["kernels"]) == 4
     said = ansible("kmod_preflight")
     assert len(said.splitlines()) < 20 and set(answer(said)) == {"changed", "msg", "summary"}
     told = "%s (installed): vendor is incompatible: 59 symbols differ (vendor_needs_1, vendor_needs_2, ...)"

@@ -33,6 +33,9 @@ def stock(tmp_path_factory):
     fleet.build(directory / "library", "library", NEW, 1)
     told = "debug:int\0parmtype=mode:charp\0parmtype=irqs:array of int"
     needs = [(symbol, crc) for symbol, crc, *_rest in fleet.exports(0) if symbol in fleet.NEEDS]
+    for name, version in (("older", "1.0"), ("newer", "2.0")):
+        data = ko("vendor", needs, release=OLD, modinfo={"version": version})
+        fleet.write(directory / name / OLD / "vendor.ko", data)
     fleet.write(
         directory / "parametered/vendor.ko", ko("vendor", needs, release=OLD, modinfo={"parmtype": told})
     )
@@ -60,7 +63,7 @@ def run(tmp_path, stock, collections):
         variables = {
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
-            "kmod_driver": "vendor",
+            **({} if "kmod_drivers" in more else {"kmod_driver": "vendor"}),
             **more,
         }
         (tmp_path / "inventory.json").write_text(
@@ -279,7 +282,7 @@ def test_check_mode_on_a_fresh_host_shows_the_entry_and_the_digests_that_a_real_
 def test_two_drivers_of_a_role_share_an_entry_and_one_that_is_removed_leaves_the_other_its_own(run, host):
     root = host("host")
     drivers = [{"driver": name, "src": name} for name in ("vendor", "rival")]
-    failed, said = run([root], "outoftree.kmod.deploy", "-e", json.dumps({"kmod_drivers": drivers}))
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=drivers)
     assert not failed, said
     entries = root / "boot/loader/entries"
     assert [path.name.partition("~")[2] for path in entries.glob("*~*")] == ["rival~vendor.conf"]
@@ -392,6 +395,53 @@ def test_an_incompatible_driver_can_be_a_warning_and_the_others_are_deployed(run
     failed, said = run([root], "outoftree.kmod.deploy", kmod_ignore_incompatible=True, **given)
     assert not failed and "gets no driver vendor" in said, said
     assert (root / ("lib/modules/%s/extra/library" % NEW)).exists()
+
+
+def test_one_driver_and_a_list_of_drivers_at_a_time_are_refused_so_that_none_is_removed_by_mistake(run, host):
+    root = host("host")
+    listed = [{"driver": name, "src": name} for name in ("vendor", "rival")]
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=listed)
+    assert not failed, said
+    before = names(root)
+    for playbook in ("deploy", "remove", "canary"):
+        failed, said = run(
+            [root], "outoftree.kmod." + playbook, "-e", "kmod_driver=rival", kmod_drivers=listed
+        )
+        assert failed and "kmod_driver (rival) and kmod_drivers are both given. Leave one of them out" in said
+        assert names(root) == before
+    aside = ("-e", json.dumps({"kmod_driver": "rival", "kmod_drivers": []}))
+    failed, said = run([root], "outoftree.kmod.remove", *aside, kmod_drivers=listed)
+    assert not failed and (root / ("lib/modules/%s/extra/vendor" % OLD)).exists(), said
+    assert not (root / ("lib/modules/%s/extra/rival" % OLD)).exists()
+
+
+def test_errors_that_are_ignored_are_told_once(run, host):
+    failed, said = run(
+        [host("host")],
+        [
+            {
+                "ansible.builtin.include_role": {
+                    "name": "outoftree.kmod.deploy",
+                    "apply": {"ignore_errors": True},
+                }
+            }
+        ],
+        kmod_src="nothing/here",
+    )
+    assert not failed and "ignored=1 " in said, said
+
+
+def test_an_older_version_is_deployed_where_it_is_named_and_told_where_it_is_not(run, host):
+    root = host("host")
+    given = {"kmod_entry": False, "kmod_initrd": False}
+    module = root / ("lib/modules/%s/extra/vendor/vendor.ko" % OLD)
+    for src, version, there in (("newer", "", "2.0"), ("vendor", "", "2.0"), ("older", "1.0", "1.0")):
+        failed, said = run([root], "outoftree.kmod.deploy", kmod_src=src, kmod_version=version, **given)
+        assert not failed and b"version=%s" % there.encode() in module.read_bytes(), said
+        told = "keeps version 2.0 of the driver vendor on %s: that is newer than what was given" % OLD
+        assert (told in said) == (src == "vendor")
+    failed, said = run([root], "outoftree.kmod.remove", kmod_version="1.0")
+    assert failed and "is to be removed, and a version is named" in said and module.exists()
 
 
 def test_how_it_is_loaded_by_variables_of_one_driver(run, host):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ansible_collections.outoftree.kmod.plugins.module_utils import arguments
+from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernels import version_key
 from tests import CHECKOUT
 from tests.readme import pages
 
@@ -145,8 +146,10 @@ def test_what_a_module_or_role_says_it_came_with_is_a_release_or_the_next_one():
     kept = CHECKOUT / "changelogs/changelog.yaml"
     released = yaml.safe_load(kept.read_text())["releases"] if kept.exists() else {}
     for path in [*CHECKOUT.glob("plugins/modules/*.py"), *CHECKOUT.glob("roles/*/meta/argument_specs.yml")]:
-        (came,) = set(re.findall(r"^ *version_added: *(\S+)$", path.read_text(), re.M))
-        assert came == str(metadata["version"]) or came in released, path
+        first, *later = re.findall(r"^ *version_added: *(\S+)$", path.read_text(), re.M)
+        assert first == str(metadata["version"]) or first in released, path
+        coming = max(map(version_key, [*released, str(metadata["version"])]))
+        assert all(each in released or version_key(each) > coming for each in later), path  # of options
 
 
 ANSIBLE = sorted(

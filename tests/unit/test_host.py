@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from ansible_collections.outoftree.kmod.plugins.module_utils import tools
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 
@@ -142,6 +143,12 @@ def test_a_failing_tool_says_what_it_said(host):
     with pytest.raises(KmodError) as caught:
         host.run(["no-such-tool-anywhere"])
     assert caught.value.code == "TOOL_MISSING"
+
+
+def test_the_package_of_a_missing_depmod_is_named(host, monkeypatch):
+    monkeypatch.setattr(tools, "find", lambda name: None)
+    with pytest.raises(KmodError, match="Install the package kmod"):
+        host.run(["depmod", "-b", host.root])
 
 
 @pytest.mark.parametrize("output", ["", " >/dev/null 2>&1"])

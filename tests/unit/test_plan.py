@@ -65,6 +65,19 @@ def test_planning_writes_nothing_and_applying_does_what_was_shown(host):
     assert host.read("/etc/depmod.d/a.conf") == b"override x\n" and host.readlink("/boot/link") == "target"
 
 
+def test_what_only_programs_read_is_shown_by_its_digest_and_what_people_read_as_it_is(host):
+    record, settings = b'{"a": "%s"}\n' % (b"0" * 500), b'{\n "a": 1\n}\n'
+    arguments = b"options %s\n" % (b"quiet " * 200)
+    host.replace("/boot/old", record)
+    plan = Plan(host)
+    plan.put("/boot/old", None)
+    for name, data in (("/boot/record", record), ("/boot/settings", settings), ("/boot/entry", arguments)):
+        plan.put(name, text(data))
+    gone, made, *read = plan.diff()
+    assert "sha256:" in gone["before"] == made["after"] and len(made["after"]) < 110
+    assert [each["after"].encode() for each in read] == [settings, arguments]
+
+
 def test_what_is_so_already_is_not_planned(host):
     host.replace("/boot/file", b"same", mode=0o600)
     host.symlink("/boot/link", "target")

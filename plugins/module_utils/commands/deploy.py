@@ -9,14 +9,16 @@ Whatever can be refused is refused before anything is written. A host on which a
 once, and nothing is written.
 """
 
-from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KmodError
 from ..host import Host
-from ..place import settings, store, together
+from ..judge.selection import builds
+from ..place import loading, settings, store, together
 from ..place.initramfs import existing
 from ..place.together import Shared
 from ..read import names
+from ..read.kernels import version_key
 from ..turns import Turns
 from . import entry as entries
 from . import follow, following, gate
@@ -140,6 +142,7 @@ def run(turns: Turns, options: Options) -> Answer:
     for wanted in present:
         if not foreseen[wanted.driver].early:
             loadings.run(host, wanted.loading(foreseen[wanted.driver].answer.outcome.after, coming))
+    loading.refuse_circle(each.softdep for each in present)
     for each in shared:
         gate.refuse_shared(host, each, foreseen)
     answer = Answer(unlisted=() if options.exclusive else tuple(unlisted))
@@ -162,6 +165,14 @@ def _check(drivers: Sequence[WantedDriver]) -> None:
     for name in named:
         if named.count(name) > 1:
             raise KmodError(name, "is in the list of drivers twice", "Name each driver once", "BAD_OPTION")
+    for each in drivers:
+        if each.state == "absent" and each.version:
+            raise KmodError(
+                each.driver,
+                "is to be removed, and a version is named",
+                "Leave version out to remove the driver, or state to have that version in place of another one",
+                "BAD_OPTION",
+            )
 
 
 def _shared(host: Host, present: Sequence[WantedDriver], absent: Sequence[str]) -> List[Shared]:
@@ -403,6 +414,27 @@ class _Steps:
         self.changed = tuple(each for each in STEPS if each in {*self.changed, name})
 
 
+def _newer(driver: str, linked: links.Answer) -> Iterator[str]:
+    """Where somebody has given an older version than the one that stays."""
+    given = max((build.version for build in builds(linked.given)), key=version_key, default=None)
+    newer = [
+        row
+        for row in linked.outcome.kernels
+        if given is not None and row.build and version_key(row.build.version) > version_key(given)
+    ]
+    if newer and newer[0].build:
+        yield (
+            "keeps version %s of the driver %s on %s: that is newer than what was given (%s). To go back, name the version that is wanted: "
+            "version of the driver (kmod_version of the role)."
+            % (
+                newer[0].build.version,
+                driver,
+                ", ".join(row.kernel for row in newer),
+                given or "without a version",
+            )
+        )
+
+
 def _notes(done: DriverOutcome, linked: links.Answer, started: Optional[_Started]) -> List[str]:
     """What a person has to know of a driver that is deployed, a sentence or two each."""
     notes = []
@@ -414,6 +446,7 @@ def _notes(done: DriverOutcome, linked: links.Answer, started: Optional[_Started
             % (", ".join(started.unforeseen), " for the boot entry" if started.shared.entry else "")
         )
     notes += done.loading.notes if done.loading else ()
+    notes += _newer(done.driver, linked)
     if done.trial:
         notes.append(
             "needs a reboot: the next boot alone tries the driver %s on %s."

@@ -34,10 +34,19 @@ class LinkPlan(NamedTuple):
 def look(
     host: Host, drivers: Sequence[WantedDriver], files: Optional[Mapping[str, str]]
 ) -> Dict[str, LinkPlan]:
-    """Errors: those of ``refuse``."""
+    """Errors: those of ``refuse``; MODULE_OF_OTHER_DRIVER for a module that two of them have."""
     found: Dict[str, LinkPlan] = {}
+    whose: Dict[str, str] = {}  # by module
     for wanted in drivers:
         plan, answer = links.run(host, wanted.link(files))
+        for module in answer.given:
+            if whose.setdefault(module.name, wanted.driver) != wanted.driver:
+                raise KmodError(
+                    module.path,
+                    "the driver %s of the list has a module %s too" % (whose[module.name], module.name),
+                    "Have both under one driver's name, or leave one of them out",
+                    "MODULE_OF_OTHER_DRIVER",
+                )
         to_come = [each.answer.given for each in found.values() if each.plan]
         early = bool(answer.unserved) and any(_uses(answer.given, given) for given in to_come)
         found[wanted.driver] = LinkPlan(plan, answer, early)

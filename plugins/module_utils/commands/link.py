@@ -144,6 +144,7 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
             contents=contents,
             coming=coming,
             healing=healing,
+            version=options.version,
         )
     whole = gone and options.version is None and options.build is None
     with forgiving():  # what is amiss there is kmod_hold's to tell
@@ -168,11 +169,7 @@ def run(host: Host, options: Options, known: Sequence[Kernel] = ()) -> Tuple[Pla
 
 def _refuse_idle(options: Options) -> None:
     """An option that says nothing with this state."""
-    idle = (
-        {"version": options.version, "build": options.build}
-        if options.state == "present"
-        else {"kernels": options.kernels != ALL}
-    )
+    idle = {"build": options.build} if options.state == "present" else {"kernels": options.kernels != ALL}
     for name in sorted(name for name, given in idle.items() if given):
         raise KmodError(name, "cannot be used with state %s" % options.state, "Leave it out", "BAD_OPTION")
 

@@ -70,8 +70,16 @@ def _left_alone(options: Options) -> Iterator[str]:
     """modprobe.d knows no kernels."""
     without = sorted((release for release, build in options.used.items() if build is None), key=version_key)
     if len(without) == len(options.used):
-        yield "uses %s on no kernel, so that nothing of it is in modprobe.d." % options.driver
-    elif without and options.wanted.blacklist:
+        yield (
+            "uses %s on no kernel, so that nothing of it is in modprobe.d or modules-load.d." % options.driver
+        )
+        return
+    if without and options.wanted.at_boot:
+        yield (
+            "loads %s at each boot, and %s no build of it: there systemd-modules-load.service fails at boot."
+            % (options.driver, ("%s gets" if len(without) == 1 else "%s get") % ", ".join(without))
+        )
+    if without and options.wanted.blacklist:
         yield (
             "has %s blacklisted on every kernel, and %s no driver %s: no device has any of them loaded there."
             % (

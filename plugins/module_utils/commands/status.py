@@ -194,9 +194,10 @@ def _kernel_lines(row: SeenKernel, variants: Mapping[str, SeenVariant]) -> List[
         # one a name: that which is loaded
         copies = {copy.name: copy for copy in sorted(image.copies, key=lambda copy: copy.used)}
         inside = ", ".join(
-            name + ("" if copy.current else " (another one)") for name, copy in sorted(copies.items())
+            name + ("" if copy.current else " (not the file that is deployed)")
+            for name, copy in sorted(copies.items())
         )
-        lines.append("  %s: %s%s" % (image.path, image.error or inside or "none of them", state))
+        lines.append("  %s: %s%s" % (image.path, image.error or inside or "none of the drivers", state))
     return lines + [
         "  %s leads nowhere (%s)" % (link.path, link.target) for link in row.links if link.dangling
     ]
@@ -207,7 +208,7 @@ def _entry_line(row: SeenEntry) -> str:
     return "%s %r: %s" % (
         what,
         row.title,
-        "what it starts is missing: " + ", ".join(row.missing) if row.missing else "all there",
+        "what it starts is missing: " + ", ".join(row.missing) if row.missing else "its files are there",
     )
 
 
@@ -230,5 +231,5 @@ def _list(modules: Sequence[Tuple[str, str]], release: str) -> str:
             "%s from %s" % (name, posixpath.dirname(path.partition("/%s/" % release)[2]))
             for name, path in modules
         )
-        or "no such module"
+        or "no out-of-tree module"
     )

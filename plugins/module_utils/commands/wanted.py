@@ -21,6 +21,7 @@ class WantedDriver(NamedTuple):
     path: Tuple[str, ...] = ()
     described: Optional[Tuple[KernelModule, ...]] = None
     how: Followed = Followed()  # on kernels to come too, where it follows
+    version: str = ""  # "" is the newest that there is
     require: str = "any"
     load: bool = False
     follow: bool = False
@@ -50,6 +51,7 @@ class WantedDriver(NamedTuple):
             described=self.described,
             files=None if self.described is None else files,
             kernels=self.how.kernels,
+            version=self.version or None,
             load=self.load,
             ahead=self.ahead,
         )

@@ -60,7 +60,7 @@ def find(module: KernelModule, name: str, where: str) -> str:
         raise KmodError(
             "%s.%s" % (module.name, name),
             "the module has no such parameter%s. It has %s" % (where, ", ".join(sorted(there)) or "none"),
-            "Name one of those",
+            "Name one of those" if there else "Leave it out",
             "PARAMETER_UNKNOWN",
         )
     return found

@@ -10,7 +10,7 @@ first line says whose a file is: what does not begin so is somebody else's, and 
 """
 
 import re
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
 from ..host import Host
@@ -182,10 +182,11 @@ def _by_module(option: str, given: Any, driver: str, own: Sequence[str]) -> Dict
     for name, value in given.items():
         module = _module(name)
         if module not in own:
+            by = "{%s: {%s: ...}}" % (own[0], name)  # one step of nesting was left out
             raise KmodError(
                 "%s of %s" % (option, driver),
                 "%s is no module of the driver, which has %s" % (module, ", ".join(own)),
-                "Name one of those",
+                "Name one of those" + ("" if isinstance(value, dict) else ", as in %s: %s" % (option, by)),
                 "OPTION_MODULE",
             )
         if module in found:
@@ -223,6 +224,33 @@ def _module(name: Any) -> str:
 
 def _bad(option: str, why: str, then: str) -> KmodError:
     return KmodError(option, why, then, "BAD_OPTION")
+
+
+def refuse_circle(softdeps: Iterable[Any]) -> None:
+    """Orders that contradict each other, of all drivers: modprobe would follow the one that it meets first.
+
+    What is not written as it should be is for ``texts`` to refuse. Error: BAD_OPTION.
+    """
+    before: Dict[str, Set[str]] = {}
+    for softdep in softdeps:
+        for name, parts in softdep.items() if isinstance(softdep, dict) else ():
+            for part in _PARTS if isinstance(parts, dict) else ():
+                for other in _list("softdep", parts.get(part)):
+                    pair = (str(other).replace("-", "_"), str(name).replace("-", "_"))
+                    first, then = pair if part == "pre" else pair[::-1]
+                    before.setdefault(then, set()).add(first)
+    seen: Set[str] = set()
+
+    def walk(module: str, way: Tuple[str, ...]) -> None:
+        if module in way[:-1]:
+            circle = " after ".join(way[way.index(module) :])
+            raise _bad("softdep", "asks for %s" % circle, "Leave one of these out")
+        for each in sorted(before.get(module, ())) if module not in seen else ():
+            walk(each, (*way, each))
+        seen.add(module)
+
+    for module in sorted(before):
+        walk(module, (module,))
 
 
 # Against what is there

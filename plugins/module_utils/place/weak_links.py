@@ -85,17 +85,23 @@ def present(
     contents: Contents,
     coming: Collection[str] = (),
     healing: Optional[Healing] = None,
+    version: Optional[str] = None,
 ) -> Outcome:
-    """Give each of the ``chosen`` kernels the best build of those ``given`` and those stored; kernels not
-    chosen keep what they have. Builds made for kernels that are ``coming``, and not installed, are stored.
+    """Give each of the ``chosen`` kernels the best build of those ``given`` and those stored, of this
+    ``version`` alone where one is named; kernels not chosen keep what they have. Builds made for kernels that
+    are ``coming``, and not installed, are stored.
 
     Stored builds that no kernel uses stay for kernels to come, until one of a newer version, or for the same
-    kernel, is used in their place.
+    kernel, is used in their place; those of other versions than the one that is named go.
     """
     host = tree.host
     there = deployed(host, driver)
     known = {(build.release, build.digests) for build in there.builds}
     fresh = [build for build in given if (build.release, build.digests) not in known]
+    if version is not None:
+        _refuse_unknown_version(driver, version, [*given, *there.builds])
+        fresh = [build for build in fresh if build.version == version]
+    stored = [build for build in there.builds if version in (None, build.version)]
     if not given and not there.builds and not healing:
         lost = [path for path in _paths(there.broken) if not host.is_file(path)]
         raise KmodError(
@@ -107,12 +113,16 @@ def present(
         )
     _refuse_modules_of_others(host, driver, fresh)
     used = serving_installed(host, there, installed)
-    choices = select(chosen, fresh + list(there.builds), judge, rate=_rate(used, given))
+    choices = select(chosen, fresh + stored, judge, rate=_rate(used, given))
     used.update({choice.kernel: choice.build for choice in choices})
     ahead = _ahead(fresh, coming)
     used.update(ahead)
+    serving = [build for build in used.values() if build]
     kept = [
-        build for build in there.builds if not _superseded(build, [build for build in used.values() if build])
+        build
+        for build in there.builds
+        if any(other.directory == build.directory for other in serving)
+        or (build in stored and not _superseded(build, serving))
     ]
     used, new = _place(host, driver, used, taken={build.directory for build in kept})
     used = {release: build for release, build in used.items() if release not in ahead}
@@ -241,9 +251,19 @@ def _refuse_modules_of_others(host: Host, driver: str, fresh: Sequence[Build]) -
                 )
 
 
+def _refuse_unknown_version(driver: str, version: str, builds: Sequence[Build]) -> None:
+    there = sorted({build.version for build in builds}, key=version_key)
+    if version not in there:
+        raise KmodError(
+            driver,
+            "there is no build of version %s, neither given nor on the host; there is %s"
+            % (version, ", ".join(each or "one without a version" for each in there) or "none at all"),
+            "Give one by src or path, or name a version that there is (in quotes: YAML reads 1.10 as 1.1)",
+            "NO_BUILD",
+        )
+
+
 def _superseded(build: Build, used: Sequence[Build]) -> bool:
-    if any(other.directory == build.directory for other in used):
-        return False
     version = version_key(build.version)
     return any(
         version_key(other.version) > version

@@ -99,6 +99,43 @@ def test_a_driver_that_is_not_listed_is_told_and_removed_only_where_that_is_aske
     assert machine.ours() == [("vendor", OLD), ("vendor", NEW)] and answer.unlisted == ()
 
 
+def test_a_module_that_two_drivers_have_is_refused_before_anything_is_written(machine):
+    for name, path in (("one", machine.module("vendor")), ("two", machine.module("vendor", version="2"))):
+        shutil.copytree(str(machine.root) + path, str(machine.root / "opt" / name))
+    before = machine.snapshot()
+    with pytest.raises(KmodError, match="the driver one of the list has a module vendor too") as error:
+        machine.deploy_all(
+            wanted_driver("one", path=["/opt/one"]),
+            machine.wanted("other"),
+            wanted_driver("two", path=["/opt/two"]),
+        )
+    assert error.value.code == "MODULE_OF_OTHER_DRIVER"
+    assert not machine.ours() and set(machine.snapshot()) - set(before) <= {"opt/other", "opt/other/other.ko"}
+
+
+@pytest.mark.parametrize(
+    "softdeps",
+    [
+        ({"vendor": {"pre": ["other"]}}, {"other": {"pre": ["vendor"]}}),
+        ({"vendor": {"pre": ["other"], "post": ["other"]}}, {}),
+        ({"vendor": {"pre": ["dum-my"]}}, {"other": {"pre": ["vendor"], "post": "dum_my"}}),
+    ],
+)
+def test_orders_of_loading_that_contradict_each_other_are_refused(machine, softdeps):
+    drivers = [
+        machine.wanted(name, softdep=softdep)
+        for name, softdep in zip(("vendor", "other", "dum_my"), (*softdeps, {}))
+    ]
+    with pytest.raises(KmodError, match="softdep: asks for .* after .* after") as error:
+        machine.deploy_all(*drivers)
+    assert error.value.code == "BAD_OPTION" and not machine.ours()
+    agreeing = ({"vendor": {"pre": ["other"]}}, {"other": {"post": ["vendor"]}})
+    machine.deploy_all(
+        *(machine.wanted(name, softdep=each) for name, each in zip(("vendor", "other"), agreeing))
+    )
+    assert machine.ours()
+
+
 @pytest.mark.parametrize(
     ("require", "refused"), [("any", False), ("none", False), ("all", True), ("booting", True)]
 )
@@ -361,7 +398,18 @@ def test_a_driver_that_no_kernel_takes_blacklists_nothing(parametered):
     wanted = wanted_driver("vendor", path=("/opt/vendor",), require="none", **LOADED)
     _writes, answer = parametered.deploy_all(wanted)
     assert configured(parametered) is None and answer.drivers[0].loading.files == ()
-    assert answer.drivers[0].notes[0] == "uses vendor on no kernel, so that nothing of it is in modprobe.d."
+    assert answer.drivers[0].notes[0] == (
+        "uses vendor on no kernel, so that nothing of it is in modprobe.d or modules-load.d."
+    )
+
+
+def test_kernels_whose_boot_cannot_load_what_is_to_be_loaded_are_told(tmp_path):
+    machine = Machine(tmp_path / "root", refuses=True)
+    (machine.root / "etc/init.d").mkdir(parents=True)
+    (machine.root / "etc/init.d/kmod").touch()
+    _writes, answer = machine.deploy_all(machine.wanted(load_at_boot=True))
+    told = "loads vendor at each boot, and %s gets no build of it: there systemd-modules-load.service fails at boot."
+    assert told % NEW in answer.drivers[0].notes and len(answer.drivers[0].loading.files) == 1
 
 
 # Check mode

@@ -106,7 +106,10 @@ def test_of_two_copies_in_an_image_the_one_that_is_loaded_is_told(tree):
     ]
     assert "  /boot/initramfs-%s.img: vendor" % TWO in answer["summary"].splitlines()
     tree.write("boot/initramfs-%s.img" % TWO, ours + shipped)
-    assert "  /boot/initramfs-%s.img: vendor (another one)" % TWO in inventory(Host(tree.root))["summary"]
+    assert (
+        "  /boot/initramfs-%s.img: vendor (not the file that is deployed)" % TWO
+        in inventory(Host(tree.root))["summary"]
+    )
 
 
 def test_a_link_in_an_image_is_what_it_leads_to(tree):
@@ -141,7 +144,7 @@ def test_the_summary_is_short_and_says_what_is_wrong(tree):
         "vendor 1.0 for 5.14.0-2: used by 5.14.0-1, 5.14.0-2",
         "5.14.0-1: vendor from weak-updates/vendor",
         "5.14.0-2: vendor from extra/vendor",
-        "5.14.0-3: no such module",
+        "5.14.0-3: no out-of-tree module",
         "  /lib/modules/5.14.0-3/weak-updates/other.ko leads nowhere (/lib/modules/gone/extra/other.ko)",
     ]
 
@@ -284,7 +287,7 @@ def test_entries_and_whether_what_they_start_is_there(machine):
     (row,) = found["entries"]
     assert (row["driver"], row["kernel"], row["missing"], found["orphans"]) == ("acme", machines.OLD, [], [])
     assert row["starts"] == ["/boot/vmlinuz-" + machines.OLD, "/boot/initrd.img-%s.1" % machines.OLD]
-    assert "entry %r: all there" % row["title"] in found["summary"]
+    assert "entry %r: its files are there" % row["title"] in found["summary"]
     assert inventory(Host(str(machine)), ["acme"])["entries"] == [row]
 
 

@@ -211,6 +211,32 @@ def test_deploying_an_older_version_does_not_take_the_newer_one_away(tree):
     assert not plan
 
 
+def test_a_version_that_is_named_is_the_only_one_that_kernels_use_and_the_others_go(tree):
+    before = tree.snapshot()
+    tree.vendor(TWO, [TWO, THREE], at="v2", version="2.0")
+    tree.deploy("/v2")
+    tree.vendor(ONE, [ONE, TWO], at="v1", version="1.0")
+    assert tree.deploy("/v1", version="1.0") == {ONE: ONE, TWO: ONE, THREE: None}
+    assert tree.loads(THREE) is None and not os.path.exists(tree.path("/lib/modules/%s/extra/vendor" % TWO))
+    for again in ("/v1", "/v2"):  # of what is given the other version counts no more than of what is stored
+        assert not tree.plan(again, version="1.0")[0]
+    with pytest.raises(KmodError, match="no build of version 3, .* there is 1.0, 2.0") as error:
+        tree.plan("/v2", version="3")
+    assert error.value.code == "NO_BUILD"
+    tree.remove()
+    shutil.rmtree(tree.path("/v1"))
+    shutil.rmtree(tree.path("/v2"))
+    assert tree.snapshot() == before
+
+
+def test_kernels_that_are_not_chosen_keep_their_version_where_another_one_is_named(tree):
+    tree.vendor(TWO, [ONE, TWO, THREE], at="v2", version="2.0")
+    tree.deploy("/v2")
+    tree.vendor(ONE, [ONE, TWO, THREE], at="v1", version="1.0")
+    assert tree.deploy("/v1", version="1.0", kernels=[THREE]) == {THREE: ONE}
+    assert tree.data("/lib/modules/%s/%s" % (TWO, tree.loads(TWO))) == tree.data("/v2/vendor.ko")
+
+
 def test_a_changed_module_list_removes_the_file_that_is_no_longer_part_of_it(tree):
     tree.vendor(TWO, [TWO, THREE], names=("vendor", "helper"), at="v1")
     tree.deploy("/v1")
@@ -649,7 +675,7 @@ def test_a_root_without_kernels(tmp_path):
     assert error.value.code == "NO_KERNELS"
 
 
-@pytest.mark.parametrize("options", [{"version": "1"}, {"build": TWO}, {"state": "absent", "kernels": [TWO]}])
+@pytest.mark.parametrize("options", [{"build": TWO}, {"state": "absent", "kernels": [TWO]}])
 def test_options_that_would_be_ignored_are_refused(tree, options):
     tree.vendor(TWO, [TWO])
     with pytest.raises(KmodError) as error:
