@@ -155,17 +155,15 @@ def test_mkosis_script_has_the_driver_in_the_image_and_in_what_it_starts_with(km
     modules = tmp_path / "image/usr/lib/modules" / kernel.release
     assert "extra/mydriver/ootedu.ko:" in (modules / "modules.dep").read_text()
     (entry,) = (tmp_path / "image/boot/loader/entries").iterdir()
-    started_with = [
-        tmp_path / "image/boot" / path.lstrip("/")
-        for path in re.findall(r"^initrd (\S+)$", entry.read_text(), re.M)
-    ]
-    listed = [
-        subprocess.run(
-            [sys.executable, str(kmodctl), "variant", "--list", str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        ).stdout
-        for path in started_with
-    ]
-    assert any("/extra/mydriver/ootedu.ko" in each for each in listed), listed
+    early = tmp_path / "early"  # as the loader puts them into memory: one has the directories of the other
+    with early.open("wb") as whole:
+        for path in re.findall(r"^initrd (\S+)$", entry.read_text(), re.M):
+            data = (tmp_path / "image/boot" / path.lstrip("/")).read_bytes()
+            whole.write(data + bytes(-len(data) % 4))
+    listed = subprocess.run(
+        [sys.executable, str(kmodctl), "variant", "--list", str(early)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert "/%s/extra/mydriver/ootedu.ko\n" % kernel.release in listed.stdout
