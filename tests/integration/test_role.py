@@ -415,6 +415,22 @@ def test_one_driver_and_a_list_of_drivers_at_a_time_are_refused_so_that_none_is_
     assert not (root / ("lib/modules/%s/extra/rival" % OLD)).exists()
 
 
+def test_what_a_host_has_and_the_list_does_not_is_told_each_time_and_removed_where_that_is_asked_for(
+    run, host
+):
+    root = host("host")
+    listed = [{"driver": name, "src": name, "initrd": False} for name in ("vendor", "rival")]
+    told = "host has rival besides, not in kmod_drivers. kmod_exclusive: true removes that."
+    assert told not in run([root], "outoftree.kmod.deploy", kmod_drivers=listed)[1]
+    for _again in range(2):
+        failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=listed[:1])
+        assert not failed and told in said and "changed=0" in said, said
+    assert told not in run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_initrd=False)[1]
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=listed[:1], kmod_exclusive=True)
+    assert not failed and told not in said
+    assert not (root / ("lib/modules/%s/extra/rival" % OLD)).exists()
+
+
 def test_errors_that_are_ignored_are_told_once(run, host):
     failed, said = run(
         [host("host")],
