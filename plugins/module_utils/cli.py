@@ -7,7 +7,7 @@
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from .errors import KmodError
 from .host import Host
@@ -17,6 +17,7 @@ from .task import carry_out
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from .judge.verdict import Verdict
     from .turns import Work
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -80,7 +81,7 @@ def check(options: "Namespace") -> int:
     modules = [
         module._replace(path=path.rstrip("/") + module.path[len(os.path.abspath(path)) :])
         for path in options.files
-        for module, _packed in inputs.modules(here, [os.path.abspath(path)])
+        for module, _packed in inputs.modules(here, [os.path.abspath(path)], options.structs)
     ]
     exports = (
         SourcedExports(read_symvers(here, os.path.abspath(options.symvers)), options.symvers, ())
@@ -104,18 +105,20 @@ def check(options: "Namespace") -> int:
             whence=HERE,
         ),
     )
-    rows = [
-        [
-            verdict.name,
-            verdict.kernel,
-            verdict.verdict + (" (not exact)" if verdict.seen and not verdict.seen.exact else ""),
-            verdict.errno or "",
-            verdict.short,
-        ]
-        for verdict in answer.checks
-    ]
-    _show(options, {"checks": answer.as_dict()["checks"]}, columns(rows))
+    if options.json:
+        import json
+
+        # a line for each: there may be thousands, and json takes eight times as long to indent them
+        checks = ",\n".join(json.dumps(verdict.as_dict()) for verdict in answer.checks)
+        say('{"checks": [\n%s\n]}' % checks)
+    else:
+        say(columns([_row(verdict) for verdict in answer.checks]))
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
+
+
+def _row(verdict: "Verdict") -> List[str]:
+    exact = "" if verdict.seen is None or verdict.seen.exact else " (not exact)"
+    return [verdict.name, verdict.kernel, verdict.verdict + exact, verdict.errno or "", verdict.short]
 
 
 def _sources(here: Host, options: "Namespace") -> Tuple[Any, ...]:

@@ -88,6 +88,8 @@ def printable(text: str) -> str:
     """The text as one line that a terminal shows as it is: what would steer it, or is no text at all, is
     written as an escape.
     """
+    if text.isprintable():  # nearly all
+        return text
     return re.sub(
         r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]",
         lambda odd: ascii(odd.group())[1:-1],

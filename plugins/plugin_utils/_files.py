@@ -62,7 +62,7 @@ def described(file: ModuleFile) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError), open(kept, encoding="utf-8") as had:
         return json.load(had)
     with _named(file.copy, file.path):
-        answer = ko.read(HERE, file.copy)._replace(path=file.path).as_dict()
+        answer = ko.read(HERE, file.copy, structs=True)._replace(path=file.path).as_dict()
     with new(kept) as name, open(name, "w", encoding="utf-8") as made:
         json.dump(answer, made)
     return answer

@@ -13,7 +13,8 @@ from pathlib import Path
 CORE = Path(__file__).resolve().parent.parent / "module_utils"
 PACKAGE = "outoftree_kmod"
 MAIN = (
-    """import sys
+    """import os
+import sys
 
 try:
     from %s.cli import main
@@ -24,7 +25,12 @@ except KeyboardInterrupt:
 except Exception as error:  # of an interpreter that is only half there: 1 would mean that all went well but for a driver that does not fit
     sys.stderr.write("kmodctl: cannot be started: %%s: %%s\\n" %% (type(error).__name__, error))
     status = 2
-sys.exit(status)
+try:
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os._exit(status)  # all is done: to take every record apart before would only take time
+except (OSError, ValueError):
+    sys.exit(status)
 """
     % PACKAGE
 )

@@ -70,7 +70,7 @@ class Target(NamedTuple):
 
 def module(data: bytes) -> None:
     """A module survives its trip through JSON's types, whatever is in it."""
-    read = ko.parse(data, "fuzz.ko")
+    read = ko.parse(data, "fuzz.ko", structs=True)
     if KernelModule.from_dict(read.as_dict()) != read:
         raise AssertionError("as_dict and from_dict disagree")
     if ko.exports(data, "fuzz.ko") != list(read.exports):

@@ -98,7 +98,7 @@ def test_structures_that_changed_between_neighbours(line, tmp_path):
     judged = kernels.kernel(verdicts.Host(str(root)), newest.release)
     noted, used = set(), set()
     for path in list(machine.modules(older).values())[::5]:
-        module = ko.parse(machine.read(path), str(path))
+        module = ko.parse(machine.read(path), str(path), structs=True)
         used |= theirs.behind(module.btf_ids)
         noted |= {finding.symbol for finding in notes.structs_changed(module, judged)}
     before_text, now_text = described(before_file, used), described(now_file, used)
@@ -157,7 +157,7 @@ def test_a_module_that_keeps_what_it_needs_of_its_kernel(tmp_path):
         for path in drivers.compiled("edu-distilled", drivers.HERE / "edu", own, recipe)
         if path.stem == "ootedu"
     )
-    module = ko.parse(path.read_bytes(), str(path))
+    module = ko.parse(path.read_bytes(), str(path), structs=True)
     assert module.btf_base
     assert list(notes.structs_changed(module, verdicts.core(own))) == []
     there = dict(found[other].sized())

@@ -38,12 +38,13 @@ MAY_IMPORT: Dict[str, str] = {
     "host": "errors tools seen reader",
     "kept_files": "errors host",
     "settled": "host seen kept_files",
+    "libcrypto": "",
     "lock": "errors host",
     "plan": "errors host tools",
     "foreseen": "errors host reader plan",
     "turns": "errors host lock plan foreseen seen",
     "task": "errors host turns seen settled",
-    "read": LOOK + " kept_files",
+    "read": LOOK + " kept_files libcrypto",
     "read/offered": LOOK + " tools read",  # package managers are asked, and change nothing
     "judge": LOOK + " read",
     "place": GROUND + " read judge place",
@@ -57,7 +58,7 @@ MAY_IMPORT: Dict[str, str] = {
     "output": "errors",
     "weak_modules": GROUND + " task arguments output read place commands",
     "weak_modules2": GROUND + " task arguments output read place commands weak_modules",
-    "cli": GROUND + " task turns arguments output read place commands weak_modules weak_modules2",
+    "cli": GROUND + " task turns arguments output read judge place commands weak_modules weak_modules2",
 }
 # What signs where there is no openssl.
 CRYPTOGRAPHY = (

@@ -18,6 +18,7 @@ from ..read.export_sources import SourcedExports
 from ..read.kernel_module import KernelModule
 from ..read.kernel_package import KernelSource
 from ..read.kernels import Kernel
+from ..read.runtime import Runtime
 
 LOOKS = True  # nothing is planned
 ALL = ("all",)
@@ -101,7 +102,8 @@ def run(host: Host, options: Options) -> Tuple[Plan, Answer]:
     """Judge the modules. Errors: NO_MODULES, NO_KERNELS, NO_SUCH_KERNEL, SYMVERS_OF_WHICH, and those of
     reading and grouping them; BAD_OPTION.
     """
-    modules = list(options.described) + [module for module, _packed in inputs.modules(host, options.path)]
+    found = inputs.modules(host, options.path, options.structs)
+    modules = list(options.described) + [module for module, _packed in found]
     if not modules:
         raise KmodError(
             "path and src", "name no module", "Name a .ko file or a directory of them", "NO_MODULES"
@@ -125,7 +127,8 @@ def _answer(
     judged: Dict[str, List[Judged]] = {}
     while chosen:
         kernel = chosen.pop(0)  # and let go of, since a kernel's exports take some 10 MiB
-        judged[kernel.release] = [_judged(host, kernel, driver, options=options) for driver in drivers]
+        now = candidates.now(host, kernel)
+        judged[kernel.release] = [_judged(kernel, driver, now, options=options) for driver in drivers]
     takers = tuple(release for release, answers in judged.items() if all(map(_takes, answers)))
     met = {
         "all": len(takers) == len(releases),
@@ -197,8 +200,7 @@ def _drivers(modules: List[KernelModule], options: Options) -> List[List[Build]]
     return [[Build("", tuple(modules))] if options.as_given else builds(modules)]
 
 
-def _judged(host: Host, kernel: Kernel, driver: Sequence[Build], *, options: Options) -> Judged:
-    now = candidates.now(host, kernel)
+def _judged(kernel: Kernel, driver: Sequence[Build], now: Runtime, *, options: Options) -> Judged:
     return tuple(
         explained(candidates.judged(kernel, build.modules, now, structs=options.structs), build, driver)
         for build in driver

@@ -35,10 +35,10 @@ BY_CRC = ("SYMBOL_CRC", "MODULE_LAYOUT_CRC")
 MISSING = ("SYMBOL_MISSING", "DEP_MISSING")
 
 
-def now(host: Host, kernel: Kernel) -> Optional[Runtime]:
+def now(host: Host, kernel: Kernel) -> Runtime:
     """What holds on the host counts for a kernel that comes to it, too; an installed one is asked itself."""
     if not isinstance(kernel, UninstalledKernel):
-        return None
+        return runtime.facts(kernel)
     return runtime.facts(Kernel(host, kernel.release, kernel.modules_dir))
 
 

@@ -61,11 +61,10 @@ class Group:
     ) -> None:
         self.kernel = kernel
         self.structs = structs
-        loader = loader_of(kernel, runtime)
+        self.loader = loader_of(kernel, runtime)
         self.offered: Dict[str, KernelModule] = {}
         for module in modules:
             self.offered.setdefault(module.name, module)
-        self.loader = loader._replace(owners=loader.owners - set(kernel.added))
         self.added = {
             name: path
             for name, path in kernel.added.items()
@@ -109,9 +108,7 @@ class Group:
         yield module_rules.setup_modinfo(module, loader)
         yield symbol_rules.simplify_symbols(module, loader, self.find)
         yield file_rules.apply_relocations(module, loader)
-        yield symbol_rules.verify_exported_symbols(
-            module, loader, self.find, loaded=self._there_before(module)
-        )
+        yield symbol_rules.verify_exported_symbols(module, loader, self.find, loaded=self._there_before)
         yield module_rules.btf_module_notify(module, loader)
         yield notes.named_otherwise(module)
         yield notes.namesake(module, self.kernel)

@@ -69,7 +69,7 @@ def namesake(module: KernelModule, kernel: Kernel) -> Iterator[Finding]:
     path = kernel.modules.get(module.name, "")
     if not path.startswith(own) or module.path == path:
         return
-    config = depmod.config(kernel.host, kernel.release)
+    config = kernel.depmod
     rank = depmod.rank_of(path[len(kernel.modules_dir) + 1 :], config)
     name = names.stem(path)
     before = [

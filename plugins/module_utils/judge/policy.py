@@ -9,8 +9,7 @@ where distributions differ.
 """
 
 import re
-from operator import itemgetter
-from typing import Callable, Dict, FrozenSet, NamedTuple, Optional, Tuple
+from typing import AbstractSet, Callable, Dict, FrozenSet, Mapping, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError, SystemFailed
 from ..read import modprobe
@@ -58,11 +57,11 @@ class Loader(NamedTuple):
     family: str
     config: Dict[str, str]
     traits: Traits
-    exports: Dict[str, Export]
+    exports: Mapping[str, Export]
     owners: FrozenSet[str] = frozenset()
     builtin: FrozenSet[str] = frozenset()
     absent: Dict[str, str] = {}  # by symbol the kernel's own module that exports it and is not installed
-    installed: FrozenSet[str] = frozenset()  # the modules that modprobe finds, whoever made them
+    installed: AbstractSet[str] = frozenset()  # the modules that modprobe finds, whoever made them
     problem: Optional[KmodError] = None
     notes: Tuple[Note, ...] = ()
     runtime: Runtime = OFFLINE
@@ -97,7 +96,7 @@ class Loader(NamedTuple):
 def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
     """Error-free: where the kernel's exports cannot be told, that becomes its ``problem``."""
     problem = None
-    exports: Dict[str, Export] = {}
+    exports: Mapping[str, Export] = {}
     try:
         exports = kernel.exports
     except SystemFailed:
@@ -111,10 +110,10 @@ def loader(kernel: Kernel, runtime: Runtime = OFFLINE) -> Loader:
         config=kernel.config,
         traits=kernel.traits,
         exports=exports,
-        owners=frozenset(map(itemgetter(3), exports.values())),
+        owners=frozenset() if problem else kernel.exporters,
         builtin=kernel.builtin,
         absent={} if problem else kernel.sourced.absent,
-        installed=frozenset(kernel.modules),
+        installed=kernel.modules.keys(),
         problem=problem,
         notes=() if problem else kernel.export_notes,
         runtime=runtime,

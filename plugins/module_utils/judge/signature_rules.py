@@ -119,7 +119,7 @@ def _signed(module: KernelModule, loader: Loader, signature: Signature) -> Itera
             "SIG_UNVERIFIED",
             NOTE,
             "signed with a key of this kernel (%s); not verified, as %s is not available"
-            % (_signer(signature), "the certificate" if certificate is None else "a suitable openssl"),
+            % (_signer(signature), "the certificate" if certificate is None else "a suitable libcrypto"),
         )
     if module.sha256 in loader.runtime.rejected:
         message, checks = (

@@ -6,14 +6,14 @@
 resolve_symbol``).
 """
 
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..read.exports import VMLINUX, Export
-from ..read.kernel_module import KernelModule, Undefined
+from ..read.kernel_module import KernelModule
 from .module_rules import proprietary
 from .policy import Loader, package_of
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
-from .version_rules import check_version
+from .version_rules import Versions, check_version, versions_of
 
 
 class Provided(NamedTuple):
@@ -38,7 +38,8 @@ def simplify_symbols(module: KernelModule, loader: Loader, find: Find) -> Iterat
         )
     for note in loader.notes:
         yield Finding(note.code, NOTE, note.message)
-    tainted, gpl_used = proprietary(module), False
+    tainted, gpl_used, versions = proprietary(module), False, versions_of(module, loader)
+    agreed = (versions.crcs or {}).get
     for undefined in module.undefined:
         if undefined.common:
             yield Finding(
@@ -96,16 +97,17 @@ def simplify_symbols(module: KernelModule, loader: Loader, find: Find) -> Iterat
                 "%s is of %s, of which it is unknown whether this kernel loads it" % (name, export.owner),
                 name,
             )
-        yield from _version(module, loader, undefined, name=name, export=export)
+        if export.namespace or agreed(name) != export.crc:  # few
+            yield from _version(module, loader, name, export=export, versions=versions)
 
 
 def _version(
-    module: KernelModule, loader: Loader, undefined: Undefined, *, name: str, export: Export
+    module: KernelModule, loader: Loader, name: str, *, export: Export, versions: Versions
 ) -> Iterator[Finding]:
     """check_version, then verify_namespace_is_imported: a symbol that fails the first does not get to the
     second.
     """
-    finding = check_version(module, loader, name, crc=export.crc)
+    finding = check_version(module, loader, name, crc=export.crc, versions=versions)
     if finding is not None:
         if finding.code == "SYMBOL_CRC" and export.owner not in loader.owners:
             yield finding._replace(
@@ -236,11 +238,11 @@ def _enoent(module: KernelModule, code: str, message: str, *, symbol: str) -> Fi
 
 
 def verify_exported_symbols(
-    module: KernelModule, loader: Loader, find: Find, *, loaded: List[str]
+    module: KernelModule, loader: Loader, find: Find, *, loaded: Callable[[KernelModule], Sequence[str]]
 ) -> Iterator[Finding]:
     """kernel/module/main.c: verify_exported_symbols.
 
-    ``loaded``: the modules that are there for certain when this one is loaded.
+    ``loaded`` tells the modules that are there for certain when this one is loaded.
     """
     for export in module.exports:
         provided = find(export.name)
@@ -251,7 +253,7 @@ def verify_exported_symbols(
             export.name,
             "the kernel" if owner == VMLINUX else owner,
         )
-        if owner == VMLINUX or owner in loaded:
+        if owner == VMLINUX or owner in loaded(module):
             yield Finding(
                 "DUP_EXPORT",
                 REFUSE,

@@ -8,22 +8,40 @@ These are the CRCs of symbols and of the layout of struct module, and the versio
 module without them.
 """
 
-import functools
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Dict, Iterator, NamedTuple, Optional
 
-from ..read.kernel_module import KernelModule, Version
+from ..read.kernel_module import KernelModule
 from .policy import Loader
 from .verdict import DOUBT, NOTE, REFUSE, TAINT, Finding
 
 
+class Versions(NamedTuple):
+    """What a loader compares: the version of each symbol, of two the first. ``crcs`` is None where the module has
+    none, or in a form that this kernel's have not.
+    """
+
+    crcs: Optional[Dict[str, int]]
+    extended: bool = False
+
+
+def versions_of(module: KernelModule, loader: Loader) -> Versions:
+    if module.ext_versions is not None and loader.has("extended versions"):
+        return Versions(dict(reversed(module.ext_versions)), extended=True)
+    if module.versions is None or module.chained_versions != loader.traits.chained_versions:
+        return Versions(None)
+    if module.machine.startswith("ppc64"):  # arch/powerpc/kernel/module_64.c: dedotify_versions
+        return Versions({version.name.lstrip("."): version.crc for version in reversed(module.versions)})
+    return Versions(dict(reversed(module.versions)))
+
+
 def check_version(
-    module: KernelModule, loader: Loader, symbol: str, *, crc: Optional[int]
+    module: KernelModule, loader: Loader, symbol: str, *, crc: Optional[int], versions: Versions
 ) -> Optional[Finding]:
     """kernel/module/version.c: check_version; None where the versions agree or there is nothing to compare."""
     if crc is None:
         return None
-    if module.ext_versions is not None and loader.has("extended versions"):
-        wanted = _crcs(module.ext_versions, "").get(symbol)
+    wanted = None if versions.crcs is None else versions.crcs.get(symbol)
+    if versions.extended:
         if wanted is None:
             return Finding(
                 "NO_SYMBOL_VERSION",
@@ -38,17 +56,15 @@ def check_version(
             "the module has no symbol versions (__versions)",
             dmesg="%s: %s" % (module.name, symbol),
         )
-    elif module.chained_versions != loader.traits.chained_versions:
+    elif versions.crcs is None:
         return Finding(
             "MODVERSIONS_FORMAT",
             DOUBT,
             "the module's symbol versions are kept in another form than this kernel's",
             symbol,
         )
-    else:
-        wanted = _crcs(module.versions, _dot(module)).get(symbol)
-        if wanted is None:
-            return _no_symbol_version(module, loader, symbol)
+    elif wanted is None:
+        return _no_symbol_version(module, loader, symbol)
     if wanted == crc:
         return None
     return Finding(
@@ -61,17 +77,6 @@ def check_version(
         errno="EINVAL",
         dmesg="%s: disagrees about version of symbol %s" % (module.name, symbol),
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _crcs(versions: Tuple[Version, ...], dot: str) -> Dict[str, int]:
-    """The version of each symbol; of two the first counts."""
-    return {version.name.lstrip(dot): version.crc for version in reversed(versions)}
-
-
-def _dot(module: KernelModule) -> str:
-    """arch/powerpc/kernel/module_64.c: dedotify_versions"""
-    return "." if module.machine.startswith("ppc64") else ""
 
 
 def _no_symbol_version(module: KernelModule, loader: Loader, symbol: str) -> Finding:
@@ -117,7 +122,8 @@ def check_modstruct_version(module: KernelModule, loader: Loader) -> Iterator[Fi
     crc = export.crc if export else loader.traits.module_layout
     if crc is None:
         return  # without exports that is found out symbol by symbol
-    finding = check_version(module, loader, "module_layout", crc=crc)
+    versions = versions_of(module, loader)
+    finding = check_version(module, loader, "module_layout", crc=crc, versions=versions)
     if finding is not None:
         code = {"SYMBOL_CRC": "MODULE_LAYOUT_CRC"}.get(finding.code, finding.code)
         yield finding._replace(code=code, errno="ENOEXEC" if finding.effect == REFUSE else None)

@@ -131,7 +131,7 @@ def _made(
     shelf: stand_ins.Shelf,
 ) -> List[Change]:
     # what goes may have stood in front of the kernel's own, or given them something
-    own = stand_ins.known(host, modules_dir) if not without else None
+    own = stand_ins.known(host, modules_dir, shelf.own) if not without else None
     run = (own and _run_with(host, modules_dir, own, shelf)) or _run(host, modules_dir, without=without)
     _check(host, modules_dir, run.made, wanted=wanted, given=run.given, without=without, wrong=run.wrong)
     changes = []

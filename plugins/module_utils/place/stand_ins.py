@@ -81,29 +81,30 @@ class Shelf:
         self._room = contextlib.ExitStack()
         self._directory: Optional[str] = None
         self._there: Dict[str, StandIn] = {}  # what is on it, by path
-        self._others: Set[str] = set()
+        self.own: Optional[Own] = None  # what they were made of
 
     def lay_out(self, host: Host, modules_dir: str, base: str, own: Own) -> None:
         """Make those of a kernel below ``base``. Errors: OSError."""
         there, self._there = self._there, {}
         if there and self._directory:
             os.rename(self._directory + "/kernel", base + "/kernel")
-        wanted = _of_each(own)
+        same = there and self.own and (own.needs, own.says) == (self.own.needs, self.own.says)
+        wanted = there if same else _of_each(own)
         for path in there.keys() - wanted.keys():
             os.unlink("%s/%s" % (base, path))
         directories = {base}
         for path, each in wanted.items():
-            if there.get(path) != each:
+            if there.get(path) is not each and there.get(path) != each:
                 _write("%s/%s" % (base, path), _module(each), directories)
         for path in own.others:
             _make_directory(("%s/%s" % (base, path)).rpartition("/")[0], directories)
             os.symlink(host.real("%s/%s" % (modules_dir, path)), "%s/%s" % (base, path))
-        self._there, self._others = wanted, own.others
+        self._there, self.own = wanted, own
 
     def take_back(self, base: str) -> None:
         """Put them away once depmod has read them. Errors: OSError, those of ``scratch``."""
         there, self._there = self._there, {}
-        for path in self._others:
+        for path in self.own.others if self.own else ():
             os.unlink("%s/%s" % (base, path))
         self._directory = self._directory or self._room.enter_context(scratch())
         os.rename(base + "/kernel", self._directory + "/kernel")
@@ -111,12 +112,15 @@ class Shelf:
 
     def clear(self) -> None:
         """Leave nothing."""
-        self._there, self._directory = {}, None
+        self._there, self._directory, self.own = {}, None, None
         self._room.close()
 
 
-def known(host: Host, modules_dir: str) -> Optional[Own]:
-    """None where the indexes cannot be relied upon: one is missing or cut off, or a module came after them."""
+def known(host: Host, modules_dir: str, last: Optional[Own] = None) -> Optional[Own]:
+    """None where the indexes cannot be relied upon: one is missing or cut off, or a module came after them.
+
+    ``last`` is what another kernel has: many of their indexes are the same.
+    """
     texts = {
         name: host.read_text("%s/%s" % (modules_dir, name), INDEX_LIMIT)
         for name in (DEP, *_LINES)
@@ -131,12 +135,18 @@ def known(host: Host, modules_dir: str) -> Optional[Own]:
         or not host.is_file(modules_dir + "/modules.order")  # without, depmod goes by the disk's order
     ):
         return None
-    needs = _own(texts[DEP])
+    same = {name for name in texts if last and last.texts.get(name) == texts[name]}
+    needs = last.needs if last and DEP in same else _own(texts[DEP])
     there = _files(host.real(modules_dir + "/kernel"))
     if not needs or not there.keys() >= needs.keys() or max(there.values()) > made.st_mtime_ns:
         return None
     names = set(map(module_of, needs))
-    says = {index: [row for row in rows if row[0] in names] for index, rows in _said(texts).items()}
+    says = {
+        index: last.says[index]
+        if last and index in same and names == last.names
+        else [row for row in _said(index, texts[index]) if row[0] in names]
+        for index in texts.keys() & _LINES.keys()
+    }
     giving = {name for name, _symbol in says[SYMBOLS]}
     if not giving >= {module_of(each) for each in set().union(*needs.values())}:
         return None
@@ -210,15 +220,10 @@ def _own(text: str) -> Dict[str, List[str]]:
     return found if found.keys() >= set().union(*found.values()) else {}
 
 
-def _said(texts: Dict[str, str]) -> Dict[str, List[Tuple[str, str]]]:
-    """What the indexes say, as (module's name, text)."""
-    return {
-        index: [(name, text) for text, name in line.findall(texts[index])]
-        if index in _NAMED_LAST
-        else line.findall(texts[index])
-        for index, line in _LINES.items()
-        if index in texts
-    }
+def _said(index: str, text: str) -> List[Tuple[str, str]]:
+    """What an index says, as (module's name, text)."""
+    rows = _LINES[index].findall(text)
+    return [(name, said) for said, name in rows] if index in _NAMED_LAST else rows
 
 
 def _files(real: str) -> Dict[str, int]:

@@ -2,43 +2,129 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The aliases of a kernel's modules, found by how they begin: there are some ten thousand, and each of a driver's
-is held against them.
+"""The aliases by which devices ask for modules, and which of a kernel's modules want a device that a driver wants.
+
+An alias is a pattern of devices' names (``scripts/mod/file2alias.c``). A kernel has some twenty thousand and a
+driver up to hundreds, so they are found by the parts of a name that tell most.
 """
 
-import bisect
+import functools
 import re
-from typing import Dict, Iterable, List, Tuple
+from typing import Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-_HEAD = re.compile(r"[^*?\[]*")  # what stands before any wildcard
-Claim = Tuple[int, str, str]  # place in the list, pattern, module's name
+# Aliases by which a device is asked for. Others, as for ciphers or file systems, many modules may share.
+_DEVICE = re.compile(
+    r"(pci|usb|hid|virtio|vmbus|acpi|of|i2c|spi|platform|mdio|sdio|pnp|auxiliary|xen|scsi|mei|wmi|dmi):?.*[0-9A-Z]"
+)
+# What stands before each number in the name of a device, and the order of those numbers, from what tells most
+_NUMBERS = {
+    "pci": ("v d sv sd bc sc i", range(7)),
+    "usb": ("v p d dc dsc dp ic isc ip in", range(10)),
+    "hid": ("b g v p", (2, 3, 0, 1)),
+    "sdio": ("c v d", (1, 2, 0)),
+    "virtio": ("d v", range(2)),
+}
+_FORMS = {
+    bus: re.compile("".join("%s([^a-z]*)" % letters for letters in text.split()) + "$")
+    for bus, (text, _order) in _NUMBERS.items()
+}
+_HEAD, _WILD = re.compile(r"[^*?\[]*"), re.compile(r"[*?\[]")
+ANY, SOME = "*", "?"  # of keys: a part that any text fits, and one that several do
+
+
+class Claim(NamedTuple):
+    """``number`` is its place in the list."""
+
+    number: int
+    pattern: str
+    name: str  # the module's
+    parts: Tuple[str, ...]
 
 
 class Aliases:
-    """(pattern, module's name), in their order."""
+    """(pattern, module's name), in their order. What a bus has is looked through when a driver is for that bus."""
 
     def __init__(self, pairs: Iterable[Tuple[str, str]]) -> None:
-        self._by_head: Dict[str, List[Claim]] = {}
-        for number, (pattern, name) in enumerate(pairs):
-            self._by_head.setdefault(_key(pattern), []).append((number, pattern, name))
-        self._heads = sorted(self._by_head)
+        self._pairs = pairs
+        self._buses: Optional[Dict[str, List[Tuple[int, str, str]]]] = None
+        self._indexes: Dict[str, Dict[str, Dict[str, List[Claim]]]] = {}
 
-    def near(self, pattern: str) -> List[Claim]:
-        """Those that can match what ``pattern`` matches: of the two, what stands before any wildcard begins with
-        the other's.
+    def rivals(self, aliases: Iterable[str], name: str) -> Dict[str, str]:
+        """By name the other modules that want a device which these aliases ask for, and the first pattern of
+        each that says so.
         """
-        mine = _key(pattern)
-        heads = [mine[:size] for size in range(len(mine)) if mine[:size] in self._by_head]
-        for place in range(bisect.bisect_left(self._heads, mine), len(self._heads)):
-            if not self._heads[place].startswith(mine):
-                break
-            heads.append(self._heads[place])
-        return [claim for each in heads for claim in self._by_head[each]]
+        found: Dict[str, Claim] = {}
+        looked: Set[Tuple[str, ...]] = set()
+        for alias in filter(_DEVICE.match, aliases):
+            bus, parts = _parts(alias)
+            for first, second, claims in self._near(bus, parts):
+                if (
+                    first == second == ANY and len(parts) > 2
+                ):  # of classes of devices: what tells devices apart does not count
+                    if (bus, *parts[2:]) in looked:
+                        continue
+                    looked.add((bus, *parts[2:]))
+                for claim in claims:
+                    best = found.get(claim.name)
+                    if (
+                        claim.name != name
+                        and (best is None or claim.number < best.number)
+                        and _same(alias, parts, claim)
+                    ):
+                        found[claim.name] = claim
+        return {each: claim.pattern for each, claim in sorted(found.items())}
+
+    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, List[Claim]]]:
+        """All claims that may want the same device, by how their two first parts are found."""
+        index, first, second = self._index(bus), _key(parts, 0), _key(parts, 1)
+        for one in list(index) if first in (ANY, SOME) else (first, ANY, SOME):
+            level = index.get(one, {})
+            for other in level if second in (ANY, SOME) else (second, ANY, SOME):
+                if other in level:
+                    yield one, other, level[other]
+
+    def _index(self, bus: str) -> Dict[str, Dict[str, List[Claim]]]:
+        if self._buses is None:
+            self._buses = {}
+            for number, (pattern, name) in enumerate(self._pairs):
+                self._buses.setdefault(pattern.partition(":")[0], []).append((number, pattern, name))
+        if bus not in self._indexes:
+            index = self._indexes[bus] = {}
+            for number, pattern, name in self._buses.get(bus, ()):
+                if _DEVICE.match(pattern):
+                    claim = Claim(number, pattern, name, _parts(pattern)[1])
+                    level = index.setdefault(_key(claim.parts, 0), {})
+                    level.setdefault(_key(claim.parts, 1), []).append(claim)
+        return self._indexes[bus]
 
 
-def compatible(alias: str) -> str:
-    """``Cvendor,device`` of ``of:N*T*Cvendor,deviceC*``"""
-    return re.sub(r"C?\*$", "", alias).rpartition("*")[2]
+def _parts(alias: str) -> Tuple[str, Tuple[str, ...]]:
+    """The bus, and what is compared each on its own: numbers where the bus has such, else what is between colons.
+
+    A node of a device tree and a device of ACPI say what they are compatible with, too: as a whole the names of any
+    two drivers could be those of one device.
+    """
+    bus, _colon, rest = alias.partition(":")
+    if bus == "of":
+        return bus, (re.sub(r"C?\*$", "", rest).rpartition("*")[2],)
+    numbers = _FORMS[bus].match(rest) if bus in _FORMS else None
+    if numbers is None:
+        return bus, tuple(rest.split(":"))
+    return bus, tuple(map(numbers.groups().__getitem__, _NUMBERS[bus][1]))
+
+
+def _key(parts: Tuple[str, ...], place: int) -> str:
+    """One that is not there is as good as one that several texts fit."""
+    part = parts[place] if place < len(parts) else SOME
+    return part if part == ANY or not _WILD.search(part) else SOME
+
+
+def _same(alias: str, parts: Tuple[str, ...], claim: Claim) -> bool:
+    if len(parts) != len(claim.parts):  # of another form, such as one that says no more than a vendor
+        return overlap(alias, claim.pattern)
+    return all(
+        one in (other, ANY) or other == ANY or _overlap(one, other) for one, other in zip(parts, claim.parts)
+    )
 
 
 def head(pattern: str) -> str:
@@ -46,6 +132,58 @@ def head(pattern: str) -> str:
     return _HEAD.match(pattern).group()  # type: ignore[union-attr]
 
 
-def _key(pattern: str) -> str:
-    """How it begins; in a device tree that is nothing, and what counts is at the end."""
-    return "of:" + compatible(pattern) if pattern.startswith("of:") else head(pattern)
+def overlap(one: str, other: str) -> bool:
+    """Whether there is a name that both patterns (``*``, ``?``, ``[...]``) match; ``*`` stands for no colon."""
+    mine, theirs = one.split(":"), other.split(":")
+    return len(mine) == len(theirs) and all(map(_overlap, mine, theirs))
+
+
+@functools.lru_cache(maxsize=1 << 16)  # each kernel of a host has nearly the same
+def _overlap(one: str, other: str) -> bool:
+    """The same of what is between colons."""
+    heads = head(one), head(other)
+    if not heads[0].startswith(heads[1]) and not heads[1].startswith(heads[0]):
+        return False  # nearly all, by the first few characters
+    if heads == (one, other):
+        return one == other
+    left, right = _tokens(one), _tokens(other)
+    reached = {(0, 0)}
+    todo = [(0, 0)]
+    while todo:
+        at, there = todo.pop()
+        if at == len(left) and there == len(right):
+            return True
+        steps = []
+        if at < len(left) and left[at] == "*":
+            steps += [(at + 1, there)] + ([(at, there + 1)] if there < len(right) else [])
+        if there < len(right) and right[there] == "*":
+            steps += [(at, there + 1)] + ([(at + 1, there)] if at < len(left) else [])
+        if (
+            at < len(left)
+            and there < len(right)
+            and "*" not in (left[at], right[there])
+            and _share(left[at], right[there])
+        ):
+            steps.append((at + 1, there + 1))
+        todo += [step for step in steps if step not in reached]
+        reached.update(steps)
+    return False
+
+
+def _tokens(pattern: str) -> List[str]:
+    return re.findall(r"\[[^]]*\]|.", pattern, re.S)
+
+
+def _share(one: str, other: str) -> bool:
+    if "?" in (one, other):
+        return True
+    return bool(_characters(one) & _characters(other))
+
+
+def _characters(token: str) -> FrozenSet[str]:
+    if not token.startswith("["):
+        return frozenset(token)
+    found: Set[str] = set()
+    for first, last in re.findall(r"(.)(?:-(.))?", token[1:-1]):
+        found.update(map(chr, range(ord(first), ord(last or first) + 1)))
+    return frozenset(found)

@@ -10,6 +10,8 @@ stumble over is a Fault, not an error: which kernel refuses it for which fault i
 """
 
 import struct
+import sys
+from array import array
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import KmodError
@@ -312,14 +314,17 @@ def relocations(elf: Elf, section: Section) -> Iterator[Relocation]:
         )
 
 
-def places(elf: Elf, section: Section) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+def places(elf: Elf, section: Section) -> Tuple["array[int]", "array[int]"]:
     """(offsets, types) of a little-endian 64-bit RELA section's entries: all that most are looked at for, and
     there are many.
     """
     data = elf.contents(section)
-    count = len(data) // 24
-    data = data[: 24 * count]
-    return struct.unpack("<%dQ" % (3 * count), data)[::3], struct.unpack("<%dI" % (6 * count), data)[2::6]
+    data = data[: len(data) // 24 * 24]
+    offsets, types = array("Q", data)[::3], array("I", data)[2::6]
+    if sys.byteorder == "big":
+        offsets.byteswap()
+        types.byteswap()
+    return offsets, types
 
 
 def in_place(elf: Elf, section: Optional[Section], offset: int) -> int:

@@ -12,14 +12,13 @@ more and is therefore cached.
 import hashlib
 import os
 import stat
-from operator import itemgetter
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from .. import compression
 from ..errors import KmodError, SystemFailed, from_oserror
 from ..host import Host
 from . import cache, depmod, ko
-from .exports import VMLINUX, Export, read_symvers
+from .exports import VMLINUX, Export, Exports, read_symvers
 
 # in-tree modules that a source is checked against: some 200 symbols. Of another build's CRCs three in four
 # differ.
@@ -42,7 +41,7 @@ class SourcedExports(NamedTuple):
     ``absent``: by symbol the module of the kernel's own that would export it, and is not installed.
     """
 
-    exports: Dict[str, Export]
+    exports: Mapping[str, Export]
     origin: Optional[str]
     notes: Tuple[Note, ...]
     absent: Dict[str, str] = {}
@@ -70,13 +69,10 @@ def read(
             )
             wrong = disagreement(host, exports, own)
             if wrong is None:
-                absent = {
-                    symbol: each.owner
-                    for symbol, each in exports.items()
-                    if each.owner != VMLINUX and each.owner not in modules
-                }
-                loaded = _as_loaded(host, modules_dir, exports, modules=modules, own=own)
-                return SourcedExports(loaded, origin, tuple(notes), absent=absent if modules else {})
+                absent = exports.of(exports.owners - modules.keys() - {VMLINUX}) if modules else {}
+                if modules:  # else it has none that could be looked at
+                    _as_loaded(host, modules_dir, exports, modules=modules, own=own)
+                return SourcedExports(exports, origin, tuple(notes), absent=absent)
         except SystemFailed:
             raise
         except KmodError as error:
@@ -97,7 +93,7 @@ def read(
     return SourcedExports({}, None, tuple(notes))
 
 
-def disagreement(host: Host, exports: Dict[str, Export], own: Dict[str, str]) -> Optional[str]:
+def disagreement(host: Host, exports: Mapping[str, Export], own: Dict[str, str]) -> Optional[str]:
     """The first symbol of a sample of in-tree modules that these exports lack or have another CRC for, in
     words.
     """
@@ -134,7 +130,7 @@ def _sample(host: Host, own: Dict[str, str]) -> Iterator[str]:
         yield min(found or sizes, key=lambda name: found.get(name, 0))
 
 
-def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str]) -> Dict[str, Export]:
+def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str]) -> Exports:
     """The image's exports and those of all in-tree modules; by the cache where none of these files has
     changed.
     """
@@ -144,9 +140,10 @@ def _from_image(host: Host, path: str, modules_dir: str, *, own: Dict[str, str])
     if kept is None:
         from . import kernel_image
 
-        kept = dict(_of_modules(host, _exporting(host, modules_dir, own)))
-        kept.update(kernel_image.exports(kernel_image.of(host, path), path))
-        cache.store(host, release, key, exports=kept)
+        found = dict(_of_modules(host, _exporting(host, modules_dir, own)))
+        found.update(kernel_image.exports(kernel_image.of(host, path), path))
+        cache.store(host, release, key, exports=found)
+        kept = Exports.made(found)
     return kept
 
 
@@ -193,25 +190,16 @@ def _exporting(host: Host, modules_dir: str, own: Dict[str, str]) -> List[Tuple[
 
 
 def _as_loaded(
-    host: Host, modules_dir: str, exports: Dict[str, Export], *, modules: Dict[str, str], own: Dict[str, str]
-) -> Dict[str, Export]:
+    host: Host, modules_dir: str, exports: Exports, *, modules: Dict[str, str], own: Dict[str, str]
+) -> None:
     """With the modules as depmod picks them: what a symvers has of modules that are not installed or are
-    shadowed (updates/) does not count, and what is installed beside the in-tree ones does. A kernel without
-    its modules directory keeps all.
+    shadowed (updates/) does not count, and what is installed beside the in-tree ones does.
     """
-    if not modules:
-        return exports
-    found = exports
-    if set(map(itemgetter(3), exports.values())) - set(own) - {VMLINUX}:
-        found = {
-            symbol: export
-            for symbol, export in exports.items()
-            if export.owner == VMLINUX or export.owner in own
-        }
+    exports.drop(exports.owners - own.keys() - {VMLINUX})
     beside = _of_modules(host, sorted((name, path) for name, path in modules.items() if name not in own))
     preferred: Optional[Dict[str, str]] = None
     for symbol, export in beside:
-        there = found.get(symbol)
+        there = exports.get(symbol)
         if there is not None and there.owner == VMLINUX:  # find_symbol looks there first
             continue
         # depmod lets the one win that it meets last, in no order of names
@@ -219,8 +207,7 @@ def _as_loaded(
             preferred = _by_symbol(host, modules_dir) if preferred is None else preferred
             if preferred.get(symbol, export.owner) != export.owner:
                 continue
-        found[symbol] = export
-    return found
+        exports.put(symbol, export)
 
 
 def _by_symbol(host: Host, modules_dir: str) -> Dict[str, str]:

@@ -12,17 +12,20 @@ from . import ko, names, package
 from .kernel_module import KernelModule
 
 
-def modules(host: Host, paths: Sequence[str]) -> Iterator[Tuple[KernelModule, Optional[bytes]]]:
-    """The modules at these paths, each with its bytes, as they are packed, where it is in a package.
+def modules(
+    host: Host, paths: Sequence[str], structs: bool = False
+) -> Iterator[Tuple[KernelModule, Optional[bytes]]]:
+    """The modules at these paths, each with its bytes, as they are packed, where it is in a package; ``structs``
+    as for ``ko.parse``.
 
     Errors: those of ``find``, ``ko.read`` and ``package.modules``.
     """
     for path in find(host, paths):
         if names.is_package(path):
             for name, data in package.modules(host, path):
-                yield ko.unpacked(data, "%s/%s" % (path, name)), data
+                yield ko.unpacked(data, "%s/%s" % (path, name), structs), data
         else:
-            yield ko.read(host, path), None
+            yield ko.read(host, path, structs), None
 
 
 def find(host: Host, paths: Sequence[str]) -> List[str]:

@@ -8,7 +8,19 @@ import contextlib
 import fnmatch
 import os
 import re
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 from .. import compression, kept_files
 from ..errors import KmodError, SystemFailed, forgiving
@@ -16,7 +28,7 @@ from ..host import MODULES, Host
 from . import depmod, export_sources, family, ko, modprobe, names, signature
 from .aliases import Aliases, head
 from .export_sources import Note, SourcedExports
-from .exports import Export, find_symvers
+from .exports import Export, find_symvers, owners_of
 from .signature import Certificate, Signature
 
 if TYPE_CHECKING:  # what unpacks images is imported when one is
@@ -149,6 +161,11 @@ class Kernel:
         return modprobe.config(self.host)
 
     @lazy
+    def depmod(self) -> depmod.DepmodConfig:
+        """What depmod.d says for it."""
+        return depmod.config(self.host, self.release)
+
+    @lazy
     def aliases(self) -> Aliases:
         """The aliases of its own modules, in-tree and built in."""
         return Aliases(each for each in aliases(self) if each[1] in self.own or each[1] in self.builtin)
@@ -182,7 +199,7 @@ class Kernel:
         )
 
     @property
-    def exports(self) -> Dict[str, Export]:
+    def exports(self) -> Mapping[str, Export]:
         """What it and its installed modules export, by symbol.
 
         Error: KERNEL_NO_CRC_SOURCE where that cannot be told.
@@ -195,6 +212,11 @@ class Kernel:
                 "KERNEL_NO_CRC_SOURCE",
             )
         return self.sourced.exports
+
+    @lazy
+    def exporters(self) -> FrozenSet[str]:
+        """vmlinux and those of its own modules that export something. Error: as ``exports``."""
+        return owners_of(self.exports).difference(self.added)
 
     @property
     def export_notes(self) -> Tuple[Note, ...]:

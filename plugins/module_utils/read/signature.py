@@ -6,19 +6,14 @@
 
 ``… | PKCS#7 in DER | struct module_signature | "~Module signature appended~\\n"``
 (``include/linux/module_signature.h``); until 4.2 there is ``signer | key identifier | length | RSA
-signature`` instead of the PKCS#7. Only the parts of ASN.1 that these need are read, and the host's openssl
+signature`` instead of the PKCS#7. Only the parts of ASN.1 that these need are read, and the host's libcrypto
 does the arithmetic.
 """
 
 import hashlib
-import os
 import re
 import struct
 from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
-
-from ..errors import KmodError
-from ..host import Host
-from ..lock import scratch
 
 MARKER = b"~Module signature appended~\n"
 _TRAILER = struct.Struct(">BBBBB3sI")  # algo, hash, id_type, signer_len, key_id_len, padding, sig_len
@@ -191,36 +186,18 @@ def made_by(signature: Signature, certificate: Certificate) -> bool:
 
 
 def verify(signature: Signature, certificate: Certificate) -> Optional[bool]:
-    """Whether the signature over the digest is right; None where that cannot be told here: no openssl, or one
-    that lacks this kind of key.
+    """Whether the signature over the digest is right; None where that cannot be told here: no libcrypto, or
+    one that lacks this kind of key.
     """
     if not signature.digest:
         return None
-    with scratch() as directory:
-        key, value = os.path.join(directory, "key"), os.path.join(directory, "value")
-        for path, data in ((key, certificate.key), (value, bytes.fromhex(signature.value))):
-            with open(path, "wb") as file:
-                file.write(data)
-        argv = [
-            "openssl",
-            "pkeyutl",
-            "-verify",
-            "-pubin",
-            "-keyform",
-            "DER",
-            "-inkey",
-            key,
-            "-sigfile",
-            value,
-            "-pkeyopt",
-            "digest:" + signature.hash.replace("_", "-"),
-        ]
-        try:
-            said = Host("/").run(argv, bytes.fromhex(signature.digest), check=False).out
-        except KmodError:
-            return None
-    return {"Signature Verified Successfully": True, "Signature Verification Failure": False}.get(
-        said.strip()
+    from .. import libcrypto  # few modules that are judged are signed
+
+    return libcrypto.verify(
+        certificate.key,
+        signature.hash.replace("_", "-"),
+        digest=bytes.fromhex(signature.digest),
+        value=bytes.fromhex(signature.value),
     )
 
 

@@ -4,15 +4,12 @@
 
 """What modprobe and udev make of a module that the loader takes."""
 
-import fnmatch
 import lzma
-import random
 
 import pytest
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.judge import loader
-from ansible_collections.outoftree.kmod.plugins.module_utils.judge.modprobe_notes import overlap
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import kernels, modprobe
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.runtime import OFFLINE, Runtime
@@ -176,24 +173,6 @@ def test_aliases_that_many_modules_share_are_no_devices(tmp_path):
     top = families.kernel(tmp_path, in_tree=own)
     (top / "modules.alias").write_text("alias crypto-aes aes\nalias hid:b*g*v*p* hid\n")
     assert noted(judged(tmp_path, ko(aliases=["crypto-aes", "hid:b0003g*v0000045Ep*"]), in_tree=own)) == []
-
-
-def test_patterns_overlap_where_a_name_matches_both():
-    source = random.Random(4)
-    names = ["".join(source.choice("ab") for _ in range(length)) for length in range(5) for _ in range(40)]
-    for _ in range(400):
-        one, other = (
-            "".join(source.choice(["a", "b", "*", "?", "[ab]", "[a-b]"]) for _ in range(source.randrange(4)))
-            for _ in range(2)
-        )
-        if any(fnmatch.fnmatchcase(name, one) and fnmatch.fnmatchcase(name, other) for name in names):
-            assert overlap(one, other), (one, other)
-    assert (
-        not overlap("a*b", "a*c")
-        and not overlap("a", "ab")
-        and not overlap("[ab]x", "cx")
-        and overlap("", "")
-    )
 
 
 UNPACKS = CONFIG + "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_XZ=y\n"

@@ -71,7 +71,9 @@ def judged(root, module, now, older=None):
             families.kernel(root, release)
             (root / "boot" / ("vmlinuz-" + release)).write_bytes(elf([Section(".BTF", forged.btf(types))]))
     kernel = kernels.kernel(Host(str(root)), RELEASE)
-    (verdict,) = loader.judge(kernel, [modules.parse(module, "/opt/vendor.ko")], OFFLINE, structs=True)
+    (verdict,) = loader.judge(
+        kernel, [modules.parse(module, "/opt/vendor.ko", structs=True)], OFFLINE, structs=True
+    )
     assert verdict.compatible
     return [
         (finding.symbol, finding.wanted, finding.found)
@@ -123,6 +125,12 @@ def test_what_the_module_keeps_of_that_kernel(size, note, tmp_path):
 
 def test_a_newer_kind_of_type_is_no_fault():
     module = modules.parse(
-        ko(extra=[Section(".BTF", forged.btf([btf_type(29, "new", 1)]))]), "/opt/vendor.ko"
+        ko(extra=[Section(".BTF", forged.btf([btf_type(29, "new", 1)]))]), "/opt/vendor.ko", structs=True
     )
     assert (module.btf, module.btf_ids) == ("ok", ())
+
+
+def test_types_are_read_where_structures_are_asked_for():
+    without, read = (modules.parse(USER, "/opt/vendor.ko", structs) for structs in (False, True))
+    assert (without.btf, without.btf_ids) == ("ok", ()) and read.btf_ids
+    assert read._replace(btf_ids=()) == without

@@ -9,8 +9,10 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodE
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.exports import (
     Export,
+    Exports,
     find_symvers,
     from_symvers,
+    owners_of,
 )
 
 
@@ -96,3 +98,26 @@ def test_found_behind_the_build_link(tmp_path):
     (tmp_path / "lib/modules/1.0").mkdir(parents=True)
     (tmp_path / "lib/modules/1.0/build").symlink_to("/usr/src/headers")
     assert find_symvers(Host(str(tmp_path)), "1.0") == "/lib/modules/1.0/build/Module.symvers"
+
+
+def test_exports_are_those_of_a_dict_whatever_was_put_and_dropped():
+    rows = {
+        "one": Export(1, True, "", "vmlinux"),
+        "two": Export(2, False, "NS", "gone"),
+        "three": Export(3, False, "", "net"),
+        "four": Export(None, False, "", "gone"),
+    }
+    found = Exports.made(rows)
+    assert found == rows and found.owners == {"vmlinux", "gone", "net"}
+    assert found.of({"gone"}) == {"two": "gone", "four": "gone"} and found.of(set()) == {}
+    found.put("three", Export(9, True, "", "vendor"))
+    found.put("five", Export(5, True, "", "vendor"))
+    found.drop({"gone", "net"})
+    assert found == {
+        "one": rows["one"],
+        "three": Export(9, True, "", "vendor"),
+        "five": Export(5, True, "", "vendor"),
+    }
+    assert found.get("two") is None and "four" not in found and len(found) == 3
+    assert found.owners == owners_of(dict(found)) == {"vmlinux", "vendor"}
+    assert Exports.made({}) == {} and Exports.made({}).owners == frozenset()

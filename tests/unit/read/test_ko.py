@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 import struct
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
+from ansible_collections.outoftree.kmod.plugins.module_utils.read import faults
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import ko as modules
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.kernel_module import (
     Exported,
@@ -151,3 +153,16 @@ def test_damage_is_data_or_the_one_error(seed):
     except KmodError:
         return
     assert KernelModule.from_dict(json.loads(json.dumps(module.as_dict()))) == module
+
+
+@given(
+    data=st.lists(st.sampled_from([0, 0, 0, 0, 0, 1, 255]), max_size=40).map(bytes),
+    places=st.lists(
+        st.tuples(st.integers(0, 45) | st.just(1 << 62), st.sampled_from(sorted(faults._X86_64))), max_size=6
+    ),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_relocated_place_that_is_not_empty_is_found_as_by_looking_at_each(data, places):
+    offsets, types = (array(code, column) for code, column in zip("QI", zip(*places) if places else ((), ())))
+    filled = [offset for offset, kind in places if any(data[offset : offset + faults._X86_64[kind]])]
+    assert faults._filled(data, offsets, types) == (filled[0] if filled else None)

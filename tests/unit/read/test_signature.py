@@ -4,6 +4,7 @@
 
 """Signatures are read as the kernel reads them, and verified where a certificate is at hand."""
 
+import ctypes
 import hashlib
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import tools
+from ansible_collections.outoftree.kmod.plugins.module_utils import libcrypto
 from ansible_collections.outoftree.kmod.plugins.module_utils.read import signature
 from ansible_collections.outoftree.kmod.plugins.module_utils.read.signature import (
     certificates,
@@ -77,8 +78,9 @@ def test_when_a_certificate_is_valid():
     assert CERTIFICATE.whole == PKCS7.certificate
 
 
-@pytest.mark.parametrize("kind", KEYS)
-def test_what_openssl_has_signed(kind, tmp_path):
+def by_openssl(kind, tmp_path, hash_name="sha384"):
+    """(certificate, a signature of it, one of another module)"""
+
     def openssl(*argv):
         subprocess.run(
             ["openssl", *argv],
@@ -112,7 +114,7 @@ def test_what_openssl_has_signed(kind, tmp_path):
         "-noattr",
         "-nocerts",
         "-md",
-        "sha384",
+        hash_name,
         "-outform",
         "DER",
         "-in",
@@ -125,9 +127,13 @@ def test_what_openssl_has_signed(kind, tmp_path):
         "message",
     )
     (certificate,) = certificates((tmp_path / "der").read_bytes())
-    good, bad = (
-        split(signed(data, (tmp_path / "message").read_bytes()))[1] for data in (ko(), ko() + b"more")
-    )
+    message = (tmp_path / "message").read_bytes()
+    return (certificate, *(split(signed(data, message))[1] for data in (ko(), ko() + b"more")))
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_what_openssl_has_signed(kind, tmp_path):
+    certificate, good, bad = by_openssl(kind, tmp_path)
     assert made_by(good, certificate) and good.hash == "sha384"
     assert (verify(good, certificate), verify(bad, certificate)) == (True, False)
     assert verify(good._replace(value=good.value[:-2]), certificate) is False
@@ -136,9 +142,34 @@ def test_what_openssl_has_signed(kind, tmp_path):
     assert verify(good._replace(hash="sha999"), certificate) is None
 
 
-def test_no_openssl(monkeypatch):
-    monkeypatch.setattr(tools, "find", lambda name: None)
-    assert verify(split(signed(ko(), PKCS7.sign(ko())))[1], CERTIFICATE) is None
+def test_no_libcrypto(monkeypatch):
+    found = split(signed(ko(), PKCS7.sign(ko())))[1]
+    monkeypatch.setattr(
+        libcrypto, "_NAMES", ("libcrypto.so.none", "libc.so.6")
+    )  # and one that has other functions
+    for each in (libcrypto._library, libcrypto._context):
+        monkeypatch.setattr(libcrypto, each.__wrapped__.__name__, each.__wrapped__)
+    assert verify(found, CERTIFICATE) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"]
+)
+def test_any_hash_that_modules_are_signed_with(name, tmp_path):
+    certificate, good, bad = by_openssl("RSA", tmp_path, name)
+    size = len(good.value) // 2
+    wrong = ["00" * size, "ff" * size, "00" + good.value, good.value[2:]]
+    every = [good, bad, good, *(good._replace(value=value) for value in wrong)]
+    assert [verify(each, certificate) for each in every] == [True, False, True] + [False] * 4
+
+
+def test_a_failure_leaves_no_error_behind():
+    """libcrypto is Python's own, too."""
+    found = split(signed(ko() + b"more", PKCS7.sign(ko())))[1]
+    assert verify(found, CERTIFICATE) is False and verify(found, CERTIFICATE._replace(key=b"no key")) is None
+    peek = libcrypto._library().ERR_peek_error
+    peek.restype = ctypes.c_ulong
+    assert peek() == 0
 
 
 def test_the_form_until_4_2():
