@@ -17,7 +17,6 @@ from .task import carry_out
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from .judge.verdict import Verdict
     from .turns import Work
 
 OK, NOT_ALL, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit status; argparse's own is 2 as well
@@ -116,7 +115,8 @@ def check(options: "Namespace") -> int:
     return OK if all(verdict.compatible for verdict in answer.checks) else NOT_ALL
 
 
-def _row(verdict: "Verdict") -> List[str]:
+def _row(verdict: Any) -> List[str]:
+    """Of a judge.verdict.Verdict."""
     exact = "" if verdict.seen is None or verdict.seen.exact else " (not exact)"
     return [verdict.name, verdict.kernel, verdict.verdict + exact, verdict.errno or "", verdict.short]
 
@@ -221,7 +221,9 @@ def entry(options: "Namespace") -> int:
 def follow(options: "Namespace") -> int:
     from .commands import follow as command
 
-    release = options.release or (None if options.command == "refresh" else os.uname().release)
+    release = options.release
+    if release is None and options.command != "refresh":
+        release = os.uname().release
     boot = getattr(options, "boot", False)
     asked = command.Options(
         options.command, release, getattr(options, "early", False), getattr(options, "settle", False), boot

@@ -79,23 +79,24 @@ def claimed_by_others(module: KernelModule, kernel: Kernel, loader: Loader) -> I
     """The kernel's own modules that want one of its devices: udev loads all that match, and a device goes to
     whichever registers first.
     """
-    for name, pattern in kernel.aliases.rivals(module.aliases, module.name).items():
-        if name in kernel.builtin:
-            yield Finding(
-                "DEVICE_CLAIMED",
-                NOTE,
-                "%s, which is part of this kernel, wants the same device (%s) and is there before it"
-                % (name, pattern),
-                found=name,
+    blacklisted = (
+        loader.runtime.modprobe_blacklist | loader.runtime.blacklist | set(kernel.modprobe.blacklist)
+    )
+    for name, rival in kernel.aliases.rivals(module.aliases, module.name).items():
+        builtin = name in kernel.builtin
+        if name in blacklisted and not builtin:
+            continue
+        who = "%s, which is part of this kernel," % name if builtin else "the kernel's own %s" % name
+        if rival.unsure:
+            message = (
+                "%s may want the same device (%s): that and the module's own alias name one a device and the "
+                "other a kind of devices, which it may be of or not" % (who, rival.pattern)
             )
-        elif (
-            name not in kernel.modprobe.blacklist
-            and name not in loader.runtime.modprobe_blacklist | loader.runtime.blacklist
-        ):
-            yield Finding(
-                "DEVICE_CLAIMED",
-                NOTE,
-                "the kernel's own %s wants the same device (%s): both are loaded, and the one that comes first "
-                "gets it. 'blacklist %s' in modprobe.d decides that" % (name, pattern, name),
-                found=name,
+        elif builtin:
+            message = "%s wants the same device (%s) and is there before it" % (who, rival.pattern)
+        else:
+            message = (
+                "%s wants the same device (%s): both are loaded, and the one that comes first gets it. "
+                "'blacklist %s' in modprobe.d decides that" % (who, rival.pattern, name)
             )
+        yield Finding("DEVICE_CLAIMED", NOTE, message, found=name)

@@ -16,13 +16,13 @@ from typing import Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Option
 _DEVICE = re.compile(
     r"(pci|usb|hid|virtio|vmbus|acpi|of|i2c|spi|platform|mdio|sdio|pnp|auxiliary|xen|scsi|mei|wmi|dmi):?.*[0-9A-Z]"
 )
-# What stands before each number in the name of a device, and the order of those numbers, from what tells most
+# What stands before each number in the name of a device, and where those are that tell most, unless they come first
 _NUMBERS = {
-    "pci": ("v d sv sd bc sc i", range(7)),
-    "usb": ("v p d dc dsc dp ic isc ip in", range(10)),
+    "pci": ("v d sv sd bc sc i", ()),
+    "usb": ("v p d dc dsc dp ic isc ip in", ()),
     "hid": ("b g v p", (2, 3, 0, 1)),
     "sdio": ("c v d", (1, 2, 0)),
-    "virtio": ("d v", range(2)),
+    "virtio": ("d v", ()),
 }
 _FORMS = {
     bus: re.compile("".join("%s([^a-z]*)" % letters for letters in text.split()) + "$")
@@ -41,60 +41,83 @@ class Claim(NamedTuple):
     parts: Tuple[str, ...]
 
 
+class Rival(NamedTuple):
+    """The first pattern by which a module wants a device, and ``unsure`` if that and the alias name nothing in
+    common: one a vendor's device, the other a class, which that device may be of or not.
+    """
+
+    unsure: bool
+    number: int
+    pattern: str
+
+
+class Index(NamedTuple):
+    """The claims of one bus."""
+
+    by_parts: Dict[str, Dict[str, List[Claim]]]  # by the keys of their first two parts
+    by_rest: Dict[Tuple[str, ...], Dict[str, Claim]]  # by all others: of each module the first
+
+
 class Aliases:
     """(pattern, module's name), in their order. What a bus has is looked through when a driver is for that bus."""
 
     def __init__(self, pairs: Iterable[Tuple[str, str]]) -> None:
         self._pairs = pairs
         self._buses: Optional[Dict[str, List[Tuple[int, str, str]]]] = None
-        self._indexes: Dict[str, Dict[str, Dict[str, List[Claim]]]] = {}
+        self._indexes: Dict[str, Index] = {}
 
-    def rivals(self, aliases: Iterable[str], name: str) -> Dict[str, str]:
-        """By name the other modules that want a device which these aliases ask for, and the first pattern of
-        each that says so.
+    def rivals(self, aliases: Iterable[str], name: str) -> Dict[str, Rival]:
+        """By name the other modules that want, or may want, a device which these aliases ask for; those that do
+        come first.
         """
-        found: Dict[str, Claim] = {}
+        found: Dict[str, Rival] = {}
         looked: Set[Tuple[str, ...]] = set()
         for alias in filter(_DEVICE.match, aliases):
             bus, parts = _parts(alias)
+            rest = parts[2:]
             for first, second, claims in self._near(bus, parts):
-                if (
-                    first == second == ANY and len(parts) > 2
-                ):  # of classes of devices: what tells devices apart does not count
-                    if (bus, *parts[2:]) in looked:
+                if first == second == ANY and rest:  # of classes: what tells devices apart does not count
+                    if (bus, *rest) in looked:
                         continue
-                    looked.add((bus, *parts[2:]))
+                    looked.add((bus, *rest))
                 for claim in claims:
+                    if claim.name == name:
+                        continue
                     best = found.get(claim.name)
-                    if (
-                        claim.name != name
-                        and (best is None or claim.number < best.number)
-                        and _same(alias, parts, claim)
-                    ):
-                        found[claim.name] = claim
-        return {each: claim.pattern for each, claim in sorted(found.items())}
+                    if best is not None and not best.unsure and best.number < claim.number:
+                        continue
+                    if _same(alias, parts, claim):
+                        both = any(one != ANY != other for one, other in zip(parts, claim.parts))
+                        rival = Rival(not both, claim.number, claim.pattern)
+                        found[claim.name] = rival if best is None else min(best, rival)
+        return dict(sorted(found.items(), key=lambda each: (each[1].unsure, each[0])))
 
-    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, List[Claim]]]:
-        """All claims that may want the same device, by how their two first parts are found."""
-        index, first, second = self._index(bus), _key(parts, 0), _key(parts, 1)
-        for one in list(index) if first in (ANY, SOME) else (first, ANY, SOME):
-            level = index.get(one, {})
+    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, Iterable[Claim]]]:
+        """All claims that may want the same device, by the keys of their two first parts."""
+        index = self._index(bus)
+        if parts[:2] == (ANY, ANY) and len(parts) > 2:  # a class, for which those two do not count
+            yield from (("", "", claims.values()) for claims in index.by_rest.values())
+            return
+        first, second = _key(parts, 0), _key(parts, 1)
+        for one in list(index.by_parts) if first in (ANY, SOME) else (first, ANY, SOME):
+            level = index.by_parts.get(one, {})
             for other in level if second in (ANY, SOME) else (second, ANY, SOME):
                 if other in level:
                     yield one, other, level[other]
 
-    def _index(self, bus: str) -> Dict[str, Dict[str, List[Claim]]]:
+    def _index(self, bus: str) -> Index:
         if self._buses is None:
             self._buses = {}
             for number, (pattern, name) in enumerate(self._pairs):
                 self._buses.setdefault(pattern.partition(":")[0], []).append((number, pattern, name))
         if bus not in self._indexes:
-            index = self._indexes[bus] = {}
+            index = self._indexes[bus] = Index({}, {})
             for number, pattern, name in self._buses.get(bus, ()):
                 if _DEVICE.match(pattern):
                     claim = Claim(number, pattern, name, _parts(pattern)[1])
-                    level = index.setdefault(_key(claim.parts, 0), {})
+                    level = index.by_parts.setdefault(_key(claim.parts, 0), {})
                     level.setdefault(_key(claim.parts, 1), []).append(claim)
+                    index.by_rest.setdefault(claim.parts[2:] or claim.parts, {}).setdefault(name, claim)
         return self._indexes[bus]
 
 
@@ -110,13 +133,14 @@ def _parts(alias: str) -> Tuple[str, Tuple[str, ...]]:
     numbers = _FORMS[bus].match(rest) if bus in _FORMS else None
     if numbers is None:
         return bus, tuple(rest.split(":"))
-    return bus, tuple(map(numbers.groups().__getitem__, _NUMBERS[bus][1]))
+    found, order = numbers.groups(), _NUMBERS[bus][1]
+    return bus, tuple(map(found.__getitem__, order)) if order else found
 
 
 def _key(parts: Tuple[str, ...], place: int) -> str:
     """One that is not there is as good as one that several texts fit."""
     part = parts[place] if place < len(parts) else SOME
-    return part if part == ANY or not _WILD.search(part) else SOME
+    return part if part.isalnum() or part == ANY or not _WILD.search(part) else SOME
 
 
 def _same(alias: str, parts: Tuple[str, ...], claim: Claim) -> bool:

@@ -158,6 +158,20 @@ def test_a_device_with_several_names_is_not_that_of_every_driver(theirs, found, 
     assert noted(verdict) == ([("DEVICE_CLAIMED", "r8169")] if found else [])
 
 
+@pytest.mark.parametrize("builtin", [False, True])
+def test_a_driver_of_a_class_may_want_it_and_nobody_is_told_to_blacklist_that(builtin, tmp_path):
+    """ata_generic takes all IDE controllers, and a network card is none."""
+    own = {} if builtin else {"drivers/ata_generic.ko": ko("ata_generic", modinfo={"intree": "Y"})}
+    top = families.kernel(tmp_path, in_tree=own, builtin=["ata_generic"] if builtin else [])
+    (top / "modules.alias").write_text("alias pci:v*d*sv*sd*bc01sc01i* ata_generic\n")
+    verdict = judged(
+        tmp_path, ko("r8125", aliases=[NIC]), in_tree=own, builtin=["ata_generic"] if builtin else []
+    )
+    (finding,) = (each for each in verdict.findings if each.code == "DEVICE_CLAIMED")
+    assert "may want the same device (pci:v*d*sv*sd*bc01sc01i*): that and the module's" in finding.message
+    assert "blacklist" not in finding.message and builtin == ("part of this kernel" in finding.message)
+
+
 def test_one_that_is_built_in_is_there_first(tmp_path):
     top = families.kernel(tmp_path, builtin=["r8169"])
     (top / "modules.builtin.modinfo").write_bytes(b"r8169.license=GPL\0r8169.alias=%s\0" % NIC.encode())

@@ -76,9 +76,34 @@ def test_of_each_module_the_first_pattern_that_says_so_and_never_the_own():
         (PCI % ("8086", "100E", "*"), "other"),
     ]
     mine = [PCI % ("8086", "100E", "*"), PCI % ("8086", "100F", "*"), PCI % ("8086", "1010", "02")]
-    assert Aliases(pairs).rivals(mine, "own") == {"other": pairs[1][0]}
+    assert Aliases(pairs[:3]).rivals(mine, "own") == {"other": (False, 1, pairs[1][0])}
     assert Aliases(pairs).rivals(mine[2:], "own") == {}
-    assert Aliases(pairs).rivals([mine[2], mine[0]], "own") == {"other": pairs[1][0]}
+    assert Aliases(pairs).rivals([mine[2], mine[0]], "own") == {"other": (False, 1, pairs[1][0])}
+
+
+def test_what_names_a_device_and_what_names_a_class_may_be_of_one():
+    """A pattern that names something of the device in common with the alias comes before those that do not."""
+    ahci, own = "pci:v*d*sv*sd*bc01sc06i01*", PCI % ("8086", "100E", "*")
+    pairs = [(ahci, "z"), (ahci, "b"), (PCI % ("8086", "*", "*"), "b"), (own, "y")]
+    expected = {"b": (False, 2, pairs[2][0]), "y": (False, 3, own), "z": (True, 0, ahci)}
+    assert Aliases(pairs).rivals([own], "own") == expected and list(Aliases(pairs).rivals([own], "own")) == [
+        "b",
+        "y",
+        "z",
+    ]
+    assert Aliases(pairs).rivals([PCI % ("8086", "100E", "01")], "own")["z"] == (False, 0, ahci)
+    # and from the side of a class
+    theirs = Aliases(
+        [
+            (PCI % ("10EC", "8168", "*"), "r"),
+            (PCI % ("10EC", "8169", "*"), "r"),
+            (PCI % ("10EC", "8125", "02"), "r"),
+        ]
+    )
+    assert theirs.rivals(["pci:v*d*sv*sd*bc02sc00i*"], "own") == {
+        "r": (False, 2, PCI % ("10EC", "8125", "02"))
+    }
+    assert theirs.rivals([ahci], "own") == {"r": (True, 0, PCI % ("10EC", "8168", "*"))}
 
 
 def test_each_alias_of_a_driver_counts_against_those_of_classes():
