@@ -407,7 +407,9 @@ def test_one_driver_and_a_list_of_drivers_at_a_time_are_refused_so_that_none_is_
         failed, said = run(
             [root], "outoftree.kmod." + playbook, "-e", "kmod_driver=rival", kmod_drivers=listed
         )
-        assert failed and "kmod_driver (rival) and kmod_drivers are both given. Leave one of them out" in said
+        assert (
+            failed and "kmod_driver (rival) and kmod_drivers: are both given. Leave one of them out" in said
+        )
         assert names(root) == before
     aside = ("-e", json.dumps({"kmod_driver": "rival", "kmod_drivers": []}))
     failed, said = run([root], "outoftree.kmod.remove", *aside, kmod_drivers=listed)
