@@ -221,7 +221,9 @@ def entry(options: "Namespace") -> int:
 def follow(options: "Namespace") -> int:
     from .commands import follow as command
 
-    release = options.release or (None if options.command == "refresh" else os.uname().release)
+    release = options.release
+    if release is None and options.command != "refresh":
+        release = os.uname().release
     boot = getattr(options, "boot", False)
     asked = command.Options(
         options.command, release, getattr(options, "early", False), getattr(options, "settle", False), boot

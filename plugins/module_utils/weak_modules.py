@@ -156,7 +156,7 @@ def _carried_out(asked: Asked, root: str, given: Tuple[str, ...]) -> int:
     if asked.has("no-initramfs") or dry or asked.verb == "remove-kernel":
         return OK
     program = asked.given.get("check-initramfs-prog")
-    if program is None:
+    if not program:
         refresh(NAME, root, done.answer.concerned)
         return OK
     status = OK
@@ -179,7 +179,7 @@ def listed(root: str) -> Tuple[str, ...]:
     for line in data.decode("utf-8", "surrogateescape").split("\n"):
         if not line.strip() or "\0" in line:
             continue
-        path = os.path.normpath(os.path.join(os.getcwd(), line))
+        path = os.path.normpath(line if os.path.isabs(line) else os.path.join(os.getcwd(), line))
         if root != "/" and path.startswith(root + "/"):
             path = path[len(root) :]
         found.append("/" + path.lstrip("/"))

@@ -383,7 +383,7 @@ def test_in_the_place_of_weak_modules_it_is_called_by_packages_and_goes_again(ha
     script = half.path / "usr/sbin/weak-modules"
     before = script.read_bytes(), sorted(os.listdir(str(script.parent)))
     on_host = Host(str(half.path))
-    diversion.present(on_host, hooks.KMODCTL, "/usr/bin/python3").apply()
+    diversion.present(on_host, hooks.KMODCTL, "/usr/bin/python3", diverted=True).apply()
     dnf(half, system, "install", 1, "kernel")
     half.served(kernels[1])
     ours = links(half)
@@ -399,5 +399,5 @@ def test_in_the_place_of_weak_modules_it_is_called_by_packages_and_goes_again(ha
     half.settled()
     dnf(half, system, "remove", 1, *parts(system))
     half.forgotten(kernels[1])
-    diversion.absent(on_host).apply()
+    diversion.absent(on_host, diverted=True).apply()
     assert (script.read_bytes(), sorted(os.listdir(str(script.parent)))) == before

@@ -274,6 +274,23 @@ def test_a_name_that_modules_dep_cannot_hold_is_refused(tree, name):
     assert "\x1b" not in called.err and "is not called as depmod can list it" in called.err
 
 
+def test_a_name_that_depmod_crashes_of_keeps_no_other_from_being_linked(tree):
+    path = "/opt/vendor/\udcff\udcfe.ko"
+    tree.write(path, module("vendor", TWO, fits=[ONE, TWO]))
+    called = tree.add(path, *tree.package(TWO, [ONE, TWO], ("good",), at="good"))
+    assert (called.status, set(tree.links())) == (0, {(ONE, "good/good.ko")})
+    assert "is not called as depmod can list it" in called.err
+
+
+def test_a_directory_that_is_gone_is_needed_for_relative_paths_alone(tree, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    paths = tree.package(TWO, [ONE, TWO])
+    assert tree.add(*paths).status == 0 and set(tree.links()) == {(ONE, "vendor/vendor.ko")}
+    assert tree.add("vendor.ko").status == 1
+
+
 def test_a_newline_in_a_name_is_two_paths_that_do_not_exist(tree):
     tree.write("/lib/modules/%s/extra/a\nb/vendor.ko" % TWO, module("vendor", TWO, fits=[ONE, TWO]))
     called = tree.add("/lib/modules/%s/extra/a\nb/vendor.ko" % TWO)
@@ -613,6 +630,7 @@ def test_the_program_that_checks_images_is_called_for_each_kernel_concerned_and_
         == 0
     )
     assert tree.call("--add-modules", "--check-initramfs-prog", "/no/such", lines=paths).status == 127
+    assert tree.call("--add-modules", "--check-initramfs-prog", "", lines=paths).status == 0, "none is named"
 
 
 def test_b1_b2_b11_shipped_images_are_left_and_that_is_said(tree):

@@ -73,7 +73,11 @@ def settle(
     tried = []
     for each in shared if turns.host.live and not turns.check else ():
         asking = [name for name in each.asking if release in served[name] & wanted[name]]
-        tried += [_try(turns, each, asking, release=release)] if each.entry and asking else []
+        refused = [name for name in each.asking if release in wanted[name] - served[name]]
+        if each.entry and asking:
+            tried.append(_try(turns, each, asking, release=release))
+        elif each.entry and refused:
+            tried.append(_give_back(turns, each))
     return Decided(
         None,
         tuple(text for each in tried for text in each.errors),
@@ -165,6 +169,17 @@ def _try(turns: Turns, shared: Shared, asking: Sequence[str], *, release: str) -
         )
     except KmodError as error:
         return _told(error)
+
+
+def _give_back(turns: Turns, shared: Shared) -> Decided:
+    """Have boots start what the distribution means them to: a kernel that takes no driver, and nobody has
+    asked to keep them on an older one.
+    """
+    try:
+        _start(turns, shared, shared.asking, boot="shipped")
+    except KmodError as error:
+        return _told(error)
+    return Decided()
 
 
 def _start(

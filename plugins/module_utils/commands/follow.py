@@ -22,6 +22,7 @@ from ..judge.verdict import COMPATIBLE
 from ..place import (
     bulletin,
     diversion,
+    hooks,
     image_mode,
     kernel_holds,
     notice,
@@ -34,8 +35,8 @@ from ..place import (
 from ..place import driver as drivers
 from ..place.boot import leaks
 from ..place.bulletin import Bulletin, Lacking
-from ..place.hook_texts import KMODCTL
-from ..place.initramfs import image
+from ..place.hook_texts import FORGET, KMODCTL
+from ..place.initramfs import existing, image
 from ..place.settings import Followed, Settings
 from ..place.together import Shared
 from ..plan import Plan, stamp
@@ -273,11 +274,16 @@ def _start(turns: Turns, shared: Shared, kernel: Optional[str], *, rows: List[Ro
     of it.
     """
     its = [row for row in rows if row.driver in shared.drivers]
-    if (its and all(row.error for row in its)) or (kernel is not None and not any(row.build for row in its)):
+    refused = kernel is not None and not any(row.build for row in its)
+    if (its and all(row.error for row in its)) or (refused and not _has_variant(turns.host, shared, kernel)):
         return rows
     # of all kernels, what is left of those that are gone goes, too
     asked = [kernel] if kernel is not None else []
     try:
+        if refused and not existing.drivers_of(turns.host, asked[0], shared.drivers):
+            # installed again, the kernel takes them no longer
+            turns.carry(lambda host: variant.run(host, _without(shared.drivers, asked[0])))
+            return rows
         made = turns.carry(lambda host: variant.run(host, variant_options(shared, asked)))
         variants = {each["kernel"]: each["status"] for each in made.as_dict()["variants"]}
         entries: Dict[str, str] = {}
@@ -298,6 +304,15 @@ def _start(turns: Turns, shared: Shared, kernel: Optional[str], *, rows: List[Ro
     ]
 
 
+def _has_variant(host: Host, shared: Shared, kernel: Optional[str]) -> bool:
+    return any(each.wants.kernel == kernel for each in existing.holding(host, shared.drivers))
+
+
+def _without(drivers: Tuple[str, ...], release: str) -> variant.Options:
+    """That a kernel has no variant with any of the drivers, and no entry that starts one."""
+    return variant.Options(drivers, (release,), entries="remove", state="absent")
+
+
 def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = False) -> List[Row]:
     """Take what a driver has of a kernel that leaves: entry, variant, links.
 
@@ -305,9 +320,7 @@ def _leave(turns: Turns, driver: str, release: str, *, entries_alone: bool = Fal
     """
     works: List[Callable[[Host], Tuple[Plan, Any]]] = [
         lambda host: entry.run(host, entry.Options((driver,), state="absent", kernels=(release,))),
-        lambda host: variant.run(
-            host, variant.Options((driver,), (release,), entries="remove", state="absent")
-        ),
+        lambda host: variant.run(host, _without((driver,), release)),
         lambda host: _unlink(host, driver, release),
     ]
     errors = [
@@ -354,10 +367,10 @@ def meant(installed: Sequence[Kernel], followed: Followed, release: Optional[str
 # The host as a whole
 
 
-def _diverted_again(host: Host, interpreter: str) -> Plan:
+def _diverted_again(host: Host, told: Settings) -> Plan:
     """Where the package of weak-modules has put its script over the call of kmodctl."""
-    came_back = interpreter != "" and diversion.came_back(host)
-    return diversion.present(host, KMODCTL, interpreter) if came_back else Plan(host)
+    came_back = told.diverted and diversion.came_back(host)
+    return diversion.present(host, KMODCTL, told.interpreter, diverted=True) if came_back else Plan(host)
 
 
 def _settle(
@@ -376,8 +389,9 @@ def _settle(
     ``gone`` is a kernel that leaves: when rpm says so, its modules are still there. ``seen``: how many notes of
     hooks there were when the host was looked at.
     """
+    before = bulletin.read(turns.host)
     problems = [
-        _failing(turns, lambda host: (_diverted_again(host, told.interpreter), None)),
+        _failing(turns, lambda host: (_diverted_again(host, told), None)),
         _failing(turns, lambda host: (kernel_holds.settle(host), None)),
     ]
     installed = [kernel for kernel in store.installed(turns.host) if kernel.release != gone]
@@ -399,6 +413,12 @@ def _settle(
             for each in [_failing(turns, lambda host: (bulletin.settled(host, options.kernel, seen), None))]
             if each
         ]
+    if (
+        not (errors or said.lines or turns.check)
+        and (before.lines or seen)
+        and hooks.running_systemd(turns.host)
+    ):
+        turns.host.run(FORGET, check=False)
     return Answer(
         options.verb, turns.changed, tuple(rows), said, tuple(errors), tuple(decided.notes), decided.undecided
     )

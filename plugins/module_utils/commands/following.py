@@ -150,20 +150,26 @@ def _present(turns: Turns, options: Options) -> Tuple[Answer, bool]:
             interpreter=interpreter,
             sources=options.sources,
             kmodctl=kmodctl,
+            diverted=divert,
         ), None
 
+    divert = options.weak_modules == "divert"
+    before = _diverted(host)
+    if divert:
+        diversion.present(host, KMODCTL, interpreter, diverted=before)  # refused before the settings say so
+    else:
+        turns.carry(lambda host: (diversion.absent(host, diverted=before), None))
     turns.carry(plan)
-    turns.carry(lambda host: (_weak_modules(host, options, interpreter), None))
+    if divert:
+        turns.carry(lambda host: (diversion.present(host, KMODCTL, interpreter, diverted=True), None))
     there = _following(host) if not turns.check else tuple(sorted({*_following(host), options.driver}))
     answer = Answer(options.driver, family, there, tuple(sorted(hooks.files(host, interpreter))))
     return answer, _unsettled(host)
 
 
-def _weak_modules(host: Host, options: Options, interpreter: str) -> Plan:
-    """kmodctl in the script's place, or the script back in it."""
-    if options.weak_modules == "divert":
-        return diversion.present(host, KMODCTL, interpreter)
-    return diversion.absent(host)
+def _diverted(host: Host) -> bool:
+    told = settings.read_or_none(host)
+    return told is not None and told.diverted
 
 
 def _kmodctl(options: Options, interpreter: str) -> Content:
@@ -188,7 +194,8 @@ def _absent(turns: Turns, driver: str) -> Tuple[Answer, bool]:
     if not left and hold.read(host) is not None:
         turns.carry(lambda host: (hold.release(host), None))
     if not left:  # before kmodctl goes, which is called from there
-        turns.carry(lambda host: (diversion.absent(host), None))
+        diverted = _diverted(host)
+        turns.carry(lambda host: (diversion.absent(host, diverted=diverted), None))
     turns.carry(lambda host: (hooks.absent(host, driver), None))
     return Answer(driver, hooks.family(host), left, ()), bool(left and old and driver in old.drivers)
 

@@ -80,7 +80,7 @@ def read(host: Host) -> Bulletin:
                     for row in rows
                 ]
                 return Bulletin(tuple(lacking), told["kept"], tuple(map(str, told["problems"])))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 pass
     return Bulletin()
 
@@ -124,6 +124,9 @@ def noted(host: Host) -> List[str]:
     """The lines that hooks have added about what they could not do, the oldest first."""
     if not host.is_file(PENDING):
         return []
+    status = host.stat(PENDING)
+    if status and status.st_size > LIMIT:
+        return ["%s: there is more than can be read" % PENDING]
     return [line for line in host.read_text(PENDING, LIMIT).splitlines() if line]
 
 

@@ -21,6 +21,7 @@ from ..plan import Content, File, Plan
 PLACES = ("/usr/sbin/weak-modules", "/sbin/weak-modules")  # the second: EL 6
 BESIDE = ".distrib"
 MADE_BY = "Made by outoftree.kmod"
+RPM = ("/usr/lib/sysimage/rpm", "/var/lib/rpm")  # its database
 LIMIT = 1 << 20  # bytes; the script has 40 KiB
 
 # Python or kmodctl may be gone or half replaced in the very transaction that calls: then the script does what
@@ -37,10 +38,11 @@ exit 0
 """
 
 
-def present(host: Host, kmodctl: str, python: str) -> Plan:
+def present(host: Host, kmodctl: str, python: str, *, diverted: bool) -> Plan:
     """Put a call of ``kmodctl`` by that interpreter, both absolute paths on the host, in the script's place.
 
-    Nothing is done where there is no script. Error: WEAK_MODULES_ODD.
+    ``diverted``: whether that was done, or begun, before: then what lies beside it is our copy. Nothing is done
+    where there is no script. Error: WEAK_MODULES_ODD.
     """
     plan = Plan(host)
     place = find(host)
@@ -55,6 +57,13 @@ def present(host: Host, kmodctl: str, python: str) -> Plan:
     if not ours(host, place):
         _refuse_odd(host, place)
         _refuse_odd(host, place + BESIDE)
+        if not diverted and host.lstat(place + BESIDE) is not None:
+            raise KmodError(
+                place + BESIDE,
+                "is there, and was not put there by this collection: somebody else has diverted the script",
+                "Move it away, or leave kmod_weak_modules out",
+                "WEAK_MODULES_ODD",
+            )
         plan.run(
             place + BESIDE,
             ["cp", "-a", "-f", "-T", "--", host.real(place), host.real(place + BESIDE)],
@@ -64,31 +73,44 @@ def present(host: Host, kmodctl: str, python: str) -> Plan:
     return plan
 
 
-def absent(host: Host) -> Plan:
-    """Put the script back as it was.
+def absent(host: Host, *, diverted: bool) -> Plan:
+    """Put the script back as it was; ``diverted`` as of ``present``.
 
-    Where its package has written it anew, that one stays and the older copy goes; where somebody has removed
-    ours, the copy is the only one.
+    Where its package has written it anew, that one stays and the older copy goes; the copy alone is left where
+    somebody has removed ours, and goes where that was the package's removal.
     """
     plan = Plan(host)
     for place in PLACES:
         beside = place + BESIDE
-        there = host.lstat(beside) is not None
         mine = ours(host, place)
-        if there and (mine or host.lstat(place) is None):
+        there = host.lstat(beside) is not None
+        if mine and not there:
+            plan.put(place, None)
+        elif there and (mine or (diverted and host.lstat(place) is None and _has_package(host, place))):
             was = host.read(place, LIMIT) if mine else None
             plan.run(
                 place,
                 ["mv", "-f", "-T", "--", host.real(beside), host.real(place)],
                 inverse=functools.partial(_again, place=place, was=was),
             )
-        elif there:
+        elif there and diverted:
             plan.put(beside, None)
-        elif mine:
-            plan.put(place, None)
         if plan:
             return plan
     return plan
+
+
+def _has_package(host: Host, place: str) -> bool:
+    """Whether the script has a package still; True where rpm cannot tell."""
+    root = [] if host.live else ["--root", host.root]
+    if not any(host.is_dir(path) for path in RPM):
+        return True
+    try:
+        done = host.run(["rpm", *root, "-qf", place], check=False)
+    except KmodError:
+        return True
+    said = (done.out + done.err).rstrip()
+    return not (done.status and said.endswith(("No such file or directory", "is not owned by any package")))
 
 
 def _back(host: Host, place: str) -> None:

@@ -10,6 +10,12 @@ What runs them ends with 0 whatever happens: no package fails of them.
 MADE_BY = "# Made by outoftree.kmod (kmod_follow), which removes it again. Changes are lost.\n"
 KMODCTL = "/usr/local/sbin/kmodctl"
 HOOK = "/usr/local/libexec/outoftree-kmod-hook"
+CHECK = "outoftree-kmod-check.service"
+FORGET = (
+    "systemctl",
+    "reset-failed",
+    "outoftree-kmod*",
+)  # else systemd goes on to show a failure that is over
 STATE = "/var/lib/outoftree-kmod"
 
 # Under the package manager's lock: nothing here waits for it, and nothing asks it. Python may be gone or half
@@ -31,7 +37,8 @@ say() {
 
 note() { # for the unit at boot, and the next play
     umask 022
-    mkdir -p "${pending%%/*}" && printf '%%s\\n' "$1" | tr -d '\\000-\\010\\013-\\037' >> "$pending"
+    [ ! -e "$pending" ] || [ -f "$pending" ] || return
+    mkdir -p "${pending%%/*}" && printf '%%s\\n' "$(printf '%%s' "$1" | tr -d '\\000-\\037')" >> "$pending"
 }
 
 later() {

@@ -25,7 +25,7 @@ from ..plan import Content, Directory, File, Link, Plan
 from ..read import os_release
 from . import bulletin, settings, zipapp
 from . import hook_texts as texts
-from .hook_texts import HOOK, KMODCTL
+from .hook_texts import FORGET, HOOK, KMODCTL
 from .manual import MANUAL_PAGE
 from .settings import Followed, Settings
 from .texts import KEPT
@@ -70,11 +70,11 @@ FAMILIES: Dict[str, Dict[str, str]] = {
 UNIT_FILES: Dict[str, str] = {
     "outoftree-kmod.path": texts.PATH_UNIT,
     "outoftree-kmod.service": texts.SERVICE,
-    "outoftree-kmod-check.service": texts.CHECK_UNIT,
+    texts.CHECK: texts.CHECK_UNIT,
     "outoftree-kmod-shutdown.service": texts.SHUTDOWN_UNIT,
 }
 # by multi-user.target
-WANTED = ("outoftree-kmod.path", "outoftree-kmod-check.service", "outoftree-kmod-shutdown.service")
+WANTED = ("outoftree-kmod.path", texts.CHECK, "outoftree-kmod-shutdown.service")
 STARTED = ("outoftree-kmod.path", "outoftree-kmod-shutdown.service")
 
 
@@ -155,12 +155,20 @@ def has_kmodctl(host: Host, sources: str, interpreter: str) -> bool:
 
 
 def present(
-    host: Host, driver: str, followed: Followed, *, interpreter: str, sources: str, kmodctl: Optional[Content]
+    host: Host,
+    driver: str,
+    followed: Followed,
+    *,
+    interpreter: str,
+    sources: str,
+    kmodctl: Optional[Content],
+    diverted: bool = False,
 ) -> Plan:
     """Plan that the host follows new kernels with a driver: kmodctl, hooks, units, manual page, and the
     driver's part of the settings.
 
-    ``kmodctl``: the file, made of ``sources`` (their digest); None where the host has it.
+    ``kmodctl``: the file, made of ``sources`` (their digest); None where the host has it. ``diverted`` is for the
+    settings.
     """
     old = settings.read_or_none(host)
     scripts = files(host, interpreter)
@@ -182,7 +190,7 @@ def present(
     plan = Plan(host)
     plan.put(
         settings.PATH,
-        File(Content.of(Settings(drivers, interpreter, there, tuple(made)).text.encode()), 0o644),
+        File(Content.of(Settings(drivers, interpreter, there, tuple(made), diverted).text.encode()), 0o644),
     )
     plan.put(texts.STATE, Directory())
     if kmodctl:
@@ -210,7 +218,7 @@ def absent(host: Host, driver: str) -> Plan:
     if old and drivers:
         plan.put(settings.PATH, File(Content.of(old._replace(drivers=drivers).text.encode()), 0o644))
         return plan
-    for path in [HOOK, *_others(host, {HOOK: None}), KMODCTL, MANUAL]:
+    for path in [HOOK, *_others(host, {}), KMODCTL, MANUAL]:
         if is_ours(host, path):
             plan.put(path, None)
     for path in LEFT:
@@ -218,12 +226,13 @@ def absent(host: Host, driver: str) -> Plan:
     units = [path for path, _target in wants(host)] + ["%s/%s" % (UNITS, name) for name in UNIT_FILES]
     # the runner is gone: nothing starts what waits for our lock
     if running_systemd(host) and any(host.lstat(path) for path in units):
-        plan.run(UNITS, ["systemctl", "stop", *STARTED])
+        plan.run(UNITS, ["systemctl", "stop", *WANTED])
     for path in units:
         if is_ours(host, path):
             plan.put(path, None)
     if running_systemd(host) and any(path.startswith(UNITS) for path in plan.paths()):
         plan.run(UNITS, ["systemctl", "daemon-reload"])
+        plan.run(UNITS, FORGET)
     gone = set(plan.paths())
     for path in sorted(old.made if old else (), key=len, reverse=True):
         if path != settings.DIRECTORY and _empty(host, path, gone):
@@ -273,7 +282,7 @@ def _others(host: Host, wanted: Mapping[str, object]) -> List[str]:
     seemed.
     """
     every = {path for each in FAMILIES.values() for path in each}
-    return [path for path in sorted(every - set(wanted)) if host.lstat(path) is not None]
+    return [path for path in sorted(every - set(wanted)) if is_ours(host, path)]
 
 
 def running_systemd(host: Host) -> bool:

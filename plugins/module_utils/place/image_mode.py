@@ -11,7 +11,7 @@ import os
 from ..errors import KmodError
 from ..host import Host
 
-OSTREE = ("/run/ostree-booted", "/sysroot/ostree")
+OSTREE = ("/run/ostree-booted", "/sysroot/ostree", "/sysroot/composefs")  # the last: bootc without ostree
 INSTALL_CONF = ("/etc/kernel/install.conf", "/usr/lib/kernel/install.conf")
 TRANSACTIONAL = ("/usr/sbin/transactional-update", "/usr/bin/tukit", "/usr/sbin/tukit")
 
@@ -21,7 +21,7 @@ def refuse(host: Host) -> None:
     if any(host.exists(path) for path in OSTREE) or _ostree_layout(host):
         raise KmodError(
             host.root,
-            "is a system in image mode (ostree): kernels arrive with whole images, and hooks are not run on the host",
+            "is a system in image mode (ostree, bootc): kernels arrive with whole images, and hooks are not run on the host",
             "Deploy the driver in the image's Containerfile (the roles work on its root), and leave kmod_follow out",
             "IMAGE_MODE",
         )

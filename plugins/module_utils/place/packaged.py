@@ -81,8 +81,14 @@ def plain(host: Host, path: str) -> str:
 
 
 def can_be_listed(source: Source) -> bool:
-    """Whether modules.dep, whose words are paths, can name the link to it."""
-    return re.search(r"[\s:\x00-\x1f\x7f]", source.below) is None and ".." not in source.below.split("/")
+    """Whether modules.dep, whose words are paths, can name the link to it, and depmod's other indexes, which are
+    of ASCII alone, the module: depmod would crash.
+    """
+    return (
+        re.search(r"[\s:\x00-\x1f\x7f]", source.below) is None
+        and ".." not in source.below.split("/")
+        and all(char < "\x7f" for char in posixpath.basename(source.below))
+    )
 
 
 def sources(host: Host) -> List[Source]:

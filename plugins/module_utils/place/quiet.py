@@ -8,10 +8,11 @@ A path unit fires amid transactions. Older dracut writes its image in place, so 
 what was made of that would have to be made again.
 """
 
-import contextlib
+import fcntl
 import os
+import struct
 import time
-from typing import List, Set, Tuple
+from typing import List, Tuple
 
 from ..host import Host
 
@@ -23,6 +24,9 @@ LOCKS = (
     "/usr/lib/sysimage/rpm/.rpm.lock",
     "/var/lib/rpm/.dbenv.lock",
 )
+# struct flock of 64-bit offsets, which Python is built for: type, whence, start, length, pid; and the call for it
+FLOCK = "hhqqi0q"
+F_GETLK = fcntl.F_GETLK
 WATCHED = ("/boot", "/lib/modules", "/usr/lib/modules")
 REST = 5.0  # seconds for which nothing has to have changed
 STEP = 1.0
@@ -45,22 +49,28 @@ def wait(host: Host, limit: float = LIMIT) -> bool:
 
 
 def busy(host: Host) -> List[str]:
-    """The locks that a package manager holds now, by /proc/locks: to ask for a lock would take it from
-    whoever wants it at that moment.
+    """The locks that a package manager holds now: it is asked whether there could be one, which takes none
+    from whoever wants it at that moment (fcntl(2), F_GETLK).
+
+    /proc/locks would not do: it names files by the device of their file system, which for those of btrfs is
+    not what stat tells.
     """
     host.past()
-    inodes: Set[str] = set()
-    with contextlib.suppress(OSError), open("/proc/locks") as locks:
-        inodes = {word for line in locks for word in line.split() if word.count(":") == 2}
-    return [path for path in LOCKS if _inode(host, path) in inodes]
+    return [path for path in LOCKS if host.is_file(path) and _locked(host.real(path))]
 
 
-def _inode(host: Host, path: str) -> str:
-    """How /proc/locks names a file: fs/locks.c: lock_get_status."""
-    status = host.stat(path)
-    return (
-        "%02x:%02x:%d" % (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) if status else ""
-    )
+def _locked(real: str) -> bool:
+    try:
+        handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        told = fcntl.fcntl(handle, F_GETLK, struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        return bool(struct.unpack(FLOCK, told)[0] != fcntl.F_UNLCK)
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
 
 
 def state(host: Host) -> Tuple[Tuple[str, int, int], ...]:

@@ -7,6 +7,7 @@ given for it.
 """
 
 import json
+import os.path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import KmodError
@@ -17,7 +18,12 @@ DIRECTORY = "/etc/outoftree-kmod"
 PATH = DIRECTORY + "/follow.json"
 FORMAT = 1
 LIMIT = 1 << 20
-BOOTS = ("none", "once", "default")
+CHOICES = {
+    "boot": ("none", "once", "default"),
+    "method": ("auto", "overlay", "segment", "rebuild"),
+    "loader": ("auto", "grub2", "bls", "systemd-boot", "grub-legacy", "extlinux"),
+}
+_CALLED = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number"}
 
 
 class Followed(NamedTuple):
@@ -46,13 +52,15 @@ LINKS_ALONE = Followed(initrd=False, entry=False)  # for what nothing is known o
 class Settings(NamedTuple):
     """The file's contents.
 
-    ``made`` are the directories that came with it, and go with it when nothing else is left in them.
+    ``made`` are the directories that came with it, and go with it when nothing else is left in them. ``diverted``:
+    whether kmodctl is in the place of weak-modules (see diversion.py).
     """
 
     drivers: Dict[str, Followed]
     interpreter: str = ""
     kmodctl: Dict[str, str] = {}  # noqa: RUF012  # digests: of the sources that were sent, and of the file made of them, by which Python
     made: Tuple[str, ...] = ()
+    diverted: bool = False
 
     @property
     def text(self) -> str:
@@ -61,6 +69,7 @@ class Settings(NamedTuple):
             "interpreter": self.interpreter,
             "kmodctl": self.kmodctl,
             "made": list(self.made),
+            "diverted": self.diverted,
             "drivers": {name: followed.as_dict() for name, followed in self.drivers.items()},
         }
         return json.dumps(told, indent=2, sort_keys=True) + "\n"
@@ -73,22 +82,33 @@ def read(host: Host) -> Optional[Settings]:
     if not host.is_file(PATH):
         raise _damaged("it is no file")
     try:
-        told = json.loads(_text(host))
-        found = told["format"]
-        if isinstance(found, int) and found > FORMAT:
-            raise KmodError(
-                PATH,
-                "was written by a newer version of outoftree.kmod (format %d; this one reads %d)"
-                % (found, FORMAT),
-                "Run the role again, with kmod_follow: true",
-                "SETTINGS_NEWER",
-            )
-        drivers = {name: _followed(name, each) for name, each in told["drivers"].items()}
-        kmodctl = {name: _typed(value, str, "kmodctl") for name, value in told.get("kmodctl", {}).items()}
-        made = [_typed(path, str, "made") for path in told["made"]]
-        return Settings(drivers, _typed(told["interpreter"], str, "interpreter"), kmodctl, tuple(made))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged("%s: %s" % (type(error).__name__, error)) from None
+        told = _typed(json.loads(_text(host)), dict, "it")
+    except (ValueError, RecursionError) as error:
+        raise _damaged("it is no JSON: %s" % error) from None
+    if _typed(told.get("format"), int, "format") > FORMAT:
+        raise KmodError(
+            PATH,
+            "was written by a newer version of outoftree.kmod (format %d; this one reads %d)"
+            % (told["format"], FORMAT),
+            "Run the role again, with kmod_follow: true",
+            "SETTINGS_NEWER",
+        )
+    drivers = {
+        name: _followed(name, _typed(each, dict, name))
+        for name, each in _typed(told.get("drivers"), dict, "drivers").items()
+    }
+    kmodctl = {
+        name: _typed(value, str, "kmodctl")
+        for name, value in _typed(told.get("kmodctl", {}), dict, "kmodctl").items()
+    }
+    made = tuple(_directory(path) for path in _typed(told.get("made"), list, "made"))
+    return Settings(
+        drivers,
+        _typed(told.get("interpreter"), str, "interpreter"),
+        kmodctl,
+        made,
+        _typed(told.get("diverted", False), bool, "diverted"),
+    )
 
 
 def _text(host: Host) -> str:
@@ -126,14 +146,22 @@ def _followed(driver: str, told: Dict[str, Any]) -> Followed:
             given[name] = _typed(told[name], kind, "%s of %s" % (name, driver))
     if "kernels" in given:
         given["kernels"] = tuple(_typed(each, str, "kernels of %s" % driver) for each in given["kernels"])
-    if given.get("boot", "none") not in BOOTS:
-        raise _damaged("boot of %s" % driver)
+    for name, choices in CHOICES.items():
+        if given.get(name, choices[0]) not in choices:
+            raise _damaged("%s of %s is none of %s" % (name, driver, ", ".join(choices)))
     return known._replace(**given)
 
 
+def _directory(path: Any) -> str:
+    """One that came with following: it goes when it is empty."""
+    if not os.path.isabs(_typed(path, str, "made")) or os.path.normpath(path) != path:
+        raise _damaged("made is no list of directories")
+    return str(path)
+
+
 def _typed(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind):
-        raise _damaged("%s is not of type %s" % (what, kind.__name__))
+    if type(value) is not kind:  # True is no number here
+        raise _damaged("%s is not %s" % (what, _CALLED[kind]))
     return value
 
 

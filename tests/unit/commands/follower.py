@@ -22,7 +22,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.settings impo
 from ansible_collections.outoftree.kmod.plugins.module_utils.turns import Turns
 from tests.forge import families, initramfs, machines
 from tests.forge.cpio import cpio
-from tests.forge.ko import ko
+from tests.forge.ko import LAYOUT, ko
 from tests.forge.machines import MACHINE, NEW, OLD
 from tests.forge.symvers import EXPORTS
 
@@ -39,7 +39,6 @@ class Follower:
         self.initrd = machines.FAMILIES[family](root)
         for path in sorted(root.rglob("*.1")):  # where the tests of entries have their variants
             path.unlink()
-        layout = family if family in families.FAMILIES else "debian"  # others are boot loaders
         for directory in (
             "etc/ansible/facts.d",
             "usr/lib",
@@ -49,12 +48,15 @@ class Follower:
         ):
             (root / directory).mkdir(parents=True, exist_ok=True)
         for release in (OLD, NEW):
-            exports = OTHER_ABI if refuses and release == NEW else EXPORTS
-            families.kernel(root, release, family=layout, exports=exports)
-            if family == "systemd-boot":
-                (root / "boot" / ("vmlinuz-" + release)).unlink()
-            subprocess.run(["depmod", "-b", str(root), release], check=True, stderr=subprocess.DEVNULL)
+            self.kernel(release, OTHER_ABI if refuses and release == NEW else EXPORTS)
             self.image(release)
+
+    def kernel(self, release, exports):
+        layout = self.family if self.family in families.FAMILIES else "debian"  # others are boot loaders
+        families.kernel(self.root, release, family=layout, exports=exports)
+        if self.family == "systemd-boot":
+            (self.root / "boot" / ("vmlinuz-" + release)).unlink()
+        subprocess.run(["depmod", "-b", str(self.root), release], check=True, stderr=subprocess.DEVNULL)
 
     @property
     def host(self):
@@ -87,13 +89,9 @@ class Follower:
             )
         self.image_path(release).write_bytes(gzip.compress(cpio(made), mtime=0))
 
-    def deploy(self, driver="vendor", kernels=(OLD,), version="1.0", exports=()):
-        """Store a build for OLD and link it, as a play did."""
-        needs = (
-            [("module_layout", 0x12), ("printk", 0x23)]
-            if exports
-            else (("module_layout", 0x11), ("printk", 0x22))
-        )
+    def deploy(self, driver="vendor", kernels=(OLD,), version="1.0", exports=(), more=()):
+        """Store a build for OLD and link it, as a play did; ``more`` are symbols that it needs besides."""
+        needs = [("module_layout", 0x12), ("printk", 0x23)] if exports else [LAYOUT, ("printk", 0x22), *more]
         release = NEW if exports else OLD
         data = ko(
             driver.replace("-", "_"),

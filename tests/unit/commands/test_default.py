@@ -19,7 +19,7 @@ from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import (
     systemd_boot,
     trials,
 )
-from tests.unit.commands.follower import NEW, OLD, Follower, machines
+from tests.unit.commands.follower import NEW, OLD, OTHER_ABI, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
 TRIERS = ["debian", "el7", "el9", "systemd-boot"]  # what can start an entry only once
@@ -244,6 +244,63 @@ def test_default_with_nothing_proved_leaves_the_distributions_default_until_the_
     assert machine.started() == (NEW, "vendor")
 
 
+def test_default_with_nothing_proved_after_a_trial_that_failed_is_the_distributions(machine):
+    machine.deploy()
+    machine.follow(vendor={"boot": "default"})
+    before = machine.started()
+    machine.run()
+    assert machine.boot(works=False) == before
+    answer = machine.run("refresh", None)
+    assert machine.started() == before and machine.tried() is None and answer.notes and not answer.failed
+    assert machine.run("add-kernel").notes == answer.notes and machine.tried() is None
+
+
+def test_once_tries_it_whatever_has_proved_itself_before(machine):
+    machine.proved()
+    machine.follow(vendor={"boot": "once"})
+    machine.run()
+    assert machine.tried() == (NEW, "vendor") and machine.started() == (NEW, None)
+    assert machine.boot() == (NEW, "vendor")
+    machine.run("refresh", None)
+    assert machine.started() == (NEW, None) and machine.tried() is None
+
+
+def test_none_leaves_alone_what_somebody_has_made_the_default(machine):
+    machine.proved()
+    machine.follow(vendor={"boot": "none"})
+    before = machine.started()
+    machine.run()
+    assert machine.started() == before and machine.tried() is None
+
+
+@pytest.mark.parametrize("family", ["el6", "extlinux"])
+@pytest.mark.parametrize("boot", ["once", "default"])
+def test_a_loader_that_tries_nothing_is_told_of_and_starts_what_it_did(tmp_path, monkeypatch, family, boot):
+    machine = Machine(tmp_path, family, monkeypatch)
+    machine.deploy()
+    machine.follow(vendor={"boot": boot})
+    before = machine.started()
+    answer = machine.run("refresh", None)
+    assert answer.notes and not answer.failed
+    assert machine.started() == before and ("vendor", NEW) in machine.ours()
+
+
+def test_where_the_distribution_keeps_to_the_old_kernel_the_new_one_gets_its_entry_and_is_not_tried(
+    tmp_path, monkeypatch
+):
+    """UPDATEDEFAULT=no, and a saved default."""
+    machine = Machine(tmp_path, "el9", monkeypatch)
+    machine.only(OLD)
+    machine.deploy()
+    machine.follow(vendor={"boot": "default"})
+    machine.run("refresh", OLD)
+    machine.boot()
+    machine.run("refresh", OLD)
+    assert not machine.run().failed
+    assert machine.tried() is None and machine.started() == (OLD, "vendor")
+    assert ("vendor", NEW) in machine.ours()
+
+
 def test_a_new_image_below_the_default_means_a_new_trial(machine):
     machine.proved()
     machine.run()
@@ -293,6 +350,18 @@ def test_keep_default_stays_with_the_entry_that_was_proved(refusing):
     answer = refusing.run()
     assert answer.bulletin.kept == OLD and refusing.started() == (OLD, "vendor") and refusing.tried() is None
     assert not refusing.run("refresh", None).changed
+
+
+def test_without_it_boots_go_on_to_the_new_kernel_whatever_has_proved_itself(refusing):
+    """A host that is to get every update would stay on an old kernel for ever."""
+    refusing.proved()
+    answer = refusing.run()
+    assert answer.bulletin.kept is None and not answer.failed
+    assert refusing.started() == (NEW, None) and refusing.tried() is None
+    assert not refusing.run("refresh", None).failed and refusing.started() == (NEW, None)
+    refusing.deploy(exports=OTHER_ABI, kernels=("all",))
+    refusing.run("refresh", None)
+    assert refusing.tried() == (NEW, "vendor")
 
 
 def test_keep_default_is_right_again_after_the_distribution_has_moved_it(refusing):

@@ -13,15 +13,22 @@ import shutil
 
 import pytest
 
-from ansible_collections.outoftree.kmod.plugins.module_utils import lock
+from ansible_collections.outoftree.kmod.plugins.module_utils import cli, lock
 from ansible_collections.outoftree.kmod.plugins.module_utils.commands import follow
 from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.module_utils.host import Host
-from ansible_collections.outoftree.kmod.plugins.module_utils.place import bulletin, settings
+from ansible_collections.outoftree.kmod.plugins.module_utils.place import (
+    bulletin,
+    hook_texts,
+    hooks,
+    settings,
+)
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.boot import loaders
+from ansible_collections.outoftree.kmod.plugins.module_utils.place.initramfs import manifest
 from tests.forge import families
 from tests.forge.ko import Export, ko
 from tests.forge.symvers import EXPORTS
-from tests.unit.commands.follower import NEW, OLD, Follower, machines
+from tests.unit.commands.follower import NEW, OLD, OTHER_ABI, Follower, machines
 
 FAMILIES = sorted(machines.FAMILIES)
 
@@ -286,6 +293,40 @@ def test_our_entry_goes_before_what_it_starts_does_and_is_the_default_no_more(tm
     assert host.ours() == [("vendor", OLD), ("vendor", NEW)]
 
 
+@pytest.mark.parametrize("family", ["debian", "el9", "systemd-boot"])
+@pytest.mark.parametrize("verb, kernel", [("add-kernel", NEW), ("remove-kernel", NEW), ("refresh", None)])
+def test_a_kernel_that_is_installed_again_and_takes_the_driver_no_longer_is_as_it_came(
+    tmp_path, family, verb, kernel
+):
+    """One release is rebuilt with another ABI: Debian upgrades kernels in place."""
+    host = Follower(tmp_path, family)
+    host.deploy()
+    host.follow(vendor={})
+    host.run("refresh", None)
+    from ansible_collections.outoftree.kmod.plugins.module_utils.commands import entry
+
+    entry.run(host.host, entry.Options(("vendor",), boot="default", kernels=(NEW,)))[0].apply()
+    assert host.started() == (NEW, "vendor")
+    host.kernel(NEW, OTHER_ABI)
+    answer = host.run(verb, kernel)
+    assert answer.refused and not answer.failed
+    assert host.links() == [] and host.ours() == [("vendor", OLD)] and host.started()[1] is None
+    assert [NEW in path for path in host.variants()] == [False]
+    assert not host.run(verb, kernel).changed
+
+
+def test_of_two_drivers_the_one_that_still_fits_keeps_variant_and_entry(tmp_path):
+    host = Follower(tmp_path)
+    host.deploy(more=[("kfree", 0x33)])
+    host.deploy("other")
+    host.follow(vendor={}, other={})
+    host.run("refresh", None)
+    assert host.ours() == [("other,vendor", OLD), ("other,vendor", NEW)]
+    host.kernel(NEW, [(name, crc + (name == "kfree"), *rest) for name, crc, *rest in EXPORTS])
+    assert not host.run().failed
+    assert host.ours() == [("other", NEW), ("other,vendor", OLD)] and len(host.variants()) == 2
+
+
 # An image is made again
 
 
@@ -336,6 +377,16 @@ def test_a_word_that_no_kernel_is_called(host, release):
     refused("RELEASE_NAME", host.run, "remove-kernel", release)
 
 
+@pytest.mark.parametrize("verb", ["add-kernel", "remove-kernel", "refresh"])
+def test_an_empty_word_means_no_other_kernel(host, verb, capsys):
+    """Not the running one, and not all: a hook may be called without the release."""
+    host.deploy()
+    host.follow(vendor={})
+    before = host.snapshot()
+    assert cli.main([verb, "", "--root", str(host.root)]) == 2
+    assert "is not a release" in capsys.readouterr().err and host.snapshot() == before
+
+
 def test_removal_of_a_kernel_that_was_never_there(host):
     host.deploy()
     host.follow(vendor={})
@@ -364,6 +415,18 @@ def test_another_run_at_work(host):
         '{"format": 1, "drivers": {"../x": {}}, "made": [], "interpreter": ""}',
         "\0" * 9,
         '{"format": 1, "drivers": {"vendor": {"boot": "always"}}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": {"method": "magic"}}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": {"loader": "lilo"}}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": {"initrd": 1}}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": []}, "made": [], "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": {}}, "made": {}, "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": {}}, "made": ["/var/../etc"], "interpreter": ""}',
+        '{"format": 1, "drivers": {"vendor": {}}, "made": ["etc"], "interpreter": ""}',
+        '{"format": "1", "drivers": {"vendor": {}}, "made": [], "interpreter": ""}',
+        '{"format": true, "drivers": {"vendor": {}}, "made": [], "interpreter": ""}',
+        '{"format": 1.5, "drivers": {"vendor": {}}, "made": [], "interpreter": ""}',
+        "[" * 100000,
+        "9" * 5000,
     ],
 )
 def test_settings_that_are_damaged_leave_links_to_be_made_and_are_told(host, text):
@@ -377,6 +440,7 @@ def test_settings_that_are_damaged_leave_links_to_be_made_and_are_told(host, tex
         and host.links() == ["vendor.ko"]
         and host.variants() == []
     )
+    assert "object has no" not in answer.errors[0] and "Error" not in answer.errors[0], "no words of Python"
 
 
 @pytest.mark.parametrize("what", ["too large", "directory", "link to nothing"])
@@ -393,6 +457,11 @@ def test_what_stands_where_the_settings_were_is_told_too(host, what):
         path.write_text(" " * (settings.LIMIT + 1))
     answer = host.run()
     assert answer.failed and settings.PATH in answer.errors[0] and host.links() == ["vendor.ko"]
+
+
+def test_what_the_settings_may_choose_is_what_can_be_chosen():
+    assert settings.CHOICES["method"] == ("auto", *manifest.METHODS)
+    assert settings.CHOICES["loader"] == (loaders.AUTO, *(each.name for each in loaders.LOADERS))
 
 
 def test_settings_of_a_newer_version_are_not_guessed_at(host):
@@ -510,6 +579,47 @@ def test_what_a_hook_notes_while_a_run_is_at_work_stays_noted(host, monkeypatch,
     assert path.read_text() == later
 
 
+def test_more_notes_than_can_be_read_keep_nothing_from_being_done(host):
+    host.deploy()
+    host.follow(vendor={})
+    path = host.root / bulletin.PENDING[1:]
+    path.write_text("refresh --settle: no Python\n" * (bulletin.LIMIT // 20))
+    assert not host.run().failed and host.ours() == [("vendor", NEW)] and path.exists()
+    assert not host.run("refresh", None).failed and not path.exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100000, "{}", '{"drivers": [], "kept": 1, "problems": 0}', "\0"])
+def test_a_record_that_is_damaged_is_written_anew(host, text):
+    host.deploy()
+    host.follow(vendor={})
+    (host.root / bulletin.FACT[1:]).write_text(text)
+    assert not host.run().failed
+    told = json.loads((host.root / bulletin.FACT[1:]).read_text())
+    assert told == {"drivers": {}, "kept": None, "problems": []}
+
+
+@pytest.mark.parametrize("over, forgotten", [(True, [hook_texts.FORGET]), (False, [])])
+def test_systemd_forgets_that_the_check_unit_failed_once_that_is_over(tmp_path, monkeypatch, over, forgotten):
+    """It was started at boot, and would not be again until the next one."""
+    host, ran, run = Follower(tmp_path, refuses=True), [], Host.run
+    monkeypatch.setattr(hooks, "running_systemd", lambda host: True)
+    monkeypatch.setattr(
+        Host,
+        "run",
+        lambda host, argv, *more, **options: (
+            ran.append(argv) if argv[0] == "systemctl" else run(host, argv, *more, **options)
+        ),
+    )
+    host.deploy()
+    host.follow(vendor={})
+    assert host.run("refresh", None).lacking and not ran
+    if over:
+        host.deploy(exports=OTHER_ABI, kernels=("all",))
+    host.run("refresh", None)
+    host.run("refresh", None)
+    assert ran == forgotten
+
+
 # weak-modules
 
 
@@ -517,13 +627,15 @@ def test_where_its_package_has_put_the_script_over_ours_it_is_diverted_again(hos
     host.deploy()
     host.follow(vendor={})
     path = host.root / settings.PATH[1:]
-    path.write_text(path.read_text().replace('"interpreter": ""', '"interpreter": "/usr/bin/python3"'))
+    told = dict(json.loads(path.read_text()), interpreter="/usr/bin/python3")
+    path.write_text(json.dumps(told))
     script = host.root / "usr/sbin/weak-modules"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text("the script\n")
-    host.run()
-    assert script.read_text() == "the script\n"  # nobody asked for it
     (host.root / "usr/sbin/weak-modules.distrib").write_text("the script of before\n")
+    host.run()
+    assert script.read_text() == "the script\n", "nobody asked for it"
+    path.write_text(json.dumps(dict(told, diverted=True)))
     host.run()
     assert "kmodctl" in script.read_text()
     assert (host.root / "usr/sbin/weak-modules.distrib").read_text() == "the script\n"

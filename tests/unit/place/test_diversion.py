@@ -32,7 +32,7 @@ def root(tmp_path):
 
 
 def divert(root, kmodctl="/usr/local/sbin/kmodctl", python=sys.executable):
-    plan = diversion.present(Host(str(root)), kmodctl, python)
+    plan = diversion.present(Host(str(root)), kmodctl, python, diverted=True)
     plan.apply()
     return plan
 
@@ -51,27 +51,27 @@ def test_the_script_lies_beside_and_comes_back_exactly(root):
     after = seen(root)
     assert after[PLACE + ".distrib"] == before[PLACE]
     assert "kmodctl weak-modules" in after[PLACE][2]
-    diversion.absent(Host(str(root))).apply()
+    diversion.absent(Host(str(root)), diverted=True).apply()
     assert seen(root) == before
 
 
 def test_a_second_time_there_is_nothing_to_do(root):
     divert(root)
-    assert not diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
-    diversion.absent(Host(str(root))).apply()
-    assert not diversion.absent(Host(str(root)))
+    assert not diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable, diverted=True)
+    diversion.absent(Host(str(root)), diverted=True).apply()
+    assert not diversion.absent(Host(str(root)), diverted=True)
 
 
 def test_planning_writes_nothing(root):
     before = seen(root)
-    assert diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+    assert diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable, diverted=True)
     assert seen(root) == before
 
 
 def test_a_host_without_the_script_gets_none(tmp_path):
     (tmp_path / "usr/sbin").mkdir(parents=True)
-    assert not diversion.present(Host(str(tmp_path)), "/kmodctl", sys.executable)
-    assert not diversion.absent(Host(str(tmp_path)))
+    assert not diversion.present(Host(str(tmp_path)), "/kmodctl", sys.executable, diverted=True)
+    assert not diversion.absent(Host(str(tmp_path)), diverted=True)
 
 
 def test_a_script_that_its_package_has_written_anew_is_the_one_that_comes_back(root):
@@ -80,7 +80,7 @@ def test_a_script_that_its_package_has_written_anew_is_the_one_that_comes_back(r
     assert diversion.came_back(Host(str(root)))
     divert(root)
     assert not diversion.came_back(Host(str(root)))
-    diversion.absent(Host(str(root))).apply()
+    diversion.absent(Host(str(root)), diverted=True).apply()
     assert list(seen(root)) == [PLACE]
     assert (root / PLACE).read_text() == "#!/bin/sh\n# newer\n"
 
@@ -88,8 +88,22 @@ def test_a_script_that_its_package_has_written_anew_is_the_one_that_comes_back(r
 def test_a_script_that_has_come_back_stays_where_the_diversion_ends(root):
     divert(root)
     (root / PLACE).write_text("#!/bin/sh\n# newer\n")
-    diversion.absent(Host(str(root))).apply()
+    diversion.absent(Host(str(root)), diverted=True).apply()
     assert {path: what[2] for path, what in seen(root).items()} == {PLACE: "#!/bin/sh\n# newer\n"}
+
+
+def test_what_somebody_else_has_diverted_is_left_alone(root):
+    """dpkg-divert calls the package's own file so by default, and an admin's script is in its place."""
+    (root / (PLACE + ".distrib")).write_text("#!/bin/sh\n# the package's\n")
+    before = seen(root)
+    host = Host(str(root))
+    assert not diversion.absent(host, diverted=False)
+    with pytest.raises(KmodError) as caught:
+        diversion.present(host, "/usr/local/sbin/kmodctl", sys.executable, diverted=False)
+    assert caught.value.code == "WEAK_MODULES_ODD" and ".distrib" in str(caught.value)
+    (root / PLACE).unlink()
+    assert not diversion.absent(host, diverted=False)
+    assert seen(root).items() < before.items()
 
 
 def test_in_sbin_itself_as_el_6_has_it(tmp_path):
@@ -117,14 +131,14 @@ def test_what_is_no_script_of_a_package_is_refused(root):
 
 def test_a_failure_takes_it_all_back(root):
     before = seen(root)
-    plan = diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+    plan = diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable, diverted=True)
     plan.run("/x", ["false"])
     with pytest.raises(KmodError):
         plan.apply()
     assert seen(root) == before
     divert(root)
     before = seen(root)
-    plan = diversion.absent(Host(str(root)))
+    plan = diversion.absent(Host(str(root)), diverted=True)
     plan.run("/x", ["false"])
     with pytest.raises(KmodError):
         plan.apply()
@@ -165,7 +179,7 @@ def test_wherever_a_diversion_is_cut_off_the_script_comes_back_exactly(root, ste
         (root / PLACE).write_text("#!/bin/sh\n# newer\n")
     before = {PLACE: seen(root)[PLACE]}
     for again in (False, True):  # taken back at once, or completed first
-        plan = diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable)
+        plan = diversion.present(Host(str(root)), "/usr/local/sbin/kmodctl", sys.executable, diverted=True)
         assert len(plan.steps) == 2
         killed_after(root, plan, steps)
         runnable = subprocess.run(["sh", "-n", str(root / PLACE)], check=False).returncode == 0
@@ -173,7 +187,7 @@ def test_wherever_a_diversion_is_cut_off_the_script_comes_back_exactly(root, ste
         if again:
             divert(root)
             assert seen(root)[PLACE + ".distrib"] == before[PLACE]
-        diversion.absent(Host(str(root))).apply()
+        diversion.absent(Host(str(root)), diverted=True).apply()
         assert seen(root) == before
 
 
@@ -181,9 +195,9 @@ def test_wherever_a_diversion_is_cut_off_the_script_comes_back_exactly(root, ste
 def test_wherever_the_end_of_a_diversion_is_cut_off_it_is_completed(root, steps):
     before = seen(root)
     divert(root)
-    killed_after(root, diversion.absent(Host(str(root))), steps)
+    killed_after(root, diversion.absent(Host(str(root)), diverted=True), steps)
     assert (root / PLACE).exists()
-    diversion.absent(Host(str(root))).apply()
+    diversion.absent(Host(str(root)), diverted=True).apply()
     assert seen(root) == before
 
 
@@ -191,16 +205,16 @@ def test_the_script_is_put_back_where_somebody_has_removed_ours(root):
     before = seen(root)
     divert(root)
     (root / PLACE).unlink()
-    diversion.absent(Host(str(root))).apply()
+    diversion.absent(Host(str(root)), diverted=True).apply()
     assert seen(root) == before
-    assert not diversion.absent(Host(str(root)))
+    assert not diversion.absent(Host(str(root)), diverted=True)
 
 
 def test_a_failure_after_that_takes_it_back_too(root):
     divert(root)
     (root / PLACE).unlink()
     before = seen(root)
-    plan = diversion.absent(Host(str(root)))
+    plan = diversion.absent(Host(str(root)), diverted=True)
     plan.run("/x", ["false"])
     with pytest.raises(KmodError):
         plan.apply()
@@ -258,10 +272,19 @@ def test_packages_come_and_go_over_a_diversion_and_rpm_finds_nothing_in_the_end(
     assert rpm.script == "#!/bin/sh\n# 2\n" and diversion.came_back(Host(str(rpm.root)))
     divert(rpm.root)
     assert "kmodctl" in rpm.script
-    diversion.absent(Host(str(rpm.root))).apply()
+    diversion.absent(Host(str(rpm.root)), diverted=True).apply()
     assert rpm("-V", "--nodeps", "kmod") == "" and rpm.script == "#!/bin/sh\n# 2\n"
     assert os.listdir(str(rpm.root / "usr/sbin")) == ["weak-modules"]
     divert(rpm.root)
     rpm("--reinstall", "--nodeps", rpm.built("2"))
-    diversion.absent(Host(str(rpm.root))).apply()
+    diversion.absent(Host(str(rpm.root)), diverted=True).apply()
     assert rpm("-V", "--nodeps", "kmod") == "" and os.listdir(str(rpm.root / "usr/sbin")) == ["weak-modules"]
+    divert(rpm.root)
+    (rpm.root / PLACE).unlink()
+    diversion.absent(Host(str(rpm.root)), diverted=True).apply()
+    assert rpm("-V", "--nodeps", "kmod") == "", "somebody had removed ours"
+    divert(rpm.root)
+    rpm("-e", "--nodeps", "kmod")
+    assert not divert(rpm.root)
+    diversion.absent(Host(str(rpm.root)), diverted=True).apply()
+    assert os.listdir(str(rpm.root / "usr/sbin")) == [], "the package has gone"

@@ -229,6 +229,21 @@ def test_what_somebody_else_has_there_is_left_alone(tmp_path, path):
     assert (root / path).read_text() == "theirs"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["etc/kernel/postinst.d/outoftree-kmod", "etc/initramfs/post-update.d/zz-outoftree-kmod"],
+)
+def test_what_somebody_else_has_where_another_family_has_hooks_is_left_alone(tmp_path, path):
+    root = system(tmp_path)
+    (root / path).parent.mkdir(parents=True)
+    (root / path).write_text("theirs")
+    before = tree(root)
+    install(root)
+    assert (root / path).read_text() == "theirs"
+    remove(root)
+    assert tree(root) == before
+
+
 @pytest.mark.parametrize("left", [0, 1000])
 def test_a_kmodctl_or_hook_that_was_cut_off_is_written_anew_and_taken_away(tmp_path, left):
     """As a power cut leaves them."""
@@ -342,6 +357,7 @@ def test_settings_of_a_newer_version_are_left_alone(tmp_path):
     "make, code",
     [
         (lambda root: (root / "sysroot/ostree").mkdir(parents=True), "IMAGE_MODE"),
+        (lambda root: (root / "sysroot/composefs").mkdir(parents=True), "IMAGE_MODE"),
         (
             lambda root: (
                 (root / "usr/lib/kernel").mkdir()
@@ -456,6 +472,7 @@ class Scripts:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            timeout=60,
         )
         called = self.log.read_text().splitlines() if self.log.exists() else []
         if self.log.exists():
@@ -604,8 +621,19 @@ def test_the_unit_at_boot_ends_as_kmodctl_does(tmp_path):
 def test_a_mark_is_one_line_whatever_a_release_is_called(tmp_path):
     scripts = Scripts(tmp_path, "rocky9")
     scripts.kmodctl("sys.exit(2)")
-    assert scripts.run(HOOK, "add-kernel", "K; touch /tmp/x \x1b[31m$(id)")[0] == 0
-    assert "\x1b" not in scripts.pending.read_text() and scripts.pending.read_text().count("\n") == 1
+    for number, word in enumerate(("K; touch /tmp/x \x1b[31m$(id)", "K\nrefresh\n: x", "%s\\n", "-n"), 1):
+        assert scripts.run(HOOK, "add-kernel", word)[0] == 0
+        assert "\x1b" not in scripts.pending.read_text()
+        assert scripts.pending.read_text().count("\n") == number
+
+
+def test_a_place_for_marks_that_is_no_file_holds_up_no_package(tmp_path):
+    scripts = Scripts(tmp_path, "rocky9")
+    scripts.kmodctl("sys.exit(2)")
+    scripts.pending.parent.mkdir(parents=True)
+    os.mkfifo(str(scripts.pending))
+    status, _called, said = scripts.run(HOOK, "add-kernel", "--early", "K")
+    assert status == 0 and "at the next boot" in said
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck on this machine")

@@ -146,7 +146,7 @@ def present(
     host: Host, recipe: Recipe, kernels: Sequence[str] = (), *, before: Optional[Plan] = None
 ) -> Tuple[Plan, Variants]:
     """A variant for each of the kernels, by default for all that have the drivers; those of kernels that are
-    gone are removed.
+    gone are removed, and with ``each`` those of kernels that have the drivers no longer.
 
     Where a variant that boots start is replaced, the default that was before is back first. Where variants of
     several recipes are planned in one go, ``before`` is what is planned of the others already: they do not
@@ -175,7 +175,7 @@ def present(
         chosen += [
             GivenBack(path, entry.title) for entry in shipped_entry.starting(host, path) if entry.chosen
         ]
-    pruned = _prunable(host, recipe.drivers, there) if not kernels else []
+    pruned = _prunable(host, recipe, there) if not kernels else []
     whole = _for_good(withdraw.give_back(host, written)) if chosen else Plan(host)
     whole.extend(_removal(host, pruned))
     foreign = []
@@ -316,10 +316,17 @@ def _for_good(plan: Plan) -> Plan:
     return plan
 
 
-def _prunable(host: Host, drivers: Sequence[str], there: Sequence[Variant]) -> List[Variant]:
-    """The variants whose kernel is gone; not those that somebody else's entry starts."""
-    ours = [variant for variant in there if set(drivers) & set(variant.wants.drivers)]
-    gone = [variant for variant in ours if existing.gone(host, variant)]
+def _prunable(host: Host, recipe: Recipe, there: Sequence[Variant]) -> List[Variant]:
+    """The variants whose kernel is gone, or (``each``) has none of their drivers any more; not those that
+    somebody else's entry starts.
+    """
+    ours = [variant for variant in there if set(recipe.drivers) & set(variant.wants.drivers)]
+    gone = [
+        variant
+        for variant in ours
+        if existing.gone(host, variant)
+        or (recipe.each and not existing.drivers_of(host, variant.wants.kernel, variant.wants.drivers))
+    ]
     return [
         variant
         for variant in gone
