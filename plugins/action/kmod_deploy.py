@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.outoftree.kmod.plugins.module_utils.errors import KmodError
 from ansible_collections.outoftree.kmod.plugins.plugin_utils._sending import SendingAction, kmodctl_digest
 
 
@@ -19,6 +20,8 @@ class ActionModule(SendingAction):
     def prepare(self, args: dict[str, Any]) -> str | None:
         """Each driver has its own ``src``. Answers with who signed them."""
         drivers = args.get("drivers")
+        if "_beside" in args:  # the role asks
+            _refuse(args.pop("_beside"), drivers)
         if not isinstance(drivers, list) or not all(isinstance(each, dict) for each in drivers):
             return None  # the module says what is wrong with it
         args["drivers"] = [dict(each) for each in drivers]
@@ -42,6 +45,24 @@ class ActionModule(SendingAction):
         for name in ("need", "need_kmodctl"):
             answer.pop(name, None)
         return answer
+
+
+def _refuse(beside: str, drivers: Any) -> None:
+    """What the variables of the role do not say clearly. Error: BAD_OPTION."""
+    if beside:
+        raise KmodError(
+            "kmod_driver (%s) and kmod_drivers" % beside,
+            "are both given",
+            "Leave one of them out, for one run by an empty list",
+            "BAD_OPTION",
+        )
+    if drivers == []:
+        raise KmodError(
+            "kmod_driver and kmod_drivers",
+            "name no driver",
+            "Give one of them. The last driver of a host is removed by kmod_state: absent",
+            "BAD_OPTION",
+        )
 
 
 def _is_true(value: Any) -> bool:

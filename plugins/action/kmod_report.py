@@ -166,7 +166,7 @@ def sentence(counts: dict[str, int]) -> str:
     return "Of %s %s." % (
         _report_words.count(counts["hosts"], "host"),
         ", ".join(
-            "%d %s" % (counts[state], word.one if counts[state] == 1 else word.many)
+            "%s %s" % (format(counts[state], ","), word.one if counts[state] == 1 else word.many)
             for state, word in _report_words.STATES.items()
             if counts[state]
         )

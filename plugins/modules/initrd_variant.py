@@ -146,6 +146,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+msg:
+  description: The variants and what is done about each, in a sentence.
+  returned: always
+  type: str
+  sample: "Initramfs variants: /boot/initrd.img-6.1.0-56-cloud-amd64.1 (created)."
 variants:
   description: One row for each variant.
   returned: success

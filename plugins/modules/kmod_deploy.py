@@ -188,6 +188,9 @@ options:
     type: str
     choices: [leave, divert]
     default: leave
+  _beside:
+    description: Set by the role C(deploy), not by playbooks. A driver that is named beside the list, which is refused.
+    type: str
   _files:
     description: Set by the collection's action plugin, not by playbooks. Where files of the controller lie on the host, once they are sent.
     type: dict
@@ -376,6 +379,7 @@ def main():
             _files=dict(type="dict"),
             _kmodctl=dict(type="path"),
             _sources=dict(type="str"),
+            _beside=dict(type="str"),
         ),
         supports_check_mode=True,
     )

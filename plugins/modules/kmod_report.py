@@ -80,7 +80,7 @@ msg:
   description: The numbers in one sentence.
   returned: success
   type: str
-  sample: Of 5,000 hosts 883 lose a driver, 4117 stay well.
+  sample: Of 5,000 hosts 883 lose a driver, 4,117 stay well.
 dest:
   description: The directory with the files.
   returned: success

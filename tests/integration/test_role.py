@@ -407,11 +407,29 @@ def test_one_driver_and_a_list_of_drivers_at_a_time_are_refused_so_that_none_is_
         failed, said = run(
             [root], "outoftree.kmod." + playbook, "-e", "kmod_driver=rival", kmod_drivers=listed
         )
-        assert failed and "kmod_driver (rival) and kmod_drivers are both given. Leave one of them out" in said
+        assert (
+            failed and "kmod_driver (rival) and kmod_drivers: are both given. Leave one of them out" in said
+        )
         assert names(root) == before
     aside = ("-e", json.dumps({"kmod_driver": "rival", "kmod_drivers": []}))
     failed, said = run([root], "outoftree.kmod.remove", *aside, kmod_drivers=listed)
     assert not failed and (root / ("lib/modules/%s/extra/vendor" % OLD)).exists(), said
+    assert not (root / ("lib/modules/%s/extra/rival" % OLD)).exists()
+
+
+def test_what_a_host_has_and_the_list_does_not_is_told_each_time_and_removed_where_that_is_asked_for(
+    run, host
+):
+    root = host("host")
+    listed = [{"driver": name, "src": name, "initrd": False} for name in ("vendor", "rival")]
+    told = "host has rival besides, not in kmod_drivers. kmod_exclusive: true removes that."
+    assert told not in run([root], "outoftree.kmod.deploy", kmod_drivers=listed)[1]
+    for _again in range(2):
+        failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=listed[:1])
+        assert not failed and told in said and "changed=0" in said, said
+    assert told not in run([root], "outoftree.kmod.deploy", kmod_src="vendor", kmod_initrd=False)[1]
+    failed, said = run([root], "outoftree.kmod.deploy", kmod_drivers=listed[:1], kmod_exclusive=True)
+    assert not failed and told not in said
     assert not (root / ("lib/modules/%s/extra/rival" % OLD)).exists()
 
 

@@ -8,6 +8,7 @@ and the newest versions of what is promised.
 Commands are in blocks marked ``sh``; the play is in the one marked ``yaml``. The hosts are directories.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import COLLECTIONS
 from tests.lab import controllers, debian
 from tests.readme import pages
 
@@ -134,6 +136,24 @@ def test_ad_hoc_says_which_machines_would_lose_the_driver(said):
     assert "db2 | SUCCESS" in one(said, "kmod_compat") and "%s: 1 symbol differs" % NEW in one(
         said, "kmod_compat"
     )
+
+
+def test_drivers_are_listed_without_the_variables_of_one_driver(controller, project, said):
+    """What a template names is read before ansible-core 2.19, whether it is used or not."""
+    settings = dict(pages.settings(str(controller), str(project)), ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS))
+    playbook = ["ansible-playbook", "-i", "inventory", "--check", "-v"]
+    listed = {"kmod_drivers": [{"driver": "mydriver", "src": "builds/mydriver"}]}
+    for given, told in (
+        (listed, "2 of 2 kernels use it"),
+        ({}, "kmod_driver and kmod_drivers: name no driver. Give one of them."),
+        ({"kmod_exclusive": True}, "kmod_driver and kmod_drivers: name no driver. Give one of them."),
+        (dict(listed, kmod_driver="other"), "kmod_driver (other) and kmod_drivers: are both given."),
+    ):
+        done = subprocess.run(
+            [*playbook, "outoftree.kmod.deploy", "-e", json.dumps(given)],
+            cwd=str(project), env=settings, stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        assert told in done.stdout and (given == listed) == (not done.returncode), done.stdout
 
 
 def test_removal_removes(said):

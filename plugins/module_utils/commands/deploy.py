@@ -120,7 +120,7 @@ class Answer(NamedTuple):
         for each in self.drivers:
             lines.append(each.msg + ("; changed: %s" % ", ".join(each.changed) if each.changed else ""))
             lines += ["  the host " + note for note in each.notes]
-        lines += ["not in the list, and there: %s" % ", ".join(self.unlisted)] if self.unlisted else []
+        lines += ["there, and not in the list: %s" % ", ".join(self.unlisted)] if self.unlisted else []
         return "\n".join(lines)
 
 

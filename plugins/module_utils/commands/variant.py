@@ -70,7 +70,13 @@ class Answer(NamedTuple):
         return self._replace(variants=self.variants.applied(found))
 
     def as_dict(self) -> Dict[str, Any]:
-        return dict(self.variants.as_dict(), other_drivers=list(self.other_drivers))
+        return dict(self.variants.as_dict(), msg=self.msg, other_drivers=list(self.other_drivers))
+
+    @property
+    def msg(self) -> str:
+        """One line for people."""
+        rows = ", ".join("%s (%s)" % (row.path, row.status) for row in self.variants.rows)
+        return "Initramfs variants: %s." % rows if rows else "There is no initramfs variant of it."
 
 
 def run(host: Host, options: Options) -> Tuple[Plan, Answer]:

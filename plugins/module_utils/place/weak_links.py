@@ -108,7 +108,7 @@ def present(
             driver,
             "there is no %sbuild of this driver on the host%s and none is given"
             % ("whole " if lost else "", " (%s is missing)" % lost[0] if lost else ""),
-            "Give src or path",
+            "Give its modules: src or path, or files and directories to kmodctl",
             "NO_BUILD",
         )
     _refuse_modules_of_others(host, driver, fresh)

@@ -4,6 +4,7 @@
 
 """kmod_deploy: a host's drivers brought to what is wanted, all looked at before anything is written."""
 
+import re
 import shutil
 
 import pytest
@@ -58,6 +59,7 @@ def test_a_driver_is_linked_gets_variants_and_entries_in_one_go_and_a_second_run
     before = machine.snapshot()
     writes, answer = machine.deploy_all(machine.wanted())
     assert writes == 0 and answer.drivers[0].changed == () and machine.snapshot() == before
+    assert re.match(r"Initramfs variants: \S+ \(current\), \S+ \(current\)\.$", answer.drivers[0].variant.msg)
     assert set(answer.as_dict()["drivers"][0]) == set(row.as_dict())
 
 
