@@ -139,7 +139,10 @@ def in_tree() -> Section:
             unpack=lambda: cost(["sh", "-c", script, "sh", sys.executable, "-c", UNPACK]),
         )
     text = (
-        "%d modules of %s as they are packed (xz), judged one by one for %d kernels; beside it a process that reads and unpacks them."
+        "%d modules of %s as they are packed (xz), judged one by one for %d kernels; beside it a process that reads and unpacks them. What "
+        "judging adds: each module's signature is verified (here by a P-384 key: half as long as unpacking it), its ELF "
+        "tables and relocations are read and its digests made (nearly as long), and for each kernel its symbols and "
+        "its aliases are held against the kernel's (a quarter to a third as long)."
         % (
             len(files),
             kernels[-1].release,
