@@ -232,7 +232,8 @@ class Host:
                     code="FILE_TOO_LARGE",
                 )
             data = b"".join(reader.chunks(limit=limit))
-        self.seen.content(self.real(path), data)
+        if self.seen is not BLIND:
+            self.seen.content(self.real(path), data)
         return data
 
     def read_text(self, path: str, limit: int = 4 << 20) -> str:

@@ -19,7 +19,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from tests.lab.debian import LabError
 
-LIMIT = 3600  # seconds that any machine may run
+LIMIT = 7200  # seconds that any machine may run
 FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 

@@ -73,11 +73,20 @@ sed -i "s#^LIB_MODULES_PATH := .*#LIB_MODULES_PATH := $PWD/lib#" ddcci*/Makefile
 """,
 }
 HERE = Path(__file__).resolve().parent
+LEVELS = r"""
+sed -i -e 's/^#include <linux.module.h>/&\nstatic int level;\nmodule_param(level, int, 0444);\nMODULE_PARM_DESC(level, "a number");/' \
+       -e 's/\(: loaded, .*\)\\n", \(.*\));/\1, level %d\\n", \2, level);/' *.c
+make -C "$kernel_source_dir" M="$PWD" modules"""
 
 
 def edu(kernel: Image) -> List[Path]:
     """ootedu.ko (a PCI driver that exports one symbol) and ootedu_user.ko (which needs it), for one kernel."""
     return compiled("edu", HERE / "edu", kernel, 'make -C "$kernel_source_dir" M="$PWD" modules')
+
+
+def levels(kernel: Image) -> List[Path]:
+    """The same with a parameter each, ``level``, which they tell when they are loaded."""
+    return compiled("level-edu", HERE / "edu", kernel, LEVELS)
 
 
 def dkms(name: str, kernel: Image) -> List[Path]:

@@ -15,12 +15,31 @@ import sys
 import pytest
 
 from tests import CHECKOUT
-from tests.lab import debian
+from tests.boot.initrd import images as systems
+from tests.lab import debian, drivers
 from tests.readme import pages
 from tests.ways.given import run, settings
 
 DRIVER = "ena"
 IN_TREE = "find $1/usr/lib/modules $1/lib/modules -name '%s.ko*' -delete; depmod -b $1 %s"
+
+# A directory with a kernel and what starts it, from the mirror that this machine uses.
+MKOSI = """[Distribution]
+Distribution=debian
+Release=trixie
+[Output]
+Format=directory
+Output=image
+[Content]
+Bootable=yes
+Bootloader=systemd-boot
+UnifiedKernelImages=no
+Packages=%s,systemd,systemd-boot,udev,kmod
+"""
+# in a system that others use too: what it keeps goes with the mounts
+IN_MKOSI = """for name in resolv.conf hosts; do mount --bind /mnt/$name /etc/$name; done
+for directory in /var/tmp /var/cache /root; do mount -t tmpfs tmpfs $directory; done
+cd /mnt; mkosi build"""
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("mmdebstrap", "depmod", "unshare"))),
@@ -114,3 +133,37 @@ def test_the_role_gives_an_image_root_its_driver_and_has_it_follow(kernel, build
     assert (root / "etc/kernel/postinst.d/zzz-outoftree-kmod").exists()
     failed, said = run([*words, *more], settings(tmp_path))
     assert not failed and "changed=0" in said, said
+
+
+def test_mkosis_script_has_the_driver_in_the_image_and_in_what_it_starts_with(kmodctl, tmp_path):
+    kernel = systems.kernel("trixie")
+    shutil.copy2(kmodctl, tmp_path / "kmodctl")
+    (tmp_path / "builds/mydriver" / kernel.release).mkdir(parents=True)
+    shutil.copy2(drivers.edu(kernel)[0], tmp_path / "builds/mydriver" / kernel.release)
+    shutil.copy2(CHECKOUT / "docs/examples/mkosi/mkosi.postinst", tmp_path)
+    (tmp_path / "mkosi.conf").write_text(MKOSI % kernel.package)
+    apt = tmp_path / "mkosi.sandbox/etc/apt"
+    for path, text in {
+        "sources.list.d/mkosi.sources": debian.sources("trixie"),
+        "apt.conf.d/machine": "\n".join([*debian.inherited(), ""]),
+    }.items():
+        (apt / path).parent.mkdir(parents=True)
+        (apt / path).write_text(text)
+    for name in ("resolv.conf", "hosts"):
+        shutil.copy2("/etc/" + name, tmp_path)
+    systems.run_in(systems.root("trixie", "mkosi-initrd"), tmp_path, IN_MKOSI)
+    modules = tmp_path / "image/usr/lib/modules" / kernel.release
+    assert "extra/mydriver/ootedu.ko:" in (modules / "modules.dep").read_text()
+    (entry,) = (tmp_path / "image/boot/loader/entries").iterdir()
+    early = tmp_path / "early"  # as the loader puts them into memory: one has the directories of the other
+    with early.open("wb") as whole:
+        for path in re.findall(r"^initrd (\S+)$", entry.read_text(), re.M):
+            data = (tmp_path / "image/boot" / path.lstrip("/")).read_bytes()
+            whole.write(data + bytes(-len(data) % 4))
+    listed = subprocess.run(
+        [sys.executable, str(kmodctl), "variant", "--list", str(early)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert "/%s/extra/mydriver/ootedu.ko\n" % kernel.release in listed.stdout

@@ -25,7 +25,7 @@ from ..read.depmod import (
     by_module,
     chosen,
     config,
-    dependencies,
+    files,
     listed,
     rank_of,
 )
@@ -299,9 +299,7 @@ def _check(
     Of a kernel that has no modules left (all is built in, or it was removed) modules.dep is empty, and the
     binary one is not.
     """
-    lists = by_module(
-        dependencies(made.get("modules.dep", b"").decode("utf-8", "surrogateescape")), modules_dir
-    )
+    lists = by_module(files(made.get("modules.dep", b"").decode("utf-8", "surrogateescape")), modules_dir)
     binary = index.entries(made.get("modules.dep.bin", b""))
     nothing = bool(made.get("modules.dep.bin")) and "modules.dep" in made and not binary
     wrong += [

@@ -10,7 +10,7 @@ driver up to hundreds, so they are found by the parts of a name that tell most.
 
 import functools
 import re
-from typing import Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 # Aliases by which a device is asked for. Others, as for ciphers or file systems, many modules may share.
 _DEVICE = re.compile(
@@ -37,7 +37,6 @@ class Claim(NamedTuple):
 
     number: int
     pattern: str
-    name: str  # the module's
     parts: Tuple[str, ...]
 
 
@@ -51,11 +50,15 @@ class Rival(NamedTuple):
     pattern: str
 
 
+ByName = Dict[str, List[Claim]]  # in their order
+
+
 class Index(NamedTuple):
     """The claims of one bus."""
 
-    by_parts: Dict[str, Dict[str, List[Claim]]]  # by the keys of their first two parts
-    by_rest: Dict[Tuple[str, ...], Dict[str, Claim]]  # by all others: of each module the first
+    by_parts: Dict[str, Dict[str, ByName]]  # by the keys of their first two parts
+    by_rest: Dict[Tuple[str, ...], ByName]  # by all others: of each module the first
+    told: Set[int]  # the places of all that any claim of a class names
 
 
 class Aliases:
@@ -71,39 +74,44 @@ class Aliases:
         come first.
         """
         found: Dict[str, Rival] = {}
-        looked: Set[Tuple[str, ...]] = set()
+        looked: Set[Tuple[Any, ...]] = set()
         for alias in filter(_DEVICE.match, aliases):
             bus, parts = _parts(alias)
-            rest = parts[2:]
-            for first, second, claims in self._near(bus, parts):
-                if first == second == ANY and rest:  # of classes: what tells devices apart does not count
-                    if (bus, *rest) in looked:
+            for unsure, of_class, claims in self._near(bus, parts):
+                if (
+                    of_class
+                ):  # what they do not name does not count, and in that alone most aliases of a driver differ
+                    told = self._index(bus).told
+                    kind = (bus, len(parts), *(part for place, part in enumerate(parts) if place in told))
+                    if kind in looked:
                         continue
-                    looked.add((bus, *rest))
-                for claim in claims:
-                    if claim.name == name:
-                        continue
-                    best = found.get(claim.name)
-                    if best is not None and not best.unsure and best.number < claim.number:
-                        continue
-                    if _same(alias, parts, claim):
-                        both = any(one != ANY != other for one, other in zip(parts, claim.parts))
-                        rival = Rival(not both, claim.number, claim.pattern)
-                        found[claim.name] = rival if best is None else min(best, rival)
+                    looked.add(kind)
+                for module, theirs in claims.items():
+                    best = found.get(module)
+                    for claim in theirs if module != name else ():
+                        if best is not None and best.number <= claim.number and (unsure or not best.unsure):
+                            break
+                        if _same(alias, parts, claim):
+                            both = any(one != ANY != other for one, other in zip(parts, claim.parts))
+                            rival = Rival(not both, claim.number, claim.pattern)
+                            best = found[module] = rival if best is None else min(best, rival)
         return dict(sorted(found.items(), key=lambda each: (each[1].unsure, each[0])))
 
-    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[str, str, Iterable[Claim]]]:
-        """All claims that may want the same device, by the keys of their two first parts."""
+    def _near(self, bus: str, parts: Tuple[str, ...]) -> Iterator[Tuple[bool, bool, ByName]]:
+        """All claims that may want the same device, with whether that can be no more than unsure, and whether they
+        are of classes.
+        """
         index = self._index(bus)
         if parts[:2] == (ANY, ANY) and len(parts) > 2:  # a class, for which those two do not count
-            yield from (("", "", claims.values()) for claims in index.by_rest.values())
+            for rest, claims in index.by_rest.items():
+                yield rest.count(ANY) == len(rest), False, claims
             return
         first, second = _key(parts, 0), _key(parts, 1)
         for one in list(index.by_parts) if first in (ANY, SOME) else (first, ANY, SOME):
             level = index.by_parts.get(one, {})
             for other in level if second in (ANY, SOME) else (second, ANY, SOME):
                 if other in level:
-                    yield one, other, level[other]
+                    yield False, one == other == ANY and len(parts) > 2, level[other]
 
     def _index(self, bus: str) -> Index:
         if self._buses is None:
@@ -111,13 +119,16 @@ class Aliases:
             for number, (pattern, name) in enumerate(self._pairs):
                 self._buses.setdefault(pattern.partition(":")[0], []).append((number, pattern, name))
         if bus not in self._indexes:
-            index = self._indexes[bus] = Index({}, {})
+            index = self._indexes[bus] = Index({}, {}, set())
             for number, pattern, name in self._buses.get(bus, ()):
                 if _DEVICE.match(pattern):
-                    claim = Claim(number, pattern, name, _parts(pattern)[1])
-                    level = index.by_parts.setdefault(_key(claim.parts, 0), {})
-                    level.setdefault(_key(claim.parts, 1), []).append(claim)
-                    index.by_rest.setdefault(claim.parts[2:] or claim.parts, {}).setdefault(name, claim)
+                    claim = Claim(number, pattern, _parts(pattern)[1])
+                    first, second = _key(claim.parts, 0), _key(claim.parts, 1)
+                    level = index.by_parts.setdefault(first, {})
+                    level.setdefault(second, {}).setdefault(name, []).append(claim)
+                    index.by_rest.setdefault(claim.parts[2:] or claim.parts, {}).setdefault(name, [claim])
+                    if first == second == ANY:
+                        index.told.update(place for place, part in enumerate(claim.parts) if part != ANY)
         return self._indexes[bus]
 
 

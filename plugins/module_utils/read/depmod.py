@@ -43,19 +43,31 @@ def dependencies(text: str) -> Dict[str, List[str]]:
     return {path.strip(): needs.split() for path, colon, needs in rows if colon}
 
 
-def needs(host: Host, modules_dir: str) -> Dict[str, List[str]]:
-    """The same of a kernel's tree; nothing where depmod never ran."""
+def files(text: str) -> List[str]:
+    """modules.dep: the path of each module, as it is written there."""
+    return [
+        path.strip() for path, colon, _needs in (line.partition(":") for line in text.splitlines()) if colon
+    ]
+
+
+def _text(host: Host, modules_dir: str) -> str:
+    """A kernel's modules.dep; nothing where depmod never ran."""
     path = modules_dir + "/modules.dep"
-    return dependencies(host.read_text(path, INDEX_LIMIT)) if host.is_file(path) else {}
+    return host.read_text(path, INDEX_LIMIT) if host.is_file(path) else ""
 
 
-def by_module(paths: Iterable[str], modules_dir: str) -> Dict[str, str]:
+def needs(host: Host, modules_dir: str) -> Dict[str, List[str]]:
+    """``dependencies`` of a kernel's tree; nothing where depmod never ran."""
+    return dependencies(_text(host, modules_dir))
+
+
+def by_module(found: Iterable[str], modules_dir: str) -> Dict[str, str]:
     """Module name to path, of paths as modules.dep has them: relative to the directory, or (old depmods)
     whole.
     """
     return {
         names.module_of(path): path if path.startswith("/") else "%s/%s" % (modules_dir, path)
-        for path in paths
+        for path in found
     }
 
 
@@ -63,7 +75,7 @@ def listed(host: Host, modules_dir: str) -> Dict[str, str]:
     """The path of the one file of each module name that modules.dep lists, which modprobe goes by; nothing
     where depmod never ran.
     """
-    return by_module(needs(host, modules_dir), modules_dir)
+    return by_module(files(_text(host, modules_dir)), modules_dir)
 
 
 def chosen(host: Host, modules_dir: str) -> Dict[str, str]:

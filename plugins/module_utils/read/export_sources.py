@@ -124,8 +124,9 @@ def _sample(host: Host, own: Dict[str, str]) -> Iterator[str]:
     """Names of modules from all over the kernel, the smallest of three each time: they are unpacked for this."""
     names = sorted(own)
     step = max(1, len(names) // SAMPLE)
+    real: Dict[str, str] = {}
     for start in range(0, min(len(names), step * SAMPLE), step):
-        sizes = {name: host.stat(own[name]) for name in names[start : start + step : -(-step // 3)]}
+        sizes = {name: _status(host, own[name], real) for name in names[start : start + step : -(-step // 3)]}
         found = {name: status.st_size for name, status in sizes.items() if status}
         yield min(found or sizes, key=lambda name: found.get(name, 0))
 
@@ -152,20 +153,27 @@ def fingerprint(host: Host, paths: List[str]) -> str:
     digest = hashlib.sha256()
     real: Dict[str, str] = {}
     for path in paths:
-        directory, _slash, name = path.rpartition("/")
-        try:
-            status = host.entry(_real(host, directory, real) + "/" + name)
-            status = (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
-        except (FileNotFoundError, NotADirectoryError):  # listed in modules.dep and gone since
+        status = _status(host, path, real)
+        if status is None:  # listed in modules.dep and gone since
             continue
-        except OSError as error:
-            raise from_oserror(path, error, "look at it") from None
         digest.update(
             ("%s\0%d\0%d\0%d\n" % (path, status.st_size, status.st_mtime_ns, status.st_ino)).encode(
                 "utf-8", "surrogateescape"
             )
         )
     return digest.hexdigest()
+
+
+def _status(host: Host, path: str, real: Dict[str, str]) -> Optional[os.stat_result]:
+    """``Host.stat`` of one of many files; ``real`` has the directories that are known by now."""
+    directory, _slash, name = path.rpartition("/")
+    try:
+        status = host.entry(_real(host, directory, real) + "/" + name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise from_oserror(path, error, "look at it") from None
+    return (host.stat(path) or status) if stat.S_ISLNK(status.st_mode) else status
 
 
 def _real(host: Host, directory: str, known: Dict[str, str]) -> str:

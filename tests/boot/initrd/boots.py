@@ -36,6 +36,17 @@ BOUND = r"\] ootedu: bound"
 END = r"\(initramfs\)|Spawning shell|reboot: |Kernel panic|dracut-emergency"
 HERE = Path(__file__).resolve().parent
 NAMESAKE = "ipr"  # an in-tree driver that all these images carry
+# How the driver is loaded. tun is in none of these images, and says its name.
+LOADING = """# outoftree.kmod edu: made by a test
+options ootedu level=7
+options ootedu_user level=8
+softdep ootedu_user pre: tun
+"""
+AS_TOLD = (
+    r"\] tun: Universal",
+    r"\] ootedu: loaded, version 1.0, level 7$",
+    r"\] ootedu_user: loaded, .*, level 8$",
+)
 
 
 class Case(NamedTuple):
@@ -55,7 +66,8 @@ def cases() -> List[Case]:
                 Case(Base(suite, tool, "zstd", True))
             ]
             made += [
-                Case(Base(suite, tool), what) for what in ("early", "namesake", "segment", "rebuild", "proof")
+                Case(Base(suite, tool), what)
+                for what in ("early", "loading", "namesake", "segment", "rebuild", "proof")
             ]
         made += [
             Case(Base(suite, "initramfs-tools", "lz4"), "too few NULs"),
@@ -67,7 +79,7 @@ def cases() -> List[Case]:
         if suite == "trixie":
             made += [
                 Case(Base(suite, "mkosi-initrd"), what)
-                for what in ("overlay", "namesake", "rebuild", "proof")
+                for what in ("overlay", "loading", "namesake", "rebuild", "proof")
             ]
     return made
 
@@ -78,7 +90,7 @@ FAST = [
     Case(Base("sid", "initramfs-tools", "zstd", True)),
     Case(Base("trixie", "dracut", "gzip")),
     Case(Base("sid", "initramfs-tools"), "namesake"),
-    Case(Base("bookworm", "initramfs-tools"), "early"),
+    Case(Base("bookworm", "initramfs-tools"), "loading"),
     Case(Base("trixie", "initramfs-tools"), "proof"),
     Case(Base("trixie", "dracut"), "proof"),
     Case(Base("bookworm", "initramfs-tools", "lz4"), "too few NULs"),
@@ -105,7 +117,11 @@ def host_of(case: Case, work: Path) -> Host:
     shutil.copy(str(images.image(case.base)), str(root / "boot" / ("initrd.img-" + kernel.release)))
     target = root / MODULES / kernel.release / "updates/edu"
     target.mkdir(parents=True)
-    for path in namesake(kernel) if case.what == "namesake" else drivers.edu(kernel):
+    if case.what == "loading":
+        (root / "etc/modprobe.d").mkdir(parents=True)
+        (root / "etc/modprobe.d/outoftree.kmod-edu.conf").write_text(LOADING)
+    made = {"namesake": namesake, "loading": drivers.levels}.get(case.what, drivers.edu)
+    for path in made(kernel):
         shutil.copy(str(path), str(target))
     debian.run(["depmod", "-b", str(root), kernel.release])
     return Host(str(root))
@@ -127,7 +143,7 @@ def booted_image(case: Case, work: Path) -> Path:
     """The file for -initrd. The traps are made by hand, from a variant that is right."""
     host = host_of(case, work)
     method = case.what if case.what in ("segment", "rebuild") else "overlay"
-    early = case.what == "early"
+    early = case.what in ("early", "loading")
     plan, answer = variant.present(host, variant.Recipe(("edu",), method=method, early_load=early))
     result = answer.applied(plan.apply()).as_dict()
     (row,) = result["variants"]
@@ -218,6 +234,9 @@ def verdict(case: Case, console: str, mark: str) -> Optional[str]:
         return failed.group(0)
     if not loaded or not bound:
         return "the driver was not loaded" if not loaded else "the driver was not bound"
+    if case.what == "loading":
+        lacking = [each for each in AS_TOLD if len(re.findall(each, console, re.M)) != 1]
+        return "not loaded as modprobe.d says, once: %s" % lacking if lacking else None
     udev = re.search(r"systemd-udevd version|Starting version|systemd-udevd\.service", console)
     if (
         case.what == "early"
@@ -240,8 +259,8 @@ def run(case: Case) -> Optional[str]:
                 debian.vmlinuz(kernel),
                 initrd,
                 "root=/dev/vda rw" if proof else APPEND[case.base.tool],
-                420,
-                END if proof else BOUND + "|" + END,
+                900,
+                {"proof": END, "loading": "(?m)" + AS_TOLD[-1] + "|" + END}.get(case.what, BOUND + "|" + END),
                 ["edu"],
                 1024,
                 extra=disk,
