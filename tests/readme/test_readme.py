@@ -138,7 +138,7 @@ def test_ad_hoc_says_which_machines_would_lose_the_driver(said):
     )
 
 
-def test_drivers_are_listed_without_the_variables_of_one_driver(controller, project, said):
+def test_drivers_are_listed_without_the_variables_of_one_driver(controller, project):
     """What a template names is read before ansible-core 2.19, whether it is used or not."""
     settings = dict(pages.settings(str(controller), str(project)), ANSIBLE_COLLECTIONS_PATH=str(COLLECTIONS))
     playbook = ["ansible-playbook", "-i", "inventory", "--check", "-v"]
