@@ -6,18 +6,12 @@
 without a process for each.
 """
 
+import contextlib
 import ctypes
+import ctypes.util
 import functools
-from typing import Any, Optional, Tuple
+from typing import Any, Iterator, Optional
 
-_NAMES: Tuple[str, ...] = ("libcrypto.so.4", "libcrypto.so.3", "libcrypto.so.1.1", "libcrypto.so.10")
-try:
-    import _hashlib
-
-    # Python's own hashlib is linked to it, so it is there already; a Python that has no such file brings none along
-    _NAMES = (_hashlib.__file__, *_NAMES)
-except (ImportError, AttributeError):
-    pass
 _POINTER, _BYTES, _LENGTH = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
 _FUNCTIONS = {  # include/openssl/x509.h, evp.h, err.h: what each takes and gives
     "d2i_PUBKEY": ([_POINTER, ctypes.POINTER(_BYTES), ctypes.c_long], _POINTER),
@@ -61,7 +55,7 @@ def _context(key: bytes, hash_name: str) -> Optional[int]:
 
 @functools.lru_cache(maxsize=None)
 def _library() -> Any:
-    for name in _NAMES:
+    for name in _names():
         try:
             library = ctypes.CDLL(name)
             for function, (takes, gives) in _FUNCTIONS.items():
@@ -71,3 +65,14 @@ def _library() -> Any:
             continue
         return library
     return None
+
+
+def _names() -> Iterator[str]:
+    """What Python's own hashlib is linked to is there already; a Python without such a file has to look."""
+    with contextlib.suppress(ImportError, AttributeError):
+        import _hashlib
+
+        yield _hashlib.__file__
+    found = ctypes.util.find_library("crypto")
+    if found:
+        yield found

@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -144,12 +145,18 @@ def test_what_openssl_has_signed(kind, tmp_path):
 
 def test_no_libcrypto(monkeypatch):
     found = split(signed(ko(), PKCS7.sign(ko())))[1]
-    monkeypatch.setattr(
-        libcrypto, "_NAMES", ("libcrypto.so.none", "libc.so.6")
-    )  # and one that has other functions
+    # and one that has other functions
+    monkeypatch.setattr(libcrypto, "_names", lambda: ("libcrypto.so.none", "libc.so.6"))
     for each in (libcrypto._library, libcrypto._context):
         monkeypatch.setattr(libcrypto, each.__wrapped__.__name__, each.__wrapped__)
     assert verify(found, CERTIFICATE) is None
+
+
+def test_a_python_whose_hashlib_has_no_file_finds_the_hosts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "_hashlib", None)
+    for each in (libcrypto._library, libcrypto._context):
+        monkeypatch.setattr(libcrypto, each.__wrapped__.__name__, each.__wrapped__)
+    assert verify(split(signed(ko(), PKCS7.sign(ko())))[1], CERTIFICATE)
 
 
 @pytest.mark.parametrize(
