@@ -273,7 +273,8 @@ def test_where_they_differ_the_kernel_agrees_with_us(kernels, stock, tmp_path, c
     ]
     assert wrong == []
     differ = {name for name in SCENES if found[name, "script"] != found[name, "here"]}
-    assert differ == set(SCENES) - {
+    of_el9_alone = {"B15 an older pair"}  # EL 8's script does not forget between two builds what has fitted
+    assert differ | of_el9_alone == set(SCENES) - {
         "as built",
         "one symbol of another version",
         "no versions at all",
