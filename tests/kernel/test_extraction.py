@@ -110,7 +110,7 @@ times.append(time.process_time())
 found = export_sources.read(host, modules, depmod.chosen(host, modules), symvers=None, image=image)
 times.append(time.process_time())
 peak = int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) >> 10
-json.dump([kind, found.exports, found.notes, times[1] - times[0], times[2] - times[1], peak], sys.stdout)
+json.dump([kind, dict(found.exports), found.notes, times[1] - times[0], times[2] - times[1], peak], sys.stdout)
 """
 
 
