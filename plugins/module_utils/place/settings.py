@@ -160,7 +160,9 @@ def _directory(path: Any) -> str:
 
 
 def _typed(value: Any, kind: type, what: str) -> Any:
-    if type(value) is not kind:  # True is no number here
+    if not isinstance(value, kind) or (
+        isinstance(value, bool) and kind is not bool
+    ):  # True is no number here
         raise _damaged("%s is not %s" % (what, _CALLED[kind]))
     return value
 

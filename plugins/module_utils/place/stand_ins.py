@@ -138,7 +138,7 @@ def known(host: Host, modules_dir: str, last: Optional[Own] = None) -> Optional[
     same = {name for name in texts if last and last.texts.get(name) == texts[name]}
     needs = last.needs if last and DEP in same else _own(texts[DEP])
     there = _files(host.real(modules_dir + "/kernel"))
-    if not needs or not there.keys() >= needs.keys() or max(there.values()) > made.st_mtime_ns:
+    if not needs or needs.keys() - there.keys() or max(there.values()) > made.st_mtime_ns:
         return None
     names = set(map(module_of, needs))
     says = {

@@ -47,7 +47,7 @@ class Needed:
         host: Host,
         release: str,
         had: InImage,
-        soft: Mapping[str, Sequence[str]] = {},
+        soft: Mapping[str, Sequence[str]],
     ) -> None:
         self.host = host
         self.had = had

@@ -142,7 +142,7 @@ def _checked(
     overlay.refuse(output, wrong)
     ours = {had.known[module.name]: module for module in modules}
     there = {path: had.files[path] for path in had.known.values()}
-    needs.check(needs.Needed(host, wants.kernel, had), had.text("modules.dep"), added=ours, stays=there)
+    needs.check(needs.Needed(host, wants.kernel, had, {}), had.text("modules.dep"), added=ours, stays=there)
     started, mark = overlay.starts(image, kept, wants, modules)
     started = overlay.configured(host, image, wants) + started
     return overlay.seal(
