@@ -73,10 +73,11 @@ def run(tmp_path, stock, collections):
         )
         if isinstance(what, list):
             (tmp_path / "plays").mkdir(exist_ok=True)
-            (tmp_path / "plays/play.json").write_text(
-                json.dumps([{"hosts": "all", "gather_facts": False, "tasks": what}])
+            # the dashes make it YAML: of JSON, ansible-core before 2.19 does not know where a task is from
+            (tmp_path / "plays/play.yml").write_text(
+                "---\n" + json.dumps([{"hosts": "all", "gather_facts": False, "tasks": what}])
             )
-            what = str(tmp_path / "plays/play.json")
+            what = str(tmp_path / "plays/play.yml")
         (tmp_path / "ansible.cfg").touch()
         done = subprocess.run(
             [
