@@ -23,8 +23,16 @@ SUITES = ("bookworm",) if os.environ.get("ONLY") == "fast" else ("bullseye", "bo
 DRIVERS = 8
 
 
+@pytest.fixture(scope="module")
+def shelf():
+    """One for all kernels, as it is where several are linked at once."""
+    found = stand_ins.Shelf()
+    yield found
+    found.clear()
+
+
 @pytest.mark.parametrize("suite", SUITES)
-def test_depmod_makes_the_same_of_them(suite, tmp_path, monkeypatch):
+def test_depmod_makes_the_same_of_them(suite, tmp_path, monkeypatch, shelf):
     kernel = debian.kernels(suite, flavour="cloud-amd64")[-1]
     tree = debian.tree(kernel)
     source = next(
@@ -52,8 +60,8 @@ def test_depmod_makes_the_same_of_them(suite, tmp_path, monkeypatch):
     host, modules_dir = Host(str(tmp_path)), "/lib/modules/" + kernel.release
     # what they export was the kernel's own
     monkeypatch.setattr(stand_ins, "_is_foreign", lambda host, release, symbols: True)
-    own = stand_ins.known(host, modules_dir)
+    own = stand_ins.known(host, modules_dir, shelf.own)
     assert own is not None and len(own.needs) > 500
-    quick = depmod._run_with(host, modules_dir, own)
+    quick = depmod._run_with(host, modules_dir, own, shelf)
     whole = depmod._run(host, modules_dir, without=frozenset())
     assert quick is not None and quick.made == whole.made and len(quick.given) == DRIVERS
