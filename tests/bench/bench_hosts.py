@@ -141,7 +141,6 @@ class Slopes(NamedTuple):
     role: float
     driver: float
     kernel: float
-    start: float
     own: float  # of a host's seconds those of the one process that hands out tasks
 
 
@@ -196,7 +195,6 @@ def hosts(counts: tuple[int, ...] = HOSTS) -> tuple[Section, Slopes]:
         per["role"],
         (more["drivers"].seconds - more["base"].seconds) / FEW / 3,
         (more["kernels"].seconds - more["base"].seconds) / FEW / 6,
-        lines["role"][0][1] - counts[0] * per["role"],
         (own[-1] - own[0]) / (counts[-1] - counts[0]),
     )
     rows = [

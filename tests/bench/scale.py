@@ -34,7 +34,6 @@ def page(slopes: Slopes, sections: Sequence[Section], on: str) -> str:
         "task": settled.here,
         "look": look.here,
         "work": work,
-        "start": max(slopes.start, 0.0),
         "driver": slopes.driver * 1000,
         "kernel": slopes.kernel * 1000,
         "sent": sent,
