@@ -23,7 +23,7 @@ import shutil
 import stat
 import sys
 import time
-from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, cast
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, cast
 
 from .errors import KmodError, forgiving, from_oserror, printable
 from .host import MODULES, TEMPORARY, Host
@@ -75,17 +75,23 @@ class Turn:
     was taken with.
     """
 
-    def __init__(self, host: Host, handle: int, another: bool) -> None:
+    def __init__(self, host: Host, handle: int, another: bool, left: Dict[str, Any]) -> None:
         self.host = host
         self.handle = handle
         self.another = another
+        self._beside, self._directories = set(_texts(left, "beside")), set(_texts(left, "directories"))
 
     def announce(self, paths: Sequence[str], directories: Sequence[str] = ()) -> None:
         """Write down, for the run after one that is cut off, what is written next; ``directories`` are made
         or removed.
+
+        What was announced before stays written down: of what failed and was told, something may be left.
         """
+        real = (os.path.dirname(self.host.real(each, follow=False)) for each in paths)
+        self._beside.update(map(self.host.inside, real))
+        self._directories.update(directories)
         with _os_errors(path(self.host)):
-            _write(self.handle, self.host, paths, directories=directories)
+            _write(self.handle, self.host, beside=self._beside, directories=self._directories)
 
 
 @contextlib.contextmanager
@@ -100,8 +106,8 @@ def held(host: Host, since: Optional[Glance] = None, wait: Optional[float] = Non
         handle, another = _take(host, real, since, wait=wait)
     try:
         host.lock_handle = handle
-        turn = Turn(host, handle, another)
-        clear_leftovers(host, _listed(handle))
+        told = _listed(handle)
+        turn = Turn(host, handle, another, {} if clear_leftovers(host, told) else told)
         turn.announce(())
         yield turn
     finally:
@@ -235,13 +241,13 @@ def _tool(inode: int) -> str:
 # What a killed run leaves
 
 
-def _write(handle: int, host: Host, paths: Sequence[str], *, directories: Sequence[str]) -> None:
+def _write(handle: int, host: Host, *, beside: Set[str], directories: Set[str]) -> None:
     told = {
         "pid": os.getpid(),
         "since": int(time.time()),
         "command": " ".join(sys.argv)[:400],
-        "directories": list(directories),
-        "beside": sorted({host.inside(os.path.dirname(host.real(each, follow=False))) for each in paths}),
+        "directories": sorted(directories),
+        "beside": sorted(beside),
     }
     data = json.dumps(told).encode("ascii")
     os.ftruncate(handle, 0)

@@ -137,6 +137,16 @@ task.carry_out(host.root, False, work)"""
     assert everything(host) == sorted(host.root + path for path in ("/boot", "/lib", "/lib/modules"))
 
 
+def test_what_a_step_has_left_whose_error_was_told_goes_though_the_run_went_on(host):
+    left = host.root + "/lib/modules/.half.conf.kmod-new"
+    with lock.held(host) as turn:
+        turn.announce(["/lib/modules/half.conf"])
+        with open(left, "w") as file:
+            file.write("ha")
+        turn.announce(["/boot/other"])
+    assert not os.path.exists(left) and not host.exists(lock.path(host))
+
+
 def test_check_mode_clears_nothing_away(host):
     host.replace("/boot/.image.kmod-new", b"half")
     with open(host.real(lock.path(host)), "w") as file:
