@@ -58,7 +58,7 @@ MAY_IMPORT: Dict[str, str] = {
     "output": "errors",
     "weak_modules": GROUND + " task arguments output read place commands",
     "weak_modules2": GROUND + " task arguments output read place commands weak_modules",
-    "cli": GROUND + " task turns arguments output read judge place commands weak_modules weak_modules2",
+    "cli": GROUND + " task turns arguments output read place commands weak_modules weak_modules2",
 }
 # What signs where there is no openssl.
 CRYPTOGRAPHY = (
